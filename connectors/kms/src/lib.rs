@@ -1,0 +1,1 @@
+//! KeyService on aws-sdk-kms.

@@ -1,0 +1,1 @@
+//! The development KMS: an endpoint that speaks the AWS KMS JSON protocol.

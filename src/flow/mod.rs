@@ -1,0 +1,1 @@
+//! The three flows, one column sealer each. Here: direct.

@@ -1,0 +1,200 @@
+//! Columns of byte values as borrowed parts in Arrow's layout: validity bitmap, offsets, bytes.
+//!
+//! Plaintext and sealed columns are different types, so that one can never stand in for the other.
+//! Nothing here needs the arrow crate.
+
+use zeroize::Zeroizing;
+
+/// A borrowed column of N values in Arrow's Binary layout.
+#[derive(Clone, Copy)]
+pub struct ByteColumn<'a> {
+    /// One bit per value, least significant first, 1 = not null; `None` = no nulls.
+    validity: Option<&'a [u8]>,
+    /// N + 1 ascending offsets into `bytes`.
+    offsets: &'a [i32],
+    bytes: &'a [u8],
+}
+
+/// Parts that do not make a column.
+#[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ColumnError {
+    /// Offsets are missing, not ascending, or point outside the bytes.
+    #[error("column offsets are not ascending within the bytes")]
+    BadOffsets,
+    /// The validity bitmap is too short.
+    #[error("the validity bitmap is shorter than the column")]
+    ShortValidity,
+    /// More than 2^31 - 1 bytes in one column.
+    #[error("a column holds at most 2 GiB")]
+    TooLarge,
+}
+
+impl<'a> ByteColumn<'a> {
+    /// Checks the parts once, so that [`get`](Self::get) cannot fail later.
+    pub fn new(validity: Option<&'a [u8]>, offsets: &'a [i32], bytes: &'a [u8]) -> Result<Self, ColumnError> {
+        let (Some(first), Some(last)) = (offsets.first(), offsets.last()) else {
+            return Err(ColumnError::BadOffsets);
+        };
+        let ascending = offsets.windows(2).all(|pair| pair[0] <= pair[1]);
+        let inside = *first >= 0 && usize::try_from(*last).is_ok_and(|last| last <= bytes.len());
+        if !ascending || !inside {
+            return Err(ColumnError::BadOffsets);
+        }
+        if validity.is_some_and(|bits| bits.len() * 8 < offsets.len() - 1) {
+            return Err(ColumnError::ShortValidity);
+        }
+        Ok(Self { validity, offsets, bytes })
+    }
+
+    /// Number of values, nulls included.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.offsets.len() - 1
+    }
+
+    /// Whether there are no values.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Value `n`, or `None` where it is null or out of range.
+    #[must_use]
+    pub fn get(&self, n: usize) -> Option<&'a [u8]> {
+        if n >= self.len() || self.validity.is_some_and(|bits| bits[n / 8] & (1 << (n % 8)) == 0) {
+            return None;
+        }
+        // `new` checked that offsets ascend within the bytes, hence are not negative.
+        let (start, end) = (self.offsets[n] as usize, self.offsets[n + 1] as usize);
+        Some(&self.bytes[start..end])
+    }
+
+    /// All values in order.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = Option<&'a [u8]>> + '_ {
+        (0..self.len()).map(|n| self.get(n))
+    }
+
+    /// Sum of the lengths of all values that are not null.
+    #[must_use]
+    pub fn value_bytes(&self) -> usize {
+        self.iter().flatten().map(<[u8]>::len).sum()
+    }
+}
+
+/// An owned column that is built value by value; the shared part of plaintext and sealed columns.
+#[derive(Default)]
+struct Builder {
+    validity: Vec<u8>,
+    offsets: Vec<i32>,
+    len: usize,
+}
+
+impl Builder {
+    fn with_capacity(values: usize) -> Self {
+        let mut offsets = Vec::with_capacity(values + 1);
+        offsets.push(0);
+        Self { validity: Vec::with_capacity(values.div_ceil(8)), offsets, len: 0 }
+    }
+
+    fn push(&mut self, valid: bool, end: usize) -> Result<(), ColumnError> {
+        let end = i32::try_from(end).map_err(|_| ColumnError::TooLarge)?;
+        if self.len.is_multiple_of(8) {
+            self.validity.push(0);
+        }
+        self.validity[self.len / 8] |= u8::from(valid) << (self.len % 8);
+        self.offsets.push(end);
+        self.len += 1;
+        Ok(())
+    }
+
+    fn view<'a>(&'a self, bytes: &'a [u8]) -> ByteColumn<'a> {
+        ByteColumn { validity: Some(&self.validity), offsets: &self.offsets, bytes }
+    }
+}
+
+/// Plaintext encodings (`type ‖ value`, see [`super::plaintext`]) of one column; wiped on drop, no `Debug`
+/// of values, no `Clone`.
+pub struct PlainColumn {
+    parts: Builder,
+    bytes: Zeroizing<Vec<u8>>,
+}
+
+/// Sealed values of one column.
+pub struct SealedColumn {
+    parts: Builder,
+    bytes: Vec<u8>,
+}
+
+impl PlainColumn {
+    /// An empty column with room for `values` values of `bytes` bytes together; it grows when it must.
+    #[must_use]
+    pub fn with_capacity(values: usize, bytes: usize) -> Self {
+        Self { parts: Builder::with_capacity(values), bytes: Zeroizing::new(Vec::with_capacity(bytes)) }
+    }
+
+    /// Appends a null.
+    pub fn push_null(&mut self) -> Result<(), ColumnError> {
+        self.parts.push(false, self.bytes.len())
+    }
+
+    /// Appends one plaintext encoding, copied.
+    pub fn push(&mut self, encoding: &[u8]) -> Result<(), ColumnError> {
+        self.push_with(encoding.len(), |out| out.extend_from_slice(encoding))
+    }
+
+    /// Appends the value that `write` appends to the column's bytes, at most `room` bytes long (beyond that a
+    /// copy that is not wiped may stay behind in memory).
+    pub fn push_with(&mut self, room: usize, write: impl FnOnce(&mut Vec<u8>)) -> Result<(), ColumnError> {
+        reserve_wiping(&mut self.bytes, room);
+        write(&mut self.bytes);
+        self.parts.push(true, self.bytes.len())
+    }
+
+    /// The column as borrowed parts.
+    #[must_use]
+    pub fn view(&self) -> ByteColumn<'_> {
+        self.parts.view(&self.bytes)
+    }
+}
+
+/// Makes room by moving to a larger buffer and wiping the old one, instead of a silent `realloc`.
+fn reserve_wiping(bytes: &mut Zeroizing<Vec<u8>>, room: usize) {
+    if bytes.capacity() - bytes.len() >= room {
+        return;
+    }
+    let capacity = (bytes.capacity() * 2).max(bytes.len() + room).max(4096);
+    let mut larger = Zeroizing::new(Vec::with_capacity(capacity));
+    larger.extend_from_slice(bytes);
+    *bytes = larger;
+}
+
+impl SealedColumn {
+    /// An empty column with room for `values` values of `bytes` bytes together.
+    #[must_use]
+    pub fn with_capacity(values: usize, bytes: usize) -> Self {
+        Self { parts: Builder::with_capacity(values), bytes: Vec::with_capacity(bytes) }
+    }
+
+    /// Appends a null.
+    pub fn push_null(&mut self) -> Result<(), ColumnError> {
+        self.parts.push(false, self.bytes.len())
+    }
+
+    /// Appends one sealed value, copied.
+    pub fn push(&mut self, sealed: &[u8]) -> Result<(), ColumnError> {
+        self.push_with(|out| out.extend_from_slice(sealed))
+    }
+
+    /// Appends the value that `write` appends to the column's bytes.
+    pub fn push_with(&mut self, write: impl FnOnce(&mut Vec<u8>)) -> Result<(), ColumnError> {
+        write(&mut self.bytes);
+        self.parts.push(true, self.bytes.len())
+    }
+
+    /// The column as borrowed parts.
+    #[must_use]
+    pub fn view(&self) -> ByteColumn<'_> {
+        self.parts.view(&self.bytes)
+    }
+}

@@ -1,0 +1,1 @@
+//! Real servers for the tests: Apache Kafka, moto, the local KMS.
