@@ -1,0 +1,24 @@
+# Six front doors. The work is in scripts/, each of which also runs on its own.
+.DEFAULT_GOAL := help
+.PHONY: help deps demo test soak lint bench
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+deps: ## Install what a build and the tests need (the only step that may need root)
+	@scripts/deps.sh all
+
+demo: ## Seal and open 100,000 log records with an embedded Kafka and KMS, and show it
+	@scripts/demo.sh
+
+test: ## Run every test, and ten seconds of each fuzz target
+	@scripts/test.sh
+
+soak: ## Run the long tests: a million records, twenty kills, more fuzzing
+	@scripts/soak.sh
+
+lint: ## Check format, lints, dependency trees, licences and documents
+	@scripts/lint.sh
+
+bench: ## Measure, and write benchmarks/results/
+	@scripts/bench.sh

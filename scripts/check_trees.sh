@@ -1,0 +1,43 @@
+#!/usr/bin/env bash
+# Proves by `cargo tree` what may be linked into what (DESIGN section 3).
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+cd "$ROOT"
+
+BROKEN=0
+
+# forbid TITLE PATTERN CARGO-TREE-ARGUMENTS…: no crate of the tree may match.
+forbid() {
+    local title="$1" pattern="$2" tree hits
+    shift 2
+    # Not in a pipe: a `cargo tree` that fails must not look like an empty tree.
+    tree="$(cargo tree --prefix none --format '{p}' "$@")"
+    hits="$(printf '%s\n' "$tree" | cut -d' ' -f1 | sort -u | grep -E "^($pattern)\$" || true)"
+    if [ -n "$hits" ]; then
+        printf 'broken: %s, but there is: %s\n' "$title" "$(tr '\n' ' ' <<<"$hits")"
+        BROKEN=1
+    else
+        say "ok: $title"
+    fi
+}
+
+NETWORK='rdkafka.*|aws-.*|object_store|hyper|reqwest|axum|rustls|openssl.*|native-tls'
+CONNECTORS='sealflow-.*'
+
+forbid "the core, as it is linked by default, has no Arrow, no network and no files" \
+    "arrow.*|parquet|$NETWORK|$CONNECTORS" -p sealflow -e normal,build
+forbid "the core with every feature has no network and no connector" \
+    "parquet|$NETWORK|$CONNECTORS" -p sealflow -e normal,build --all-features
+forbid "the core's own tests need no connector" "$CONNECTORS" -p sealflow -e all --all-features
+forbid "the key service client has no Arrow and no Kafka" "arrow.*|rdkafka.*" -p sealflow-kms -e normal,build
+forbid "the catalogue has no Arrow, no Kafka and no AWS client" "arrow.*|rdkafka.*|aws-.*" -p sealflow-storage -e normal,build
+forbid "the development KMS is no part of the client" "aws-.*|rdkafka.*|arrow.*" -p sealflow-local-kms -e normal,build
+forbid "private-key operations never use the rsa crate (RUSTSEC-2023-0071)" "rsa" --workspace -e normal,build
+
+versions="$(cargo tree --workspace --all-features --prefix none --format '{p}' -e normal | grep -oE '^arrow-array v[^ ]+' | sort -u | wc -l)"
+if [ "$versions" -gt 1 ]; then
+    say "broken: more than one version of Arrow"
+    BROKEN=1
+else
+    say "ok: one version of Arrow"
+fi
+exit "$BROKEN"

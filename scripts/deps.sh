@@ -1,0 +1,137 @@
+#!/usr/bin/env bash
+# Installs what is missing, and nothing else. "build" is what a build needs (an error if it cannot be had);
+# "test" are the real servers of the tests (named in the skip ledger if they cannot be had); "all" is both.
+# Says nothing and takes no time when all is there.
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+KAFKA_POM="$ROOT/testbed/kafka/pom.xml"
+REQUIREMENTS="$ROOT/testbed/requirements.txt"
+# A download that hangs costs minutes, not the whole run.
+APT_OPTIONS=(-q -y -o Acquire::Retries=2 -o Acquire::http::Timeout=30 -o Acquire::https::Timeout=30 -o Dpkg::Use-Pty=0)
+
+main() {
+    case "${1:-all}" in
+        build) build_deps ;;
+        test) test_deps ;;
+        all) build_deps && test_deps && say "All dependencies are there." ;;
+        *) fail "unknown tier: $1" "one of: build, test, all" ;;
+    esac
+}
+
+# ---- what a build needs
+
+build_deps() {
+    have cargo || fail "cargo is missing" "install Rust from https://rustup.rs, then open a new shell"
+    local packages
+    packages="$(missing_build_packages)"
+    [ -z "$packages" ] && return
+    # shellcheck disable=SC2086 # a list of names
+    install $packages || fail "the build needs these Debian packages: $packages" \
+        "as root: apt-get install $packages" "or with sudo: sudo make deps" \
+        "on other systems: a C and C++ compiler, make, pkg-config, OpenSSL and zlib headers, Python 3"
+    packages="$(missing_build_packages)"
+    [ -z "$packages" ] || fail "still missing after the installation: $packages"
+}
+
+# librdkafka is compiled with ./configure && make (its C++ wrapper too), and libFuzzer with a C++ compiler.
+missing_build_packages() {
+    local names=()
+    have cc || names+=(gcc libc6-dev)
+    have c++ || names+=(g++)
+    have make || names+=(make)
+    have python3 || names+=(python3)
+    if have pkg-config; then
+        pkg-config --exists openssl || names+=(libssl-dev)
+        pkg-config --exists zlib || names+=(zlib1g-dev)
+    else
+        names+=(pkg-config libssl-dev zlib1g-dev)
+    fi
+    printf '%s' "${names[*]-}"
+}
+
+# ---- what the tests need beyond it
+
+test_deps() {
+    kafka_libs
+    moto_venv
+    if ! have kcat && ! install kcat; then
+        skip kcat "no kcat on this machine: install the package kcat"
+    fi
+}
+
+kafka_libs() {
+    if ! java_17 && ! { install openjdk-17-jre-headless || install default-jre-headless; }; then
+        skip apache-kafka "no Java 17 or newer: install openjdk-17-jre-headless"
+        return
+    fi
+    java_17 || { skip apache-kafka "the Java on the path is older than 17"; return; }
+    stamped "$DEPS/kafka" "$KAFKA_POM" && return
+    if ! have mvn && ! install maven; then
+        skip apache-kafka "no Maven to fetch it with: install the package maven"
+        return
+    fi
+    say "Fetching Apache Kafka from Maven Central (about 45 MB)…"
+    rm -rf "$DEPS/kafka" && mkdir -p "$DEPS/kafka"
+    if timeout 600 mvn -q -B -f "$KAFKA_POM" dependency:copy-dependencies \
+        -DoutputDirectory="$DEPS/kafka/libs" -DincludeScope=runtime \
+        -Daether.connector.connectTimeout=15000 -Daether.connector.requestTimeout=60000 \
+        -Dmaven.wagon.http.connectionTimeout=15000 -Dmaven.wagon.rto=60000 </dev/null; then
+        stamp "$DEPS/kafka" "$KAFKA_POM"
+    else
+        skip apache-kafka "Maven could not fetch it"
+    fi
+}
+
+java_17() {
+    local java="java" version
+    if [ -n "${JAVA_HOME:-}" ]; then
+        java="$JAVA_HOME/bin/java"
+    fi
+    version="$("$java" -version 2>&1 | sed -n 's/.*version "\([0-9]*\).*/\1/p' | head -n 1)" || return 1
+    [ -n "$version" ] && [ "$version" -ge 17 ]
+}
+
+moto_venv() {
+    stamped "$DEPS/venv" "$REQUIREMENTS" && return
+    if ! python3 -c 'import ensurepip, venv' 2>/dev/null && ! install python3-venv; then
+        skip moto "Python cannot make a virtual environment: install python3-venv"
+        return
+    fi
+    say "Fetching moto, an independent KMS, from PyPI…"
+    rm -rf "$DEPS/venv"
+    mkdir -p "$DEPS"
+    if python3 -m venv "$DEPS/venv" \
+        && timeout 600 "$DEPS/venv/bin/pip" install -q --disable-pip-version-check --timeout 30 --retries 2 \
+            -r "$REQUIREMENTS" </dev/null; then
+        stamp "$DEPS/venv" "$REQUIREMENTS"
+    else
+        skip moto "pip could not fetch it"
+    fi
+}
+
+# ---- apt, and how we know that a folder is up to date
+
+install() {
+    if ! have apt-get; then
+        return 1
+    fi
+    local as_root=()
+    if [ "$(id -u)" -ne 0 ]; then
+        # Without a password or a terminal to ask for it on, sudo cannot help.
+        have sudo && { sudo -n true 2>/dev/null || [ -t 0 ]; } || return 1
+        as_root=(sudo)
+    fi
+    say "Installing: $*"
+    if [ ! -e "$DEPS/apt-updated" ]; then
+        ${as_root[@]+"${as_root[@]}"} timeout 300 apt-get "${APT_OPTIONS[@]}" update >/dev/null || return 1
+        mkdir -p "$DEPS" && touch "$DEPS/apt-updated"
+    fi
+    ${as_root[@]+"${as_root[@]}"} env DEBIAN_FRONTEND=noninteractive timeout 600 \
+        apt-get "${APT_OPTIONS[@]}" install --no-install-recommends "$@" </dev/null >/dev/null
+}
+
+digest() { python3 -c 'import hashlib, sys; print(hashlib.sha256(open(sys.argv[1], "rb").read()).hexdigest())' "$1"; }
+stamp() { digest "$2" >"$1/.stamp"; }
+stamped() { [ -e "$1/.stamp" ] && [ "$(cat "$1/.stamp")" = "$(digest "$2")" ]; }
+
+main "$@"

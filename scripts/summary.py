@@ -1,0 +1,71 @@
+"""The last lines of `make test`: times, what failed, what was skipped and why, and one line with the sum.
+
+usage: summary.py STAGES.tsv TESTS.json FUZZ.tsv SKIPPED.txt
+
+A test that finds its server missing notes "name: reason" in the ledger and returns; the test runner counts it as
+passed, so it is moved from the passed to the skipped here. Exits with 1 if anything failed.
+"""
+
+import json
+import os
+import sys
+
+
+def main():
+    stages_file, tests_file, fuzz_file, ledger_file = sys.argv[1:5]
+    stages = [line.split("\t") for line in lines_of(stages_file)]
+    tests = {"passed": 0, "failed": 0, "ignored": [], "passed_names": [], "failed_names": []}
+    if os.path.exists(tests_file):
+        with open(tests_file, encoding="utf-8") as file:
+            tests = json.load(file)
+    fuzz = [line.split("\t") for line in lines_of(fuzz_file)]
+
+    failures = [f"test {name}" for name in tests["failed_names"]]
+    failures += [f"fuzz target {name}: {detail}" for verdict, name, detail in fuzz if verdict == "failed"]
+    # A stage can fail on its own: a build of the fuzz targets, a runner that was killed.
+    counted = tests["failed"] + sum(verdict == "failed" for verdict, _, _ in fuzz)
+    broken = [name for name, _, status in stages if status != "0"]
+    if broken and counted == 0:
+        failures += [f"stage {name}" for name in broken]
+        counted = len(broken)
+
+    skipped = ledger(ledger_file)
+    in_ledger = sum(1 for name in tests["passed_names"] if is_named(name, skipped))
+    for name in tests["ignored"]:
+        skipped.setdefault(name, "runs only when asked for (make soak)")
+    passed = tests["passed"] - in_ledger + sum(verdict == "ok" for verdict, _, _ in fuzz)
+
+    print("\n== summary")
+    for name, seconds, _ in stages:
+        print(f"{name:8} {int(seconds) // 60:3} min {int(seconds) % 60:2} s")
+    for failure in failures:
+        print(f"failed: {failure}")
+    for name, reason in skipped.items():
+        print(f"skipped: {name}: {reason}")
+    print(f"{passed} passed, {counted} failed, {len(skipped)} skipped")
+    return 1 if counted else 0
+
+
+def ledger(path):
+    """Name to reason, in the order noted; a check that was noted twice counts once."""
+    skipped = {}
+    for line in lines_of(path):
+        name, _, reason = line.partition(": ")
+        skipped.setdefault(name.strip(), reason.strip() or "no reason given")
+    return skipped
+
+
+def is_named(test, names):
+    """Whether the ledger names this test, with or without the path of its module."""
+    return test in names or test.rsplit("::", 1)[-1] in names
+
+
+def lines_of(path):
+    if not os.path.exists(path):
+        return []
+    with open(path, encoding="utf-8", errors="replace") as file:
+        return [line.rstrip("\n") for line in file if line.strip()]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
