@@ -145,7 +145,10 @@ mod tests {
 
     #[test]
     fn a_size_without_a_unit_is_refused() {
-        assert_eq!("4096".parse::<ByteSize>(), Err(UnitError::UnknownUnit { units: SIZE_UNITS }));
+        assert_eq!(
+            "4096".parse::<ByteSize>(),
+            Err(UnitError::UnknownUnit { units: SIZE_UNITS })
+        );
     }
 
     #[test]

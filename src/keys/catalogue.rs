@@ -23,6 +23,50 @@ pub trait Catalogue: Send + Sync + fmt::Debug {
     async fn list(&self, prefix: &str) -> Result<Vec<String>, CatalogueError>;
 }
 
+/// The largest object a catalogue takes or gives back, in bytes.
+pub const MAX_OBJECT: usize = 1 << 20;
+
+/// The longest path, in bytes.
+const MAX_PATH: usize = 1024;
+
+/// The longest segment of a path, in bytes: what file systems take, with room for a temporary suffix.
+const MAX_SEGMENT: usize = 200;
+
+/// Checks that `path` keeps the contract of [`Catalogue`]. Implementations call it before they touch a store,
+/// so that no name from a policy or an envelope ever leaves the catalogue's folder.
+pub fn check_path(path: &str) -> Result<(), CatalogueError> {
+    let invalid = |reason: &str| CatalogueError::Invalid {
+        path: shown(path),
+        reason: reason.to_owned(),
+    };
+    if path.len() > MAX_PATH {
+        return Err(invalid("the path is longer than 1,024 bytes"));
+    }
+    for segment in path.split('/') {
+        if segment.is_empty() {
+            return Err(invalid("a segment is empty"));
+        }
+        if segment == "." || segment == ".." {
+            return Err(invalid("a segment is . or .."));
+        }
+        if segment.len() > MAX_SEGMENT {
+            return Err(invalid("a segment is longer than 200 bytes"));
+        }
+        if !segment
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'#' | b'-'))
+        {
+            return Err(invalid("a segment has characters other than A-Z a-z 0-9 . _ # -"));
+        }
+    }
+    Ok(())
+}
+
+/// `path` as an error may show it: control characters escaped, cut to a length that fits a log line.
+fn shown(path: &str) -> String {
+    path.escape_debug().take(MAX_SEGMENT).collect()
+}
+
 /// How a `put_if_absent` ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Put {
@@ -63,5 +107,45 @@ impl CatalogueError {
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         matches!(self, Self::Unavailable { .. })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_that_could_leave_the_folder_are_refused() {
+        let long = "a".repeat(MAX_SEGMENT + 1);
+        for path in [
+            "",
+            "/",
+            "/etc/passwd",
+            "a//b",
+            "a/",
+            "../a",
+            "a/../b",
+            "a/./b",
+            "a\\b",
+            "a b",
+            "a\0",
+            "ä",
+            "a:b",
+            &long,
+        ] {
+            assert!(
+                matches!(check_path(path), Err(CatalogueError::Invalid { .. })),
+                "{path:?} was taken"
+            );
+        }
+        for path in [
+            "a",
+            "policies/pay.ments#dead-letters/0000000001.jws",
+            "keys/00ff/0",
+            "...",
+            "a/.b",
+        ] {
+            assert_eq!(check_path(path), Ok(()), "{path:?}");
+        }
     }
 }

@@ -16,7 +16,11 @@ impl EncryptionContext {
     /// The context of a data key: `{sealflow:dataset, sealflow:key, sealflow:acl}`.
     #[must_use]
     pub fn for_data_key(dataset: &str, key: &str, acl: &str) -> Self {
-        let pairs = [("sealflow:dataset", dataset), ("sealflow:key", key), ("sealflow:acl", acl)];
+        let pairs = [
+            ("sealflow:dataset", dataset),
+            ("sealflow:key", key),
+            ("sealflow:acl", acl),
+        ];
         Self(pairs.into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect())
     }
 
@@ -66,10 +70,20 @@ pub struct KeyDescription {
 pub trait KeyService: Send + Sync + fmt::Debug {
     /// A new key of `len` bytes (32 for data keys, 64 for domain secrets), wrapped under `arn` and bound to
     /// `context`.
-    async fn generate(&self, arn: &str, len: usize, context: &EncryptionContext) -> Result<GeneratedKey, KeyServiceError>;
+    async fn generate(
+        &self,
+        arn: &str,
+        len: usize,
+        context: &EncryptionContext,
+    ) -> Result<GeneratedKey, KeyServiceError>;
 
     /// Unwraps `wrapped`. The service must insist on the key named by `arn`.
-    async fn unwrap(&self, arn: &str, wrapped: &[u8], context: &EncryptionContext) -> Result<SecretBytes, KeyServiceError>;
+    async fn unwrap(
+        &self,
+        arn: &str,
+        wrapped: &[u8],
+        context: &EncryptionContext,
+    ) -> Result<SecretBytes, KeyServiceError>;
 
     /// Whether the key exists and is usable by this identity.
     async fn describe(&self, arn: &str) -> Result<KeyDescription, KeyServiceError>;

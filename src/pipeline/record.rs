@@ -78,6 +78,8 @@ impl fmt::Debug for Record {
 
 impl fmt::Debug for Header {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Header").field("name", &self.name).finish_non_exhaustive()
+        f.debug_struct("Header")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
     }
 }

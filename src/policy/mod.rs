@@ -8,6 +8,7 @@ pub mod model;
 pub mod path;
 
 pub use model::{
-    Cipher, ColumnRule, DEAD_LETTER_LABEL, DEAD_LETTERS_SUFFIX, DeadLetterRule, Flow, Lease, OnMissing, Policy, PolicyKey, Previous,
+    Cipher, ColumnRule, DEAD_LETTER_LABEL, DEAD_LETTERS_SUFFIX, DeadLetterRule, Flow, Lease, OnMissing, Policy,
+    PolicyKey, Previous,
 };
 pub use path::{ColumnPath, PathError, Root, Segment};

@@ -70,7 +70,10 @@ impl ColumnPath {
     /// A path of `segments` into the record's value.
     #[must_use]
     pub fn into_value(segments: Vec<Segment>) -> Self {
-        Self { root: Root::Value, segments }
+        Self {
+            root: Root::Value,
+            segments,
+        }
     }
 
     /// Where the path starts.
@@ -109,7 +112,10 @@ impl FromStr for ColumnPath {
             return Err(PathError::TooLong);
         }
         if text == "$key" {
-            return Ok(Self { root: Root::Key, segments: Vec::new() });
+            return Ok(Self {
+                root: Root::Key,
+                segments: Vec::new(),
+            });
         }
         if let Some(name) = text.strip_prefix("$header.") {
             return header(name, text.len() - name.len());
@@ -137,7 +143,10 @@ fn header(name: &str, at: usize) -> Result<ColumnPath, PathError> {
         }
         decoded
     };
-    Ok(ColumnPath { root: Root::Header(name), segments: Vec::new() })
+    Ok(ColumnPath {
+        root: Root::Header(name),
+        segments: Vec::new(),
+    })
 }
 
 fn segments(text: &str) -> Result<Vec<Segment>, PathError> {
@@ -233,7 +242,16 @@ mod tests {
 
     #[test]
     fn canonical_paths_print_as_they_parse() {
-        for text in ["a", "user.email", "cards[*].number", "a[*][*]", "[*].x", "$key", "$header.trace-id", r#""a.b".c"#] {
+        for text in [
+            "a",
+            "user.email",
+            "cards[*].number",
+            "a[*][*]",
+            "[*].x",
+            "$key",
+            "$header.trace-id",
+            r#""a.b".c"#,
+        ] {
             assert_eq!(canonical(text).as_deref(), Ok(text));
         }
     }

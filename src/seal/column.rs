@@ -44,7 +44,11 @@ impl<'a> ByteColumn<'a> {
         if validity.is_some_and(|bits| bits.len() * 8 < offsets.len() - 1) {
             return Err(ColumnError::ShortValidity);
         }
-        Ok(Self { validity, offsets, bytes })
+        Ok(Self {
+            validity,
+            offsets,
+            bytes,
+        })
     }
 
     /// Number of values, nulls included.
@@ -94,7 +98,11 @@ impl Builder {
     fn with_capacity(values: usize) -> Self {
         let mut offsets = Vec::with_capacity(values + 1);
         offsets.push(0);
-        Self { validity: Vec::with_capacity(values.div_ceil(8)), offsets, len: 0 }
+        Self {
+            validity: Vec::with_capacity(values.div_ceil(8)),
+            offsets,
+            len: 0,
+        }
     }
 
     fn push(&mut self, valid: bool, end: usize) -> Result<(), ColumnError> {
@@ -109,7 +117,11 @@ impl Builder {
     }
 
     fn view<'a>(&'a self, bytes: &'a [u8]) -> ByteColumn<'a> {
-        ByteColumn { validity: Some(&self.validity), offsets: &self.offsets, bytes }
+        ByteColumn {
+            validity: Some(&self.validity),
+            offsets: &self.offsets,
+            bytes,
+        }
     }
 }
 
@@ -130,7 +142,10 @@ impl PlainColumn {
     /// An empty column with room for `values` values of `bytes` bytes together; it grows when it must.
     #[must_use]
     pub fn with_capacity(values: usize, bytes: usize) -> Self {
-        Self { parts: Builder::with_capacity(values), bytes: Zeroizing::new(Vec::with_capacity(bytes)) }
+        Self {
+            parts: Builder::with_capacity(values),
+            bytes: Zeroizing::new(Vec::with_capacity(bytes)),
+        }
     }
 
     /// Appends a null.
@@ -173,7 +188,10 @@ impl SealedColumn {
     /// An empty column with room for `values` values of `bytes` bytes together.
     #[must_use]
     pub fn with_capacity(values: usize, bytes: usize) -> Self {
-        Self { parts: Builder::with_capacity(values), bytes: Vec::with_capacity(bytes) }
+        Self {
+            parts: Builder::with_capacity(values),
+            bytes: Vec::with_capacity(bytes),
+        }
     }
 
     /// Appends a null.

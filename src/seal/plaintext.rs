@@ -51,7 +51,9 @@ impl TimeUnit {
     }
 
     fn from_code(code: u8) -> Option<Self> {
-        [Self::Second, Self::Millisecond, Self::Microsecond, Self::Nanosecond].get(usize::from(code)).copied()
+        [Self::Second, Self::Millisecond, Self::Microsecond, Self::Nanosecond]
+            .get(usize::from(code))
+            .copied()
     }
 }
 
@@ -129,7 +131,10 @@ impl<'a> Plaintext<'a> {
                 if !is_shortest_integer(unscaled) {
                     return Err(PlaintextError);
                 }
-                Self::Decimal { scale: i8::from_be_bytes([*scale]), unscaled }
+                Self::Decimal {
+                    scale: i8::from_be_bytes([*scale]),
+                    unscaled,
+                }
             }
             types::UTF8 => Self::Utf8(utf8(value)?),
             types::BYTES => Self::Bytes(value),
@@ -137,17 +142,27 @@ impl<'a> Plaintext<'a> {
                 let (unit, rest) = unit_of(value)?;
                 let (count, zone) = rest.split_at_checked(8).ok_or(PlaintextError)?;
                 let zone = utf8(zone)?;
-                Self::Timestamp { unit, count: i64::from_be_bytes(fixed(count)?), zone: (!zone.is_empty()).then_some(zone) }
+                Self::Timestamp {
+                    unit,
+                    count: i64::from_be_bytes(fixed(count)?),
+                    zone: (!zone.is_empty()).then_some(zone),
+                }
             }
             types::JSON => Self::Json(utf8(value)?),
             types::DATE => Self::Date(i32::from_be_bytes(fixed(value)?)),
             types::TIME => {
                 let (unit, count) = unit_of(value)?;
-                Self::Time { unit, count: i64::from_be_bytes(fixed(count)?) }
+                Self::Time {
+                    unit,
+                    count: i64::from_be_bytes(fixed(count)?),
+                }
             }
             types::DURATION => {
                 let (unit, count) = unit_of(value)?;
-                Self::Duration { unit, count: i64::from_be_bytes(fixed(count)?) }
+                Self::Duration {
+                    unit,
+                    count: i64::from_be_bytes(fixed(count)?),
+                }
             }
             _ => return Err(PlaintextError),
         })
@@ -309,14 +324,29 @@ mod tests {
         assert_eq!(encoded(&Plaintext::Null, None), [0]);
         assert_eq!(encoded(&Plaintext::Integer(&integer_bytes(128)), None), [3, 0, 128]);
         assert_eq!(encoded(&Plaintext::Utf8("é"), None), [6, 0xc3, 0xa9]);
-        assert_eq!(encoded(&Plaintext::Utf8("ab"), Some(8)), [0x86, 2, 0, 0, 0, b'a', b'b', 0]);
-        let stamp = Plaintext::Timestamp { unit: TimeUnit::Millisecond, count: 1, zone: Some("Z") };
+        assert_eq!(
+            encoded(&Plaintext::Utf8("ab"), Some(8)),
+            [0x86, 2, 0, 0, 0, b'a', b'b', 0]
+        );
+        let stamp = Plaintext::Timestamp {
+            unit: TimeUnit::Millisecond,
+            count: 1,
+            zone: Some("Z"),
+        };
         assert_eq!(encoded(&stamp, None), [8, 1, 0, 0, 0, 0, 0, 0, 0, 1, b'Z']);
     }
 
     #[test]
     fn integers_take_the_fewest_bytes() {
-        for (value, len) in [(0, 1), (127, 1), (128, 2), (-128, 1), (-129, 2), (i128::MAX, 16), (i128::MIN, 16)] {
+        for (value, len) in [
+            (0, 1),
+            (127, 1),
+            (128, 2),
+            (-128, 1),
+            (-129, 2),
+            (i128::MAX, 16),
+            (i128::MIN, 16),
+        ] {
             let bytes = integer_bytes(value);
             assert_eq!(bytes.len(), len);
             assert_eq!(bytes, big_integer_bytes(&BigInt::from(value)));
@@ -326,7 +356,18 @@ mod tests {
 
     #[test]
     fn encodings_that_are_not_canonical_are_refused() {
-        for bytes in [&[][..], &[3], &[3, 0, 1], &[3, 0xff, 0xff], &[4, 0], &[0, 0], &[0x0d], &[6, 0xff], &[0x86, 1, 0, 0, 0], &[0x86, 0, 0, 0, 0, 1]] {
+        for bytes in [
+            &[][..],
+            &[3],
+            &[3, 0, 1],
+            &[3, 0xff, 0xff],
+            &[4, 0],
+            &[0, 0],
+            &[0x0d],
+            &[6, 0xff],
+            &[0x86, 1, 0, 0, 0],
+            &[0x86, 0, 0, 0, 0, 1],
+        ] {
             assert!(Plaintext::decode(bytes).is_err(), "{bytes:?}");
         }
     }
