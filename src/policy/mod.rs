@@ -4,9 +4,11 @@
 //! everybody else verifies that signature against the owner keys that they pin. This module parses,
 //! checks, signs and verifies; it seals nothing and fetches nothing.
 
+pub mod domain_type;
 pub mod model;
 pub mod path;
 
+pub use domain_type::DomainType;
 pub use model::{
     Cipher, ColumnRule, DEAD_LETTER_LABEL, DEAD_LETTERS_SUFFIX, DeadLetterRule, Flow, Lease, OnMissing, Policy,
     PolicyKey, Previous,

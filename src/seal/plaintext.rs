@@ -28,7 +28,8 @@ pub mod types {
 }
 
 /// Resolution of timestamps, times and durations.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
 pub enum TimeUnit {
     /// Seconds (`00`).
     Second,
