@@ -214,7 +214,7 @@ pub(super) fn string(text: &[u8], mut at: usize) -> Result<StringToken, Fault> {
 /// The end of the run of bytes from `at` that stand for themselves in a string: stops at a quote, a backslash,
 /// a control character or the end. Eight bytes at a time: this loop sees most bytes of most records.
 #[inline]
-fn plain_run(text: &[u8], mut at: usize) -> usize {
+pub(super) fn plain_run(text: &[u8], mut at: usize) -> usize {
     const ONES: u64 = u64::from_le_bytes([1; 8]);
     const HIGHS: u64 = ONES << 7;
     while let Some(chunk) = text.get(at..).and_then(<[u8]>::first_chunk::<8>) {

@@ -1,13 +1,20 @@
 //! Fields of JSON records: found, taken out as columns, spliced back, every other byte untouched.
 //!
-//! [`Locator`] finds the byte ranges of a policy's columns in a record, [`splice`] puts sealed values in
-//! their place. No keys, no sealing, no I/O here.
+//! [`Locator`] finds the byte ranges of a policy's columns in a record, [`json`] turns the JSON text there
+//! into plaintext encodings and back ([`coerce`] does so for domains), [`splice`] puts sealed values in its
+//! place. No keys, no sealing, no I/O here.
 
+mod calendar;
+mod coerce;
 mod grammar;
+pub mod json;
 pub mod lines;
 mod locate;
+mod number;
 mod paths;
 
+pub use coerce::{CannotCoerce, coerce};
 pub use grammar::MAX_DEPTH;
 pub use locate::{FieldHit, Found, Hit, Locator, MAX_HITS, Unlocatable, splice};
+pub use number::MAX_DIGITS;
 pub use paths::LocatorError;
