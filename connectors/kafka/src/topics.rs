@@ -1,0 +1,357 @@
+//! Which topics are read, where each is written, and whether their partitions fit.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::{ClientContext, DefaultClientContext};
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use sealflow::pipeline::Position;
+use tokio::runtime::Handle;
+
+use crate::config::KafkaConfig;
+use crate::context::log_line;
+use crate::error::{ConfigError, RunError, unreachable_or_denied};
+use crate::properties::{source_observer, target_observer};
+
+/// How good a finding is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// As it must be.
+    Pass,
+    /// Runs, but is worth a look.
+    Warning,
+    /// Does not run.
+    Failure,
+}
+
+/// One line of a checklist.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// How good it is.
+    pub level: Level,
+    /// Key path in the pipeline's file that it is about.
+    pub path: String,
+    /// What was found.
+    pub message: String,
+    /// What to do about it; empty if nothing.
+    pub help: String,
+}
+
+impl Finding {
+    fn new(level: Level, path: &str, message: impl Into<String>, help: impl Into<String>) -> Self {
+        Self {
+            level,
+            path: path.to_owned(),
+            message: message.into(),
+            help: help.into(),
+        }
+    }
+
+    fn pass(path: &str, message: impl Into<String>) -> Self {
+        Self::new(Level::Pass, path, message, "")
+    }
+}
+
+/// Asks the brokers whether the topics exist and fit. Blocks for up to `timeout` per cluster, so call it off
+/// the runtime's threads. Changes nothing.
+///
+/// # Errors
+/// If the configuration cannot be run whatever the brokers say, or they do not answer.
+pub fn check_topics(config: &KafkaConfig, timeout: Duration) -> Result<Vec<Finding>, RunError> {
+    config.check()?;
+    let survey = Survey::make(config, timeout)?;
+    Ok(survey.findings)
+}
+
+/// Where each source topic goes.
+#[derive(Debug, Default)]
+pub(crate) struct Routes {
+    targets: BTreeMap<String, (Arc<str>, String)>,
+    dead_letters: Option<(String, i32)>,
+    /// Partitions per source topic.
+    partitions: BTreeMap<String, i32>,
+}
+
+impl Routes {
+    pub(crate) fn sources(&self) -> impl Iterator<Item = &str> {
+        self.targets.keys().map(String::as_str)
+    }
+
+    pub(crate) fn partitions(&self) -> impl Iterator<Item = (&str, i32)> {
+        self.partitions.iter().map(|(topic, count)| (topic.as_str(), *count))
+    }
+
+    /// The shared name of a source topic.
+    pub(crate) fn source(&self, topic: &str) -> Option<&Arc<str>> {
+        self.targets.get(topic).map(|(name, _)| name)
+    }
+
+    pub(crate) fn target(&self, source: &str) -> Result<&str, RunError> {
+        match self.targets.get(source) {
+            Some((_, target)) => Ok(target),
+            None => Err(RunError::stopped(
+                format!("topic {source} is not a source of this pipeline"),
+                "start again",
+            )),
+        }
+    }
+
+    /// Topic and partition for the dead letter of a record.
+    pub(crate) fn dead_letter(&self, position: &Position) -> Result<(&str, i32), RunError> {
+        match &self.dead_letters {
+            Some((topic, partitions)) => Ok((topic, position.partition % (*partitions).max(1))),
+            None => Err(RunError::stopped(
+                format!("{position} cannot be transformed, and the pipeline has no dead letters"),
+                "add `dead_letters: { topic: NAME }` to the pipeline, or correct the record's source",
+            )),
+        }
+    }
+}
+
+/// Finds the topics, creates missing targets if the configuration says so, and refuses what does not fit.
+pub(crate) fn prepare(config: &KafkaConfig, timeout: Duration, runtime: &Handle) -> Result<Routes, RunError> {
+    let mut survey = Survey::make(config, timeout)?;
+    if !survey.missing.is_empty() && config.target.create {
+        create(config, &survey.missing, timeout, runtime)?;
+        survey = Survey::make(config, timeout)?;
+    }
+    if let Some(bad) = survey.findings.iter().find(|finding| finding.level == Level::Failure) {
+        return Err(ConfigError::new(&bad.path, &bad.message, &bad.help).into());
+    }
+    if let Some((topic, _)) = survey.missing.first() {
+        let help = "it was created a moment ago and is not visible yet: start again";
+        return Err(ConfigError::new("target.kafka.create", format!("topic {topic} is not there"), help).into());
+    }
+    Ok(survey.routes)
+}
+
+/// What the brokers say about the topics of a configuration.
+#[derive(Default)]
+struct Survey {
+    findings: Vec<Finding>,
+    routes: Routes,
+    /// Topics to create, with their partition counts.
+    missing: Vec<(String, i32)>,
+}
+
+impl Survey {
+    fn make(config: &KafkaConfig, timeout: Duration) -> Result<Self, RunError> {
+        let sources = list(&source_observer(config), "source.kafka.properties", timeout)?;
+        let targets = list(&target_observer(config), "target.kafka.properties", timeout)?;
+        let mut survey = Self::default();
+        let mut widest = 1;
+        for topic in survey.select(config, &sources)? {
+            let count = sources.get(&topic).copied().unwrap_or(0);
+            widest = widest.max(count);
+            survey.add_route(config, topic, count, &targets);
+        }
+        if let Some(dead) = &config.dead_letters {
+            survey.add_dead_letters(config, &dead.topic, widest, &targets);
+        }
+        Ok(survey)
+    }
+
+    fn select(&mut self, config: &KafkaConfig, sources: &HashMap<String, i32>) -> Result<Vec<String>, RunError> {
+        let Some(pattern) = config.pattern()? else {
+            for (index, topic) in config.source.topics.iter().enumerate() {
+                let path = format!("source.kafka.topics[{index}]");
+                self.findings.push(match sources.get(topic) {
+                    Some(count) => Finding::pass(&path, format!("topic {topic} has {count} partitions")),
+                    None => Finding::new(
+                        Level::Failure,
+                        &path,
+                        format!("topic {topic} does not exist, or may not be seen"),
+                        "create it, correct the name, or allow this identity to describe it",
+                    ),
+                });
+            }
+            return Ok(config
+                .source
+                .topics
+                .iter()
+                .filter(|topic| sources.contains_key(*topic))
+                .cloned()
+                .collect());
+        };
+        let mut topics: Vec<String> = sources
+            .keys()
+            .filter(|topic| pattern.is_match(topic) && !topic.starts_with("__") && !config.writes(topic))
+            .cloned()
+            .collect();
+        topics.sort_unstable();
+        let path = "source.kafka.pattern";
+        self.findings.push(if topics.is_empty() {
+            Finding::new(
+                Level::Warning,
+                path,
+                "no topic matches yet",
+                "the pipeline waits for one",
+            )
+        } else {
+            Finding::pass(path, format!("matches {}: {}", topics.len(), topics.join(", ")))
+        });
+        Ok(topics)
+    }
+
+    fn add_route(&mut self, config: &KafkaConfig, source: String, count: i32, targets: &HashMap<String, i32>) {
+        let target = config.target_of(&source);
+        let path = "target.kafka.topic";
+        match targets.get(&target) {
+            Some(have) if *have == count => {
+                self.findings.push(Finding::pass(
+                    path,
+                    format!("topic {target} has {count} partitions, as {source}"),
+                ));
+            }
+            Some(have) => self.findings.push(Finding::new(
+                Level::Failure,
+                path,
+                format!("topic {target} has {have} partitions, but {source} has {count}"),
+                "records keep their partition number: make both counts equal",
+            )),
+            None => self.add_missing(config, path, &target, count),
+        }
+        self.routes.partitions.insert(source.clone(), count);
+        self.routes.targets.insert(source.clone(), (source.into(), target));
+    }
+
+    fn add_dead_letters(&mut self, config: &KafkaConfig, topic: &str, widest: i32, targets: &HashMap<String, i32>) {
+        match targets.get(topic) {
+            Some(count) => {
+                self.findings.push(Finding::pass(
+                    "dead_letters.topic",
+                    format!("topic {topic} has {count} partitions"),
+                ));
+                self.routes.dead_letters = Some((topic.to_owned(), *count));
+            }
+            None => self.add_missing(config, "dead_letters.topic", topic, widest),
+        }
+    }
+
+    fn add_missing(&mut self, config: &KafkaConfig, path: &str, topic: &str, count: i32) {
+        if self.missing.iter().all(|(name, _)| name != topic) {
+            self.missing.push((topic.to_owned(), count));
+        }
+        self.findings.push(if config.target.create {
+            Finding::pass(path, format!("topic {topic} will be created with {count} partitions"))
+        } else {
+            Finding::new(
+                Level::Failure,
+                path,
+                format!("topic {topic} does not exist, or may not be seen"),
+                format!("create it with {count} partitions, or set target.kafka.create: true"),
+            )
+        });
+    }
+}
+
+/// Topics and their partition counts. Names are not asked for, as that could create them.
+fn list(client: &ClientConfig, path: &str, timeout: Duration) -> Result<HashMap<String, i32>, RunError> {
+    let observer = observer(client, path)?;
+    let metadata = observer
+        .fetch_metadata(None, timeout)
+        .map_err(|error| unreachable_or_denied(&error, observer.context().last_log()))?;
+    let count = |topic: &rdkafka::metadata::MetadataTopic| i32::try_from(topic.partitions().len()).unwrap_or(i32::MAX);
+    Ok(metadata
+        .topics()
+        .iter()
+        .filter(|topic| topic.error().is_none())
+        .map(|topic| (topic.name().to_owned(), count(topic)))
+        .collect())
+}
+
+/// The end of every partition of the routes, as a read_committed consumer sees it: `(topic, partition, start, end)`.
+pub(crate) fn ends(
+    config: &KafkaConfig,
+    routes: &Routes,
+    timeout: Duration,
+) -> Result<Vec<(Arc<str>, i32, i64, i64)>, RunError> {
+    let observer = observer(&source_observer(config), "source.kafka.properties")?;
+    let mut ends = Vec::new();
+    for (topic, count) in routes.partitions() {
+        for partition in 0..count {
+            let (start, end) = observer
+                .fetch_watermarks(topic, partition, timeout)
+                .map_err(|error| unreachable_or_denied(&error, observer.context().last_log()))?;
+            ends.push((topic.into(), partition, start, end));
+        }
+    }
+    Ok(ends)
+}
+
+fn create(config: &KafkaConfig, topics: &[(String, i32)], timeout: Duration, runtime: &Handle) -> Result<(), RunError> {
+    let admin: AdminClient<DefaultClientContext> = target_observer(config)
+        .create()
+        .map_err(|error| client_not_made("target.kafka.properties", &error))?;
+    let topics: Vec<NewTopic<'_>> = topics
+        .iter()
+        .map(|(name, count)| NewTopic::new(name, *count, TopicReplication::Fixed(-1)))
+        .collect();
+    let options = AdminOptions::new()
+        .operation_timeout(Some(timeout))
+        .request_timeout(Some(timeout));
+    let results = runtime
+        .block_on(admin.create_topics(&topics, &options))
+        .map_err(|error| unreachable_or_denied(&error, None))?;
+    for result in results {
+        match result {
+            // Another instance of the pipeline was quicker.
+            Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
+            Err((topic, code)) => {
+                let message = format!("topic {topic} could not be created: {code}");
+                let help = "create it by hand, or allow this identity to";
+                return Err(ConfigError::new("target.kafka.create", message, help).into());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A client could not be made: which property librdkafka objects to.
+pub(crate) fn client_not_made(path: &str, error: &KafkaError) -> RunError {
+    let help = "librdkafka's CONFIGURATION.md lists what every property takes";
+    match error {
+        // The error's own text repeats the value, which may be a secret.
+        KafkaError::ClientConfig(_, _, name, _) => {
+            ConfigError::new(format!("{path}.{name}"), "librdkafka does not take it", help).into()
+        }
+        error => ConfigError::new(path, error.to_string(), help).into(),
+    }
+}
+
+fn observer(client: &ClientConfig, path: &str) -> Result<BaseConsumer<Observer>, RunError> {
+    client
+        .create_with_context(Observer::default())
+        .map_err(|error| client_not_made(path, &error))
+}
+
+#[derive(Default)]
+struct Observer {
+    last_log: Mutex<Option<String>>,
+}
+
+impl Observer {
+    fn last_log(&self) -> Option<String> {
+        self.last_log
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .clone()
+    }
+}
+
+impl ClientContext for Observer {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
+        log_line(level, facility, line, &self.last_log);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(error = %error, reason, "librdkafka error");
+    }
+}
+
+impl ConsumerContext for Observer {}
