@@ -11,8 +11,8 @@ CRASHES="$ROOT/target/fuzz-crashes/$NAME/"
 DICTIONARY="$ROOT/fuzz/dictionaries/$NAME.dict"
 
 verdict() {
-    printf '%s\t%s\t%s\n' "$1" "$NAME" "$2" >>"$REPORT"
-    printf '%-6s fuzz %s: %s\n' "$1" "$NAME" "$2"
+    printf '%s\t%s\t%s\n' "$1" "fuzz $NAME" "$2" >>"$REPORT"
+    printf "%-6s fuzz %s: %s\n" "$1" "$NAME" "$2"
 }
 
 mkdir -p "$FOUND" "$CRASHES" "$LOGS"

@@ -1,6 +1,6 @@
 """The last lines of `make test`: times, what failed, what was skipped and why, and one line with the sum.
 
-usage: summary.py STAGES.tsv TESTS.json FUZZ.tsv SKIPPED.txt
+usage: summary.py STAGES.tsv TESTS.json SKIPPED.txt CHECKS.tsv…
 
 A test that finds its server missing notes "name: reason" in the ledger and returns; the test runner counts it as
 passed, so it is moved from the passed to the skipped here. Exits with 1 if anything failed.
@@ -12,18 +12,19 @@ import sys
 
 
 def main():
-    stages_file, tests_file, fuzz_file, ledger_file = sys.argv[1:5]
+    stages_file, tests_file, ledger_file, *checks_files = sys.argv[1:]
     stages = [line.split("\t") for line in lines_of(stages_file)]
     tests = {"passed": 0, "failed": 0, "ignored": [], "passed_names": [], "failed_names": []}
     if os.path.exists(tests_file):
         with open(tests_file, encoding="utf-8") as file:
             tests = json.load(file)
-    fuzz = [line.split("\t") for line in lines_of(fuzz_file)]
+    # Fuzz targets and other checks that are no Rust tests: verdict, name, detail.
+    checks = [line.split("\t") for file in checks_files for line in lines_of(file)]
 
     failures = [f"test {name}" for name in tests["failed_names"]]
-    failures += [f"fuzz target {name}: {detail}" for verdict, name, detail in fuzz if verdict == "failed"]
+    failures += [f"{name}: {detail}" for verdict, name, detail in checks if verdict == "failed"]
     # A stage can fail on its own: a build of the fuzz targets, a runner that was killed.
-    counted = tests["failed"] + sum(verdict == "failed" for verdict, _, _ in fuzz)
+    counted = tests["failed"] + sum(verdict == "failed" for verdict, _, _ in checks)
     broken = [name for name, _, status in stages if status != "0"]
     if broken and counted == 0:
         failures += [f"stage {name}" for name in broken]
@@ -33,7 +34,7 @@ def main():
     in_ledger = sum(1 for name in tests["passed_names"] if is_named(name, skipped))
     for name in tests["ignored"]:
         skipped.setdefault(name, "runs only when asked for (make soak)")
-    passed = tests["passed"] - in_ledger + sum(verdict == "ok" for verdict, _, _ in fuzz)
+    passed = tests["passed"] - in_ledger + sum(verdict == "ok" for verdict, _, _ in checks)
 
     print("\n== summary")
     for name, seconds, _ in stages:

@@ -12,7 +12,7 @@ main() {
     mkdir -p "$LOGS"
     : >"$SEALFLOW_SKIPPED"
     : >"$STAGES"
-    rm -f "$LOGS"/tests.json "$LOGS"/fuzz.tsv
+    rm -f "$LOGS"/tests.json "$LOGS"/fuzz.tsv "$LOGS"/checks.tsv
     cd "$ROOT"
 
     stage deps prepare
@@ -21,12 +21,27 @@ main() {
     # One broken test must not hide the others, nor the fuzz targets.
     stage tests python3 -u scripts/run_tests.py "$LOGS/tests.json" -- cargo test "${CARGO_ALL[@]}" --no-fail-fast
     stage fuzz scripts/fuzz.sh "$FUZZ_SECONDS"
+    stage documents documents
 
     end_children
-    python3 scripts/summary.py "$STAGES" "$LOGS/tests.json" "$LOGS/fuzz.tsv" "$SEALFLOW_SKIPPED"
+    python3 scripts/summary.py "$STAGES" "$LOGS/tests.json" "$SEALFLOW_SKIPPED" "$LOGS/fuzz.tsv" "$LOGS/checks.tsv"
 }
 
 prepare() { scripts/deps.sh build && scripts/deps.sh test; }
+
+# The specification's example, opened by a reader that shares no code with ours.
+documents() {
+    local name=format-opened-independently python="$DEPS/venv/bin/python"
+    [ -x "$python" ] || python=python3
+    if ! "$python" -c 'import cryptography' 2>/dev/null; then
+        skip "$name" "Python has no package cryptography here"
+    elif "$python" docs/examples/open.py; then
+        printf 'ok\t%s\t\n' "$name" >>"$LOGS/checks.tsv"
+    else
+        printf 'failed\t%s\tdocs/examples/open.py\n' "$name" >>"$LOGS/checks.tsv"
+        return 1
+    fi
+}
 
 # Runs one stage, and notes its name, seconds and exit code. Only a build that fails ends the run at once.
 stage() {
