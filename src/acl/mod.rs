@@ -3,6 +3,10 @@
 //! In this version ACLs are carried, named and bound into keys, contexts and envelopes, so that data sealed
 //! today obeys them later; deciding on them comes with the reading service. Until then KMS enforces.
 
+pub mod principal;
+
+pub use principal::{IamKind, OidcClaim, Principal, PrincipalError};
+
 /// One access-control list of a policy: principals as they were written.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]

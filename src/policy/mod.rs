@@ -4,13 +4,23 @@
 //! everybody else verifies that signature against the owner keys that they pin. This module parses,
 //! checks, signs and verifies; it seals nothing and fetches nothing.
 
+pub mod arn;
 pub mod domain_type;
+pub mod key_path;
 pub mod model;
+pub mod parse;
 pub mod path;
+pub mod problem;
+mod raw;
+pub mod template;
+pub mod yaml;
 
 pub use domain_type::DomainType;
+pub use key_path::KeyPath;
 pub use model::{
-    Cipher, ColumnRule, DEAD_LETTER_LABEL, DEAD_LETTERS_SUFFIX, DeadLetterRule, Flow, Lease, OnMissing, Policy,
-    PolicyKey, Previous,
+    Cipher, ColumnRule, DEAD_LETTER_LABEL, DEAD_LETTERS_SUFFIX, DeadLetterRule, Flow, GroupLabel, KeyGroup, Lease,
+    OnMissing, Placement, Policy, PolicyKey, Previous, PreviousKey, Unsupported,
 };
 pub use path::{ColumnPath, PathError, Root, Segment};
+pub use problem::{PolicyError, Problem};
+pub use template::KeyTemplate;

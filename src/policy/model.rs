@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::path::ColumnPath;
+use super::template::KeyTemplate;
 
 /// One version of one dataset's policy, parsed and checked.
 #[derive(Clone, Debug, PartialEq)]
@@ -11,7 +12,7 @@ use super::path::ColumnPath;
 pub struct Policy {
     /// The dataset it governs: `[A-Za-z0-9._-]{1,128}`.
     pub dataset: String,
-    /// Version; only grows.
+    /// Version, from 1; only grows.
     pub version: u64,
     /// SHA-256 of the YAML bytes: "the policy hash".
     pub sha256: [u8; 32],
@@ -33,11 +34,13 @@ pub struct Policy {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PolicyKey {
+    /// Its name, with fields to fill in if it is a template.
+    pub name: KeyTemplate,
     /// Full ARN of the KMS key.
     pub arn: String,
     /// How long a data key seals at most.
     pub max_age: Duration,
-    /// For templates: how many data keys may be alive at once.
+    /// For templates: how many data keys may be alive at once. 1 for plain names.
     pub max_live: u64,
 }
 
@@ -47,13 +50,13 @@ pub struct PolicyKey {
 pub struct ColumnRule {
     /// Where it is.
     pub path: ColumnPath,
-    /// What it is sealed under (default: the canonical path).
+    /// What it is sealed under (default: the canonical path; for domain columns `domain:NAME`).
     pub label: String,
     /// By which flow.
     pub flow: Flow,
-    /// Name or template of its policy key. For domain columns the domain's document names the key.
+    /// Name or template of its policy key. Empty for domain columns: the domain's document names the key.
     pub key: String,
-    /// Name of its ACL. For domain columns the domain's document carries the ACL.
+    /// Name of its ACL. Empty for domain columns: the domain's document carries the ACL.
     pub acl: String,
     /// Randomised or deterministic.
     pub cipher: Cipher,
@@ -65,6 +68,29 @@ pub struct ColumnRule {
     pub bind_row: Option<ColumnPath>,
     /// What to do with a record that lacks the column.
     pub on_missing: OnMissing,
+    /// Where in a table it is sealed.
+    pub at: Placement,
+}
+
+impl ColumnRule {
+    /// The domain of a deterministic column.
+    #[must_use]
+    pub fn domain(&self) -> Option<&str> {
+        match &self.cipher {
+            Cipher::Randomised => None,
+            Cipher::Domain(name) => Some(name),
+        }
+    }
+}
+
+/// Whether each value is sealed, or the whole column by the table format.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Placement {
+    /// Each value.
+    #[default]
+    Value,
+    /// The column of an encrypted Parquet file. Not built yet: refused when a pipeline starts.
+    Column,
 }
 
 /// Who sees the plaintext of a column.
@@ -115,12 +141,22 @@ pub const DEAD_LETTER_LABEL: &str = "$record";
 /// Keys and ACL names of earlier versions: they open, they never seal.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Previous {
-    /// (policy key name or template, full ARN) pairs.
-    pub keys: Vec<(String, String)>,
+    /// Former policy keys with their former KMS keys.
+    pub keys: Vec<PreviousKey>,
     /// Former ACL names, each with the current ACL that counts in its place.
     pub acls: BTreeMap<String, String>,
     /// Former labels, each with the current label whose ACL counts in its place.
     pub labels: BTreeMap<String, String>,
+}
+
+/// A policy key of an earlier version.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PreviousKey {
+    /// Its name, with fields if it was a template.
+    pub name: KeyTemplate,
+    /// Full ARN of the KMS key.
+    pub arn: String,
 }
 
 /// Whether access needs a lease.
@@ -131,4 +167,176 @@ pub enum Lease {
     None,
     /// Yes. Leases come with "Who may read": a pipeline refuses such a policy until then.
     Required,
+}
+
+/// Labels that are sealed under one data key at a time: one per (dataset, policy key, ACL).
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct KeyGroup {
+    /// The dataset: the policy's own, or that of its dead letters.
+    pub dataset: String,
+    /// Name or template of the policy key.
+    pub key: String,
+    /// Name of the ACL.
+    pub acl: String,
+    /// The labels, each at the position that sealed values and envelopes call `column`.
+    pub labels: Vec<GroupLabel>,
+}
+
+/// One label of a [`KeyGroup`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct GroupLabel {
+    /// The label.
+    pub label: String,
+    /// Index in [`Policy::columns`]; `None` for the dead letters' label.
+    pub column: Option<usize>,
+    /// The clear scalar that its values are bound to.
+    pub bind_row: Option<ColumnPath>,
+}
+
+/// Something that a policy says and this version cannot do yet.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{path}: {message}")]
+#[non_exhaustive]
+pub struct Unsupported {
+    /// Key path in the policy: `columns[2].flow`.
+    pub path: String,
+    /// What is not there yet.
+    pub message: String,
+    /// What to do instead.
+    pub help: String,
+}
+
+impl Policy {
+    /// The groups that share a data key, in the order in which their first columns stand in the policy, and
+    /// their labels in the order of the columns. Domain columns are in none: they are sealed under their
+    /// domain's secret. For the dead letters see [`dead_letter_group`](Self::dead_letter_group).
+    #[must_use]
+    pub fn groups(&self) -> Vec<KeyGroup> {
+        let mut groups: Vec<KeyGroup> = Vec::new();
+        for (n, rule) in self.columns.iter().enumerate() {
+            if rule.domain().is_some() {
+                continue;
+            }
+            let label = GroupLabel {
+                label: rule.label.clone(),
+                column: Some(n),
+                bind_row: rule.bind_row.clone(),
+            };
+            let same = groups
+                .iter_mut()
+                .find(|group| group.key == rule.key && group.acl == rule.acl);
+            match same {
+                Some(group) => group.labels.push(label),
+                None => groups.push(KeyGroup {
+                    dataset: self.dataset.clone(),
+                    key: rule.key.clone(),
+                    acl: rule.acl.clone(),
+                    labels: vec![label],
+                }),
+            }
+        }
+        groups
+    }
+
+    /// The group of the dead letters, a dataset of their own with the one label [`DEAD_LETTER_LABEL`].
+    #[must_use]
+    pub fn dead_letter_group(&self) -> Option<KeyGroup> {
+        let rule = self.dead_letters.as_ref()?;
+        let label = GroupLabel {
+            label: DEAD_LETTER_LABEL.to_owned(),
+            column: None,
+            bind_row: None,
+        };
+        Some(KeyGroup {
+            dataset: self.dead_letters_dataset(),
+            key: rule.key.clone(),
+            acl: rule.acl.clone(),
+            labels: vec![label],
+        })
+    }
+
+    /// Name of the dead letters' dataset.
+    #[must_use]
+    pub fn dead_letters_dataset(&self) -> String {
+        format!("{}{DEAD_LETTERS_SUFFIX}", self.dataset)
+    }
+
+    /// The current policy key that has this name, or whose template gives it. At most one does: policies in
+    /// which two could are refused.
+    #[must_use]
+    pub fn key_by_name(&self, resolved_name: &str) -> Option<&PolicyKey> {
+        self.keys.values().find(|key| key.name.matches(resolved_name))
+    }
+
+    /// Whether envelopes that say (key name, KMS key, ACL) may be unwrapped under this policy: each of the
+    /// three is current, or listed under `previous`.
+    #[must_use]
+    pub fn opens(&self, key_name: &str, arn: &str, acl: &str) -> bool {
+        let is_current = self.key_by_name(key_name).is_some_and(|key| key.arn == arn);
+        let is_previous = || {
+            self.previous
+                .keys
+                .iter()
+                .any(|key| key.arn == arn && key.name.matches(key_name))
+        };
+        (is_current || is_previous()) && self.current_acl(acl).is_some()
+    }
+
+    /// The current name of an ACL that an envelope names: itself, or what `previous` says counts in its place.
+    #[must_use]
+    pub fn current_acl(&self, name: &str) -> Option<&str> {
+        if let Some((current, _)) = self.acls.get_key_value(name) {
+            return Some(current);
+        }
+        self.previous.acls.get(name).map(String::as_str)
+    }
+
+    /// The name of the ACL that counts for a label of this dataset, current or under `previous`. `None` for
+    /// labels that the policy does not know, and for domain labels, whose ACL is in the domain's document.
+    #[must_use]
+    pub fn acl_for_label(&self, label: &str) -> Option<&str> {
+        let label = self.previous.labels.get(label).map_or(label, String::as_str);
+        let rule = self
+            .columns
+            .iter()
+            .find(|rule| rule.domain().is_none() && rule.label == label)?;
+        Some(&rule.acl)
+    }
+
+    /// What this policy says and this version cannot do yet. A pipeline refuses to start unless it is empty.
+    #[must_use]
+    pub fn unsupported(&self) -> Vec<Unsupported> {
+        let mut found = Vec::new();
+        for (n, rule) in self.columns.iter().enumerate() {
+            let flow = match rule.flow {
+                Flow::Direct => None,
+                Flow::Hybrid => Some("hybrid"),
+                Flow::Enclave => Some("enclave"),
+            };
+            if let Some(flow) = flow {
+                found.push(Unsupported {
+                    path: format!("columns[{n}].flow"),
+                    message: format!("flow: {flow} is not built yet"),
+                    help: "use flow: direct, or wait for a version that has it".to_owned(),
+                });
+            }
+            if rule.at == Placement::Column {
+                found.push(Unsupported {
+                    path: format!("columns[{n}].at"),
+                    message: "at: column is not built yet: it needs encrypted Parquet".to_owned(),
+                    help: "remove `at`, so that each value is sealed".to_owned(),
+                });
+            }
+        }
+        if self.lease == Lease::Required {
+            found.push(Unsupported {
+                path: "lease".to_owned(),
+                message: "lease: required is not built yet".to_owned(),
+                help: "write lease: none; revoke access at the KMS until leases are there".to_owned(),
+            });
+        }
+        found
+    }
 }

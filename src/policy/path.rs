@@ -40,7 +40,7 @@ pub struct ColumnPath {
 }
 
 /// Why a text is no column path.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PathError {
     /// Nothing there.

@@ -1,0 +1,325 @@
+//! Principals as policies name them: IAM roles and users, OIDC subjects and groups. Form only; nobody is
+//! matched here.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// The longest principal that is taken, in bytes.
+pub const MAX_PRINCIPAL_BYTES: usize = 1024;
+
+/// One principal of an ACL, checked for form.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Principal {
+    /// `arn:PARTITION:iam::ACCOUNT:role/NAME` or `…:user/NAME`.
+    Iam {
+        /// `aws`, `aws-cn`, …; never a wildcard.
+        partition: String,
+        /// 12 digits; never a wildcard.
+        account: String,
+        /// Role or user; never a wildcard.
+        kind: IamKind,
+        /// Path and name. A `*` stands for any characters but `/`.
+        name: String,
+    },
+    /// `oidc:ISSUER#sub=SUBJECT` or `oidc:ISSUER#group=GROUP`, compared exactly.
+    Oidc {
+        /// The issuer's URL, `https://…`.
+        issuer: String,
+        /// Which claim.
+        claim: OidcClaim,
+        /// Its value.
+        value: String,
+    },
+}
+
+/// The kinds of IAM principal that a policy can name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum IamKind {
+    /// A role; its sessions (STS) match too.
+    Role,
+    /// A user.
+    User,
+}
+
+/// The claims of an OIDC token that a policy can name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum OidcClaim {
+    /// `sub`.
+    Subject,
+    /// One entry of the token's groups.
+    Group,
+}
+
+/// Why a text is no principal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PrincipalError {
+    /// Neither an ARN nor `oidc:`.
+    #[error("not a principal, expected an IAM ARN or oidc:ISSUER#sub=SUBJECT or oidc:ISSUER#group=GROUP")]
+    UnknownForm,
+    /// `*` alone, or in a part of an ARN that must be exact.
+    #[error("a wildcard in the {part} of a principal")]
+    Wildcard {
+        /// Which part.
+        part: &'static str,
+    },
+    /// An STS session instead of the role behind it.
+    #[error("the ARN of a session, but a policy names roles")]
+    Session,
+    /// `arn:aws:iam::ACCOUNT:root`, groups, and whatever else IAM has.
+    #[error("not a role or user: IAM ARNs of principals end in role/NAME or user/NAME")]
+    NotRoleOrUser,
+    /// A part that is empty or has characters that it cannot have.
+    #[error("the {part} of the principal is malformed")]
+    Malformed {
+        /// Which part.
+        part: &'static str,
+    },
+    /// Over [`MAX_PRINCIPAL_BYTES`].
+    #[error("a principal of more than {MAX_PRINCIPAL_BYTES} bytes")]
+    TooLong,
+}
+
+impl PrincipalError {
+    /// What to do about it.
+    #[must_use]
+    pub fn help(&self) -> &'static str {
+        match self {
+            Self::Wildcard { .. } => {
+                "write partition, account and type out; only the name of a role or user may hold `*`, which stops at `/`"
+            }
+            Self::Session => "write arn:aws:iam::ACCOUNT:role/NAME: sessions of that role then match",
+            Self::NotRoleOrUser => {
+                "name the roles and users themselves; an account's root does not stand for everybody in it"
+            }
+            _ => "for example arn:aws:iam::111122223333:role/analyst or oidc:https://login.example.com#group=fraud",
+        }
+    }
+}
+
+impl FromStr for Principal {
+    type Err = PrincipalError;
+
+    fn from_str(text: &str) -> Result<Self, PrincipalError> {
+        if text.len() > MAX_PRINCIPAL_BYTES {
+            return Err(PrincipalError::TooLong);
+        }
+        if text == "*" {
+            return Err(PrincipalError::Wildcard { part: "whole" });
+        }
+        if let Some(rest) = text.strip_prefix("oidc:") {
+            return oidc(rest);
+        }
+        if text.starts_with("arn:") {
+            return iam(text);
+        }
+        Err(PrincipalError::UnknownForm)
+    }
+}
+
+fn iam(text: &str) -> Result<Principal, PrincipalError> {
+    let parts: Vec<&str> = text.splitn(6, ':').collect();
+    let [_, partition, service, region, account, resource] = parts[..] else {
+        return Err(PrincipalError::UnknownForm);
+    };
+    if partition.contains(['*', '?']) {
+        return Err(PrincipalError::Wildcard { part: "partition" });
+    }
+    if !is_word(partition) {
+        return Err(PrincipalError::Malformed { part: "partition" });
+    }
+    if service == "sts" {
+        return Err(PrincipalError::Session);
+    }
+    if service != "iam" {
+        return Err(PrincipalError::NotRoleOrUser);
+    }
+    if !region.is_empty() {
+        return Err(PrincipalError::Malformed {
+            part: "region (IAM has none)",
+        });
+    }
+    if account.contains(['*', '?']) {
+        return Err(PrincipalError::Wildcard { part: "account" });
+    }
+    if account.len() != 12 || !account.bytes().all(|b| b.is_ascii_digit()) {
+        return Err(PrincipalError::Malformed {
+            part: "account (12 digits)",
+        });
+    }
+    let (kind, name) = resource.split_once('/').unwrap_or((resource, ""));
+    let kind = match kind {
+        "role" => IamKind::Role,
+        "user" => IamKind::User,
+        kind if kind.contains(['*', '?']) => return Err(PrincipalError::Wildcard { part: "type" }),
+        _ => return Err(PrincipalError::NotRoleOrUser),
+    };
+    let is_name = name
+        .split('/')
+        .all(|part| !part.is_empty() && part.bytes().all(is_name_byte));
+    if !is_name {
+        return Err(PrincipalError::Malformed { part: "name" });
+    }
+    Ok(Principal::Iam {
+        partition: partition.to_owned(),
+        account: account.to_owned(),
+        kind,
+        name: name.to_owned(),
+    })
+}
+
+fn oidc(rest: &str) -> Result<Principal, PrincipalError> {
+    let (issuer, claim) = rest.split_once('#').ok_or(PrincipalError::UnknownForm)?;
+    if issuer.contains('*') {
+        return Err(PrincipalError::Wildcard { part: "issuer" });
+    }
+    let host = issuer.strip_prefix("https://").ok_or(PrincipalError::Malformed {
+        part: "issuer (https://…)",
+    })?;
+    let is_issuer =
+        !host.is_empty() && !host.starts_with('/') && host.bytes().all(|b| b.is_ascii_graphic() && b != b'?');
+    if !is_issuer {
+        return Err(PrincipalError::Malformed {
+            part: "issuer (https://…)",
+        });
+    }
+    let (claim, value) = claim.split_once('=').ok_or(PrincipalError::UnknownForm)?;
+    let claim = match claim {
+        "sub" => OidcClaim::Subject,
+        "group" => OidcClaim::Group,
+        _ => return Err(PrincipalError::UnknownForm),
+    };
+    if value.contains('*') {
+        return Err(PrincipalError::Wildcard {
+            part: "subject or group",
+        });
+    }
+    if value.is_empty() || value.chars().any(char::is_control) {
+        return Err(PrincipalError::Malformed {
+            part: "subject or group",
+        });
+    }
+    Ok(Principal::Oidc {
+        issuer: issuer.to_owned(),
+        claim,
+        value: value.to_owned(),
+    })
+}
+
+fn is_word(text: &str) -> bool {
+    !text.is_empty()
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+}
+
+/// What IAM allows in names, and our `*`.
+fn is_name_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"+=,.@_-*".contains(&byte)
+}
+
+impl fmt::Display for Principal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Iam {
+                partition,
+                account,
+                kind,
+                name,
+            } => {
+                let kind = match kind {
+                    IamKind::Role => "role",
+                    IamKind::User => "user",
+                };
+                write!(f, "arn:{partition}:iam::{account}:{kind}/{name}")
+            }
+            Self::Oidc { issuer, claim, value } => {
+                let claim = match claim {
+                    OidcClaim::Subject => "sub",
+                    OidcClaim::Group => "group",
+                };
+                write!(f, "oidc:{issuer}#{claim}={value}")
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn parse(text: &str) -> Result<String, PrincipalError> {
+        text.parse::<Principal>().map(|principal| principal.to_string())
+    }
+
+    #[test]
+    fn principals_print_as_they_parse() {
+        for text in [
+            "arn:aws:iam::111122223333:role/analyst",
+            "arn:aws-cn:iam::111122223333:role/team/fraud-*",
+            "arn:aws:iam::111122223333:user/alice@example.com",
+            "oidc:https://login.example.com/realms/a#group=fraud",
+            "oidc:https://token.actions.example.com#sub=repo:org/app:ref:refs/heads/main",
+        ] {
+            assert_eq!(parse(text).as_deref(), Ok(text));
+        }
+    }
+
+    #[test]
+    fn partition_account_and_type_take_no_wildcard() {
+        let wildcard = |part| Err(PrincipalError::Wildcard { part });
+        assert_eq!(parse("*"), wildcard("whole"));
+        assert_eq!(parse("arn:*:iam::111122223333:role/a"), wildcard("partition"));
+        assert_eq!(parse("arn:aws:iam::*:role/a"), wildcard("account"));
+        assert_eq!(parse("arn:aws:iam::111122223333:*"), wildcard("type"));
+        assert_eq!(parse("arn:aws:iam::111122223333:*/a"), wildcard("type"));
+        assert_eq!(parse("oidc:https://*.example.com#sub=a"), wildcard("issuer"));
+        assert_eq!(parse("oidc:https://a.example.com#sub=*"), wildcard("subject or group"));
+    }
+
+    #[test]
+    fn what_is_no_role_user_or_oidc_claim_is_refused() {
+        let malformed = |part| Err(PrincipalError::Malformed { part });
+        assert_eq!(parse("alice"), Err(PrincipalError::UnknownForm));
+        assert_eq!(
+            parse("arn:aws:sts::111122223333:assumed-role/a/session"),
+            Err(PrincipalError::Session)
+        );
+        assert_eq!(
+            parse("arn:aws:iam::111122223333:root"),
+            Err(PrincipalError::NotRoleOrUser)
+        );
+        assert_eq!(
+            parse("arn:aws:iam::111122223333:group/a"),
+            Err(PrincipalError::NotRoleOrUser)
+        );
+        assert_eq!(parse("arn:aws:iam::1111:role/a"), malformed("account (12 digits)"));
+        assert_eq!(parse("arn:aws:iam::111122223333:role/"), malformed("name"));
+        assert_eq!(parse("arn:aws:iam::111122223333:role/a//b"), malformed("name"));
+        assert_eq!(
+            parse("oidc:http://login.example.com#sub=a"),
+            malformed("issuer (https://…)")
+        );
+        assert_eq!(
+            parse("oidc:https://login.example.com#email=a"),
+            Err(PrincipalError::UnknownForm)
+        );
+        assert_eq!(
+            parse("oidc:https://login.example.com#sub="),
+            malformed("subject or group")
+        );
+        assert_eq!(parse(&"a".repeat(2_000)), Err(PrincipalError::TooLong));
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_a_principal_that_prints_as_it_was_or_an_error(text in "(arn:|oidc:https://)?[ -~é]{0,60}") {
+            if let Ok(principal) = text.parse::<Principal>() {
+                prop_assert_eq!(principal.to_string(), text);
+            }
+        }
+    }
+}

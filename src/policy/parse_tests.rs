@@ -1,0 +1,624 @@
+//! Each rule of a policy, by a policy that breaks it.
+
+#![allow(clippy::unwrap_used)] // tests
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::policy::arn::ArnError;
+use crate::policy::path::PathError;
+
+const ARN: &str = "arn:aws:kms:eu-central-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab";
+const OTHER_ARN: &str = "arn:aws:kms:eu-central-1:111122223333:key/ffffffff-12ab-34cd-56ef-1234567890ab";
+
+/// The policy of the documentation, whole.
+fn full() -> String {
+    format!(
+        r#"
+dataset: payments
+version: 3
+keys:
+  default: {{ arn: "{ARN}", max_age: 30m }}
+  "tenant-{{tenant_id}}": {{ arn: "{ARN}", max_live: 50 }}
+acls:
+  pii: {{ allow: ["arn:aws:iam::111122223333:role/analyst"], deny: ["oidc:https://login.example.com#group=interns"] }}
+  ops: {{}}
+columns:
+  - {{ path: user.email, key: default, acl: pii }}
+  - {{ path: "cards[*].number", key: default, acl: pii, pad_to: 32, bind_row: order_id, seal_nulls: true, on_missing: reject, label: card }}
+  - {{ path: customer_id, domain: customers }}
+  - {{ path: shipping, key: "tenant-{{tenant_id}}", acl: pii }}
+  - {{ path: "$key", key: default, acl: ops }}
+  - {{ path: partner_id, domain: customers }}
+dead_letters: {{ key: default, acl: ops }}
+previous:
+  keys: [{{ name: default, arn: "{OTHER_ARN}" }}]
+  acls: {{ old: pii }}
+  labels: {{ old.path: user.email }}
+lease: none
+"#
+    )
+}
+
+/// A policy of these columns, over one key and one ACL.
+fn of_columns(columns: &str) -> String {
+    format!(
+        "dataset: d\nversion: 1\nkeys:\n  k: {{ arn: \"{ARN}\" }}\n  \"t-{{tenant}}\": {{ arn: \"{ARN}\" }}\nacls:\n  a: {{}}\ncolumns:\n{columns}\n"
+    )
+}
+
+fn parse(yaml: &str) -> Result<Policy, PolicyError> {
+    Policy::parse(yaml.as_bytes())
+}
+
+fn refused(yaml: &str) -> (String, Problem) {
+    let error = parse(yaml).unwrap_err();
+    assert!(!error.help().is_empty(), "{error} without help");
+    (error.path, error.problem)
+}
+
+fn refused_columns(columns: &str) -> (String, Problem) {
+    refused(&of_columns(columns))
+}
+
+fn found(path: &str, problem: Problem) -> (String, Problem) {
+    (path.to_owned(), problem)
+}
+
+#[test]
+fn a_whole_policy_parses_as_written() {
+    let policy = parse(&full()).unwrap();
+    assert_eq!((policy.dataset.as_str(), policy.version), ("payments", 3));
+    assert_eq!(policy.sha256, <[u8; 32]>::from(Sha256::digest(full().as_bytes())));
+    assert_eq!(policy.keys["default"].max_age, Duration::from_secs(1_800));
+    assert_eq!(policy.keys["default"].max_live, 1);
+    assert_eq!(policy.keys["tenant-{tenant_id}"].max_age, DEFAULT_MAX_AGE);
+    assert_eq!(policy.keys["tenant-{tenant_id}"].max_live, 50);
+    let card = &policy.columns[1];
+    assert_eq!(
+        (card.label.as_str(), card.pad_to, card.seal_nulls),
+        ("card", Some(32), true)
+    );
+    assert_eq!(card.on_missing, OnMissing::Reject);
+    assert_eq!(
+        card.bind_row.as_ref().map(ToString::to_string).as_deref(),
+        Some("order_id")
+    );
+    assert_eq!(policy.columns[2].domain(), Some("customers"));
+    assert_eq!(policy.columns[2].label, "domain:customers");
+    assert_eq!(policy.columns[4].label, "$key");
+    assert_eq!(policy.unsupported(), []);
+}
+
+#[test]
+fn groups_are_one_per_key_and_acl_in_the_order_of_the_columns() {
+    let policy = parse(&full()).unwrap();
+    let labels: Vec<(String, String, Vec<String>)> = policy
+        .groups()
+        .into_iter()
+        .map(|group| {
+            (
+                group.key,
+                group.acl,
+                group.labels.into_iter().map(|label| label.label).collect(),
+            )
+        })
+        .collect();
+    let group = |key: &str, acl: &str, labels: &[&str]| {
+        (
+            key.to_owned(),
+            acl.to_owned(),
+            labels.iter().map(|label| (*label).to_owned()).collect::<Vec<_>>(),
+        )
+    };
+    assert_eq!(
+        labels,
+        [
+            group("default", "pii", &["user.email", "card"]),
+            group("tenant-{tenant_id}", "pii", &["shipping"]),
+            group("default", "ops", &["$key"]),
+        ]
+    );
+    assert_eq!(policy.groups()[0].labels[1].column, Some(1));
+    let dead = policy.dead_letter_group().unwrap();
+    assert_eq!(
+        (dead.dataset.as_str(), dead.labels[0].label.as_str()),
+        ("payments#dead-letters", "$record")
+    );
+}
+
+#[test]
+fn what_an_envelope_names_opens_only_if_the_policy_lists_it() {
+    let policy = parse(&full()).unwrap();
+    assert!(policy.opens("default", ARN, "pii"));
+    assert!(policy.opens("tenant-t1", ARN, "pii"));
+    assert!(policy.opens("default", OTHER_ARN, "old"));
+    assert!(
+        !policy.opens("tenant-t1", OTHER_ARN, "pii"),
+        "another key's previous ARN"
+    );
+    assert!(!policy.opens("default", ARN, "admin"), "an ACL that is not there");
+    assert!(
+        !policy.opens("tenant-", ARN, "pii"),
+        "a name that the template does not give"
+    );
+    assert!(!policy.opens("tenant-{tenant_id}", ARN, "pii"), "the template itself");
+    assert!(!policy.opens("default", "arn:aws:kms:eu-central-1:111122223333:key/evil", "pii"));
+    assert_eq!(
+        policy
+            .key_by_name("tenant-t1")
+            .map(|key| key.name.to_string())
+            .as_deref(),
+        Some("tenant-{tenant_id}")
+    );
+}
+
+#[test]
+fn the_acl_of_a_former_label_is_that_of_the_current_one() {
+    let policy = parse(&full()).unwrap();
+    assert_eq!(policy.acl_for_label("user.email"), Some("pii"));
+    assert_eq!(policy.acl_for_label("old.path"), Some("pii"));
+    assert_eq!(policy.acl_for_label("$key"), Some("ops"));
+    assert_eq!(
+        policy.acl_for_label("cards[*].number"),
+        None,
+        "the column has a label of its own"
+    );
+    assert_eq!(
+        policy.acl_for_label("domain:customers"),
+        None,
+        "the domain's document says"
+    );
+    assert_eq!(policy.current_acl("old"), Some("pii"));
+}
+
+#[test]
+fn what_is_not_built_yet_parses_and_is_listed() {
+    let columns =
+        "  - { path: a, key: k, acl: a, flow: hybrid }\n  - { path: b, key: k, acl: a, at: column }\nlease: required";
+    let policy = parse(&of_columns(columns)).unwrap();
+    let paths: Vec<String> = policy.unsupported().into_iter().map(|found| found.path).collect();
+    assert_eq!(paths, ["columns[0].flow", "columns[1].at", "lease"]);
+    let enclave = parse(&of_columns("  - { path: a, key: k, acl: a, flow: enclave }")).unwrap();
+    assert_eq!(enclave.unsupported().len(), 1);
+}
+
+#[test]
+fn errors_name_place_line_and_what_to_do() {
+    let error = parse(&of_columns(
+        "  - { path: a, key: k, acl: a }\n  - path: b\n    key: kk\n    acl: a",
+    ))
+    .unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "columns[1].key (line 11, column 10): no key named kk; did you mean k?"
+    );
+    assert_eq!(error.help(), "add it under `keys`, or correct the name");
+}
+
+#[test]
+fn unknown_keys_are_refused_with_the_one_that_was_meant() {
+    let error = parse(&full().replace("dead_letters", "dead_leters")).unwrap_err();
+    let Problem::Yaml { message, help } = error.problem else {
+        panic!("{error}")
+    };
+    assert_eq!(message, "unknown key `dead_leters`; did you mean `dead_letters`?");
+    assert!(help.starts_with("expected one of: dataset, version, keys"), "{help}");
+    assert_eq!(error.line, Some(17));
+}
+
+#[test]
+fn dataset_names_are_catalogue_segments() {
+    let bad = || Problem::BadName {
+        what: "dataset",
+        max: 128,
+    };
+    let long = "d".repeat(129);
+    for name in ["''", "a/b", "..", ".", "a#b", "é", long.as_str()] {
+        let yaml = full().replace("dataset: payments", &format!("dataset: {name}"));
+        assert_eq!(refused(&yaml), found("dataset", bad()), "{name}");
+    }
+}
+
+#[test]
+fn versions_start_at_one() {
+    assert_eq!(
+        refused(&full().replace("version: 3", "version: 0")),
+        found("version", Problem::ZeroVersion)
+    );
+}
+
+#[test]
+fn a_policy_without_columns_is_refused() {
+    assert_eq!(refused(&of_columns("  []")), found("columns", Problem::NoColumns));
+    let many = "  - { path: a, key: k, acl: a }\n".repeat(MAX_COLUMNS + 1);
+    assert_eq!(
+        refused_columns(&many),
+        found("columns", Problem::TooManyColumns { max: MAX_COLUMNS })
+    );
+}
+
+#[test]
+fn paths_that_do_not_parse_are_refused() {
+    let bad = Problem::BadPath(PathError::Unexpected { at: 1 });
+    assert_eq!(
+        refused_columns("  - { path: a-b, key: k, acl: a }"),
+        found("columns[0].path", bad)
+    );
+}
+
+#[test]
+fn one_path_in_two_spellings_is_refused() {
+    let columns = "  - { path: a.b, key: k, acl: a }\n  - { path: '\"a\".b', key: k, acl: a }";
+    let problem = Problem::DuplicatePath {
+        path: "a.b".to_owned(),
+        first: 0,
+    };
+    assert_eq!(refused_columns(columns), found("columns[1].path", problem));
+}
+
+#[test]
+fn a_path_inside_a_sealed_one_is_refused() {
+    let problem = || Problem::CoveringPaths {
+        outer: "user".to_owned(),
+        inner: "user.email".to_owned(),
+    };
+    let inner_last = "  - { path: user, key: k, acl: a }\n  - { path: user.email, key: k, acl: a }";
+    assert_eq!(refused_columns(inner_last), found("columns[1].path", problem()));
+    let outer_last = "  - { path: user.email, key: k, acl: a }\n  - { path: user, domain: x }";
+    assert_eq!(refused_columns(outer_last), found("columns[1].path", problem()));
+}
+
+#[test]
+fn labels_are_unique_plain_and_not_reserved() {
+    let two = "  - { path: a, key: k, acl: a }\n  - { path: b, key: k, acl: a, label: a }";
+    let problem = Problem::DuplicateLabel {
+        label: "a".to_owned(),
+        first: 0,
+    };
+    assert_eq!(refused_columns(two), found("columns[1].label", problem));
+    for label in ["$record", "$footer", "$key", "domain:customers"] {
+        let problem = Problem::ReservedLabel {
+            label: label.to_owned(),
+        };
+        let columns = format!("  - {{ path: a, key: k, acl: a, label: \"{label}\" }}");
+        assert_eq!(refused_columns(&columns), found("columns[0].label", problem));
+    }
+    for label in ["", "a b", "card#last4", "a..[b"] {
+        let columns = format!("  - {{ path: a, key: k, acl: a, label: \"{label}\" }}");
+        let problem = Problem::BadLabel { max: MAX_LABEL_BYTES };
+        assert_eq!(refused_columns(&columns), found("columns[0].label", problem), "{label}");
+    }
+    let former = "  - { path: a, key: k, acl: a, label: 'old[*].\"odd name\"' }\n  - { path: \"$key\", key: k, acl: a, label: \"$key\" }";
+    assert!(parse(&of_columns(former)).is_ok());
+}
+
+#[test]
+fn labels_that_would_not_fit_an_envelope_are_refused() {
+    let columns: String = (0..40)
+        .map(|n| format!("  - {{ path: {}{n:02}, key: k, acl: a }}\n", "p".repeat(80)))
+        .collect();
+    let (path, problem) = refused_columns(&columns);
+    assert_eq!(path, "columns");
+    assert!(
+        matches!(problem, Problem::LabelsTooLong { bytes: 3_400, .. }),
+        "{problem}"
+    );
+}
+
+#[test]
+fn keys_and_acls_must_exist() {
+    let unknown = |what, name: &str, meant: Option<&str>| Problem::Unknown {
+        what,
+        name: name.to_owned(),
+        meant: meant.map(str::to_owned),
+    };
+    let column = |text: &str| refused_columns(&format!("  - {{ {text} }}"));
+    assert_eq!(
+        column("path: a, key: zzzz, acl: a"),
+        found("columns[0].key", unknown("key", "zzzz", None))
+    );
+    assert_eq!(
+        column("path: a, key: k, acl: aa"),
+        found("columns[0].acl", unknown("acl", "aa", Some("a")))
+    );
+    assert_eq!(
+        column("path: a, acl: a"),
+        found("columns[0]", Problem::Missing { what: "key" })
+    );
+    assert_eq!(
+        column("path: a, key: k"),
+        found("columns[0]", Problem::Missing { what: "acl" })
+    );
+    let dead = refused(&full().replace("dead_letters: { key: default", "dead_letters: { key: defalt"));
+    assert_eq!(
+        dead,
+        found("dead_letters.key", unknown("key", "defalt", Some("default")))
+    );
+    let dead = refused(&full().replace("acl: ops }\nprevious", "acl: opps }\nprevious"));
+    assert_eq!(dead, found("dead_letters.acl", unknown("acl", "opps", Some("ops"))));
+}
+
+#[test]
+fn aliases_and_broken_arns_are_refused() {
+    let alias = full().replacen(ARN, "arn:aws:kms:eu-central-1:111122223333:alias/payments", 1);
+    assert_eq!(
+        refused(&alias),
+        found("keys.default.arn", Problem::BadArn(ArnError::Alias))
+    );
+    let previous = full().replace(OTHER_ARN, "1234abcd");
+    assert_eq!(
+        refused(&previous),
+        found("previous.keys[0].arn", Problem::BadArn(ArnError::NotFull))
+    );
+}
+
+#[test]
+fn key_names_are_plain_or_templates() {
+    let (path, problem) = refused(&full().replace("  default: {", "  \"def ault\": {"));
+    assert_eq!(path, r#"keys["def ault"]"#);
+    assert!(matches!(problem, Problem::BadKeyName(_)), "{problem}");
+}
+
+#[test]
+fn two_keys_that_one_name_could_mean_are_refused() {
+    let yaml = full().replace("  default: {", "  tenant-x: {");
+    let problem = Problem::OverlappingKeys {
+        first: "tenant-x".to_owned(),
+        second: "tenant-{tenant_id}".to_owned(),
+    };
+    assert_eq!(refused(&yaml), found(r#"keys["tenant-{tenant_id}"]"#, problem));
+}
+
+#[test]
+fn ages_and_live_keys_have_bounds() {
+    for age in ["999ms", "25h"] {
+        let yaml = full().replace("max_age: 30m", &format!("max_age: {age}"));
+        assert_eq!(
+            refused(&yaml),
+            found("keys.default.max_age", Problem::BadMaxAge),
+            "{age}"
+        );
+    }
+    let at = r#"keys["tenant-{tenant_id}"].max_live"#;
+    for live in [0, 10_001] {
+        let yaml = full().replace("max_live: 50", &format!("max_live: {live}"));
+        assert_eq!(refused(&yaml), found(at, Problem::BadMaxLive { max: 10_000 }));
+    }
+    let yaml = full().replace("max_age: 30m", "max_live: 2");
+    let problem = Problem::MaxLiveWithoutTemplate {
+        name: "default".to_owned(),
+    };
+    assert_eq!(refused(&yaml), found("keys.default.max_live", problem));
+}
+
+#[test]
+fn template_fields_are_clear() {
+    let problem = || Problem::NotClear {
+        path: "tenant".to_owned(),
+        column: "tenant".to_owned(),
+    };
+    let at = r#"keys["t-{tenant}"]"#;
+    assert_eq!(
+        refused_columns("  - { path: tenant, key: k, acl: a }"),
+        found(at, problem())
+    );
+    assert_eq!(
+        refused_columns("  - { path: tenant, domain: tenants }"),
+        found(at, problem())
+    );
+    let inside = Problem::NotScalar {
+        path: "tenant".to_owned(),
+        column: "tenant.name".to_owned(),
+    };
+    assert_eq!(
+        refused_columns("  - { path: tenant.name, key: k, acl: a }"),
+        found(at, inside)
+    );
+}
+
+#[test]
+fn rows_are_clear_scalars_one_per_record() {
+    let bound = |row: &str, more: &str| {
+        refused_columns(&format!("  - {{ path: a.b, key: k, acl: a, bind_row: '{row}' }}{more}"))
+    };
+    let at = "columns[0].bind_row";
+    for row in ["ids[*]", "$key", "$header.id"] {
+        assert_eq!(bound(row, ""), found(at, Problem::BadRow), "{row}");
+    }
+    let not_clear = |path: &str, column: &str| Problem::NotClear {
+        path: path.to_owned(),
+        column: column.to_owned(),
+    };
+    assert_eq!(bound("a.b", ""), found(at, not_clear("a.b", "a.b")));
+    assert_eq!(
+        bound("id.x", "\n  - { path: id, key: k, acl: a }"),
+        found(at, not_clear("id.x", "id"))
+    );
+    assert_eq!(
+        bound("id", "\n  - { path: id, domain: ids }"),
+        found(at, not_clear("id", "id"))
+    );
+    let not_scalar = Problem::NotScalar {
+        path: "a".to_owned(),
+        column: "a.b".to_owned(),
+    };
+    assert_eq!(bound("a", ""), found(at, not_scalar));
+    assert_eq!(
+        bound("a-b", ""),
+        found(at, Problem::BadPath(PathError::Unexpected { at: 1 }))
+    );
+    // The record's key and headers can be bound to a row, too.
+    assert!(parse(&of_columns("  - { path: $key, key: k, acl: a, bind_row: id }")).is_ok());
+}
+
+#[test]
+fn domain_columns_take_everything_from_the_domain() {
+    let domain = |more: &str| refused_columns(&format!("  - {{ path: a, domain: customers, {more} }}"));
+    for (what, more) in [
+        ("key", "key: k"),
+        ("acl", "acl: a"),
+        ("pad_to", "pad_to: 32"),
+        ("label", "label: x"),
+        ("seal_nulls", "seal_nulls: true"),
+    ] {
+        assert_eq!(
+            domain(more),
+            found(&format!("columns[0].{what}"), Problem::FromDomain { what })
+        );
+    }
+    assert_eq!(
+        domain("bind_row: id"),
+        found("columns[0].bind_row", Problem::RowInDomain)
+    );
+    let bad = Problem::BadName {
+        what: "domain",
+        max: 128,
+    };
+    assert_eq!(
+        refused_columns("  - { path: a, domain: a/b }"),
+        found("columns[0].domain", bad)
+    );
+}
+
+#[test]
+fn deterministic_columns_of_clients_and_enclaves_are_refused() {
+    for flow in ["hybrid", "enclave"] {
+        let columns = format!("  - {{ path: a, domain: customers, flow: {flow} }}");
+        assert_eq!(
+            refused_columns(&columns),
+            found("columns[0].flow", Problem::DeterministicFlow { flow })
+        );
+    }
+}
+
+#[test]
+fn enclave_columns_have_plain_keys_of_their_own_and_no_tables_by_the_host() {
+    let template = "  - { path: a, key: \"t-{tenant}\", acl: a, flow: enclave }";
+    assert_eq!(
+        refused_columns(template),
+        found("columns[0].key", Problem::TemplateInEnclave)
+    );
+    let column = "  - { path: a, key: k, acl: a, flow: enclave, at: column }";
+    assert_eq!(
+        refused_columns(column),
+        found("columns[0].at", Problem::ColumnInEnclave)
+    );
+    let shared = || Problem::SharedEnclaveKey { key: "k".to_owned() };
+    let both = "  - { path: b, key: k, acl: a }\n  - { path: a, key: k, acl: a, flow: enclave }";
+    assert_eq!(refused_columns(both), found("columns[0].key", shared()));
+    let dead = "  - { path: a, key: k, acl: a, flow: enclave }\ndead_letters: { key: k, acl: a }";
+    assert_eq!(refused_columns(dead), found("dead_letters.key", shared()));
+}
+
+#[test]
+fn padding_has_bounds() {
+    for pad in [0, 1, 65_537] {
+        let columns = format!("  - {{ path: a, key: k, acl: a, pad_to: {pad} }}");
+        assert_eq!(
+            refused_columns(&columns),
+            found("columns[0].pad_to", Problem::BadPadding)
+        );
+    }
+    for pad in [2, 65_536] {
+        assert!(
+            parse(&of_columns(&format!(
+                "  - {{ path: a, key: k, acl: a, pad_to: {pad} }}"
+            )))
+            .is_ok()
+        );
+    }
+}
+
+#[test]
+fn dead_letters_take_no_template() {
+    let yaml = full().replace(
+        "dead_letters: { key: default",
+        "dead_letters: { key: \"tenant-{tenant_id}\"",
+    );
+    let problem = Problem::TemplateForDeadLetters {
+        name: "tenant-{tenant_id}".to_owned(),
+    };
+    assert_eq!(refused(&yaml), found("dead_letters.key", problem));
+}
+
+#[test]
+fn principals_are_checked_for_form() {
+    let yaml = full().replace("arn:aws:iam::111122223333:role/analyst", "arn:aws:iam::*:role/analyst");
+    let problem = Problem::BadPrincipal(crate::acl::PrincipalError::Wildcard { part: "account" });
+    assert_eq!(refused(&yaml), found("acls.pii.allow[0]", problem));
+    let (path, _) = refused(&full().replace("oidc:https://login.example.com#group=interns", "interns"));
+    assert_eq!(path, "acls.pii.deny[0]");
+    let bad = Problem::BadName { what: "ACL", max: 64 };
+    assert_eq!(
+        refused(&full().replace("  ops: {}", "  \"o ps\": {}")),
+        found(r#"acls["o ps"]"#, bad)
+    );
+}
+
+#[test]
+fn what_is_previous_is_not_current_and_points_to_what_is() {
+    let current = |what, name: &str| Problem::PreviousIsCurrent {
+        what,
+        name: name.to_owned(),
+    };
+    let unknown = |what, name: &str| Problem::Unknown {
+        what,
+        name: name.to_owned(),
+        meant: None,
+    };
+    assert_eq!(
+        refused(&full().replace(OTHER_ARN, ARN)),
+        found("previous.keys[0]", current("key", "default"))
+    );
+    let twice = full().replace(
+        "  keys: [",
+        &format!("  keys: [{{ name: default, arn: \"{OTHER_ARN}\" }}, "),
+    );
+    assert_eq!(refused(&twice), found("previous.keys[1]", Problem::DuplicatePrevious));
+    assert_eq!(
+        refused(&full().replace("{ old: pii }", "{ ops: pii }")),
+        found("previous.acls.ops", current("acl", "ops"))
+    );
+    assert_eq!(
+        refused(&full().replace("{ old: pii }", "{ old: nobody }")),
+        found("previous.acls.old", unknown("acl", "nobody"))
+    );
+    let label = |to: &str| refused(&full().replace("{ old.path: user.email }", to));
+    assert_eq!(
+        label("{ card: user.email }"),
+        found("previous.labels.card", current("label", "card"))
+    );
+    assert_eq!(
+        label("{ x: customer_id }"),
+        found("previous.labels.x", unknown("label", "customer_id"))
+    );
+    assert_eq!(label("{ domain:x: card }").0, r#"previous.labels["domain:x"]"#);
+}
+
+#[test]
+fn the_schema_describes_every_key() {
+    let schema = serde_json::to_value(schema()).unwrap();
+    for (name, property) in schema["properties"].as_object().unwrap() {
+        assert!(property.get("description").is_some(), "{name} has no description");
+    }
+    assert_eq!(schema["additionalProperties"], serde_json::json!(false));
+}
+
+proptest! {
+    #[test]
+    fn no_input_makes_the_parser_panic(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+        let _ = Policy::parse(&bytes);
+    }
+
+    #[test]
+    fn no_damage_to_a_policy_makes_the_parser_panic(at in 0usize..1_500, with in "[ -~\n]{0,6}", cut in 0usize..8) {
+        let mut yaml = full();
+        let at = at.min(yaml.len());
+        let end = (at + cut).min(yaml.len());
+        yaml.replace_range(at..end, &with);
+        if let Err(error) = Policy::parse(yaml.as_bytes()) {
+            prop_assert!(!error.help().is_empty());
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! What can be wrong with a policy or domain document, and what to do about it.
+
+use super::arn::ArnError;
+use super::key_path::KeyPath;
+use super::path::PathError;
+use super::template::TemplateError;
+use super::yaml::{Place, YamlError, locate};
+use crate::acl::PrincipalError;
+
+/// Why a policy or domain document is refused: where, what, and ([`help`](Self::help)) what to do.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}{problem}", Place { path, line: *line, column: *column })]
+#[non_exhaustive]
+pub struct PolicyError {
+    /// Where: `columns[2].bind_row`; empty for the whole document.
+    pub path: String,
+    /// Line, from 1, where it is known.
+    pub line: Option<u64>,
+    /// Column, from 1, where it is known.
+    pub column: Option<u64>,
+    /// What is wrong.
+    pub problem: Problem,
+}
+
+impl PolicyError {
+    /// What to do about it.
+    #[must_use]
+    pub fn help(&self) -> String {
+        self.problem.help()
+    }
+
+    /// The error of `found` in the document `text`.
+    pub(super) fn locate(text: &str, found: Found) -> Self {
+        let (line, column) = locate(text, &found.path).unzip();
+        Self {
+            path: found.path.to_string(),
+            line,
+            column,
+            problem: found.problem,
+        }
+    }
+}
+
+impl From<YamlError> for PolicyError {
+    fn from(error: YamlError) -> Self {
+        let YamlError {
+            path,
+            line,
+            column,
+            message,
+            help,
+        } = error;
+        Self {
+            path,
+            line,
+            column,
+            problem: Problem::Yaml { message, help },
+        }
+    }
+}
+
+/// A problem and its place, before line and column are looked up.
+#[derive(Debug)]
+pub(super) struct Found {
+    pub(super) path: KeyPath,
+    pub(super) problem: Problem,
+}
+
+impl Problem {
+    /// This problem at `path`.
+    pub(super) fn at(self, path: &KeyPath) -> Found {
+        Found {
+            path: path.clone(),
+            problem: self,
+        }
+    }
+}
+
+/// What is wrong with a policy or domain document. Names and paths of the policy itself may be repeated;
+/// nothing of a record ever comes here.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+#[allow(missing_docs)] // each variant's message is its documentation
+pub enum Problem {
+    #[error("{message}")]
+    Yaml { message: String, help: String },
+    #[error("{what} names are 1 to {max} characters of A-Z, a-z, 0-9, `.`, `_`, `-`, other than `.` and `..`")]
+    BadName { what: &'static str, max: usize },
+    #[error("versions start at 1")]
+    ZeroVersion,
+    #[error("a policy needs at least one column")]
+    NoColumns,
+    #[error("more than {max} columns")]
+    TooManyColumns { max: usize },
+    #[error("not a column path: {0}")]
+    BadPath(PathError),
+    #[error("{path} is already columns[{first}]")]
+    DuplicatePath { path: String, first: usize },
+    #[error("{inner} lies inside {outer}, which is sealed whole")]
+    CoveringPaths { outer: String, inner: String },
+    #[error("a label is 1 to {max} characters of A-Z, a-z, 0-9, `.`, `_`, `-`, or a canonical column path")]
+    BadLabel { max: usize },
+    #[error("the label {label} is reserved")]
+    ReservedLabel { label: String },
+    #[error("the label {label} is already that of columns[{first}]")]
+    DuplicateLabel { label: String, first: usize },
+    #[error("the labels of key {key} with ACL {acl} take {bytes} bytes in each key envelope, at most {max} fit")]
+    LabelsTooLong {
+        key: String,
+        acl: String,
+        bytes: usize,
+        max: usize,
+    },
+    #[error("a column needs `{what}`")]
+    Missing { what: &'static str },
+    #[error("no {what} named {name}{}", did_you_mean(.meant))]
+    Unknown {
+        what: &'static str,
+        name: String,
+        meant: Option<String>,
+    },
+    #[error("{0}")]
+    BadArn(ArnError),
+    #[error("not a key name: {0}")]
+    BadKeyName(TemplateError),
+    #[error("some names fit both {first} and {second}, so that one name could mean two keys")]
+    OverlappingKeys { first: String, second: String },
+    #[error("max_age is 1s to 24h")]
+    BadMaxAge,
+    #[error("max_live is 1 to {max}")]
+    BadMaxLive { max: u64 },
+    #[error("max_live is for templates; {name} has one data key at a time")]
+    MaxLiveWithoutTemplate { name: String },
+    #[error("{path} is not clear: it is or lies inside the sealed column {column}")]
+    NotClear { path: String, column: String },
+    #[error("{path} cannot be a scalar: the column {column} lies inside it")]
+    NotScalar { path: String, column: String },
+    #[error("bind_row names one scalar of the record's value, so it has no [*] and is neither $key nor $header")]
+    BadRow,
+    #[error("a deterministic column cannot be bound to rows: equal values would no longer be equal bytes")]
+    RowInDomain,
+    #[error("`{what}` of a domain column comes from the domain's document")]
+    FromDomain { what: &'static str },
+    #[error("pad_to is 2 to 65536 bytes")]
+    BadPadding,
+    #[error("a deterministic column cannot be flow: {flow}: whoever can have guesses sealed could compare")]
+    DeterministicFlow { flow: &'static str },
+    #[error("a key template cannot be used by an enclave column: the host could choose the key")]
+    TemplateInEnclave,
+    #[error("an enclave column cannot be at: column: the host writes the table")]
+    ColumnInEnclave,
+    #[error("the KMS key of {key} is used by enclave columns and by others")]
+    SharedEnclaveKey { key: String },
+    #[error("dead letters need a plain key name, not the template {name}")]
+    TemplateForDeadLetters { name: String },
+    #[error("{0}")]
+    BadPrincipal(PrincipalError),
+    #[error("the {what} {name} is current, so it cannot be listed as previous too")]
+    PreviousIsCurrent { what: &'static str, name: String },
+    #[error("this key is listed as previous twice")]
+    DuplicatePrevious,
+    #[error("a key id is 32 hexadecimal digits in lower case")]
+    BadKeyId,
+}
+
+fn did_you_mean(meant: &Option<String>) -> String {
+    meant
+        .as_ref()
+        .map_or(String::new(), |meant| format!("; did you mean {meant}?"))
+}
+
+impl Problem {
+    /// What to do about it.
+    #[must_use]
+    pub fn help(&self) -> String {
+        match self {
+            Self::Yaml { help, .. } => help.clone(),
+            Self::BadName { .. } => "choose a name of these characters".to_owned(),
+            Self::ZeroVersion => "write version: 1 for the first, and raise it with every change".to_owned(),
+            Self::NoColumns => {
+                "add what to seal under `columns`, for example { path: user.email, key: default, acl: pii }".to_owned()
+            }
+            Self::TooManyColumns { .. } => "seal a whole object by its path instead of each of its members".to_owned(),
+            Self::BadPath(_) => {
+                "write paths like user.email, cards[*].number, \"odd name\".x, $key or $header.NAME".to_owned()
+            }
+            Self::DuplicatePath { .. } => "remove one of the two".to_owned(),
+            Self::CoveringPaths { outer, .. } => format!("seal either {outer} or what lies inside it"),
+            Self::BadLabel { .. } => "leave `label` out to use the path, or choose a plain word".to_owned(),
+            Self::ReservedLabel { .. } => "choose a label that does not start with `$` or `domain:`".to_owned(),
+            Self::DuplicateLabel { .. } => "give each column a label of its own, or leave `label` out".to_owned(),
+            Self::LabelsTooLong { .. } => {
+                "give the columns short labels, or spread them over several keys or ACLs".to_owned()
+            }
+            Self::Missing { what } => {
+                format!("add `{what}:` with a name from `{what}s`, or `domain:` for a deterministic column")
+            }
+            Self::Unknown { what, .. } => match *what {
+                "label" => "name a label of a current column that is no domain column".to_owned(),
+                what => format!("add it under `{what}s`, or correct the name"),
+            },
+            Self::BadArn(error) => error.help().to_owned(),
+            Self::BadKeyName(_) => "write a plain word (default) or a template (tenant-{tenant_id})".to_owned(),
+            Self::OverlappingKeys { .. } => {
+                "give them different literal parts, for example tenant-{tenant_id} and shared".to_owned()
+            }
+            Self::BadMaxAge => "write for example max_age: 1h".to_owned(),
+            Self::BadMaxLive { .. } => "write for example max_live: 1000".to_owned(),
+            Self::MaxLiveWithoutTemplate { .. } => "remove max_live".to_owned(),
+            Self::NotClear { .. } | Self::NotScalar { .. } => {
+                "name a scalar field that the policy leaves in clear".to_owned()
+            }
+            Self::BadRow => "name a field like order_id, one per record".to_owned(),
+            Self::RowInDomain => {
+                "remove bind_row, or seal the column randomised (with key and acl instead of domain)".to_owned()
+            }
+            Self::FromDomain { what } => {
+                format!("remove `{what}` here; the domain's owner sets it in the domain document")
+            }
+            Self::BadPadding => "write for example pad_to: 32".to_owned(),
+            Self::DeterministicFlow { .. } => {
+                "use flow: direct, or seal the column randomised (with key and acl instead of domain)".to_owned()
+            }
+            Self::TemplateInEnclave => "give enclave columns a plain key".to_owned(),
+            Self::ColumnInEnclave => "remove `at`".to_owned(),
+            Self::SharedEnclaveKey { .. } => "make a KMS key of its own for the enclave columns".to_owned(),
+            Self::TemplateForDeadLetters { .. } => {
+                "name a plain key: a record that cannot be sealed may lack the template's fields".to_owned()
+            }
+            Self::BadPrincipal(error) => error.help().to_owned(),
+            Self::PreviousIsCurrent { .. } => "remove it under `previous`".to_owned(),
+            Self::DuplicatePrevious => "remove one of the two".to_owned(),
+            Self::BadKeyId => "take it from `sealflow keys`, which wrote it when the domain was made".to_owned(),
+        }
+    }
+}

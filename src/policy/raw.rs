@@ -1,0 +1,189 @@
+//! The YAML shape of a policy, as people write it. Its doc comments are the descriptions of the JSON Schema
+//! that `sealflow schema policy` prints; [`parse`](super::parse) checks what a shape cannot say.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use crate::units::Span;
+
+/// A Sealflow policy: which columns of a dataset are sealed, under which key, for whom.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "Policy")]
+pub(super) struct RawPolicy {
+    /// Name of the dataset that this policy governs: 1 to 128 characters of A-Z, a-z, 0-9, `.`, `_`, `-`.
+    #[schemars(regex(pattern = r"^[A-Za-z0-9._-]{1,128}$"))]
+    pub(super) dataset: String,
+    /// Version, from 1. Raise it with every change: versions only grow.
+    #[schemars(range(min = 1))]
+    pub(super) version: u64,
+    /// Policy keys: a name, or a template like `tenant-{tenant_id}`, and the KMS key behind it.
+    #[serde(default)]
+    pub(super) keys: BTreeMap<String, RawKey>,
+    /// Access-control lists by name.
+    #[serde(default)]
+    pub(super) acls: BTreeMap<String, RawAcl>,
+    /// The columns to seal.
+    #[schemars(length(min = 1))]
+    pub(super) columns: Vec<RawColumn>,
+    /// Key and ACL for records that cannot be sealed. Without it such a record stops the pipeline.
+    pub(super) dead_letters: Option<RawDeadLetters>,
+    /// Keys, ACL names and labels of earlier versions: they open, they never seal.
+    #[serde(default)]
+    pub(super) previous: RawPrevious,
+    /// Whether readers and pipelines need a lease signed by the owner.
+    #[serde(default)]
+    pub(super) lease: RawLease,
+}
+
+/// The KMS key of a policy key.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "PolicyKey")]
+pub(super) struct RawKey {
+    /// Full ARN of the KMS key (no alias).
+    pub(super) arn: String,
+    /// How long one data key seals at most: 1s to 24h, 1h by default.
+    pub(super) max_age: Option<Span>,
+    /// For templates: how many data keys may be alive at once, 1 to 10000, 1000 by default.
+    #[schemars(range(min = 1, max = 10_000))]
+    pub(super) max_live: Option<u64>,
+}
+
+/// Who may open, and who may not.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "Acl")]
+pub(super) struct RawAcl {
+    /// Principals that may open: IAM role or user ARNs, `oidc:ISSUER#sub=…`, `oidc:ISSUER#group=…`.
+    #[serde(default)]
+    pub(super) allow: Vec<String>,
+    /// Principals that may not, whatever `allow` says.
+    #[serde(default)]
+    pub(super) deny: Vec<String>,
+}
+
+/// One column to seal.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "Column")]
+pub(super) struct RawColumn {
+    /// Where it is: `user.email`, `cards[*].number`, `"odd name".x`, `$key`, `$header.NAME`.
+    pub(super) path: String,
+    /// Name or template of its policy key.
+    pub(super) key: Option<String>,
+    /// Name of its ACL.
+    pub(super) acl: Option<String>,
+    /// Who sees the plaintext: `direct` (default), `hybrid`, `enclave`.
+    #[serde(default)]
+    pub(super) flow: RawFlow,
+    /// Seal deterministically in this domain, so that equal values can be joined. The domain's document then
+    /// names key, ACL, type and padding.
+    pub(super) domain: Option<String>,
+    /// Name that it is sealed under, by default the path. Keep it when the path changes.
+    pub(super) label: Option<String>,
+    /// Pad plaintexts to a multiple of that many bytes, so that lengths tell less: 2 to 65536.
+    #[schemars(range(min = 2, max = 65_536))]
+    pub(super) pad_to: Option<u32>,
+    /// Path of a clear scalar of the same record that sealed values are bound to.
+    pub(super) bind_row: Option<String>,
+    /// Seal JSON nulls too, so that they look like values.
+    #[serde(default)]
+    pub(super) seal_nulls: bool,
+    /// What to do with records that lack the column: `pass` (default) or `reject` (dead letter).
+    #[serde(default)]
+    pub(super) on_missing: RawOnMissing,
+    /// In tables: seal each `value` (default) or the whole `column`.
+    #[serde(default)]
+    pub(super) at: RawPlacement,
+}
+
+/// Key and ACL of dead letters.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "DeadLetters")]
+pub(super) struct RawDeadLetters {
+    /// Name of a policy key (no template).
+    pub(super) key: String,
+    /// Name of an ACL.
+    pub(super) acl: String,
+}
+
+/// What earlier versions used: it opens, it never seals.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "Previous")]
+pub(super) struct RawPrevious {
+    /// Former policy keys.
+    #[serde(default)]
+    pub(super) keys: Vec<RawPreviousKey>,
+    /// Former ACL names, each with the current ACL that counts in its place.
+    #[serde(default)]
+    pub(super) acls: BTreeMap<String, String>,
+    /// Former labels, each with the current label whose ACL counts in its place.
+    #[serde(default)]
+    pub(super) labels: BTreeMap<String, String>,
+}
+
+/// A former policy key.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "PreviousKey")]
+pub(super) struct RawPreviousKey {
+    /// Its name or template.
+    pub(super) name: String,
+    /// Full ARN of the KMS key that it had.
+    pub(super) arn: String,
+}
+
+/// Who sees the plaintext of a column.
+#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(rename = "Flow")]
+pub(super) enum RawFlow {
+    /// The backend.
+    #[default]
+    Direct,
+    /// Client and backend. Not built yet.
+    Hybrid,
+    /// Client and enclave only. Not built yet.
+    Enclave,
+}
+
+/// What to do with a record that lacks a column.
+#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(rename = "OnMissing")]
+pub(super) enum RawOnMissing {
+    /// Let it pass.
+    #[default]
+    Pass,
+    /// Make it a dead letter.
+    Reject,
+}
+
+/// What is sealed in a table.
+#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(rename = "Placement")]
+pub(super) enum RawPlacement {
+    /// Each value.
+    #[default]
+    Value,
+    /// The column. Not built yet.
+    Column,
+}
+
+/// Whether access needs a lease.
+#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(rename = "Lease")]
+pub(super) enum RawLease {
+    /// No.
+    #[default]
+    None,
+    /// Yes. Not built yet.
+    Required,
+}
