@@ -54,7 +54,7 @@ fn parse(yaml: &str) -> Result<Policy, PolicyError> {
 fn refused(yaml: &str) -> (String, Problem) {
     let error = parse(yaml).unwrap_err();
     assert!(!error.help().is_empty(), "{error} without help");
-    (error.path, error.problem)
+    (error.path, *error.problem)
 }
 
 fn refused_columns(columns: &str) -> (String, Problem) {
@@ -199,7 +199,7 @@ fn errors_name_place_line_and_what_to_do() {
 #[test]
 fn unknown_keys_are_refused_with_the_one_that_was_meant() {
     let error = parse(&full().replace("dead_letters", "dead_leters")).unwrap_err();
-    let Problem::Yaml { message, help } = error.problem else {
+    let Problem::Yaml { message, help } = *error.problem else {
         panic!("{error}")
     };
     assert_eq!(message, "unknown key `dead_leters`; did you mean `dead_letters`?");

@@ -19,7 +19,7 @@ pub struct PolicyError {
     /// Column, from 1, where it is known.
     pub column: Option<u64>,
     /// What is wrong.
-    pub problem: Problem,
+    pub problem: Box<Problem>,
 }
 
 impl PolicyError {
