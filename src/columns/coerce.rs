@@ -134,7 +134,7 @@ mod tests {
 
     use super::super::json::decode_json;
     use super::*;
-    use crate::seal::TimeUnit;
+    use crate::seal::plaintext::TimeUnit;
 
     /// The JSON that a value comes back as.
     fn coerced(text: &str, to: &DomainType) -> Option<String> {

@@ -219,7 +219,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::seal::TimeUnit;
+    use crate::seal::plaintext::TimeUnit;
     use crate::seal::plaintext::{integer_bytes, types};
 
     fn encoded(text: &str, pad_to: Option<u32>) -> Vec<u8> {
