@@ -15,7 +15,7 @@ pub use aad::RowId;
 pub use column::{ByteColumn, ColumnError, PlainColumn, SealedColumn};
 pub use deterministic::{DeterministicOpener, DomainKey};
 pub use key::{DATA_KEY_LEN, DOMAIN_SECRET_LEN, KeyId, KeyIdError};
-pub use plaintext::{Plaintext, PlaintextError};
+pub use plaintext::{Plaintext, PlaintextError, TimeUnit};
 pub use randomised::{ColumnContext, OpeningKey, RandomisedOpener, SealingKey};
 pub use usage::{LimitReached, UsageLimits, Used};
 pub use value::{NotSealed, SealedValue};
