@@ -1,1 +1,10 @@
-//! KeyService on aws-sdk-kms.
+//! [`KeyService`](sealflow::keys::KeyService) on `aws-sdk-kms`: the client of AWS KMS and of everything that speaks
+//! its protocol. It stores nothing and decides nothing.
+
+mod client;
+mod config;
+mod credentials;
+mod error;
+
+pub use client::AwsKms;
+pub use config::{KmsConfig, KmsConfigError, StaticCredentials};

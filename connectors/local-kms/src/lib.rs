@@ -1,1 +1,26 @@
-//! The development KMS: an endpoint that speaks the AWS KMS JSON protocol.
+//! The development KMS: an endpoint that speaks the AWS KMS JSON protocol, checks signatures, key policies and key
+//! states, and keeps its keys in memory or wrapped in a folder.
+//!
+//! It is for development, demos and tests. It has no TLS, no audit log and no hardware: whoever can read its memory
+//! has its keys. Clients are stock AWS clients with another endpoint.
+//!
+//! It makes symmetric keys only, has no IAM policies (a key policy's root principal speaks for everybody in the account)
+//! and no grants; members of a request that it does not know are refused, never ignored.
+
+pub mod blob;
+mod config;
+mod error;
+mod faults;
+mod http;
+mod keys;
+pub mod policy;
+mod server;
+mod service;
+pub mod sigv4;
+mod vault;
+
+pub use config::{ConfigError, Principal, ServerConfig};
+pub use faults::{Failure, Fault};
+pub use keys::KeyState;
+pub use server::{KeyError, RunningServer, Server, StartError};
+pub use vault::{Unlock, VaultError};

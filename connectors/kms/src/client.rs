@@ -1,0 +1,373 @@
+//! The KMS client.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use aws_config::{BehaviorVersion, Region, SdkConfig};
+use aws_credential_types::Credentials;
+use aws_credential_types::provider::SharedCredentialsProvider;
+use aws_sdk_kms::primitives::Blob;
+use aws_sdk_kms::types::DataKeySpec;
+use aws_smithy_http_client::tls::Provider;
+use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
+use aws_smithy_runtime_api::client::http::SharedHttpClient;
+use aws_smithy_types::retry::RetryConfig;
+use aws_smithy_types::timeout::TimeoutConfig;
+use sealflow::keys::{EncryptionContext, GeneratedKey, KeyDescription, KeyService, KeyServiceError};
+use sealflow::secret::SecretBytes;
+use sha2::{Digest as _, Sha256};
+
+use crate::config::{KmsConfig, KmsConfigError, is_region};
+use crate::credentials::{CachedCredentials, chain_error};
+use crate::error::{Request, classify, is_stale_credentials};
+
+/// The first wait before another attempt is up to this long, then twice as long each time.
+const FIRST_BACKOFF: Duration = Duration::from_millis(100);
+const LONGEST_BACKOFF: Duration = Duration::from_secs(5);
+
+/// The most bytes that `GenerateDataKey` makes.
+const MAX_DATA_KEY: usize = 1024;
+
+/// Where STS is asked when no region is configured: its global endpoint.
+const STS_REGION: &str = "us-east-1";
+
+/// A [`KeyService`] that asks AWS KMS, or another endpoint with its protocol.
+///
+/// Requests go to the region that the key's ARN names, with the full ARN; answers that name another key or have another
+/// length are refused. Cloning is not needed: share it behind an `Arc`.
+pub struct AwsKms {
+    config: SdkConfig,
+    endpoint: Option<String>,
+    credentials: CachedCredentials,
+    sts: aws_sdk_sts::Client,
+    /// One client per region, all on one HTTP client.
+    clients: Mutex<BTreeMap<String, aws_sdk_kms::Client>>,
+    identity: tokio::sync::Mutex<Option<Identity>>,
+}
+
+/// The name of the credentials with this access key id.
+struct Identity {
+    access_key_id: String,
+    name: String,
+}
+
+impl fmt::Debug for AwsKms {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AwsKms")
+            .field("endpoint", &self.endpoint)
+            .finish_non_exhaustive()
+    }
+}
+
+impl AwsKms {
+    /// A client by `config`. It reads the AWS configuration (environment, profile files) but asks no server yet.
+    ///
+    /// The HTTP connections belong to the Tokio runtime that first uses them: make one client per runtime.
+    pub async fn new(config: &KmsConfig) -> Result<Self, KmsConfigError> {
+        config.check()?;
+        let http = http_client();
+        let mut loader = aws_config::defaults(BehaviorVersion::latest())
+            .http_client(http)
+            .retry_config(retries(config))
+            .timeout_config(timeouts(config))
+            .use_fips(config.use_fips)
+            .use_dual_stack(config.use_dual_stack);
+        if let Some(region) = &config.region {
+            loader = loader.region(Region::new(region.clone()));
+        }
+        if let Some(profile) = &config.profile {
+            loader = loader.profile_name(profile);
+        }
+        if let Some(fixed) = &config.credentials {
+            let token = fixed.session_token.as_ref().map(|t| t.expose().to_owned());
+            let secret = fixed.secret_access_key.expose();
+            let credentials = Credentials::new(&fixed.access_key_id, secret, token, None, "sealflow configuration");
+            loader = loader.credentials_provider(SharedCredentialsProvider::new(credentials));
+        }
+        let sdk = loader.load().await;
+        let chain = sdk
+            .credentials_provider()
+            .ok_or(KmsConfigError::Credentials { key: "access_key_id" })?;
+        let credentials = CachedCredentials::new(chain);
+        // The clients ask our cache at every request, so that they and `identity` always mean the same credentials.
+        let sdk = sdk
+            .into_builder()
+            .credentials_provider(SharedCredentialsProvider::new(credentials.clone()))
+            .identity_cache(aws_config::identity::IdentityCache::no_cache())
+            .build();
+        let sts = sts_client(&sdk, config);
+        Ok(Self {
+            config: sdk,
+            endpoint: config.endpoint.clone(),
+            credentials,
+            sts,
+            clients: Mutex::default(),
+            identity: tokio::sync::Mutex::default(),
+        })
+    }
+
+    /// The client for the region that `arn` names.
+    fn client(&self, arn: &str) -> Result<aws_sdk_kms::Client, KeyServiceError> {
+        let region = region_of_key(arn).ok_or_else(|| KeyServiceError::KeyUnusable {
+            arn: arn.to_owned(),
+            code: "NotAKeyArn".to_owned(),
+        })?;
+        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(client) = clients.get(region) {
+            return Ok(client.clone());
+        }
+        let builder = aws_sdk_kms::config::Builder::from(&self.config).region(Region::new(region.to_owned()));
+        let builder = match &self.endpoint {
+            Some(endpoint) => builder.endpoint_url(endpoint),
+            None => builder,
+        };
+        let client = aws_sdk_kms::Client::from_conf(builder.build());
+        clients.insert(region.to_owned(), client.clone());
+        Ok(client)
+    }
+
+    async fn current_credentials(&self) -> Result<Credentials, KeyServiceError> {
+        self.credentials.get().await.map_err(|e| chain_error(&e))
+    }
+
+    /// Passes `error` on; if it says that the credentials are stale, the next request looks them up afresh.
+    async fn failed(&self, error: KeyServiceError) -> KeyServiceError {
+        if is_stale_credentials(&error) {
+            self.credentials.forget().await;
+        }
+        error
+    }
+}
+
+#[async_trait]
+impl KeyService for AwsKms {
+    async fn generate(
+        &self,
+        arn: &str,
+        len: usize,
+        context: &EncryptionContext,
+    ) -> Result<GeneratedKey, KeyServiceError> {
+        let client = self.client(arn)?;
+        let request = client
+            .generate_data_key()
+            .key_id(arn)
+            .set_encryption_context(Some(pairs(context)));
+        let request = match len {
+            32 => request.key_spec(DataKeySpec::Aes256),
+            1..=MAX_DATA_KEY => request.number_of_bytes(i32::try_from(len).unwrap_or(i32::MAX)),
+            _ => return Err(bad_answer("a data key has 1 to 1,024 bytes")),
+        };
+        self.current_credentials().await?;
+        let answer = match request.send().await {
+            Ok(answer) => answer,
+            Err(error) => return Err(self.failed(classify(&error, Request::Generate, arn)).await),
+        };
+        let plaintext = answer.plaintext.map(secret).ok_or_else(|| bad_answer("no plaintext"))?;
+        let wrapped = answer
+            .ciphertext_blob
+            .map(Blob::into_inner)
+            .ok_or_else(|| bad_answer("no wrapped key"))?;
+        check_key(answer.key_id.as_deref(), arn)?;
+        if plaintext.len() != len {
+            return Err(bad_answer("a key of another length than asked for"));
+        }
+        if wrapped.is_empty() {
+            return Err(bad_answer("an empty wrapped key"));
+        }
+        Ok(GeneratedKey {
+            plaintext,
+            wrapped,
+            arn: arn.to_owned(),
+        })
+    }
+
+    async fn unwrap(
+        &self,
+        arn: &str,
+        wrapped: &[u8],
+        context: &EncryptionContext,
+    ) -> Result<SecretBytes, KeyServiceError> {
+        let client = self.client(arn)?;
+        let blob = Blob::new(wrapped);
+        let request = client
+            .decrypt()
+            .key_id(arn)
+            .ciphertext_blob(blob)
+            .set_encryption_context(Some(pairs(context)));
+        self.current_credentials().await?;
+        let answer = match request.send().await {
+            Ok(answer) => answer,
+            Err(error) => return Err(self.failed(classify(&error, Request::Unwrap, arn)).await),
+        };
+        let plaintext = answer.plaintext.map(secret).ok_or_else(|| bad_answer("no plaintext"))?;
+        check_key(answer.key_id.as_deref(), arn)?;
+        if plaintext.is_empty() || plaintext.len() > MAX_DATA_KEY {
+            return Err(bad_answer("a key of a length that no data key has"));
+        }
+        Ok(plaintext)
+    }
+
+    async fn describe(&self, arn: &str) -> Result<KeyDescription, KeyServiceError> {
+        let client = self.client(arn)?;
+        self.current_credentials().await?;
+        let answer = match client.describe_key().key_id(arn).send().await {
+            Ok(answer) => answer,
+            Err(error) => return Err(self.failed(classify(&error, Request::Describe, arn)).await),
+        };
+        let metadata = answer.key_metadata.ok_or_else(|| bad_answer("no key metadata"))?;
+        check_key(metadata.arn.as_deref(), arn)?;
+        let state = metadata
+            .key_state
+            .map_or_else(|| "unknown".to_owned(), |state| state.as_str().to_owned());
+        Ok(KeyDescription {
+            arn: arn.to_owned(),
+            enabled: metadata.enabled,
+            state,
+        })
+    }
+
+    /// The caller's ARN as STS tells it; where STS cannot be asked, a hash of the access key id. Asked once for each
+    /// access key id.
+    async fn identity(&self) -> Result<String, KeyServiceError> {
+        let access_key_id = self.current_credentials().await?.access_key_id().to_owned();
+        // Held while STS is asked: the others wait for the same answer.
+        let mut identity = self.identity.lock().await;
+        if let Some(known) = identity.as_ref().filter(|i| i.access_key_id == access_key_id) {
+            return Ok(known.name.clone());
+        }
+        let name = match self.sts.get_caller_identity().send().await {
+            Ok(answer) => answer.arn,
+            Err(_) => {
+                tracing::info!("STS does not say who we are; opened keys are cached by access key");
+                None
+            }
+        };
+        let name = name
+            .filter(|arn| !arn.is_empty())
+            .unwrap_or_else(|| hashed(&access_key_id));
+        *identity = Some(Identity {
+            access_key_id,
+            name: name.clone(),
+        });
+        Ok(name)
+    }
+}
+
+/// HTTPS by rustls on aws-lc; made once for each [`AwsKms`] and shared by all its clients.
+fn http_client() -> SharedHttpClient {
+    aws_smithy_http_client::Builder::new()
+        .tls_provider(Provider::Rustls(CryptoMode::AwsLc))
+        .build_https()
+}
+
+fn retries(config: &KmsConfig) -> RetryConfig {
+    RetryConfig::standard()
+        .with_max_attempts(config.attempts)
+        .with_initial_backoff(FIRST_BACKOFF)
+        .with_max_backoff(LONGEST_BACKOFF)
+}
+
+fn timeouts(config: &KmsConfig) -> TimeoutConfig {
+    let attempt = config.timeout.0;
+    // All attempts and the longest waits between them.
+    let waits = LONGEST_BACKOFF.min(FIRST_BACKOFF * (1 << config.attempts.min(6))) * (config.attempts - 1);
+    TimeoutConfig::builder()
+        .connect_timeout(config.connect_timeout.0.min(attempt))
+        .operation_attempt_timeout(attempt)
+        .operation_timeout(attempt * config.attempts + waits)
+        .build()
+}
+
+fn sts_client(sdk: &SdkConfig, config: &KmsConfig) -> aws_sdk_sts::Client {
+    let region = sdk.region().cloned().unwrap_or(Region::from_static(STS_REGION));
+    // One try: the name only sharpens a cache, and a hash stands in for it.
+    let mut builder = aws_sdk_sts::config::Builder::from(sdk)
+        .region(region)
+        .retry_config(RetryConfig::standard().with_max_attempts(1));
+    if let Some(endpoint) = config.sts_endpoint() {
+        builder = builder.endpoint_url(endpoint);
+    }
+    aws_sdk_sts::Client::from_conf(builder.build())
+}
+
+/// The region of `arn:PARTITION:kms:REGION:ACCOUNT:key/ID`; `None` for anything else, aliases too.
+fn region_of_key(arn: &str) -> Option<&str> {
+    let parts: Vec<&str> = arn.splitn(6, ':').collect();
+    let ["arn", partition, "kms", region, account, resource] = parts[..] else {
+        return None;
+    };
+    let id = resource.strip_prefix("key/")?;
+    let is_id = !id.is_empty() && id.len() <= 128 && id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+    let is_account = account.len() == 12 && account.bytes().all(|b| b.is_ascii_digit());
+    (partition.starts_with("aws") && is_region(region) && is_account && is_id).then_some(region)
+}
+
+fn check_key(answered: Option<&str>, arn: &str) -> Result<(), KeyServiceError> {
+    if answered == Some(arn) {
+        Ok(())
+    } else {
+        Err(bad_answer("it names another key than asked for"))
+    }
+}
+
+fn pairs(context: &EncryptionContext) -> std::collections::HashMap<String, String> {
+    context
+        .iter()
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect()
+}
+
+/// Takes the bytes over without a copy, to be wiped; the client's own buffers (the JSON text) are not ours to wipe.
+fn secret(blob: Blob) -> SecretBytes {
+    SecretBytes::new(blob.into_inner())
+}
+
+fn hashed(access_key_id: &str) -> String {
+    let digest = Sha256::new()
+        .chain_update(b"sealflow identity v1")
+        .chain_update(access_key_id)
+        .finalize();
+    let hex: String = digest.iter().take(16).map(|b| format!("{b:02x}")).collect();
+    format!("access-key:{hex}")
+}
+
+fn bad_answer(reason: &str) -> KeyServiceError {
+    KeyServiceError::BadAnswer {
+        reason: reason.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_full_key_arns_have_a_region() {
+        let good = "arn:aws-cn:kms:cn-north-1:111122223333:key/mrk-1234abcd";
+        assert_eq!(region_of_key(good), Some("cn-north-1"));
+        for bad in [
+            "1234abcd",
+            "alias/a",
+            "arn:aws:kms:eu-central-1:111122223333:alias/a",
+            "arn:aws:s3:eu-central-1:111122223333:key/a",
+            "arn:aws:kms:evil.example/:111122223333:key/a",
+            "arn:aws:kms::111122223333:key/a",
+            "arn:aws:kms:eu-central-1:1:key/a",
+            "arn:aws:kms:eu-central-1:111122223333:key/",
+            "arn:aws:kms:eu-central-1:111122223333:key/a/b",
+        ] {
+            assert_eq!(region_of_key(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_identity_without_sts_does_not_show_the_access_key() {
+        let name = hashed("AKIAIOSFODNN7EXAMPLE");
+        assert!(!name.contains("AKIA"));
+        assert_eq!(name, hashed("AKIAIOSFODNN7EXAMPLE"));
+        assert_ne!(name, hashed("AKIAIOSFODNN7EXAMPLF"));
+    }
+}

@@ -1,0 +1,251 @@
+//! Starts and stops a local KMS, and gives tests and the demo a handle on it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use sealflow::clock::{Clock, UnixMillis};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinHandle;
+
+use crate::config::{ConfigError, ServerConfig};
+use crate::error::ApiError;
+use crate::faults::{Fault, Hooks};
+use crate::http::Endpoint;
+use crate::keys::{KeyState, KeyStore};
+use crate::policy::KeyPolicy;
+use crate::service::Service;
+use crate::vault::{Vault, VaultError};
+
+const MAX_HEADERS: usize = 64;
+/// The request line and all headers together.
+const MAX_HEAD: usize = 32 * 1024;
+const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Why a local KMS did not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The configuration cannot be used.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The folder of keys cannot be used.
+    #[error(transparent)]
+    Vault(#[from] VaultError),
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the operating system says.
+        source: std::io::Error,
+    },
+}
+
+/// Why a key could not be changed through the [`RunningServer`].
+#[derive(Debug, thiserror::Error)]
+#[error("{code}: {message}")]
+pub struct KeyError {
+    code: &'static str,
+    message: String,
+}
+
+impl From<ApiError> for KeyError {
+    fn from(error: ApiError) -> Self {
+        Self {
+            code: error.code,
+            message: error.message,
+        }
+    }
+}
+
+/// The local KMS, to be started.
+#[derive(Debug)]
+pub struct Server;
+
+impl Server {
+    /// Starts a local KMS by the clock of the machine.
+    pub async fn start(config: ServerConfig) -> Result<RunningServer, StartError> {
+        Self::start_with_clock(config, Arc::new(MachineClock)).await
+    }
+
+    /// Starts a local KMS by `clock`, which decides about signatures and deletion dates.
+    pub async fn start_with_clock(config: ServerConfig, clock: Arc<dyn Clock>) -> Result<RunningServer, StartError> {
+        config.check()?;
+        let vault = match config.unlock()? {
+            // Argon2id takes its time.
+            Some((folder, unlock)) => {
+                let opened = tokio::task::spawn_blocking(move || Vault::open(&folder, &unlock)).await;
+                Some(opened.map_err(|_| VaultError::NoRandomness)??)
+            }
+            None => None,
+        };
+        let store = KeyStore::load(vault)?;
+        let listen = |source| StartError::Listen {
+            address: config.listen,
+            source,
+        };
+        let listener = TcpListener::bind(config.listen).await.map_err(listen)?;
+        let addr = listener.local_addr().map_err(listen)?;
+        let endpoint = Arc::new(Endpoint {
+            service: Service::new(config.region.clone(), config.account, Arc::clone(&clock), store),
+            principals: config.principals,
+            region: config.region,
+            clock,
+            hooks: Hooks::default(),
+        });
+        tracing::warn!(
+            %addr,
+            "the local KMS is FOR DEVELOPMENT ONLY: its keys are in the memory of this process and, if it has a folder, on \
+             this machine's disk; it has no TLS, no audit log and no hardware protection. Use AWS KMS for real data"
+        );
+        let (stop, stopped) = watch::channel(false);
+        let accepting = accept(listener, Arc::clone(&endpoint), config.max_connections, stopped);
+        Ok(RunningServer {
+            addr,
+            endpoint,
+            stop,
+            accepting: Some(tokio::spawn(accepting)),
+        })
+    }
+}
+
+/// A local KMS that is running; dropping it stops it.
+#[derive(Debug)]
+pub struct RunningServer {
+    addr: SocketAddr,
+    endpoint: Arc<Endpoint>,
+    stop: watch::Sender<bool>,
+    accepting: Option<JoinHandle<()>>,
+}
+
+impl RunningServer {
+    /// Where it listens.
+    #[must_use]
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Its endpoint, `http://ADDRESS:PORT`, for the configuration of a KMS client.
+    #[must_use]
+    pub fn endpoint(&self) -> String {
+        format!("http://{}", self.addr)
+    }
+
+    /// Stops listening, lets requests that are under way end, and closes the folder.
+    pub async fn shutdown(mut self) {
+        let _ = self.stop.send(true);
+        if let Some(accepting) = self.accepting.take() {
+            let _ = accepting.await;
+        }
+    }
+
+    /// Makes a key and returns its ARN. With an `id` (a UUID, say) that is there already, that key is left as it is.
+    /// Without a `policy` everybody in the account may use it. It may wait for the disk.
+    pub fn create_key(&self, id: Option<&str>, description: &str, policy: Option<&str>) -> Result<String, KeyError> {
+        if id.is_some_and(|id| {
+            id.is_empty() || id.len() > 64 || !id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+        }) {
+            return Err(ApiError::validation("a key id is of letters, digits and hyphens").into());
+        }
+        let policy = policy.map(KeyPolicy::parse).transpose();
+        let policy = policy.map_err(|e| ApiError::validation(e.to_string()))?;
+        let key = self.endpoint.service.new_key(id, description, policy)?;
+        Ok(self.endpoint.service.arn(&key.id))
+    }
+
+    /// Gives the key another policy.
+    pub fn set_key_policy(&self, arn: &str, policy: &str) -> Result<(), KeyError> {
+        let policy = KeyPolicy::parse(policy).map_err(|e| ApiError::validation(e.to_string()))?;
+        Ok(self
+            .endpoint
+            .service
+            .change(arn, |key| crate::keys::Key { policy, ..key.clone() })?)
+    }
+
+    /// Enables or disables the key.
+    pub fn set_enabled(&self, arn: &str, enabled: bool) -> Result<(), KeyError> {
+        let state = if enabled { KeyState::Enabled } else { KeyState::Disabled };
+        Ok(self.endpoint.service.change(arn, |key| key.in_state(state))?)
+    }
+
+    /// How many requests for `operation` (`Decrypt`, `GetCallerIdentity`, …) came in, refused ones included.
+    #[must_use]
+    pub fn requests(&self, operation: &str) -> u64 {
+        self.endpoint.hooks.requests(operation)
+    }
+
+    /// Makes requests slow or fail from now on; `None` ends it.
+    pub fn set_fault(&self, fault: Option<Fault>) {
+        self.endpoint.hooks.set_fault(fault);
+    }
+}
+
+impl Drop for RunningServer {
+    fn drop(&mut self) {
+        let _ = self.stop.send(true);
+    }
+}
+
+async fn accept(listener: TcpListener, endpoint: Arc<Endpoint>, most: usize, mut stopped: watch::Receiver<bool>) {
+    let places = Arc::new(Semaphore::new(most));
+    let mut connections = tokio::task::JoinSet::new();
+    loop {
+        let place = tokio::select! {
+            // The semaphore is never closed.
+            place = Arc::clone(&places).acquire_owned() => place.ok(),
+            _ = stopped.wait_for(|stop| *stop) => break,
+        };
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = stopped.wait_for(|stop| *stop) => break,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                let serving = serve(stream, Arc::clone(&endpoint), stopped.clone());
+                connections.spawn(async move {
+                    serving.await;
+                    drop(place);
+                });
+            }
+            // Out of file descriptors, most likely: wait, do not spin.
+            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+        }
+        while connections.try_join_next().is_some() {}
+    }
+    drop(listener);
+    while connections.join_next().await.is_some() {}
+}
+
+async fn serve(stream: TcpStream, endpoint: Arc<Endpoint>, mut stopped: watch::Receiver<bool>) {
+    let _ = stream.set_nodelay(true);
+    let service = service_fn(move |request| Arc::clone(&endpoint).answer(request));
+    let mut builder = http1::Builder::new();
+    builder
+        .max_headers(MAX_HEADERS)
+        .max_buf_size(MAX_HEAD)
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT);
+    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
+    tokio::select! {
+        // A client that broke off or was cut off on purpose is no event.
+        _ = connection.as_mut() => return,
+        _ = stopped.wait_for(|stop| *stop) => connection.as_mut().graceful_shutdown(),
+    }
+    let _ = connection.await;
+}
+
+/// The clock of the machine.
+#[derive(Debug)]
+struct MachineClock;
+
+impl Clock for MachineClock {
+    fn now(&self) -> UnixMillis {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        UnixMillis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    }
+}
