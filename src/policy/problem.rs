@@ -36,7 +36,7 @@ impl PolicyError {
             path: found.path.to_string(),
             line,
             column,
-            problem: found.problem,
+            problem: Box::new(found.problem),
         }
     }
 }
@@ -54,7 +54,7 @@ impl From<YamlError> for PolicyError {
             path,
             line,
             column,
-            problem: Problem::Yaml { message, help },
+            problem: Box::new(Problem::Yaml { message, help }),
         }
     }
 }
