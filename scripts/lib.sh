@@ -1,4 +1,4 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2034
 # Shared by the scripts beside it: where we are, how we speak, what was skipped.
 set -euo pipefail
 
