@@ -12,6 +12,7 @@ main() {
     local started=$SECONDS
 
     check format cargo fmt --all --check
+    check format-of-fuzz-targets cargo fmt --manifest-path fuzz/Cargo.toml --check
     check clippy cargo clippy "${CARGO_ALL[@]}" --all-targets -- -D warnings
     # The core alone, as clients and the enclave worker will link it.
     check core-alone cargo check -p sealflow

@@ -16,7 +16,7 @@ import time
 
 QUIET_SECONDS = 60  # after so long without news, say what is still running
 
-SUITE = re.compile(r"^\s+(?:Running (?P<target>.+) \(.*\)|Doc-tests (?P<docs>\S+))$")
+SUITE = re.compile(r"^\s+(?:Running (?:unittests )?(?P<target>.+) \(.*?(?P<binary>[^/]+)-[0-9a-f]+\)|Doc-tests (?P<docs>\S+))$")
 TEST = re.compile(r"^test (?P<name>.+?) (?:- should panic )?\.\.\. (?P<outcome>ok|FAILED|ignored)\b")
 RESULT = re.compile(r"^test result: (?P<verdict>\w+)\. (?P<passed>\d+) passed; (?P<failed>\d+) failed; (?P<ignored>\d+) ignored;")
 NOISE = re.compile(r"^(running \d+ tests?|\s*(Compiling|Finished|Fresh|Blocking|Checking)\b.*|)$")
@@ -36,7 +36,7 @@ class Suites:
         suite = SUITE.match(line)
         if suite:
             self.close_unfinished()
-            self.name = suite["target"] or f"documentation of {suite['docs']}"
+            self.name = f"{suite['binary']}: {suite['target']}" if suite["target"] else f"documentation of {suite['docs']}"
             self.lines = []
             self.started = time.monotonic()
             return
