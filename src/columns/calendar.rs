@@ -1,5 +1,8 @@
 //! Days, times and RFC 3339 texts. No time-zone database: an instant with a named zone is written in UTC.
 
+// Writing to a `String` cannot fail, so those results are dropped.
+use std::fmt::Write as _;
+
 use crate::seal::plaintext::TimeUnit;
 
 const SECONDS_PER_DAY: i64 = 86_400;
@@ -18,9 +21,9 @@ pub(super) fn resolution(unit: TimeUnit) -> (i64, usize) {
 pub(super) fn write_date(days: i64, out: &mut String) {
     let (year, month, day) = civil_from_days(days);
     if (0..=9999).contains(&year) {
-        *out += &format!("{year:04}-{month:02}-{day:02}");
+        let _ = write!(out, "{year:04}-{month:02}-{day:02}");
     } else {
-        *out += &format!("{year:+07}-{month:02}-{day:02}");
+        let _ = write!(out, "{year:+07}-{month:02}-{day:02}");
     }
 }
 
@@ -44,12 +47,13 @@ pub(super) fn write_timestamp(unit: TimeUnit, count: i64, zone: Option<&str>, ou
         None => {}
         Some(_) if offset == 0 => out.push('Z'),
         Some(_) => {
-            *out += &format!(
+            let _ = write!(
+                out,
                 "{}{:02}:{:02}",
                 if offset < 0 { '-' } else { '+' },
                 offset.abs() / 60,
                 offset.abs() % 60
-            )
+            );
         }
     }
 }
@@ -72,18 +76,24 @@ pub(super) fn write_duration(unit: TimeUnit, count: i64, out: &mut String) {
         out.push('-');
     }
     let (count, per_second) = (count.unsigned_abs(), per_second.unsigned_abs());
-    *out += &format!("PT{}", count / per_second);
+    let _ = write!(out, "PT{}", count / per_second);
     if digits > 0 {
-        *out += &format!(".{:0digits$}", count % per_second);
+        let _ = write!(out, ".{:0digits$}", count % per_second);
     }
     out.push('S');
 }
 
 fn write_clock(seconds: i64, unit: TimeUnit, fraction: i64, out: &mut String) {
     let (_, digits) = resolution(unit);
-    *out += &format!("{:02}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60);
+    let _ = write!(
+        out,
+        "{:02}:{:02}:{:02}",
+        seconds / 3600,
+        seconds / 60 % 60,
+        seconds % 60
+    );
     if digits > 0 {
-        *out += &format!(".{fraction:0digits$}");
+        let _ = write!(out, ".{fraction:0digits$}");
     }
 }
 

@@ -136,11 +136,10 @@ fn write_temporal(value: &Plaintext<'_>, out: &mut Vec<u8>) {
     match *value {
         Plaintext::Timestamp { unit, count, zone } => calendar::write_timestamp(unit, count, zone, &mut text),
         Plaintext::Date(days) => calendar::write_date(days.into(), &mut text),
-        Plaintext::Time { unit, count } => {
-            if calendar::write_time(unit, count, &mut text).is_none() {
-                return out.extend_from_slice(count.to_string().as_bytes());
-            }
-        }
+        Plaintext::Time { unit, count } => match calendar::write_time(unit, count, &mut text) {
+            Some(()) => {}
+            None => return out.extend_from_slice(count.to_string().as_bytes()),
+        },
         Plaintext::Duration { unit, count } => calendar::write_duration(unit, count, &mut text),
         _ => {}
     }

@@ -519,8 +519,11 @@ mod tests {
         texts.iter().map(|text| text.parse().unwrap()).collect()
     }
 
-    /// (column, indexes, text) of each hit, or the code.
-    fn located(columns: &[&str], record: &str) -> Result<Vec<(u16, Vec<u32>, String)>, &'static str> {
+    /// (column, indexes, text) of each hit.
+    type Hits = Vec<(u16, Vec<u32>, String)>;
+
+    /// The hits, or the code.
+    fn located(columns: &[&str], record: &str) -> Result<Hits, &'static str> {
         let locator = Locator::new(&paths(columns), &[]).unwrap();
         let mut found = Found::default();
         locator

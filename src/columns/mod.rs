@@ -2,8 +2,9 @@
 //!
 //! [`Locator`] finds the byte ranges of a policy's columns in a record, [`json`] turns the JSON text there
 //! into plaintext encodings and back ([`coerce`] does so for domains), [`splice`] puts sealed values in its
-//! place. No keys, no sealing, no I/O here.
+//! place. [`arrow`] maps Arrow arrays onto the same encodings. No keys, no sealing, no I/O here.
 
+pub mod arrow;
 mod calendar;
 mod coerce;
 mod grammar;
@@ -12,6 +13,8 @@ pub mod lines;
 mod locate;
 mod number;
 mod paths;
+#[cfg(feature = "testing")]
+pub mod testing;
 
 pub use coerce::{CannotCoerce, coerce};
 pub use grammar::MAX_DEPTH;

@@ -1,0 +1,6 @@
+//! The locator: accepts only what `serde_json` accepts, and finds every value that it reads at the paths.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|record: &[u8]| sealflow::columns::testing::check_locate(record));
