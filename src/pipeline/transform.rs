@@ -45,9 +45,38 @@ pub enum TransformError {
     /// Going on would break a guarantee: stop the pipeline.
     #[error("{reason}")]
     Stop {
+        /// Whose fault it is.
+        kind: StopKind,
         /// What happened and where, never a value.
         reason: String,
         /// What to do about it.
         help: String,
     },
+}
+
+/// Why a pipeline stops, by who can mend it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum StopKind {
+    /// The data: a record that cannot be processed and has nowhere to go.
+    Data,
+    /// Policy or configuration.
+    Config,
+    /// The key service refuses us.
+    NotPermitted,
+    /// A service gave an answer that cannot be used.
+    Unavailable,
+    /// A bug of ours.
+    Internal,
+}
+
+impl TransformError {
+    /// A broken invariant: stop rather than write something wrong.
+    pub(crate) fn bug(what: &str) -> Self {
+        Self::Stop {
+            kind: StopKind::Internal,
+            reason: format!("internal error: {what}"),
+            help: "this is a bug of ours: nothing was written; please report it".to_owned(),
+        }
+    }
 }

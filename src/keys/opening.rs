@@ -1,0 +1,283 @@
+//! The cache of data keys that open: found by key id, checked against the newest policy, unwrapped once per
+//! credential identity, believed only when the key recomputes its id.
+
+use std::fmt;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use moka::future::Cache;
+use moka::policy::EvictionPolicy;
+
+use super::catalogue::{Catalogue, CatalogueError};
+use super::envelope::{Envelope, envelope_hash};
+use super::sealing::CacheCounters;
+use super::service::{EncryptionContext, KeyService, KeyServiceError};
+use crate::clock::{Clock, UnixMillis};
+use crate::policy::{Policy, PolicySource, PolicySourceError};
+use crate::seal::{DATA_KEY_LEN, KeyId, OpeningKey};
+
+/// The most envelopes that are tried for one key id.
+const MAX_CANDIDATES: usize = 8;
+/// How long a failure that may pass is answered from memory.
+const HOLD_RETRYABLE: Duration = Duration::from_secs(1);
+/// How long a refusal is answered from memory.
+const HOLD_REFUSED: Duration = Duration::from_secs(10);
+
+/// An unwrapped data key with the envelope that it proved.
+#[derive(Debug)]
+pub struct OpenedKey {
+    /// The key.
+    pub key: OpeningKey,
+    /// Its envelope. Dataset, labels and row binding are proven only by the values that open under them.
+    pub envelope: Envelope,
+}
+
+/// Why there is no data key to open with.
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum OpenKeyError {
+    /// Neither the catalogue nor the record has an envelope of this key.
+    #[error("no key envelope for data key {key} in the catalogue or with the data")]
+    NoEnvelope {
+        /// The key.
+        key: KeyId,
+    },
+    /// The newest policy does not name the envelope's key, ARN and ACL, now or under `previous:`.
+    #[error("the policy of dataset {dataset} does not open key {key_name} under ACL {acl} and {arn}")]
+    NotInPolicy {
+        /// The envelope's dataset.
+        dataset: String,
+        /// The envelope's policy key name.
+        key_name: String,
+        /// The envelope's ACL name.
+        acl: String,
+        /// The envelope's ARN.
+        arn: String,
+    },
+    /// The unwrapped key is not the one that the value names.
+    #[error("an envelope of data key {key} holds another key")]
+    WrongKey {
+        /// The key that was asked for.
+        key: KeyId,
+    },
+    /// The key service did not deliver.
+    #[error(transparent)]
+    Service(#[from] KeyServiceError),
+    /// The catalogue did not answer.
+    #[error(transparent)]
+    Catalogue(#[from] CatalogueError),
+    /// There is no verified policy to check the envelope against.
+    #[error(transparent)]
+    Policy(#[from] PolicySourceError),
+}
+
+impl OpenKeyError {
+    /// Whether the same request can succeed later without anybody changing anything.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Service(error) => error.is_retryable(),
+            Self::Catalogue(error) => error.is_retryable(),
+            Self::Policy(error) => error.is_retryable(),
+            _ => false,
+        }
+    }
+}
+
+/// Data keys for opening. Cheap to clone; clones share the cache.
+#[derive(Clone)]
+pub struct OpeningKeys(Arc<Inner>);
+
+struct Inner {
+    service: Arc<dyn KeyService>,
+    catalogue: Arc<dyn Catalogue>,
+    policies: Arc<dyn PolicySource>,
+    clock: Arc<dyn Clock>,
+    max_age: Duration,
+    /// Unwrapped keys by (credential identity, SHA-256 of the envelope).
+    keys: Cache<(String, [u8; 32]), Arc<Slot>>,
+    /// What the catalogue holds of a key, newest first.
+    listings: Cache<KeyId, Arc<(UnixMillis, Vec<Vec<u8>>)>>,
+    counters: CacheCounters,
+}
+
+#[derive(Default)]
+struct Slot {
+    current: RwLock<Option<(UnixMillis, Arc<OpenedKey>)>>,
+    fetch: tokio::sync::Mutex<Option<(UnixMillis, OpenKeyError)>>,
+}
+
+impl Slot {
+    fn current(&self, now: UnixMillis, max_age: Duration) -> Option<Arc<OpenedKey>> {
+        let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
+        current.as_ref().filter(|(since, _)| now.since(*since) < max_age).map(|(_, key)| Arc::clone(key))
+    }
+
+    fn set(&self, key: Option<(UnixMillis, Arc<OpenedKey>)>) {
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = key;
+    }
+}
+
+impl OpeningKeys {
+    /// A cache of at most `capacity` keys, each asked of the key service again after `max_age`, so that a key
+    /// disabled or destroyed there stops opening here.
+    #[must_use]
+    pub fn new(
+        service: Arc<dyn KeyService>,
+        catalogue: Arc<dyn Catalogue>,
+        policies: Arc<dyn PolicySource>,
+        clock: Arc<dyn Clock>,
+        max_age: Duration,
+        capacity: u64,
+    ) -> Self {
+        let keys = Cache::builder()
+            .max_capacity(capacity)
+            .eviction_policy(EvictionPolicy::lru())
+            .eviction_listener(|_, slot: Arc<Slot>, _| slot.set(None))
+            .build();
+        let listings = Cache::builder().max_capacity(capacity).build();
+        Self(Arc::new(Inner { service, catalogue, policies, clock, max_age, keys, listings, counters: CacheCounters::default() }))
+    }
+
+    /// The key `id`, from the catalogue's envelopes (newest first), then from those that `travelling` beside
+    /// the data; at most eight are tried, the first that recomputes the key id wins.
+    pub async fn get(&self, id: KeyId, travelling: &[&[u8]]) -> Result<Arc<OpenedKey>, OpenKeyError> {
+        let identity = self.0.service.identity().await?;
+        let (stored, catalogue_error) = match self.0.stored(id).await {
+            Ok(stored) => (stored, None),
+            Err(error) => (Arc::default(), Some(OpenKeyError::from(error))),
+        };
+        let mut failure = catalogue_error.unwrap_or(OpenKeyError::NoEnvelope { key: id });
+        let candidates = stored.1.iter().map(Vec::as_slice).chain(travelling.iter().copied());
+        for bytes in candidates.filter(|bytes| names(bytes, id)).take(MAX_CANDIDATES) {
+            match self.0.try_envelope(id, bytes, &identity).await {
+                Ok(key) => return Ok(key),
+                // A failure that may pass outweighs a refusal: with it, nothing is proven yet.
+                Err(error) if failure.is_retryable() && !error.is_retryable() => {}
+                Err(error) => failure = error,
+            }
+        }
+        Err(failure)
+    }
+
+    /// What the cache did so far.
+    #[must_use]
+    pub fn counters(&self) -> &CacheCounters {
+        &self.0.counters
+    }
+
+    /// Forgets keys that are past their age: call it about once a second.
+    pub async fn tick(&self) {
+        let now = self.0.clock.now();
+        for (_, slot) in &self.0.keys {
+            if slot.current(now, self.0.max_age).is_none() {
+                slot.set(None);
+            }
+        }
+        self.0.keys.run_pending_tasks().await;
+        self.0.listings.run_pending_tasks().await;
+    }
+}
+
+/// Whether `bytes` are an envelope that claims to be of key `id`.
+fn names(bytes: &[u8], id: KeyId) -> bool {
+    Envelope::from_bytes(bytes).is_ok_and(|envelope| envelope.key_id() == id)
+}
+
+/// The dataset whose policy governs `dataset`: dead letters are governed by their dataset's policy.
+pub(crate) fn governing(dataset: &str) -> &str {
+    dataset.strip_suffix(crate::policy::DEAD_LETTERS_SUFFIX).unwrap_or(dataset)
+}
+
+impl Inner {
+    /// The catalogue's envelopes of `id`, newest first, remembered for `max_age` once there are any.
+    async fn stored(&self, id: KeyId) -> Result<Arc<(UnixMillis, Vec<Vec<u8>>)>, CatalogueError> {
+        let now = self.clock.now();
+        if let Some(listing) = self.listings.get(&id).await
+            && now.since(listing.0) < self.max_age
+        {
+            return Ok(listing);
+        }
+        let paths = self.catalogue.list(&format!("keys/{id}")).await?;
+        let number = |path: &String| path.rsplit('/').next().and_then(|n| n.parse::<u32>().ok());
+        let mut numbered: Vec<_> = paths.iter().filter_map(|path| number(path).map(|n| (n, path))).collect();
+        numbered.sort_unstable_by(|a, b| b.cmp(a));
+        let mut envelopes = Vec::new();
+        for (_, path) in numbered.into_iter().take(MAX_CANDIDATES) {
+            envelopes.extend(self.catalogue.get(path).await?);
+        }
+        let listing = Arc::new((now, envelopes));
+        if !listing.1.is_empty() {
+            self.listings.insert(id, Arc::clone(&listing)).await;
+        }
+        Ok(listing)
+    }
+
+    async fn try_envelope(&self, id: KeyId, bytes: &[u8], identity: &str) -> Result<Arc<OpenedKey>, OpenKeyError> {
+        let envelope = Envelope::from_bytes(bytes).map_err(|_| OpenKeyError::NoEnvelope { key: id })?;
+        let policy = self.policies.policy(governing(&envelope.dataset)).await?;
+        // On every use, cached or not: what the newest policy dropped stops opening at once.
+        check_against(&envelope, policy.policy())?;
+        let slot = self.keys.get_with((identity.to_owned(), envelope_hash(bytes)), async { Arc::default() }).await;
+        if let Some(key) = slot.current(self.clock.now(), self.max_age) {
+            self.counters.hits.fetch_add(1, Ordering::Relaxed);
+            return Ok(key);
+        }
+        let mut failure = slot.fetch.lock().await;
+        if let Some(key) = slot.current(self.clock.now(), self.max_age) {
+            self.counters.hits.fetch_add(1, Ordering::Relaxed);
+            return Ok(key);
+        }
+        if let Some((at, error)) = &*failure {
+            let hold = if error.is_retryable() { HOLD_RETRYABLE } else { HOLD_REFUSED };
+            if self.clock.now().since(*at) < hold {
+                return Err(error.clone());
+            }
+        }
+        self.counters.misses.fetch_add(1, Ordering::Relaxed);
+        match self.unwrap(id, envelope).await {
+            Ok(key) => {
+                let key = Arc::new(key);
+                *failure = None;
+                slot.set(Some((self.clock.now(), Arc::clone(&key))));
+                Ok(key)
+            }
+            Err(error) => {
+                *failure = Some((self.clock.now(), error.clone()));
+                slot.set(None);
+                Err(error)
+            }
+        }
+    }
+
+    async fn unwrap(&self, id: KeyId, envelope: Envelope) -> Result<OpenedKey, OpenKeyError> {
+        let context = EncryptionContext::for_data_key(&envelope.dataset, &envelope.key_name, &envelope.acl);
+        let secret = self.service.unwrap(&envelope.arn, &envelope.wrapped, &context).await?;
+        if secret.len() != DATA_KEY_LEN {
+            return Err(OpenKeyError::WrongKey { key: id });
+        }
+        let key = OpeningKey::from_unwrapped(&secret, id).map_err(|_| OpenKeyError::WrongKey { key: id })?;
+        Ok(OpenedKey { key, envelope })
+    }
+}
+
+/// Key name, ARN and ACL must be in the newest policy, as current or previous; for dead letters exactly those
+/// of its `dead_letters` section.
+fn check_against(envelope: &Envelope, policy: &Policy) -> Result<(), OpenKeyError> {
+    if policy.opens(&envelope.dataset, &envelope.key_name, &envelope.arn, &envelope.acl) {
+        return Ok(());
+    }
+    Err(OpenKeyError::NotInPolicy {
+        dataset: envelope.dataset.clone(),
+        key_name: envelope.key_name.clone(),
+        acl: envelope.acl.clone(),
+        arn: envelope.arn.clone(),
+    })
+}
+
+impl fmt::Debug for OpeningKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OpeningKeys").field("service", &self.0.service).finish_non_exhaustive()
+    }
+}

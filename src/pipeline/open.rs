@@ -1,0 +1,325 @@
+//! The opening transform: sealed records in, the original records out. It recreates plaintext: whoever runs it
+//! decides where that goes.
+//!
+//! Each value says its key and column; what it opens as is checked against the place where it was found
+//! (place = label). A value that does not open as that, or a place that holds no sealed value, makes the
+//! record a dead letter.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use zeroize::Zeroizing;
+
+use super::dead_letter::CANNOT_OPEN;
+use super::plan::{Format, Place, Plan, Rejection};
+use super::record::Record;
+use super::seal::{KeysPlacement, TransformCounters, from_domain, seal_dead_letters, service_stop};
+use super::transform::{Outcome, Route, StopKind, Transform, TransformError};
+use crate::columns::{Found, Locator, LocatorError, json, splice};
+use crate::flow::direct::DirectSealer;
+use crate::keys::envelope::{KEYS_HEADER, read_header};
+use crate::keys::{DomainError, KeyServiceError, OpenKeyError, OpenedKey, OpeningKeys};
+use crate::policy::{ColumnPath, PolicySourceError, Root, VerifiedPolicy};
+use crate::seal::{DeterministicOpener, KeyId, Plaintext, RowId, SealedValue, value};
+
+/// Opens the columns of one policy.
+pub struct OpenTransform {
+    plan: Plan,
+    keys: OpeningKeys,
+    /// Seals dead letters and knows the domains.
+    sealer: DirectSealer,
+    placement: KeysPlacement,
+    counters: Arc<TransformCounters>,
+}
+
+/// One sealed value of a record.
+struct Item {
+    rule: usize,
+    place: Place,
+    sealed: Vec<u8>,
+    indexes: Vec<u32>,
+    /// The document that it lies in.
+    document: Range<usize>,
+}
+
+/// What was found in one record, and the envelopes that travel with it.
+struct Extracted {
+    items: Vec<Item>,
+    envelopes: Vec<Bytes>,
+}
+
+/// Data keys and domains of a batch: found, or refused for a reason that makes a dead letter.
+#[derive(Default)]
+struct Keyring {
+    keys: HashMap<(KeyId, u64), Result<Arc<OpenedKey>, Rejection>>,
+    domains: HashMap<(String, KeyId), Result<DeterministicOpener, Rejection>>,
+}
+
+impl OpenTransform {
+    /// A transform for `policy`; `sealer` seals its dead letters.
+    pub fn new(policy: Arc<VerifiedPolicy>, format: Format, placement: KeysPlacement, keys: OpeningKeys, sealer: DirectSealer) -> Result<Self, LocatorError> {
+        Ok(Self { plan: Plan::new(policy, format)?, keys, sealer, placement, counters: Arc::default() })
+    }
+
+    /// What it did so far.
+    #[must_use]
+    pub fn counters(&self) -> Arc<TransformCounters> {
+        Arc::clone(&self.counters)
+    }
+
+    fn extract(&self, record: &Record, found: &mut Found) -> Result<Extracted, Rejection> {
+        let mut items = Vec::new();
+        let mut first = 0..0;
+        if let Some(bytes) = &record.value {
+            let mut documents = 0;
+            self.plan.documents(bytes, found, |document| {
+                let range = document.offset..document.offset + document.text.len();
+                if documents == 0 {
+                    first = range.clone();
+                }
+                documents += 1;
+                for (rule, place, indexes) in self.plan.hits(&document) {
+                    let Place::Value { start, end } = place else { continue };
+                    let Some(sealed) = sealed_json(&bytes[start..end])? else { continue };
+                    items.push(Item { rule, place, sealed, indexes: indexes.to_vec(), document: range.clone() });
+                }
+                Ok(())
+            })?;
+        }
+        for rule in self.plan.outer_rules() {
+            for (place, bytes) in outer_places(self.plan.rules()[*rule].path.root(), record) {
+                let mut sealed = Vec::new();
+                value::read_text(bytes, &mut sealed).map_err(|_| not_sealed())?;
+                items.push(Item { rule: *rule, place, sealed, indexes: Vec::new(), document: first.clone() });
+            }
+        }
+        Ok(Extracted { items, envelopes: travelling(record)? })
+    }
+
+    /// Fetches every key that the batch's values name, each once per set of travelling envelopes.
+    async fn keyring(&self, extracted: &[Result<Extracted, Rejection>]) -> Result<Keyring, TransformError> {
+        let mut ring = Keyring::default();
+        for extracted in extracted.iter().flatten() {
+            let travelling: Vec<&[u8]> = extracted.envelopes.iter().map(Bytes::as_ref).collect();
+            let fingerprint = fingerprint(&travelling);
+            for item in &extracted.items {
+                match SealedValue::parse(&item.sealed) {
+                    Ok(SealedValue::Randomised { key, .. }) => {
+                        if ring.keys.contains_key(&(key, fingerprint)) {
+                            continue;
+                        }
+                        let opened = self.keys.get(key, &travelling).await;
+                        ring.keys.insert((key, fingerprint), opened.map_or_else(key_failure, |key| Ok(Ok(key)))?);
+                    }
+                    Ok(SealedValue::Deterministic { key, .. }) => {
+                        let Some(domain) = self.plan.rules()[item.rule].domain() else { continue };
+                        let id = (domain.to_owned(), key);
+                        if ring.domains.contains_key(&id) {
+                            continue;
+                        }
+                        let opener = match self.sealer.domains.get(domain, Some(key)).await {
+                            Ok(domain) => domain.key.opener().map_err(|_| cannot_open()),
+                            Err(error) => domain_failure(error)?,
+                        };
+                        ring.domains.insert(id, opener);
+                    }
+                    Err(_) => {}
+                }
+            }
+        }
+        Ok(ring)
+    }
+
+    /// The record with its values opened, or the reason why not all of them do.
+    fn open(&self, record: &Record, extracted: &Extracted, ring: &mut Keyring) -> Result<Record, Rejection> {
+        let travelling: Vec<&[u8]> = extracted.envelopes.iter().map(Bytes::as_ref).collect();
+        let fingerprint = fingerprint(&travelling);
+        let mut opened = record.clone();
+        let mut replacements: Vec<(Range<usize>, Zeroizing<Vec<u8>>)> = Vec::with_capacity(extracted.items.len());
+        for item in &extracted.items {
+            let mut encoding = Zeroizing::new(Vec::with_capacity(item.sealed.len()));
+            self.open_value(record, item, fingerprint, ring, &mut encoding)?;
+            match item.place {
+                Place::Value { start, end } => {
+                    let mut text = Zeroizing::new(Vec::with_capacity(encoding.len() * 6 + 64));
+                    json::decode_json(&encoding, &mut text).map_err(|_| cannot_open())?;
+                    replacements.push((start..end, text));
+                }
+                Place::Key => opened.key = Some(outer_bytes(&encoding)?),
+                Place::Header(n) => opened.headers[n].value = Some(outer_bytes(&encoding)?),
+            }
+        }
+        if let Some(original) = &record.value
+            && !replacements.is_empty()
+        {
+            let added: usize = replacements.iter().map(|(_, text)| text.len()).sum();
+            let mut out = Vec::with_capacity(original.len() + added);
+            splice(original, replacements.iter().map(|(range, text)| (range.clone(), text.as_slice())), &mut out);
+            opened.value = Some(out.into());
+        }
+        opened.headers.retain(|header| header.name != KEYS_HEADER);
+        Ok(opened)
+    }
+
+    fn open_value(&self, record: &Record, item: &Item, fingerprint: u64, ring: &mut Keyring, out: &mut Vec<u8>) -> Result<(), Rejection> {
+        let rule = &self.plan.rules()[item.rule];
+        match SealedValue::parse(&item.sealed).map_err(|_| not_sealed())? {
+            SealedValue::Randomised { key, column, nonce, ciphertext, tag } => {
+                let key = ring.keys.get(&(key, fingerprint)).ok_or_else(cannot_open)?.as_ref().map_err(Clone::clone)?;
+                let envelope = &key.envelope;
+                let entry = envelope.labels.get(usize::from(column)).ok_or_else(cannot_open)?;
+                let policy = self.plan.policy.policy();
+                let current = policy.previous.labels.get(&entry.label).unwrap_or(&entry.label);
+                if envelope.dataset != policy.dataset || *current != rule.label {
+                    return Err(cannot_open());
+                }
+                let mut row = Vec::new();
+                let row = match &entry.bind_row {
+                    None => None,
+                    Some(path) => {
+                        row_id(record, path, item, &mut row)?;
+                        Some(RowId { path, id: &row })
+                    }
+                };
+                key.key.opener(&envelope.dataset, &entry.label).open(nonce, ciphertext, tag, row, out).map_err(|_| cannot_open())
+            }
+            SealedValue::Deterministic { key, iv, ciphertext } => {
+                let domain = rule.domain().ok_or_else(cannot_open)?;
+                let opener = ring.domains.get_mut(&(domain.to_owned(), key)).ok_or_else(cannot_open)?;
+                opener.as_mut().map_err(|rejection| rejection.clone())?.open(iv, ciphertext, out).map_err(|_| cannot_open())
+            }
+        }
+    }
+}
+
+fn cannot_open() -> Rejection {
+    Rejection::new(CANNOT_OPEN, "a sealed value does not open here")
+}
+
+fn not_sealed() -> Rejection {
+    Rejection::new("not-sealed", "a column of the policy holds something that is no sealed value")
+}
+
+/// The sealed bytes of a JSON value; `None` for null, which stays null.
+fn sealed_json(text: &[u8]) -> Result<Option<Vec<u8>>, Rejection> {
+    if text == b"null" {
+        return Ok(None);
+    }
+    let inner = text.strip_prefix(b"\"").and_then(|text| text.strip_suffix(b"\"")).ok_or_else(not_sealed)?;
+    let mut sealed = Vec::new();
+    value::read_text(inner, &mut sealed).map_err(|_| not_sealed())?;
+    Ok(Some(sealed))
+}
+
+fn outer_places<'r>(root: &Root, record: &'r Record) -> Vec<(Place, &'r Bytes)> {
+    match root {
+        Root::Key => record.key.iter().map(|key| (Place::Key, key)).collect(),
+        Root::Header(name) => {
+            let named = record.headers.iter().enumerate().filter(|(_, header)| header.name == *name);
+            named.filter_map(|(n, header)| header.value.as_ref().map(|value| (Place::Header(n), value))).collect()
+        }
+        Root::Value => Vec::new(),
+    }
+}
+
+/// The envelopes in the record's `sealflow-keys` headers.
+fn travelling(record: &Record) -> Result<Vec<Bytes>, Rejection> {
+    let mut envelopes = Vec::new();
+    for header in record.headers.iter().filter(|header| header.name == KEYS_HEADER) {
+        let bytes = header.value.as_ref().ok_or_else(|| Rejection::new("bad-keys-header", "a sealflow-keys header is null"))?;
+        let read = read_header(bytes).map_err(|error| Rejection::new("bad-keys-header", error.to_string()))?;
+        envelopes.extend(read.into_iter().map(|envelope| bytes.slice_ref(envelope)));
+    }
+    Ok(envelopes)
+}
+
+/// Tells sets of travelling envelopes apart, so that one record's forged ones do not decide for another's.
+fn fingerprint(envelopes: &[&[u8]]) -> u64 {
+    use std::hash::{BuildHasher as _, Hash as _, Hasher as _, RandomState};
+    use std::sync::LazyLock;
+    static STATE: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+    let mut hasher = STATE.build_hasher();
+    envelopes.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// Appends the row id of `item`, read along the path that its envelope names. The policy may have moved on to
+/// another path since, so this looks the field up by itself.
+fn row_id(record: &Record, path: &str, item: &Item, out: &mut Vec<u8>) -> Result<(), Rejection> {
+    let path: ColumnPath = path.parse().map_err(|_| cannot_open())?;
+    let locator = Locator::new(&[], &[path]).map_err(|_| cannot_open())?;
+    let document = record.value.as_ref().and_then(|value| value.get(item.document.clone())).ok_or_else(cannot_open)?;
+    let mut found = Found::default();
+    locator.locate(document, &mut found).map_err(|error| Rejection::new(error.code(), error.to_string()))?;
+    let [field] = found.fields.as_slice() else {
+        return Err(cannot_open());
+    };
+    json::encode_row_id(&document[field.range()], &item.indexes, out).map_err(|_| cannot_open())
+}
+
+/// A key or header: bytes as they were.
+fn outer_bytes(encoding: &[u8]) -> Result<Bytes, Rejection> {
+    match Plaintext::decode(encoding).map_err(|_| cannot_open())? {
+        Plaintext::Bytes(bytes) => Ok(Bytes::copy_from_slice(bytes)),
+        Plaintext::Utf8(text) => Ok(Bytes::copy_from_slice(text.as_bytes())),
+        _ => {
+            let mut text = Vec::new();
+            json::decode_json(encoding, &mut text).map_err(|_| cannot_open())?;
+            Ok(text.into())
+        }
+    }
+}
+
+/// A key that is not there: wait for it, stop for want of rights, or set the record aside.
+fn key_failure(error: OpenKeyError) -> Result<Result<Arc<OpenedKey>, Rejection>, TransformError> {
+    match error {
+        error if error.is_retryable() => Err(TransformError::Retry { reason: error.to_string() }),
+        OpenKeyError::Service(error @ (KeyServiceError::NotPermitted { .. } | KeyServiceError::NoCredentials { .. })) => Err(service_stop(&error)),
+        OpenKeyError::Policy(PolicySourceError::Untrusted { what, reason }) => Err(TransformError::Stop {
+            kind: StopKind::Config,
+            reason: format!("{what} cannot be used: {reason}"),
+            help: "check the owner keys that are pinned under `trust:`".to_owned(),
+        }),
+        error => Ok(Err(Rejection::new(CANNOT_OPEN, error.to_string()))),
+    }
+}
+
+fn domain_failure(error: DomainError) -> Result<Result<DeterministicOpener, Rejection>, TransformError> {
+    match error {
+        DomainError::Policy(PolicySourceError::Missing { what }) => Ok(Err(Rejection::new(CANNOT_OPEN, format!("no {what}")))),
+        error => Err(from_domain(error)),
+    }
+}
+
+#[async_trait]
+impl Transform for OpenTransform {
+    async fn apply(&self, records: Vec<Record>) -> Result<Vec<Outcome>, TransformError> {
+        let extracted: Vec<_> = {
+            let mut found = Found::default();
+            records.iter().map(|record| self.extract(record, &mut found)).collect()
+        };
+        let mut ring = self.keyring(&extracted).await?;
+        let mut outcomes = Vec::with_capacity(records.len());
+        let mut rejected = Vec::new();
+        for (record, extracted) in records.into_iter().zip(extracted) {
+            let values = extracted.as_ref().map_or(0, |extracted| extracted.items.len());
+            match extracted.and_then(|extracted| self.open(&record, &extracted, &mut ring)) {
+                Ok(record) => {
+                    self.counters.values.fetch_add(values as u64, Ordering::Relaxed);
+                    outcomes.push(Outcome { route: Route::Target, record });
+                }
+                Err(rejection) => {
+                    rejected.push((outcomes.len(), rejection));
+                    outcomes.push(Outcome { route: Route::DeadLetter, record });
+                }
+            }
+        }
+        seal_dead_letters(&self.plan, &self.sealer, self.placement, "open", &rejected, &mut outcomes).await?;
+        self.counters.dead_letters.fetch_add(rejected.len() as u64, Ordering::Relaxed);
+        Ok(outcomes)
+    }
+}

@@ -1,0 +1,257 @@
+//! A policy compiled for records: which places to look at, which fields to read, which key each column takes.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::columns::{FieldHit, Found, Locator, LocatorError, lines};
+use crate::keys::{KeySpec, LabelEntry};
+use crate::policy::{Cipher, ColumnPath, ColumnRule, KeyGroup, KeyTemplate, OnMissing, Policy, Root, VerifiedPolicy};
+
+/// Most data keys of one plain policy key at once: ACLs and policy versions multiply it.
+const MAX_LIVE_PLAIN: u64 = 64;
+/// Magic byte of a schema registry's prefix, which is followed by a four-byte schema id.
+const REGISTRY_MAGIC: u8 = 0;
+const REGISTRY_PREFIX_LEN: usize = 5;
+
+/// How a record's value holds its documents.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, serde::Serialize, schemars::JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Format {
+    /// One JSON document (RFC 8259).
+    #[default]
+    Json,
+    /// One JSON document per line.
+    Ndjson,
+    /// One JSON document behind a schema registry's five bytes (magic 0, schema id).
+    JsonSr,
+}
+
+/// Why a record cannot be processed: a stable code, and what else may be told without showing a value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Rejection {
+    pub(crate) code: &'static str,
+    pub(crate) detail: String,
+}
+
+impl Rejection {
+    pub(crate) fn new(code: &'static str, detail: impl Into<String>) -> Self {
+        Self { code, detail: detail.into() }
+    }
+}
+
+/// One occurrence of a column in a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// Byte range of a JSON value in the record's value.
+    Value { start: usize, end: usize },
+    /// The record's key.
+    Key,
+    /// The header at that position.
+    Header(usize),
+}
+
+/// A compiled policy.
+pub(crate) struct Plan {
+    pub(crate) policy: Arc<VerifiedPolicy>,
+    format: Format,
+    locator: Locator,
+    /// Rule of each of the locator's columns.
+    value_rules: Vec<usize>,
+    /// Rules of `$key` and `$header` columns.
+    outer_rules: Vec<usize>,
+    fields: Vec<ColumnPath>,
+    /// Per rule: index of its row-id field.
+    row_fields: Vec<Option<usize>>,
+    /// Per rule: its key group and the label's index in it; `None` for domain columns.
+    pub(crate) columns: Vec<Option<(usize, u16)>>,
+    pub(crate) groups: Vec<Group>,
+    /// Key spec of the dead letters.
+    pub(crate) dead_letters: Option<KeySpec>,
+}
+
+/// One key group: what its data keys are made for.
+pub(crate) struct Group {
+    template: KeyTemplate,
+    fields: Vec<usize>,
+    spec: KeySpec,
+}
+
+impl Group {
+    /// The spec of the key `name`, or of the plain key.
+    pub(crate) fn spec(&self, name: Option<&str>) -> KeySpec {
+        let mut spec = self.spec.clone();
+        if let Some(name) = name {
+            name.clone_into(&mut spec.key_name);
+        }
+        spec
+    }
+
+    pub(crate) fn is_template(&self) -> bool {
+        self.template.is_template()
+    }
+}
+
+/// One JSON document of a record: its offset in the record's value, its bytes, what was found in it.
+pub(crate) struct Document<'a> {
+    pub(crate) offset: usize,
+    pub(crate) text: &'a [u8],
+    pub(crate) found: &'a Found,
+}
+
+impl Plan {
+    /// Compiles a policy that [`Policy::unsupported`] has nothing to say about.
+    pub(crate) fn new(policy: Arc<VerifiedPolicy>, format: Format) -> Result<Self, LocatorError> {
+        let model = policy.policy();
+        let groups = model.groups();
+        let mut fields: Vec<ColumnPath> = Vec::new();
+        let mut field = |path: &ColumnPath| {
+            fields.iter().position(|known| known == path).unwrap_or_else(|| {
+                fields.push(path.clone());
+                fields.len() - 1
+            })
+        };
+        let row_fields = model.columns.iter().map(|rule| rule.bind_row.as_ref().map(&mut field)).collect();
+        let compiled = groups.iter().filter_map(|group| compile_group(model, group, &mut field)).collect();
+        let in_value = |rule: &ColumnRule| *rule.path.root() == Root::Value;
+        let rules = || model.columns.iter().enumerate();
+        let value_rules: Vec<usize> = rules().filter(|(_, rule)| in_value(rule)).map(|(n, _)| n).collect();
+        let outer_rules = rules().filter(|(_, rule)| !in_value(rule)).map(|(n, _)| n).collect();
+        let paths: Vec<ColumnPath> = value_rules.iter().map(|n| model.columns[*n].path.clone()).collect();
+        let locator = Locator::new(&paths, &fields)?;
+        let columns = (0..model.columns.len()).map(|rule| column_of(&groups, rule)).collect();
+        let dead_letters = model.dead_letter_group().and_then(|group| compile_group(model, &group, &mut |_| 0)).map(|group| group.spec);
+        Ok(Self { policy, format, locator, value_rules, outer_rules, fields, row_fields, columns, groups: compiled, dead_letters })
+    }
+
+    pub(crate) fn rules(&self) -> &[ColumnRule] {
+        &self.policy.policy().columns
+    }
+
+    /// The domains that columns of this policy belong to, each once.
+    pub(crate) fn domains(&self) -> Vec<&str> {
+        let mut domains: Vec<_> = self.rules().iter().filter_map(ColumnRule::domain).collect();
+        domains.sort_unstable();
+        domains.dedup();
+        domains
+    }
+
+    /// The canonical path that a rule's values are bound to.
+    pub(crate) fn row_field(&self, rule: usize) -> Option<usize> {
+        self.row_fields[rule]
+    }
+
+    /// Rules of `$key` and `$header` columns.
+    pub(crate) fn outer_rules(&self) -> &[usize] {
+        &self.outer_rules
+    }
+
+    /// Calls `visit` for each document of the record's value with what was found in it.
+    pub(crate) fn documents(&self, value: &[u8], found: &mut Found, mut visit: impl FnMut(Document<'_>) -> Result<(), Rejection>) -> Result<(), Rejection> {
+        for range in self.document_ranges(value)? {
+            let text = &value[range.clone()];
+            self.locator.locate(text, found).map_err(|error| Rejection::new(error.code(), error.to_string()))?;
+            visit(Document { offset: range.start, text, found })?;
+        }
+        Ok(())
+    }
+
+    fn document_ranges(&self, value: &[u8]) -> Result<Vec<Range<usize>>, Rejection> {
+        match self.format {
+            Format::Json => Ok(vec![0..value.len()]),
+            Format::JsonSr if value.len() > REGISTRY_PREFIX_LEN && value[0] == REGISTRY_MAGIC => Ok(vec![REGISTRY_PREFIX_LEN..value.len()]),
+            Format::JsonSr => Err(Rejection::new("no-registry-prefix", "the value does not start with a schema registry's five bytes")),
+            Format::Ndjson => Ok(lines::lines(value).map(|line| line.content).filter(|content| !content.is_empty()).collect()),
+        }
+    }
+
+    /// Occurrences of columns in one document: (rule, place in the record, list indexes).
+    pub(crate) fn hits<'d>(&'d self, document: &'d Document<'d>) -> impl Iterator<Item = (usize, Place, &'d [u32])> + 'd {
+        document.found.hits.iter().map(|hit| {
+            let range = hit.range();
+            let place = Place::Value { start: document.offset + range.start, end: document.offset + range.end };
+            (self.value_rules[usize::from(hit.column)], place, document.found.indexes(hit))
+        })
+    }
+
+    /// Refuses a document that lacks a column that must be there.
+    pub(crate) fn check_missing(&self, document: &Document<'_>) -> Result<(), Rejection> {
+        for (column, rule) in self.value_rules.iter().enumerate() {
+            let rule = &self.rules()[*rule];
+            if rule.on_missing == OnMissing::Reject && !document.found.hits.iter().any(|hit| usize::from(hit.column) == column) {
+                return Err(Rejection::new("missing-column", format!("column {} is missing", rule.path)));
+            }
+        }
+        Ok(())
+    }
+
+    /// The JSON text of a field that occurs exactly once in the document.
+    pub(crate) fn field<'d>(&self, document: &Document<'d>, field: usize) -> Result<&'d [u8], Rejection> {
+        let path = &self.fields[field];
+        let mut occurrences = document.found.fields.iter().filter(|hit| usize::from(hit.field) == field);
+        match (occurrences.next(), occurrences.next()) {
+            (Some(hit), None) => Ok(&document.text[FieldHit::range(hit)]),
+            (None, _) => Err(Rejection::new("missing-field", format!("field {path} is missing"))),
+            _ => Err(Rejection::new("ambiguous-field", format!("field {path} occurs more than once"))),
+        }
+    }
+
+    /// The resolved key name of a template group for one document; `None` for plain keys.
+    pub(crate) fn key_name(&self, group: usize, document: Option<&Document<'_>>) -> Result<Option<String>, Rejection> {
+        let group = &self.groups[group];
+        if !group.is_template() {
+            return Ok(None);
+        }
+        let Some(document) = document else {
+            return Err(Rejection::new("missing-field", "a key template needs a record with a value"));
+        };
+        let mut values = Vec::with_capacity(group.fields.len());
+        for field in &group.fields {
+            let text = self.field(document, *field)?;
+            values.push(scalar_text(text).ok_or_else(|| Rejection::new("bad-template-field", "a key template's field is no string or integer"))?);
+        }
+        let name = group.template.resolve(&values).map_err(|error| Rejection::new("bad-template-field", error.to_string()))?;
+        Ok(Some(name))
+    }
+}
+
+/// A string's decoded text, or an integer's digits: what a template takes.
+fn scalar_text(json: &[u8]) -> Option<String> {
+    match json.first()? {
+        b'"' => crate::columns::json::string_value(json).map(std::borrow::Cow::into_owned),
+        b'-' | b'0'..=b'9' => std::str::from_utf8(json).ok().map(str::to_owned),
+        _ => None,
+    }
+}
+
+fn column_of(groups: &[KeyGroup], rule: usize) -> Option<(usize, u16)> {
+    groups.iter().enumerate().find_map(|(n, group)| {
+        let column = group.labels.iter().position(|label| label.column == Some(rule))?;
+        Some((n, u16::try_from(column).ok()?))
+    })
+}
+
+/// `None` cannot happen for a checked policy: every rule's key exists.
+fn compile_group(model: &Policy, group: &KeyGroup, field: &mut impl FnMut(&ColumnPath) -> usize) -> Option<Group> {
+    let key = model.keys.get(&group.key)?;
+    let label = |label: &crate::policy::GroupLabel| LabelEntry {
+        label: label.label.clone(),
+        bind_row: label.bind_row.as_ref().map(ToString::to_string),
+    };
+    let spec = KeySpec {
+        dataset: group.dataset.clone(),
+        key_name: group.key.clone(),
+        template: group.key.clone(),
+        arn: key.arn.clone(),
+        acl: group.acl.clone(),
+        labels: group.labels.iter().map(label).collect(),
+        policy: (model.version, model.sha256),
+        max_age: key.max_age,
+        max_live: if key.name.is_template() { key.max_live } else { MAX_LIVE_PLAIN },
+    };
+    Some(Group { template: key.name.clone(), fields: key.name.fields().iter().map(field).collect(), spec })
+}
+
+/// Whether a rule is sealed under its domain's secret.
+pub(crate) fn is_domain(rule: &ColumnRule) -> bool {
+    matches!(rule.cipher, Cipher::Domain(_))
+}

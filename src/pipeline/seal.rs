@@ -1,0 +1,431 @@
+//! The sealing transform: records in, the same records with a policy's columns sealed out, every other byte
+//! as it was; what cannot be sealed becomes a dead letter, never a pass.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use zeroize::Zeroizing;
+
+use super::dead_letter::{self, DeadLetter};
+use super::plan::{Document, Format, Place, Plan, Rejection, is_domain};
+use super::record::{Header, Record};
+use super::transform::{Outcome, Route, StopKind, Transform, TransformError};
+use crate::columns::{Found, LocatorError, coerce, json};
+use crate::flow::direct::{DirectError, DirectSealer};
+use crate::keys::envelope::{KEYS_HEADER, write_header};
+use crate::keys::{ActiveKey, DomainError, KeyError};
+use crate::policy::{DomainType, Root, VerifiedPolicy};
+use crate::seal::{Plaintext, PlainColumn, SealedColumn, value};
+
+/// Whether envelopes travel with the records.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, serde::Serialize, schemars::JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum KeysPlacement {
+    /// In the record header `sealflow-keys`, and in the catalogue.
+    #[default]
+    Header,
+    /// Only in the catalogue, which saves bytes.
+    Catalogue,
+}
+
+/// What a transform did so far.
+#[derive(Debug, Default)]
+pub struct TransformCounters {
+    /// Values sealed (or opened, by an opening transform).
+    pub values: AtomicU64,
+    /// Records that became dead letters.
+    pub dead_letters: AtomicU64,
+}
+
+/// Seals the columns of one policy.
+pub struct SealTransform {
+    plan: Plan,
+    sealer: DirectSealer,
+    placement: KeysPlacement,
+    counters: Arc<TransformCounters>,
+}
+
+/// Values of one rule under one key, on their way to one seal call.
+struct Job {
+    rule: usize,
+    /// Resolved key name; `None` for plain keys and domains.
+    key_name: Option<String>,
+    plain: PlainColumn,
+    rows: Option<PlainColumn>,
+    len: usize,
+}
+
+/// One value of a record: where its sealed form goes, and where it comes from.
+#[derive(Clone, Copy)]
+struct Item {
+    place: Place,
+    job: usize,
+    index: usize,
+}
+
+/// The jobs of one batch.
+#[derive(Default)]
+struct Jobs {
+    list: Vec<Job>,
+    plain_keys: HashMap<usize, usize>,
+    template_keys: HashMap<(usize, String), usize>,
+}
+
+impl Jobs {
+    /// The job of `rule` under `key_name`, made when it is new.
+    fn of(&mut self, rule: usize, key_name: Option<String>, bound: bool) -> usize {
+        let next = self.list.len();
+        let job = match &key_name {
+            None => *self.plain_keys.entry(rule).or_insert(next),
+            Some(name) => *self.template_keys.entry((rule, name.clone())).or_insert(next),
+        };
+        if job == next {
+            let rows = bound.then(|| PlainColumn::with_capacity(0, 0));
+            self.list.push(Job { rule, key_name, plain: PlainColumn::with_capacity(0, 0), rows, len: 0 });
+        }
+        job
+    }
+}
+
+/// A sealed job: the column, and the data key unless it is a domain's.
+struct Sealed {
+    column: SealedColumn,
+    key: Option<Arc<ActiveKey>>,
+}
+
+impl SealTransform {
+    /// A transform for `policy`. The policy must have nothing [unsupported](crate::policy::Policy::unsupported).
+    pub fn new(policy: Arc<VerifiedPolicy>, format: Format, placement: KeysPlacement, sealer: DirectSealer) -> Result<Self, LocatorError> {
+        Ok(Self { plan: Plan::new(policy, format)?, sealer, placement, counters: Arc::default() })
+    }
+
+    /// What it did so far.
+    #[must_use]
+    pub fn counters(&self) -> Arc<TransformCounters> {
+        Arc::clone(&self.counters)
+    }
+
+    /// Finds the record's values and adds them to the jobs.
+    fn extract(&self, record: &Record, domains: &HashMap<String, Domain>, found: &mut Found, jobs: &mut Jobs) -> Result<Vec<Item>, Rejection> {
+        let mut items = Vec::new();
+        let outer = self.plan.outer_rules();
+        match &record.value {
+            None if outer.is_empty() => {}
+            None => self.extract_outer(record, None, domains, jobs, &mut items)?,
+            Some(bytes) => {
+                let mut documents = 0;
+                self.plan.documents(bytes, found, |document| {
+                    documents += 1;
+                    self.plan.check_missing(&document)?;
+                    for (rule, place, indexes) in self.plan.hits(&document) {
+                        let Place::Value { start, end } = place else { continue };
+                        let text = &bytes[start..end];
+                        if text == b"null" && !self.plan.rules()[rule].seal_nulls {
+                            continue;
+                        }
+                        let item = self.add(rule, place, text, indexes, Some(&document), domains, jobs)?;
+                        items.push(item);
+                    }
+                    if documents == 1 && !outer.is_empty() {
+                        self.extract_outer(record, Some(&document), domains, jobs, &mut items)?;
+                    }
+                    Ok(())
+                })?;
+                if documents == 0 && !outer.is_empty() {
+                    self.extract_outer(record, None, domains, jobs, &mut items)?;
+                }
+            }
+        }
+        Ok(items)
+    }
+
+    /// `$key` and `$header` columns. Their fields are those of the record's first document.
+    fn extract_outer(&self, record: &Record, document: Option<&Document<'_>>, domains: &HashMap<String, Domain>, jobs: &mut Jobs, items: &mut Vec<Item>) -> Result<(), Rejection> {
+        for rule in self.plan.outer_rules() {
+            let root = self.plan.rules()[*rule].path.root();
+            let mut places = Vec::new();
+            match root {
+                Root::Key => places.extend(record.key.as_ref().map(|key| (Place::Key, key))),
+                Root::Header(name) => {
+                    let named = record.headers.iter().enumerate().filter(|(_, header)| header.name == *name);
+                    places.extend(named.filter_map(|(n, header)| header.value.as_ref().map(|value| (Place::Header(n), value))));
+                }
+                Root::Value => {}
+            }
+            if places.is_empty() && self.plan.rules()[*rule].on_missing == crate::policy::OnMissing::Reject {
+                return Err(Rejection::new("missing-column", format!("column {} is missing", self.plan.rules()[*rule].path)));
+            }
+            for (place, bytes) in places {
+                items.push(self.add(*rule, place, bytes, &[], document, domains, jobs)?);
+            }
+        }
+        Ok(())
+    }
+
+    #[allow(clippy::too_many_arguments)] // one value with all that it is sealed under
+    fn add(&self, rule: usize, place: Place, text: &[u8], indexes: &[u32], document: Option<&Document<'_>>, domains: &HashMap<String, Domain>, jobs: &mut Jobs) -> Result<Item, Rejection> {
+        let model = &self.plan.rules()[rule];
+        let row_field = self.plan.row_field(rule);
+        let key_name = match self.plan.columns[rule] {
+            Some((group, _)) => self.plan.key_name(group, document)?,
+            None => None,
+        };
+        let mut row = Vec::new();
+        if let Some(field) = row_field {
+            let Some(document) = document else {
+                return Err(Rejection::new("missing-field", "a row-bound column needs a record with a value"));
+            };
+            let scalar = self.plan.field(document, field)?;
+            json::encode_row_id(scalar, indexes, &mut row).map_err(|error| Rejection::new("bad-row-id", error.to_string()))?;
+        }
+        let job = jobs.of(rule, key_name, row_field.is_some());
+        let target = &mut jobs.list[job];
+        let too_large = |_| Rejection::new("batch-too-large", "more than 2 GiB of one column in a batch");
+        if is_domain(model) {
+            let name = model.domain().unwrap_or_default();
+            let domain = domains.get(name).ok_or_else(|| Rejection::new("no-domain", format!("domain {name} is not loaded")))?;
+            let mut plaintext = Zeroizing::new(Vec::with_capacity(text.len() * 2 + 64 + domain.pad_to.unwrap_or(0) as usize));
+            coerce_into(place, text, domain, &mut plaintext)?;
+            target.plain.push(&plaintext).map_err(too_large)?;
+        } else {
+            let room = json::encode_len_bound(text.len(), model.pad_to);
+            let written = match place {
+                Place::Value { .. } => target.plain.push_with(room, |out| json::encode_json(text, model.pad_to, out)),
+                _ => target.plain.push_with(room, |out| Plaintext::Bytes(text).encode(model.pad_to, out)),
+            };
+            written.map_err(too_large)?;
+        }
+        if let Some(rows) = &mut target.rows {
+            rows.push(&row).map_err(too_large)?;
+        }
+        target.len += 1;
+        Ok(Item { place, job, index: target.len - 1 })
+    }
+
+    /// Seals all jobs of the batch.
+    async fn seal_jobs(&self, jobs: &Jobs) -> Result<Vec<Sealed>, TransformError> {
+        let mut sealed = Vec::with_capacity(jobs.list.len());
+        for job in &jobs.list {
+            let model = &self.plan.rules()[job.rule];
+            sealed.push(match self.plan.columns[job.rule] {
+                Some((group, column)) => {
+                    let spec = self.plan.groups[group].spec(job.key_name.as_deref());
+                    let path = model.bind_row.as_ref().map(ToString::to_string);
+                    let rows = path.as_deref().zip(job.rows.as_ref().map(PlainColumn::view));
+                    let (key, column) = self.sealer.seal(&spec, column, rows, job.plain.view()).await.map_err(from_direct)?;
+                    Sealed { column, key: Some(key) }
+                }
+                None => {
+                    let name = model.domain().unwrap_or_default();
+                    let domain = self.sealer.domains.get(name, None).await.map_err(from_domain)?;
+                    let column = domain.key.seal(job.plain.view()).map_err(|error| from_direct(error.into()))?;
+                    Sealed { column, key: None }
+                }
+            });
+            self.counters.values.fetch_add(job.len as u64, Ordering::Relaxed);
+        }
+        Ok(sealed)
+    }
+
+    /// The record with sealed values in place of plaintexts.
+    fn assemble(&self, mut record: Record, items: &[Item], sealed: &[Sealed], headers: &mut HashMap<Vec<usize>, Bytes>) -> Result<Record, TransformError> {
+        let mut used: Vec<usize> = Vec::new();
+        let mut replacements: Vec<(std::ops::Range<usize>, Vec<u8>)> = Vec::new();
+        for item in items {
+            let job = &sealed[item.job];
+            let Some(bytes) = job.column.view().get(item.index) else {
+                return Err(TransformError::bug("a sealed column lacks a value"));
+            };
+            if job.key.is_some() {
+                used.push(item.job);
+            }
+            let mut text = Vec::with_capacity(value::text_len(bytes.len()) + 2);
+            match item.place {
+                Place::Value { start, end } => {
+                    text.push(b'"');
+                    value::write_text(bytes, &mut text);
+                    text.push(b'"');
+                    replacements.push((start..end, text));
+                }
+                Place::Key => {
+                    value::write_text(bytes, &mut text);
+                    record.key = Some(text.into());
+                }
+                Place::Header(n) => {
+                    value::write_text(bytes, &mut text);
+                    record.headers[n].value = Some(text.into());
+                }
+            }
+        }
+        if let Some(original) = &record.value
+            && !replacements.is_empty()
+        {
+            let added: usize = replacements.iter().map(|(_, text)| text.len()).sum();
+            let mut out = Vec::with_capacity(original.len() + added);
+            crate::columns::splice(original, replacements.iter().map(|(range, text)| (range.clone(), text.as_slice())), &mut out);
+            record.value = Some(out.into());
+        }
+        if self.placement == KeysPlacement::Header && !used.is_empty() {
+            used.sort_unstable();
+            used.dedup();
+            let header = headers.entry(used).or_insert_with_key(|jobs| keys_header(jobs, sealed)).clone();
+            record.headers.push(Header { name: KEYS_HEADER.to_owned(), value: Some(header) });
+        }
+        Ok(record)
+    }
+}
+
+/// The header with the envelopes of `jobs`, each key once.
+fn keys_header(jobs: &[usize], sealed: &[Sealed]) -> Bytes {
+    let mut keys: Vec<&Arc<ActiveKey>> = jobs.iter().filter_map(|job| sealed[*job].key.as_ref()).collect();
+    keys.sort_unstable_by_key(|key| key.key.id());
+    keys.dedup_by_key(|key| key.key.id());
+    write_header(keys.iter().map(|key| key.envelope_bytes.as_slice())).into()
+}
+
+/// Type and padding of a domain, as its signed document says.
+struct Domain {
+    kind: DomainType,
+    pad_to: Option<u32>,
+}
+
+fn coerce_into(place: Place, text: &[u8], domain: &Domain, out: &mut Vec<u8>) -> Result<(), Rejection> {
+    let coerced = match place {
+        Place::Value { .. } => coerce(text, &domain.kind, domain.pad_to, out),
+        // Keys and headers are bytes: a text domain takes them as a string, every other one as JSON text.
+        _ if domain.kind == DomainType::Bytes => {
+            Plaintext::Bytes(text).encode(domain.pad_to, out);
+            Ok(())
+        }
+        _ if domain.kind == DomainType::Utf8 => {
+            let Ok(text) = std::str::from_utf8(text) else {
+                return Err(Rejection::new("cannot-coerce", "not UTF-8"));
+            };
+            Plaintext::Utf8(text).encode(domain.pad_to, out);
+            Ok(())
+        }
+        _ => coerce(text, &domain.kind, domain.pad_to, out),
+    };
+    coerced.map_err(|error| Rejection::new(error.code(), error.to_string()))
+}
+
+#[async_trait]
+impl Transform for SealTransform {
+    async fn apply(&self, records: Vec<Record>) -> Result<Vec<Outcome>, TransformError> {
+        let mut domains = HashMap::new();
+        for name in self.plan.domains() {
+            let domain = self.sealer.domains.get(name, None).await.map_err(from_domain)?;
+            let document = domain.document.document();
+            domains.insert(name.to_owned(), Domain { kind: document.kind.clone(), pad_to: document.pad_to });
+        }
+        let mut jobs = Jobs::default();
+        let extracted: Vec<_> = {
+            let mut found = Found::default();
+            records.iter().map(|record| self.extract(record, &domains, &mut found, &mut jobs)).collect()
+        };
+        let sealed = self.seal_jobs(&jobs).await?;
+        drop(jobs);
+        let mut headers = HashMap::new();
+        let mut outcomes = Vec::with_capacity(records.len());
+        let mut rejected = Vec::new();
+        for (record, extracted) in records.into_iter().zip(extracted) {
+            match extracted {
+                Ok(items) => {
+                    let record = self.assemble(record, &items, &sealed, &mut headers)?;
+                    outcomes.push(Outcome { route: Route::Target, record });
+                }
+                Err(rejection) => {
+                    rejected.push((outcomes.len(), rejection));
+                    outcomes.push(Outcome { route: Route::DeadLetter, record });
+                }
+            }
+        }
+        seal_dead_letters(&self.plan, &self.sealer, self.placement, "seal", &rejected, &mut outcomes).await?;
+        self.counters.dead_letters.fetch_add(rejected.len() as u64, Ordering::Relaxed);
+        Ok(outcomes)
+    }
+}
+
+/// Replaces each rejected record among `outcomes` by its dead letter, or stops where the policy has none.
+pub(super) async fn seal_dead_letters(
+    plan: &Plan,
+    sealer: &DirectSealer,
+    placement: KeysPlacement,
+    stage: &str,
+    rejected: &[(usize, Rejection)],
+    outcomes: &mut [Outcome],
+) -> Result<(), TransformError> {
+    let Some((first, rejection)) = rejected.first() else {
+        return Ok(());
+    };
+    let Some(spec) = &plan.dead_letters else {
+        return Err(TransformError::Stop {
+            kind: StopKind::Data,
+            reason: format!("record {} cannot be processed ({}): {}", outcomes[*first].record.position, rejection.code, rejection.detail),
+            help: "mend the record, or add `dead_letters: {key, acl}` to the policy so that such records are set aside, sealed whole".to_owned(),
+        });
+    };
+    let mut plain = PlainColumn::with_capacity(rejected.len(), 0);
+    for (n, _) in rejected {
+        let cbor = dead_letter::encode_record(&outcomes[*n].record);
+        plain.push_with(cbor.len() + 8, |out| Plaintext::Bytes(&cbor).encode(None, out)).map_err(|error| from_direct(DirectError::Seal(error.into())))?;
+    }
+    let (key, sealed) = sealer.seal(spec, 0, None, plain.view()).await.map_err(from_direct)?;
+    let header: Bytes = write_header([key.envelope_bytes.as_slice()].into_iter()).into();
+    for (index, (n, rejection)) in rejected.iter().enumerate() {
+        let Some(bytes) = sealed.view().get(index) else {
+            return Err(TransformError::bug("a sealed column lacks a value"));
+        };
+        let record = &mut outcomes[*n].record;
+        let letter = DeadLetter::new(rejection.code, stage, &record.position, bytes);
+        record.key = None;
+        record.value = Some(letter.to_json().into());
+        record.headers.clear();
+        if placement == KeysPlacement::Header {
+            record.headers.push(Header { name: KEYS_HEADER.to_owned(), value: Some(header.clone()) });
+        }
+    }
+    Ok(())
+}
+
+/// What a pipeline does about a key or column that cannot be had.
+pub(super) fn from_direct(error: DirectError) -> TransformError {
+    match error {
+        DirectError::Key(error) if error.is_retryable() => TransformError::Retry { reason: error.to_string() },
+        DirectError::Key(KeyError::Service(error)) => service_stop(&error),
+        DirectError::Key(error) => TransformError::Stop {
+            kind: StopKind::Unavailable,
+            reason: error.to_string(),
+            help: "check the policy's keys and the catalogue with `sealflow validate`".to_owned(),
+        },
+        DirectError::Seal(error) => TransformError::Stop {
+            kind: StopKind::Data,
+            reason: error.to_string(),
+            help: "make batches smaller (`batch:` in the pipeline file)".to_owned(),
+        },
+    }
+}
+
+pub(super) fn from_domain(error: DomainError) -> TransformError {
+    match error {
+        error if error.is_retryable() => TransformError::Retry { reason: error.to_string() },
+        DomainError::Service(error) => service_stop(&error),
+        error => TransformError::Stop {
+            kind: StopKind::Config,
+            reason: error.to_string(),
+            help: "check the domain with `sealflow policy domain show`".to_owned(),
+        },
+    }
+}
+
+/// A refusal of the key service that no waiting mends.
+pub(super) fn service_stop(error: &crate::keys::KeyServiceError) -> TransformError {
+    TransformError::Stop {
+        kind: StopKind::NotPermitted,
+        reason: error.to_string(),
+        help: "check the credentials, the KMS key's policy and its state with `sealflow validate`".to_owned(),
+    }
+}
