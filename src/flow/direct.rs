@@ -35,9 +35,24 @@ pub enum DirectError {
 impl DirectSealer {
     /// Seals one column under the current data key of `spec`, moving to the next key where that one is used
     /// up. `rows` is the row binding: the canonical path and one row id per value.
-    pub async fn seal(&self, spec: &KeySpec, column: u16, rows: Option<(&str, ByteColumn<'_>)>, plain: ByteColumn<'_>) -> Result<(Arc<ActiveKey>, SealedColumn), DirectError> {
-        let label = spec.labels.get(usize::from(column)).map(|entry| entry.label.as_str()).unwrap_or_default();
-        let context = ColumnContext { dataset: &spec.dataset, label, column, rows };
+    pub async fn seal(
+        &self,
+        spec: &KeySpec,
+        column: u16,
+        rows: Option<(&str, ByteColumn<'_>)>,
+        plain: ByteColumn<'_>,
+    ) -> Result<(Arc<ActiveKey>, SealedColumn), DirectError> {
+        let label = spec
+            .labels
+            .get(usize::from(column))
+            .map(|entry| entry.label.as_str())
+            .unwrap_or_default();
+        let context = ColumnContext {
+            dataset: &spec.dataset,
+            label,
+            column,
+            rows,
+        };
         let mut last = SealError::LimitReached;
         for _ in 0..MAX_TRIES {
             let key = self.keys.get(spec).await?;

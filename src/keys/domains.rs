@@ -83,8 +83,21 @@ type Slot = tokio::sync::Mutex<Option<(UnixMillis, Arc<Domain>)>>;
 impl DomainKeys {
     /// Secrets are unwrapped again after `max_age`, so that a key disabled in KMS stops working here.
     #[must_use]
-    pub fn new(service: Arc<dyn KeyService>, catalogue: Arc<dyn Catalogue>, policies: Arc<dyn PolicySource>, clock: Arc<dyn Clock>, max_age: Duration) -> Self {
-        Self(Arc::new(Inner { service, catalogue, policies, clock, max_age, slots: Mutex::default() }))
+    pub fn new(
+        service: Arc<dyn KeyService>,
+        catalogue: Arc<dyn Catalogue>,
+        policies: Arc<dyn PolicySource>,
+        clock: Arc<dyn Clock>,
+        max_age: Duration,
+    ) -> Self {
+        Self(Arc::new(Inner {
+            service,
+            catalogue,
+            policies,
+            clock,
+            max_age,
+            slots: Mutex::default(),
+        }))
     }
 
     /// The newest secret of `domain`, or with `key` the one of that id.
@@ -115,24 +128,44 @@ impl Inner {
         let document = verified.document();
         let (name, version) = (&document.domain, document.version);
         let wrapped = self.catalogue.get(&secret_path(name, version)).await?;
-        let wrapped = wrapped.ok_or_else(|| DomainError::NoSecret { domain: name.clone(), version })?;
-        let secret = self.service.unwrap(&document.arn, &wrapped, &EncryptionContext::for_domain(name)).await?;
-        let key = DomainKey::new(&secret, name, document.key_id)
-            .map_err(|_| DomainError::WrongSecret { domain: name.clone(), version })?;
-        Ok(Domain { key, document: verified })
+        let wrapped = wrapped.ok_or_else(|| DomainError::NoSecret {
+            domain: name.clone(),
+            version,
+        })?;
+        let secret = self
+            .service
+            .unwrap(&document.arn, &wrapped, &EncryptionContext::for_domain(name))
+            .await?;
+        let key = DomainKey::new(&secret, name, document.key_id).map_err(|_| DomainError::WrongSecret {
+            domain: name.clone(),
+            version,
+        })?;
+        Ok(Domain {
+            key,
+            document: verified,
+        })
     }
 }
 
 /// Creates the secret of a new version of `domain` under the KMS key `arn`, unless there is one, and returns
 /// its key id for the domain document. Of concurrent callers all get the same id.
-pub async fn create_domain_secret(service: &dyn KeyService, catalogue: &dyn Catalogue, domain: &str, version: u64, arn: &str) -> Result<KeyId, DomainError> {
+pub async fn create_domain_secret(
+    service: &dyn KeyService,
+    catalogue: &dyn Catalogue,
+    domain: &str,
+    version: u64,
+    arn: &str,
+) -> Result<KeyId, DomainError> {
     let context = EncryptionContext::for_domain(domain);
     let path = secret_path(domain, version);
     let generated = service.generate(arn, DOMAIN_SECRET_LEN, &context).await?;
     if catalogue.put_if_absent(&path, &generated.wrapped).await? == Put::Created {
         return Ok(KeyId::of(&generated.plaintext));
     }
-    let no_secret = || DomainError::NoSecret { domain: domain.to_owned(), version };
+    let no_secret = || DomainError::NoSecret {
+        domain: domain.to_owned(),
+        version,
+    };
     let wrapped = catalogue.get(&path).await?.ok_or_else(no_secret)?;
     let secret = service.unwrap(arn, &wrapped, &context).await?;
     Ok(KeyId::of(&secret))
@@ -144,6 +177,8 @@ fn secret_path(domain: &str, version: u64) -> String {
 
 impl fmt::Debug for DomainKeys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("DomainKeys").field("service", &self.0.service).finish_non_exhaustive()
+        f.debug_struct("DomainKeys")
+            .field("service", &self.0.service)
+            .finish_non_exhaustive()
     }
 }

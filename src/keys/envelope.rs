@@ -166,7 +166,11 @@ impl Envelope {
     /// The CBOR bytes.
     pub fn to_bytes(&self) -> Result<Vec<u8>, EnvelopeError> {
         let bytes = minicbor::to_vec(self).map_err(|_| EnvelopeError::Malformed)?;
-        if bytes.len() > MAX_ENVELOPE_BYTES { Err(EnvelopeError::TooLarge) } else { Ok(bytes) }
+        if bytes.len() > MAX_ENVELOPE_BYTES {
+            Err(EnvelopeError::TooLarge)
+        } else {
+            Ok(bytes)
+        }
     }
 
     /// Reads the CBOR bytes of exactly one envelope.
@@ -233,7 +237,11 @@ pub fn read_header(bytes: &[u8]) -> Result<Vec<&[u8]>, EnvelopeError> {
         }
         envelopes.push(envelope);
     }
-    if decoder.position() == bytes.len() { Ok(envelopes) } else { Err(EnvelopeError::Malformed) }
+    if decoder.position() == bytes.len() {
+        Ok(envelopes)
+    } else {
+        Err(EnvelopeError::Malformed)
+    }
 }
 
 #[cfg(test)]
@@ -252,8 +260,14 @@ pub(crate) mod tests {
             acl: "pii".to_owned(),
             policy: ("payments".to_owned(), 3, [7; 32]),
             labels: vec![
-                LabelEntry { label: "user.email".to_owned(), bind_row: None },
-                LabelEntry { label: "cards[*].number".to_owned(), bind_row: Some("order_id".to_owned()) },
+                LabelEntry {
+                    label: "user.email".to_owned(),
+                    bind_row: None,
+                },
+                LabelEntry {
+                    label: "cards[*].number".to_owned(),
+                    bind_row: Some("order_id".to_owned()),
+                },
             ],
             created: UnixMillis(1_700_000_000_000),
             not_after: UnixMillis(1_700_003_600_000),
@@ -275,8 +289,14 @@ pub(crate) mod tests {
         bytes.push(0);
         assert_eq!(Envelope::from_bytes(&bytes), Err(EnvelopeError::Malformed));
         let newer = Envelope { version: 2, ..sample() };
-        assert_eq!(Envelope::from_bytes(&newer.to_bytes().unwrap()), Err(EnvelopeError::NewerVersion));
-        let large = Envelope { wrapped: vec![0; MAX_ENVELOPE_BYTES], ..sample() };
+        assert_eq!(
+            Envelope::from_bytes(&newer.to_bytes().unwrap()),
+            Err(EnvelopeError::NewerVersion)
+        );
+        let large = Envelope {
+            wrapped: vec![0; MAX_ENVELOPE_BYTES],
+            ..sample()
+        };
         assert_eq!(large.to_bytes(), Err(EnvelopeError::TooLarge));
     }
 
@@ -287,7 +307,10 @@ pub(crate) mod tests {
         assert_eq!(read_header(&header), Ok(vec![&bytes[..], &bytes[..]]));
         let many = write_header(vec![&b"x"[..]; MAX_ENVELOPES + 1].into_iter());
         assert_eq!(read_header(&many), Err(EnvelopeError::TooLarge));
-        assert_eq!(read_header(&[0x9b, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]), Err(EnvelopeError::TooLarge));
+        assert_eq!(
+            read_header(&[0x9b, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]),
+            Err(EnvelopeError::TooLarge)
+        );
     }
 
     proptest! {

@@ -111,7 +111,10 @@ struct Slot {
 impl Slot {
     fn current(&self, now: UnixMillis, max_age: Duration) -> Option<Arc<OpenedKey>> {
         let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
-        current.as_ref().filter(|(since, _)| now.since(*since) < max_age).map(|(_, key)| Arc::clone(key))
+        current
+            .as_ref()
+            .filter(|(since, _)| now.since(*since) < max_age)
+            .map(|(_, key)| Arc::clone(key))
     }
 
     fn set(&self, key: Option<(UnixMillis, Arc<OpenedKey>)>) {
@@ -137,7 +140,16 @@ impl OpeningKeys {
             .eviction_listener(|_, slot: Arc<Slot>, _| slot.set(None))
             .build();
         let listings = Cache::builder().max_capacity(capacity).build();
-        Self(Arc::new(Inner { service, catalogue, policies, clock, max_age, keys, listings, counters: CacheCounters::default() }))
+        Self(Arc::new(Inner {
+            service,
+            catalogue,
+            policies,
+            clock,
+            max_age,
+            keys,
+            listings,
+            counters: CacheCounters::default(),
+        }))
     }
 
     /// The key `id`, from the catalogue's envelopes (newest first), then from those that `travelling` beside
@@ -187,7 +199,9 @@ fn names(bytes: &[u8], id: KeyId) -> bool {
 
 /// The dataset whose policy governs `dataset`: dead letters are governed by their dataset's policy.
 pub(crate) fn governing(dataset: &str) -> &str {
-    dataset.strip_suffix(crate::policy::DEAD_LETTERS_SUFFIX).unwrap_or(dataset)
+    dataset
+        .strip_suffix(crate::policy::DEAD_LETTERS_SUFFIX)
+        .unwrap_or(dataset)
 }
 
 impl Inner {
@@ -201,7 +215,10 @@ impl Inner {
         }
         let paths = self.catalogue.list(&format!("keys/{id}")).await?;
         let number = |path: &String| path.rsplit('/').next().and_then(|n| n.parse::<u32>().ok());
-        let mut numbered: Vec<_> = paths.iter().filter_map(|path| number(path).map(|n| (n, path))).collect();
+        let mut numbered: Vec<_> = paths
+            .iter()
+            .filter_map(|path| number(path).map(|n| (n, path)))
+            .collect();
         numbered.sort_unstable_by(|a, b| b.cmp(a));
         let mut envelopes = Vec::new();
         for (_, path) in numbered.into_iter().take(MAX_CANDIDATES) {
@@ -219,7 +236,10 @@ impl Inner {
         let policy = self.policies.policy(governing(&envelope.dataset)).await?;
         // On every use, cached or not: what the newest policy dropped stops opening at once.
         check_against(&envelope, policy.policy())?;
-        let slot = self.keys.get_with((identity.to_owned(), envelope_hash(bytes)), async { Arc::default() }).await;
+        let slot = self
+            .keys
+            .get_with((identity.to_owned(), envelope_hash(bytes)), async { Arc::default() })
+            .await;
         if let Some(key) = slot.current(self.clock.now(), self.max_age) {
             self.counters.hits.fetch_add(1, Ordering::Relaxed);
             return Ok(key);
@@ -230,7 +250,11 @@ impl Inner {
             return Ok(key);
         }
         if let Some((at, error)) = &*failure {
-            let hold = if error.is_retryable() { HOLD_RETRYABLE } else { HOLD_REFUSED };
+            let hold = if error.is_retryable() {
+                HOLD_RETRYABLE
+            } else {
+                HOLD_REFUSED
+            };
             if self.clock.now().since(*at) < hold {
                 return Err(error.clone());
             }
@@ -278,6 +302,8 @@ fn check_against(envelope: &Envelope, policy: &Policy) -> Result<(), OpenKeyErro
 
 impl fmt::Debug for OpeningKeys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("OpeningKeys").field("service", &self.0.service).finish_non_exhaustive()
+        f.debug_struct("OpeningKeys")
+            .field("service", &self.0.service)
+            .finish_non_exhaustive()
     }
 }

@@ -65,7 +65,8 @@ impl ActiveKey {
 
     fn is_due(&self, now: UnixMillis) -> bool {
         let (created, not_after) = (self.envelope.created(), self.envelope.not_after());
-        let aged = now.since(created).as_millis() * 100 >= not_after.since(created).as_millis() * u128::from(RENEW_AT_PERCENT);
+        let aged =
+            now.since(created).as_millis() * 100 >= not_after.since(created).as_millis() * u128::from(RENEW_AT_PERCENT);
         aged || self.key.used_percent() >= RENEW_AT_PERCENT
     }
 }
@@ -120,9 +121,21 @@ impl Slot {
 impl SealingKeys {
     /// A cache over `service`, which puts every envelope into `catalogue` before its key is used.
     #[must_use]
-    pub fn new(service: Arc<dyn KeyService>, catalogue: Arc<dyn Catalogue>, clock: Arc<dyn Clock>, limits: UsageLimits) -> Self {
+    pub fn new(
+        service: Arc<dyn KeyService>,
+        catalogue: Arc<dyn Catalogue>,
+        clock: Arc<dyn Clock>,
+        limits: UsageLimits,
+    ) -> Self {
         let (caches, counters) = (Mutex::default(), CacheCounters::default());
-        Self(Arc::new(Inner { service, catalogue, clock, limits, caches, counters }))
+        Self(Arc::new(Inner {
+            service,
+            catalogue,
+            clock,
+            limits,
+            caches,
+            counters,
+        }))
     }
 
     /// The key to seal with now. Concurrent callers of one spec share one fetch; a key that is close to a
@@ -157,7 +170,14 @@ impl SealingKeys {
     /// second. Correctness does not depend on it; how long unused keys stay in memory does.
     pub async fn tick(&self) {
         let now = self.0.clock.now();
-        let caches: Vec<_> = self.0.caches.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
+        let caches: Vec<_> = self
+            .0
+            .caches
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .values()
+            .cloned()
+            .collect();
         for cache in caches {
             for (_, slot) in &cache {
                 if slot.current().is_some_and(|key| !key.is_usable(now)) {
@@ -172,9 +192,19 @@ impl SealingKeys {
     #[must_use]
     pub fn ages(&self) -> (Duration, usize) {
         let now = self.0.clock.now();
-        let caches: Vec<_> = self.0.caches.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
+        let caches: Vec<_> = self
+            .0
+            .caches
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .values()
+            .cloned()
+            .collect();
         let slots = caches.iter().flat_map(Cache::iter);
-        let ages: Vec<_> = slots.filter_map(|(_, slot)| slot.current()).map(|key| now.since(key.envelope.created())).collect();
+        let ages: Vec<_> = slots
+            .filter_map(|(_, slot)| slot.current())
+            .map(|key| now.since(key.envelope.created()))
+            .collect();
         (ages.iter().max().copied().unwrap_or_default(), ages.len())
     }
 
@@ -189,7 +219,9 @@ impl SealingKeys {
     }
 
     fn renew_in_background(&self, slot: &Arc<Slot>, spec: &KeySpec) {
-        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+            return;
+        };
         if slot.renewing.swap(true, Ordering::AcqRel) {
             return;
         }
@@ -217,9 +249,18 @@ impl Drop for ResetOnDrop {
 
 impl Inner {
     /// Fetches under the slot's lock, or repeats a failure that is too fresh to try again.
-    async fn fetch_into(&self, slot: &Slot, failure: &mut Option<(UnixMillis, KeyError)>, spec: &KeySpec) -> Result<Arc<ActiveKey>, KeyError> {
+    async fn fetch_into(
+        &self,
+        slot: &Slot,
+        failure: &mut Option<(UnixMillis, KeyError)>,
+        spec: &KeySpec,
+    ) -> Result<Arc<ActiveKey>, KeyError> {
         if let Some((at, error)) = failure {
-            let hold = if error.is_retryable() { HOLD_RETRYABLE } else { HOLD_PERMANENT };
+            let hold = if error.is_retryable() {
+                HOLD_RETRYABLE
+            } else {
+                HOLD_PERMANENT
+            };
             if self.clock.now().since(*at) < hold {
                 return Err(error.clone());
             }
@@ -243,7 +284,9 @@ impl Inner {
         let context = EncryptionContext::for_data_key(&spec.dataset, &spec.key_name, &spec.acl);
         let generated = self.service.generate(&spec.arn, DATA_KEY_LEN, &context).await?;
         if generated.arn != spec.arn {
-            return Err(KeyError::OtherKey { asked: spec.arn.clone() });
+            return Err(KeyError::OtherKey {
+                asked: spec.arn.clone(),
+            });
         }
         let key = SealingKey::from_generated(&generated.plaintext, self.limits)?;
         let envelope = Envelope::new(EnvelopeParts {
@@ -259,8 +302,16 @@ impl Inner {
             not_after: created.plus(spec.max_age),
         });
         let envelope_bytes = envelope.to_bytes()?;
-        match self.catalogue.put_if_absent(&envelope_path(key.id(), 0), &envelope_bytes).await? {
-            Put::Created => Ok(Arc::new(ActiveKey { key, envelope, envelope_bytes })),
+        match self
+            .catalogue
+            .put_if_absent(&envelope_path(key.id(), 0), &envelope_bytes)
+            .await?
+        {
+            Put::Created => Ok(Arc::new(ActiveKey {
+                key,
+                envelope,
+                envelope_bytes,
+            })),
             // 128 random bits do not repeat: something else wrote there, so this key is not ours alone.
             Put::Exists => Err(KeyError::NotExclusive { key: key.id() }),
         }
@@ -269,7 +320,9 @@ impl Inner {
 
 /// A policy's id is the name of the dataset it governs.
 fn policy_id(dataset: &str) -> &str {
-    dataset.strip_suffix(crate::policy::DEAD_LETTERS_SUFFIX).unwrap_or(dataset)
+    dataset
+        .strip_suffix(crate::policy::DEAD_LETTERS_SUFFIX)
+        .unwrap_or(dataset)
 }
 
 fn new_cache(max_live: u64) -> Cache<SlotId, Arc<Slot>> {
@@ -282,7 +335,9 @@ fn new_cache(max_live: u64) -> Cache<SlotId, Arc<Slot>> {
 
 impl fmt::Debug for SealingKeys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SealingKeys").field("service", &self.0.service).finish_non_exhaustive()
+        f.debug_struct("SealingKeys")
+            .field("service", &self.0.service)
+            .finish_non_exhaustive()
     }
 }
 
@@ -308,7 +363,12 @@ mod tests {
         let catalogue = Arc::new(MemoryCatalogue::new());
         let clock = Arc::new(ManualClock::at(UnixMillis(1_000_000)));
         let keys = SealingKeys::new(kms.clone(), catalogue.clone(), clock.clone(), limits);
-        Bench { kms, catalogue, clock, keys }
+        Bench {
+            kms,
+            catalogue,
+            clock,
+            keys,
+        }
     }
 
     fn spec(name: &str) -> KeySpec {
@@ -318,7 +378,10 @@ mod tests {
             template: "tenant-{t}".into(),
             arn: "arn:aws:kms:eu-central-1:111122223333:key/1".into(),
             acl: "pii".into(),
-            labels: Arc::from([LabelEntry { label: "email".into(), bind_row: None }]),
+            labels: Arc::from([LabelEntry {
+                label: "email".into(),
+                bind_row: None,
+            }]),
             policy: (1, [1; 32]),
             max_age: HOUR,
             max_live: 4,
@@ -328,7 +391,12 @@ mod tests {
     fn seal_one(key: &ActiveKey) -> Result<(), SealError> {
         let mut plain = PlainColumn::with_capacity(1, 8);
         plain.push(b"\x06x")?;
-        let context = ColumnContext { dataset: "payments", label: "email", column: 0, rows: None };
+        let context = ColumnContext {
+            dataset: "payments",
+            label: "email",
+            column: 0,
+            rows: None,
+        };
         key.key.seal(&context, plain.view()).map(drop)
     }
 
@@ -360,7 +428,9 @@ mod tests {
     #[tokio::test]
     async fn a_catalogue_that_is_away_yields_no_key() {
         let bench = bench(UsageLimits::STANDARD);
-        bench.catalogue.fail_with(Some(crate::keys::CatalogueError::Unavailable { reason: "test".into() }));
+        bench
+            .catalogue
+            .fail_with(Some(crate::keys::CatalogueError::Unavailable { reason: "test".into() }));
         let error = bench.keys.get(&spec("a")).await.unwrap_err();
         assert!(error.is_retryable());
     }
@@ -382,7 +452,9 @@ mod tests {
     async fn a_key_past_its_age_never_seals_again_even_if_kms_is_away() {
         let bench = bench(UsageLimits::STANDARD);
         bench.keys.get(&spec("a")).await.unwrap();
-        bench.kms.fail_with(Some(KeyServiceError::Unavailable { reason: "test".into() }));
+        bench
+            .kms
+            .fail_with(Some(KeyServiceError::Unavailable { reason: "test".into() }));
         bench.clock.advance(HOUR - Duration::from_millis(1));
         bench.keys.get(&spec("a")).await.unwrap();
         bench.clock.advance(Duration::from_millis(1));
@@ -391,7 +463,10 @@ mod tests {
 
     #[tokio::test]
     async fn an_exhausted_key_is_replaced() {
-        let bench = bench(UsageLimits { batches: 2, ..UsageLimits::STANDARD });
+        let bench = bench(UsageLimits {
+            batches: 2,
+            ..UsageLimits::STANDARD
+        });
         let mut ids = Vec::new();
         for _ in 0..6 {
             let mut key = bench.keys.get(&spec("a")).await.unwrap();
@@ -408,7 +483,9 @@ mod tests {
     #[tokio::test]
     async fn a_failure_is_remembered_briefly_and_then_tried_again() {
         let bench = bench(UsageLimits::STANDARD);
-        bench.kms.fail_with(Some(KeyServiceError::Throttled { retry_after: None }));
+        bench
+            .kms
+            .fail_with(Some(KeyServiceError::Throttled { retry_after: None }));
         for _ in 0..10 {
             assert!(bench.keys.get(&spec("a")).await.is_err());
         }
@@ -443,7 +520,10 @@ mod tests {
     async fn another_policy_version_gets_another_key() {
         let bench = bench(UsageLimits::STANDARD);
         let first = bench.keys.get(&spec("a")).await.unwrap().key.id();
-        let next = KeySpec { policy: (2, [2; 32]), ..spec("a") };
+        let next = KeySpec {
+            policy: (2, [2; 32]),
+            ..spec("a")
+        };
         assert_ne!(bench.keys.get(&next).await.unwrap().key.id(), first);
     }
 }

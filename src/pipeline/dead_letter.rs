@@ -66,7 +66,11 @@ impl DeadLetter {
     /// Reads that JSON.
     pub fn from_json(json: &[u8]) -> Result<Self, NotADeadLetter> {
         let letter: Self = serde_json::from_slice(json).map_err(|_| NotADeadLetter)?;
-        if letter.sealflow == FORMAT { Ok(letter) } else { Err(NotADeadLetter) }
+        if letter.sealflow == FORMAT {
+            Ok(letter)
+        } else {
+            Err(NotADeadLetter)
+        }
     }
 }
 
@@ -111,7 +115,11 @@ fn write_bytes(encoder: &mut Encoder<Vec<u8>>, bytes: Option<&Bytes>) -> Written
 pub fn decode_record(cbor: &[u8], position: Position) -> Result<Record, NotADeadLetter> {
     let mut decoder = Decoder::new(cbor);
     let record = read_record(&mut decoder, position).map_err(|_| NotADeadLetter)?;
-    if decoder.position() == cbor.len() { Ok(record) } else { Err(NotADeadLetter) }
+    if decoder.position() == cbor.len() {
+        Ok(record)
+    } else {
+        Err(NotADeadLetter)
+    }
 }
 
 fn read_record(decoder: &mut Decoder<'_>, position: Position) -> Result<Record, minicbor::decode::Error> {
@@ -127,7 +135,10 @@ fn read_record(decoder: &mut Decoder<'_>, position: Position) -> Result<Record, 
         if decoder.array()? != Some(2) {
             return Err(wrong());
         }
-        headers.push(Header { name: decoder.str()?.to_owned(), value: read_bytes(decoder)? });
+        headers.push(Header {
+            name: decoder.str()?.to_owned(),
+            value: read_bytes(decoder)?,
+        });
     }
     let timestamp = match (decoder.u8()?, decoder.i64()?) {
         (0, _) => Timestamp::None,
@@ -135,7 +146,13 @@ fn read_record(decoder: &mut Decoder<'_>, position: Position) -> Result<Record, 
         (2, millis) => Timestamp::Appended(millis),
         _ => return Err(wrong()),
     };
-    Ok(Record { position, timestamp, key, value, headers })
+    Ok(Record {
+        position,
+        timestamp,
+        key,
+        value,
+        headers,
+    })
 }
 
 fn read_bytes(decoder: &mut Decoder<'_>) -> Result<Option<Bytes>, minicbor::decode::Error> {
@@ -153,7 +170,11 @@ mod tests {
     use super::*;
 
     fn position() -> Position {
-        Position { topic: "t".into(), partition: 3, offset: 9 }
+        Position {
+            topic: "t".into(),
+            partition: 3,
+            offset: 9,
+        }
     }
 
     proptest! {

@@ -4,10 +4,18 @@
 
 pub mod batch;
 pub mod counters;
+pub mod dead_letter;
+mod open;
+mod plan;
 pub mod record;
+mod seal;
 pub mod transform;
 
 pub use batch::{BatchLimits, Collector};
 pub use counters::Counters;
+pub use dead_letter::DeadLetter;
+pub use open::OpenTransform;
+pub use plan::Format;
 pub use record::{Header, Position, Record, Timestamp};
-pub use transform::{Outcome, Route, Transform, TransformError};
+pub use seal::{KeysPlacement, SealTransform, TransformCounters};
+pub use transform::{Outcome, Route, StopKind, Transform, TransformError};

@@ -44,6 +44,8 @@ struct Item {
     indexes: Vec<u32>,
     /// The document that it lies in.
     document: Range<usize>,
+    /// Row id along the policy's own path, where the rule is bound and the record has one.
+    row: Option<Vec<u8>>,
 }
 
 /// What was found in one record, and the envelopes that travel with it.
@@ -61,8 +63,20 @@ struct Keyring {
 
 impl OpenTransform {
     /// A transform for `policy`; `sealer` seals its dead letters.
-    pub fn new(policy: Arc<VerifiedPolicy>, format: Format, placement: KeysPlacement, keys: OpeningKeys, sealer: DirectSealer) -> Result<Self, LocatorError> {
-        Ok(Self { plan: Plan::new(policy, format)?, keys, sealer, placement, counters: Arc::default() })
+    pub fn new(
+        policy: Arc<VerifiedPolicy>,
+        format: Format,
+        placement: KeysPlacement,
+        keys: OpeningKeys,
+        sealer: DirectSealer,
+    ) -> Result<Self, LocatorError> {
+        Ok(Self {
+            plan: Plan::new(policy, format)?,
+            keys,
+            sealer,
+            placement,
+            counters: Arc::default(),
+        })
     }
 
     /// What it did so far.
@@ -84,8 +98,22 @@ impl OpenTransform {
                 documents += 1;
                 for (rule, place, indexes) in self.plan.hits(&document) {
                     let Place::Value { start, end } = place else { continue };
-                    let Some(sealed) = sealed_json(&bytes[start..end])? else { continue };
-                    items.push(Item { rule, place, sealed, indexes: indexes.to_vec(), document: range.clone() });
+                    let Some(sealed) = sealed_json(&bytes[start..end])? else {
+                        continue;
+                    };
+                    let row = self.plan.row_field(rule).and_then(|field| {
+                        let mut row = Vec::new();
+                        let scalar = self.plan.field(&document, field).ok()?;
+                        json::encode_row_id(scalar, indexes, &mut row).ok().map(|()| row)
+                    });
+                    items.push(Item {
+                        rule,
+                        place,
+                        sealed,
+                        indexes: indexes.to_vec(),
+                        document: range.clone(),
+                        row,
+                    });
                 }
                 Ok(())
             })?;
@@ -94,10 +122,20 @@ impl OpenTransform {
             for (place, bytes) in outer_places(self.plan.rules()[*rule].path.root(), record) {
                 let mut sealed = Vec::new();
                 value::read_text(bytes, &mut sealed).map_err(|_| not_sealed())?;
-                items.push(Item { rule: *rule, place, sealed, indexes: Vec::new(), document: first.clone() });
+                items.push(Item {
+                    rule: *rule,
+                    place,
+                    sealed,
+                    indexes: Vec::new(),
+                    document: first.clone(),
+                    row: None,
+                });
             }
         }
-        Ok(Extracted { items, envelopes: travelling(record)? })
+        Ok(Extracted {
+            items,
+            envelopes: travelling(record)?,
+        })
     }
 
     /// Fetches every key that the batch's values name, each once per set of travelling envelopes.
@@ -113,10 +151,13 @@ impl OpenTransform {
                             continue;
                         }
                         let opened = self.keys.get(key, &travelling).await;
-                        ring.keys.insert((key, fingerprint), opened.map_or_else(key_failure, |key| Ok(Ok(key)))?);
+                        ring.keys
+                            .insert((key, fingerprint), opened.map_or_else(key_failure, |key| Ok(Ok(key)))?);
                     }
                     Ok(SealedValue::Deterministic { key, .. }) => {
-                        let Some(domain) = self.plan.rules()[item.rule].domain() else { continue };
+                        let Some(domain) = self.plan.rules()[item.rule].domain() else {
+                            continue;
+                        };
                         let id = (domain.to_owned(), key);
                         if ring.domains.contains_key(&id) {
                             continue;
@@ -158,18 +199,42 @@ impl OpenTransform {
         {
             let added: usize = replacements.iter().map(|(_, text)| text.len()).sum();
             let mut out = Vec::with_capacity(original.len() + added);
-            splice(original, replacements.iter().map(|(range, text)| (range.clone(), text.as_slice())), &mut out);
+            splice(
+                original,
+                replacements
+                    .iter()
+                    .map(|(range, text)| (range.clone(), text.as_slice())),
+                &mut out,
+            );
             opened.value = Some(out.into());
         }
         opened.headers.retain(|header| header.name != KEYS_HEADER);
         Ok(opened)
     }
 
-    fn open_value(&self, record: &Record, item: &Item, fingerprint: u64, ring: &mut Keyring, out: &mut Vec<u8>) -> Result<(), Rejection> {
+    fn open_value(
+        &self,
+        record: &Record,
+        item: &Item,
+        fingerprint: u64,
+        ring: &mut Keyring,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Rejection> {
         let rule = &self.plan.rules()[item.rule];
         match SealedValue::parse(&item.sealed).map_err(|_| not_sealed())? {
-            SealedValue::Randomised { key, column, nonce, ciphertext, tag } => {
-                let key = ring.keys.get(&(key, fingerprint)).ok_or_else(cannot_open)?.as_ref().map_err(Clone::clone)?;
+            SealedValue::Randomised {
+                key,
+                column,
+                nonce,
+                ciphertext,
+                tag,
+            } => {
+                let key = ring
+                    .keys
+                    .get(&(key, fingerprint))
+                    .ok_or_else(cannot_open)?
+                    .as_ref()
+                    .map_err(Clone::clone)?;
                 let envelope = &key.envelope;
                 let entry = envelope.labels.get(usize::from(column)).ok_or_else(cannot_open)?;
                 let policy = self.plan.policy.policy();
@@ -177,20 +242,33 @@ impl OpenTransform {
                 if envelope.dataset != policy.dataset || *current != rule.label {
                     return Err(cannot_open());
                 }
-                let mut row = Vec::new();
-                let row = match &entry.bind_row {
-                    None => None,
-                    Some(path) => {
-                        row_id(record, path, item, &mut row)?;
-                        Some(RowId { path, id: &row })
+                let mut other = Vec::new();
+                let row = match (&entry.bind_row, &item.row) {
+                    (None, _) => None,
+                    (Some(path), Some(id)) if rule.bind_row.as_ref().is_some_and(|own| own.to_string() == *path) => {
+                        Some(RowId { path, id })
+                    }
+                    (Some(path), _) => {
+                        row_id(record, path, item, &mut other)?;
+                        Some(RowId { path, id: &other })
                     }
                 };
-                key.key.opener(&envelope.dataset, &entry.label).open(nonce, ciphertext, tag, row, out).map_err(|_| cannot_open())
+                key.key
+                    .opener(&envelope.dataset, &entry.label)
+                    .open(nonce, ciphertext, tag, row, out)
+                    .map_err(|_| cannot_open())
             }
             SealedValue::Deterministic { key, iv, ciphertext } => {
                 let domain = rule.domain().ok_or_else(cannot_open)?;
-                let opener = ring.domains.get_mut(&(domain.to_owned(), key)).ok_or_else(cannot_open)?;
-                opener.as_mut().map_err(|rejection| rejection.clone())?.open(iv, ciphertext, out).map_err(|_| cannot_open())
+                let opener = ring
+                    .domains
+                    .get_mut(&(domain.to_owned(), key))
+                    .ok_or_else(cannot_open)?;
+                opener
+                    .as_mut()
+                    .map_err(|rejection| rejection.clone())?
+                    .open(iv, ciphertext, out)
+                    .map_err(|_| cannot_open())
             }
         }
     }
@@ -201,7 +279,10 @@ fn cannot_open() -> Rejection {
 }
 
 fn not_sealed() -> Rejection {
-    Rejection::new("not-sealed", "a column of the policy holds something that is no sealed value")
+    Rejection::new(
+        "not-sealed",
+        "a column of the policy holds something that is no sealed value",
+    )
 }
 
 /// The sealed bytes of a JSON value; `None` for null, which stays null.
@@ -209,7 +290,10 @@ fn sealed_json(text: &[u8]) -> Result<Option<Vec<u8>>, Rejection> {
     if text == b"null" {
         return Ok(None);
     }
-    let inner = text.strip_prefix(b"\"").and_then(|text| text.strip_suffix(b"\"")).ok_or_else(not_sealed)?;
+    let inner = text
+        .strip_prefix(b"\"")
+        .and_then(|text| text.strip_suffix(b"\""))
+        .ok_or_else(not_sealed)?;
     let mut sealed = Vec::new();
     value::read_text(inner, &mut sealed).map_err(|_| not_sealed())?;
     Ok(Some(sealed))
@@ -219,8 +303,14 @@ fn outer_places<'r>(root: &Root, record: &'r Record) -> Vec<(Place, &'r Bytes)> 
     match root {
         Root::Key => record.key.iter().map(|key| (Place::Key, key)).collect(),
         Root::Header(name) => {
-            let named = record.headers.iter().enumerate().filter(|(_, header)| header.name == *name);
-            named.filter_map(|(n, header)| header.value.as_ref().map(|value| (Place::Header(n), value))).collect()
+            let named = record
+                .headers
+                .iter()
+                .enumerate()
+                .filter(|(_, header)| header.name == *name);
+            named
+                .filter_map(|(n, header)| header.value.as_ref().map(|value| (Place::Header(n), value)))
+                .collect()
         }
         Root::Value => Vec::new(),
     }
@@ -230,7 +320,10 @@ fn outer_places<'r>(root: &Root, record: &'r Record) -> Vec<(Place, &'r Bytes)> 
 fn travelling(record: &Record) -> Result<Vec<Bytes>, Rejection> {
     let mut envelopes = Vec::new();
     for header in record.headers.iter().filter(|header| header.name == KEYS_HEADER) {
-        let bytes = header.value.as_ref().ok_or_else(|| Rejection::new("bad-keys-header", "a sealflow-keys header is null"))?;
+        let bytes = header
+            .value
+            .as_ref()
+            .ok_or_else(|| Rejection::new("bad-keys-header", "a sealflow-keys header is null"))?;
         let read = read_header(bytes).map_err(|error| Rejection::new("bad-keys-header", error.to_string()))?;
         envelopes.extend(read.into_iter().map(|envelope| bytes.slice_ref(envelope)));
     }
@@ -252,9 +345,15 @@ fn fingerprint(envelopes: &[&[u8]]) -> u64 {
 fn row_id(record: &Record, path: &str, item: &Item, out: &mut Vec<u8>) -> Result<(), Rejection> {
     let path: ColumnPath = path.parse().map_err(|_| cannot_open())?;
     let locator = Locator::new(&[], &[path]).map_err(|_| cannot_open())?;
-    let document = record.value.as_ref().and_then(|value| value.get(item.document.clone())).ok_or_else(cannot_open)?;
+    let document = record
+        .value
+        .as_ref()
+        .and_then(|value| value.get(item.document.clone()))
+        .ok_or_else(cannot_open)?;
     let mut found = Found::default();
-    locator.locate(document, &mut found).map_err(|error| Rejection::new(error.code(), error.to_string()))?;
+    locator
+        .locate(document, &mut found)
+        .map_err(|error| Rejection::new(error.code(), error.to_string()))?;
     let [field] = found.fields.as_slice() else {
         return Err(cannot_open());
     };
@@ -277,8 +376,12 @@ fn outer_bytes(encoding: &[u8]) -> Result<Bytes, Rejection> {
 /// A key that is not there: wait for it, stop for want of rights, or set the record aside.
 fn key_failure(error: OpenKeyError) -> Result<Result<Arc<OpenedKey>, Rejection>, TransformError> {
     match error {
-        error if error.is_retryable() => Err(TransformError::Retry { reason: error.to_string() }),
-        OpenKeyError::Service(error @ (KeyServiceError::NotPermitted { .. } | KeyServiceError::NoCredentials { .. })) => Err(service_stop(&error)),
+        error if error.is_retryable() => Err(TransformError::Retry {
+            reason: error.to_string(),
+        }),
+        OpenKeyError::Service(
+            error @ (KeyServiceError::NotPermitted { .. } | KeyServiceError::NoCredentials { .. }),
+        ) => Err(service_stop(&error)),
         OpenKeyError::Policy(PolicySourceError::Untrusted { what, reason }) => Err(TransformError::Stop {
             kind: StopKind::Config,
             reason: format!("{what} cannot be used: {reason}"),
@@ -290,7 +393,9 @@ fn key_failure(error: OpenKeyError) -> Result<Result<Arc<OpenedKey>, Rejection>,
 
 fn domain_failure(error: DomainError) -> Result<Result<DeterministicOpener, Rejection>, TransformError> {
     match error {
-        DomainError::Policy(PolicySourceError::Missing { what }) => Ok(Err(Rejection::new(CANNOT_OPEN, format!("no {what}")))),
+        DomainError::Policy(PolicySourceError::Missing { what }) => {
+            Ok(Err(Rejection::new(CANNOT_OPEN, format!("no {what}"))))
+        }
         error => Err(from_domain(error)),
     }
 }
@@ -310,16 +415,32 @@ impl Transform for OpenTransform {
             match extracted.and_then(|extracted| self.open(&record, &extracted, &mut ring)) {
                 Ok(record) => {
                     self.counters.values.fetch_add(values as u64, Ordering::Relaxed);
-                    outcomes.push(Outcome { route: Route::Target, record });
+                    outcomes.push(Outcome {
+                        route: Route::Target,
+                        record,
+                    });
                 }
                 Err(rejection) => {
                     rejected.push((outcomes.len(), rejection));
-                    outcomes.push(Outcome { route: Route::DeadLetter, record });
+                    outcomes.push(Outcome {
+                        route: Route::DeadLetter,
+                        record,
+                    });
                 }
             }
         }
-        seal_dead_letters(&self.plan, &self.sealer, self.placement, "open", &rejected, &mut outcomes).await?;
-        self.counters.dead_letters.fetch_add(rejected.len() as u64, Ordering::Relaxed);
+        seal_dead_letters(
+            &self.plan,
+            &self.sealer,
+            self.placement,
+            "open",
+            &rejected,
+            &mut outcomes,
+        )
+        .await?;
+        self.counters
+            .dead_letters
+            .fetch_add(rejected.len() as u64, Ordering::Relaxed);
         Ok(outcomes)
     }
 }

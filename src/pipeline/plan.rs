@@ -35,7 +35,10 @@ pub(crate) struct Rejection {
 
 impl Rejection {
     pub(crate) fn new(code: &'static str, detail: impl Into<String>) -> Self {
-        Self { code, detail: detail.into() }
+        Self {
+            code,
+            detail: detail.into(),
+        }
     }
 }
 
@@ -110,8 +113,15 @@ impl Plan {
                 fields.len() - 1
             })
         };
-        let row_fields = model.columns.iter().map(|rule| rule.bind_row.as_ref().map(&mut field)).collect();
-        let compiled = groups.iter().filter_map(|group| compile_group(model, group, &mut field)).collect();
+        let row_fields = model
+            .columns
+            .iter()
+            .map(|rule| rule.bind_row.as_ref().map(&mut field))
+            .collect();
+        let compiled = groups
+            .iter()
+            .filter_map(|group| compile_group(model, group, &mut field))
+            .collect();
         let in_value = |rule: &ColumnRule| *rule.path.root() == Root::Value;
         let rules = || model.columns.iter().enumerate();
         let value_rules: Vec<usize> = rules().filter(|(_, rule)| in_value(rule)).map(|(n, _)| n).collect();
@@ -119,8 +129,22 @@ impl Plan {
         let paths: Vec<ColumnPath> = value_rules.iter().map(|n| model.columns[*n].path.clone()).collect();
         let locator = Locator::new(&paths, &fields)?;
         let columns = (0..model.columns.len()).map(|rule| column_of(&groups, rule)).collect();
-        let dead_letters = model.dead_letter_group().and_then(|group| compile_group(model, &group, &mut |_| 0)).map(|group| group.spec);
-        Ok(Self { policy, format, locator, value_rules, outer_rules, fields, row_fields, columns, groups: compiled, dead_letters })
+        let dead_letters = model
+            .dead_letter_group()
+            .and_then(|group| compile_group(model, &group, &mut |_| 0))
+            .map(|group| group.spec);
+        Ok(Self {
+            policy,
+            format,
+            locator,
+            value_rules,
+            outer_rules,
+            fields,
+            row_fields,
+            columns,
+            groups: compiled,
+            dead_letters,
+        })
     }
 
     pub(crate) fn rules(&self) -> &[ColumnRule] {
@@ -146,11 +170,22 @@ impl Plan {
     }
 
     /// Calls `visit` for each document of the record's value with what was found in it.
-    pub(crate) fn documents(&self, value: &[u8], found: &mut Found, mut visit: impl FnMut(Document<'_>) -> Result<(), Rejection>) -> Result<(), Rejection> {
+    pub(crate) fn documents(
+        &self,
+        value: &[u8],
+        found: &mut Found,
+        mut visit: impl FnMut(Document<'_>) -> Result<(), Rejection>,
+    ) -> Result<(), Rejection> {
         for range in self.document_ranges(value)? {
             let text = &value[range.clone()];
-            self.locator.locate(text, found).map_err(|error| Rejection::new(error.code(), error.to_string()))?;
-            visit(Document { offset: range.start, text, found })?;
+            self.locator
+                .locate(text, found)
+                .map_err(|error| Rejection::new(error.code(), error.to_string()))?;
+            visit(Document {
+                offset: range.start,
+                text,
+                found,
+            })?;
         }
         Ok(())
     }
@@ -158,18 +193,36 @@ impl Plan {
     fn document_ranges(&self, value: &[u8]) -> Result<Vec<Range<usize>>, Rejection> {
         match self.format {
             Format::Json => Ok(vec![0..value.len()]),
-            Format::JsonSr if value.len() > REGISTRY_PREFIX_LEN && value[0] == REGISTRY_MAGIC => Ok(vec![REGISTRY_PREFIX_LEN..value.len()]),
-            Format::JsonSr => Err(Rejection::new("no-registry-prefix", "the value does not start with a schema registry's five bytes")),
-            Format::Ndjson => Ok(lines::lines(value).map(|line| line.content).filter(|content| !content.is_empty()).collect()),
+            Format::JsonSr if value.len() > REGISTRY_PREFIX_LEN && value[0] == REGISTRY_MAGIC => {
+                Ok(vec![REGISTRY_PREFIX_LEN..value.len()])
+            }
+            Format::JsonSr => Err(Rejection::new(
+                "no-registry-prefix",
+                "the value does not start with a schema registry's five bytes",
+            )),
+            Format::Ndjson => Ok(lines::lines(value)
+                .map(|line| line.content)
+                .filter(|content| !content.is_empty())
+                .collect()),
         }
     }
 
     /// Occurrences of columns in one document: (rule, place in the record, list indexes).
-    pub(crate) fn hits<'d>(&'d self, document: &'d Document<'d>) -> impl Iterator<Item = (usize, Place, &'d [u32])> + 'd {
+    pub(crate) fn hits<'d>(
+        &'d self,
+        document: &'d Document<'d>,
+    ) -> impl Iterator<Item = (usize, Place, &'d [u32])> + 'd {
         document.found.hits.iter().map(|hit| {
             let range = hit.range();
-            let place = Place::Value { start: document.offset + range.start, end: document.offset + range.end };
-            (self.value_rules[usize::from(hit.column)], place, document.found.indexes(hit))
+            let place = Place::Value {
+                start: document.offset + range.start,
+                end: document.offset + range.end,
+            };
+            (
+                self.value_rules[usize::from(hit.column)],
+                place,
+                document.found.indexes(hit),
+            )
         })
     }
 
@@ -177,8 +230,13 @@ impl Plan {
     pub(crate) fn check_missing(&self, document: &Document<'_>) -> Result<(), Rejection> {
         for (column, rule) in self.value_rules.iter().enumerate() {
             let rule = &self.rules()[*rule];
-            if rule.on_missing == OnMissing::Reject && !document.found.hits.iter().any(|hit| usize::from(hit.column) == column) {
-                return Err(Rejection::new("missing-column", format!("column {} is missing", rule.path)));
+            if rule.on_missing == OnMissing::Reject
+                && !document.found.hits.iter().any(|hit| usize::from(hit.column) == column)
+            {
+                return Err(Rejection::new(
+                    "missing-column",
+                    format!("column {} is missing", rule.path),
+                ));
             }
         }
         Ok(())
@@ -187,11 +245,18 @@ impl Plan {
     /// The JSON text of a field that occurs exactly once in the document.
     pub(crate) fn field<'d>(&self, document: &Document<'d>, field: usize) -> Result<&'d [u8], Rejection> {
         let path = &self.fields[field];
-        let mut occurrences = document.found.fields.iter().filter(|hit| usize::from(hit.field) == field);
+        let mut occurrences = document
+            .found
+            .fields
+            .iter()
+            .filter(|hit| usize::from(hit.field) == field);
         match (occurrences.next(), occurrences.next()) {
             (Some(hit), None) => Ok(&document.text[FieldHit::range(hit)]),
             (None, _) => Err(Rejection::new("missing-field", format!("field {path} is missing"))),
-            _ => Err(Rejection::new("ambiguous-field", format!("field {path} occurs more than once"))),
+            _ => Err(Rejection::new(
+                "ambiguous-field",
+                format!("field {path} occurs more than once"),
+            )),
         }
     }
 
@@ -202,14 +267,22 @@ impl Plan {
             return Ok(None);
         }
         let Some(document) = document else {
-            return Err(Rejection::new("missing-field", "a key template needs a record with a value"));
+            return Err(Rejection::new(
+                "missing-field",
+                "a key template needs a record with a value",
+            ));
         };
         let mut values = Vec::with_capacity(group.fields.len());
         for field in &group.fields {
             let text = self.field(document, *field)?;
-            values.push(scalar_text(text).ok_or_else(|| Rejection::new("bad-template-field", "a key template's field is no string or integer"))?);
+            values.push(scalar_text(text).ok_or_else(|| {
+                Rejection::new("bad-template-field", "a key template's field is no string or integer")
+            })?);
         }
-        let name = group.template.resolve(&values).map_err(|error| Rejection::new("bad-template-field", error.to_string()))?;
+        let name = group
+            .template
+            .resolve(&values)
+            .map_err(|error| Rejection::new("bad-template-field", error.to_string()))?;
         Ok(Some(name))
     }
 }
@@ -246,9 +319,17 @@ fn compile_group(model: &Policy, group: &KeyGroup, field: &mut impl FnMut(&Colum
         labels: group.labels.iter().map(label).collect(),
         policy: (model.version, model.sha256),
         max_age: key.max_age,
-        max_live: if key.name.is_template() { key.max_live } else { MAX_LIVE_PLAIN },
+        max_live: if key.name.is_template() {
+            key.max_live
+        } else {
+            MAX_LIVE_PLAIN
+        },
     };
-    Some(Group { template: key.name.clone(), fields: key.name.fields().iter().map(field).collect(), spec })
+    Some(Group {
+        template: key.name.clone(),
+        fields: key.name.fields().iter().map(field).collect(),
+        spec,
+    })
 }
 
 /// Whether a rule is sealed under its domain's secret.

@@ -18,7 +18,7 @@ use crate::flow::direct::{DirectError, DirectSealer};
 use crate::keys::envelope::{KEYS_HEADER, write_header};
 use crate::keys::{ActiveKey, DomainError, KeyError};
 use crate::policy::{DomainType, Root, VerifiedPolicy};
-use crate::seal::{Plaintext, PlainColumn, SealedColumn, value};
+use crate::seal::{PlainColumn, Plaintext, SealedColumn, value};
 
 /// Whether envelopes travel with the records.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, serde::Serialize, schemars::JsonSchema)]
@@ -84,7 +84,13 @@ impl Jobs {
         };
         if job == next {
             let rows = bound.then(|| PlainColumn::with_capacity(0, 0));
-            self.list.push(Job { rule, key_name, plain: PlainColumn::with_capacity(0, 0), rows, len: 0 });
+            self.list.push(Job {
+                rule,
+                key_name,
+                plain: PlainColumn::with_capacity(0, 0),
+                rows,
+                len: 0,
+            });
         }
         job
     }
@@ -98,8 +104,18 @@ struct Sealed {
 
 impl SealTransform {
     /// A transform for `policy`. The policy must have nothing [unsupported](crate::policy::Policy::unsupported).
-    pub fn new(policy: Arc<VerifiedPolicy>, format: Format, placement: KeysPlacement, sealer: DirectSealer) -> Result<Self, LocatorError> {
-        Ok(Self { plan: Plan::new(policy, format)?, sealer, placement, counters: Arc::default() })
+    pub fn new(
+        policy: Arc<VerifiedPolicy>,
+        format: Format,
+        placement: KeysPlacement,
+        sealer: DirectSealer,
+    ) -> Result<Self, LocatorError> {
+        Ok(Self {
+            plan: Plan::new(policy, format)?,
+            sealer,
+            placement,
+            counters: Arc::default(),
+        })
     }
 
     /// What it did so far.
@@ -109,7 +125,13 @@ impl SealTransform {
     }
 
     /// Finds the record's values and adds them to the jobs.
-    fn extract(&self, record: &Record, domains: &HashMap<String, Domain>, found: &mut Found, jobs: &mut Jobs) -> Result<Vec<Item>, Rejection> {
+    fn extract(
+        &self,
+        record: &Record,
+        domains: &HashMap<String, Domain>,
+        found: &mut Found,
+        jobs: &mut Jobs,
+    ) -> Result<Vec<Item>, Rejection> {
         let mut items = Vec::new();
         let outer = self.plan.outer_rules();
         match &record.value {
@@ -143,20 +165,36 @@ impl SealTransform {
     }
 
     /// `$key` and `$header` columns. Their fields are those of the record's first document.
-    fn extract_outer(&self, record: &Record, document: Option<&Document<'_>>, domains: &HashMap<String, Domain>, jobs: &mut Jobs, items: &mut Vec<Item>) -> Result<(), Rejection> {
+    fn extract_outer(
+        &self,
+        record: &Record,
+        document: Option<&Document<'_>>,
+        domains: &HashMap<String, Domain>,
+        jobs: &mut Jobs,
+        items: &mut Vec<Item>,
+    ) -> Result<(), Rejection> {
         for rule in self.plan.outer_rules() {
             let root = self.plan.rules()[*rule].path.root();
             let mut places = Vec::new();
             match root {
                 Root::Key => places.extend(record.key.as_ref().map(|key| (Place::Key, key))),
                 Root::Header(name) => {
-                    let named = record.headers.iter().enumerate().filter(|(_, header)| header.name == *name);
-                    places.extend(named.filter_map(|(n, header)| header.value.as_ref().map(|value| (Place::Header(n), value))));
+                    let named = record
+                        .headers
+                        .iter()
+                        .enumerate()
+                        .filter(|(_, header)| header.name == *name);
+                    places.extend(
+                        named.filter_map(|(n, header)| header.value.as_ref().map(|value| (Place::Header(n), value))),
+                    );
                 }
                 Root::Value => {}
             }
             if places.is_empty() && self.plan.rules()[*rule].on_missing == crate::policy::OnMissing::Reject {
-                return Err(Rejection::new("missing-column", format!("column {} is missing", self.plan.rules()[*rule].path)));
+                return Err(Rejection::new(
+                    "missing-column",
+                    format!("column {} is missing", self.plan.rules()[*rule].path),
+                ));
             }
             for (place, bytes) in places {
                 items.push(self.add(*rule, place, bytes, &[], document, domains, jobs)?);
@@ -166,7 +204,16 @@ impl SealTransform {
     }
 
     #[allow(clippy::too_many_arguments)] // one value with all that it is sealed under
-    fn add(&self, rule: usize, place: Place, text: &[u8], indexes: &[u32], document: Option<&Document<'_>>, domains: &HashMap<String, Domain>, jobs: &mut Jobs) -> Result<Item, Rejection> {
+    fn add(
+        &self,
+        rule: usize,
+        place: Place,
+        text: &[u8],
+        indexes: &[u32],
+        document: Option<&Document<'_>>,
+        domains: &HashMap<String, Domain>,
+        jobs: &mut Jobs,
+    ) -> Result<Item, Rejection> {
         let model = &self.plan.rules()[rule];
         let row_field = self.plan.row_field(rule);
         let key_name = match self.plan.columns[rule] {
@@ -176,25 +223,37 @@ impl SealTransform {
         let mut row = Vec::new();
         if let Some(field) = row_field {
             let Some(document) = document else {
-                return Err(Rejection::new("missing-field", "a row-bound column needs a record with a value"));
+                return Err(Rejection::new(
+                    "missing-field",
+                    "a row-bound column needs a record with a value",
+                ));
             };
             let scalar = self.plan.field(document, field)?;
-            json::encode_row_id(scalar, indexes, &mut row).map_err(|error| Rejection::new("bad-row-id", error.to_string()))?;
+            json::encode_row_id(scalar, indexes, &mut row)
+                .map_err(|error| Rejection::new("bad-row-id", error.to_string()))?;
         }
         let job = jobs.of(rule, key_name, row_field.is_some());
         let target = &mut jobs.list[job];
         let too_large = |_| Rejection::new("batch-too-large", "more than 2 GiB of one column in a batch");
         if is_domain(model) {
             let name = model.domain().unwrap_or_default();
-            let domain = domains.get(name).ok_or_else(|| Rejection::new("no-domain", format!("domain {name} is not loaded")))?;
-            let mut plaintext = Zeroizing::new(Vec::with_capacity(text.len() * 2 + 64 + domain.pad_to.unwrap_or(0) as usize));
+            let domain = domains
+                .get(name)
+                .ok_or_else(|| Rejection::new("no-domain", format!("domain {name} is not loaded")))?;
+            let mut plaintext = Zeroizing::new(Vec::with_capacity(
+                text.len() * 2 + 64 + domain.pad_to.unwrap_or(0) as usize,
+            ));
             coerce_into(place, text, domain, &mut plaintext)?;
             target.plain.push(&plaintext).map_err(too_large)?;
         } else {
             let room = json::encode_len_bound(text.len(), model.pad_to);
             let written = match place {
-                Place::Value { .. } => target.plain.push_with(room, |out| json::encode_json(text, model.pad_to, out)),
-                _ => target.plain.push_with(room, |out| Plaintext::Bytes(text).encode(model.pad_to, out)),
+                Place::Value { .. } => target
+                    .plain
+                    .push_with(room, |out| json::encode_json(text, model.pad_to, out)),
+                _ => target
+                    .plain
+                    .push_with(room, |out| Plaintext::Bytes(text).encode(model.pad_to, out)),
             };
             written.map_err(too_large)?;
         }
@@ -202,7 +261,11 @@ impl SealTransform {
             rows.push(&row).map_err(too_large)?;
         }
         target.len += 1;
-        Ok(Item { place, job, index: target.len - 1 })
+        Ok(Item {
+            place,
+            job,
+            index: target.len - 1,
+        })
     }
 
     /// Seals all jobs of the batch.
@@ -215,13 +278,20 @@ impl SealTransform {
                     let spec = self.plan.groups[group].spec(job.key_name.as_deref());
                     let path = model.bind_row.as_ref().map(ToString::to_string);
                     let rows = path.as_deref().zip(job.rows.as_ref().map(PlainColumn::view));
-                    let (key, column) = self.sealer.seal(&spec, column, rows, job.plain.view()).await.map_err(from_direct)?;
+                    let (key, column) = self
+                        .sealer
+                        .seal(&spec, column, rows, job.plain.view())
+                        .await
+                        .map_err(from_direct)?;
                     Sealed { column, key: Some(key) }
                 }
                 None => {
                     let name = model.domain().unwrap_or_default();
                     let domain = self.sealer.domains.get(name, None).await.map_err(from_domain)?;
-                    let column = domain.key.seal(job.plain.view()).map_err(|error| from_direct(error.into()))?;
+                    let column = domain
+                        .key
+                        .seal(job.plain.view())
+                        .map_err(|error| from_direct(error.into()))?;
                     Sealed { column, key: None }
                 }
             });
@@ -231,7 +301,13 @@ impl SealTransform {
     }
 
     /// The record with sealed values in place of plaintexts.
-    fn assemble(&self, mut record: Record, items: &[Item], sealed: &[Sealed], headers: &mut HashMap<Vec<usize>, Bytes>) -> Result<Record, TransformError> {
+    fn assemble(
+        &self,
+        mut record: Record,
+        items: &[Item],
+        sealed: &[Sealed],
+        headers: &mut HashMap<Vec<usize>, Bytes>,
+    ) -> Result<Record, TransformError> {
         let mut used: Vec<usize> = Vec::new();
         let mut replacements: Vec<(std::ops::Range<usize>, Vec<u8>)> = Vec::new();
         for item in items {
@@ -265,14 +341,26 @@ impl SealTransform {
         {
             let added: usize = replacements.iter().map(|(_, text)| text.len()).sum();
             let mut out = Vec::with_capacity(original.len() + added);
-            crate::columns::splice(original, replacements.iter().map(|(range, text)| (range.clone(), text.as_slice())), &mut out);
+            crate::columns::splice(
+                original,
+                replacements
+                    .iter()
+                    .map(|(range, text)| (range.clone(), text.as_slice())),
+                &mut out,
+            );
             record.value = Some(out.into());
         }
         if self.placement == KeysPlacement::Header && !used.is_empty() {
             used.sort_unstable();
             used.dedup();
-            let header = headers.entry(used).or_insert_with_key(|jobs| keys_header(jobs, sealed)).clone();
-            record.headers.push(Header { name: KEYS_HEADER.to_owned(), value: Some(header) });
+            let header = headers
+                .entry(used)
+                .or_insert_with_key(|jobs| keys_header(jobs, sealed))
+                .clone();
+            record.headers.push(Header {
+                name: KEYS_HEADER.to_owned(),
+                value: Some(header),
+            });
         }
         Ok(record)
     }
@@ -319,12 +407,21 @@ impl Transform for SealTransform {
         for name in self.plan.domains() {
             let domain = self.sealer.domains.get(name, None).await.map_err(from_domain)?;
             let document = domain.document.document();
-            domains.insert(name.to_owned(), Domain { kind: document.kind.clone(), pad_to: document.pad_to });
+            domains.insert(
+                name.to_owned(),
+                Domain {
+                    kind: document.kind.clone(),
+                    pad_to: document.pad_to,
+                },
+            );
         }
         let mut jobs = Jobs::default();
         let extracted: Vec<_> = {
             let mut found = Found::default();
-            records.iter().map(|record| self.extract(record, &domains, &mut found, &mut jobs)).collect()
+            records
+                .iter()
+                .map(|record| self.extract(record, &domains, &mut found, &mut jobs))
+                .collect()
         };
         let sealed = self.seal_jobs(&jobs).await?;
         drop(jobs);
@@ -335,16 +432,32 @@ impl Transform for SealTransform {
             match extracted {
                 Ok(items) => {
                     let record = self.assemble(record, &items, &sealed, &mut headers)?;
-                    outcomes.push(Outcome { route: Route::Target, record });
+                    outcomes.push(Outcome {
+                        route: Route::Target,
+                        record,
+                    });
                 }
                 Err(rejection) => {
                     rejected.push((outcomes.len(), rejection));
-                    outcomes.push(Outcome { route: Route::DeadLetter, record });
+                    outcomes.push(Outcome {
+                        route: Route::DeadLetter,
+                        record,
+                    });
                 }
             }
         }
-        seal_dead_letters(&self.plan, &self.sealer, self.placement, "seal", &rejected, &mut outcomes).await?;
-        self.counters.dead_letters.fetch_add(rejected.len() as u64, Ordering::Relaxed);
+        seal_dead_letters(
+            &self.plan,
+            &self.sealer,
+            self.placement,
+            "seal",
+            &rejected,
+            &mut outcomes,
+        )
+        .await?;
+        self.counters
+            .dead_letters
+            .fetch_add(rejected.len() as u64, Ordering::Relaxed);
         Ok(outcomes)
     }
 }
@@ -371,7 +484,9 @@ pub(super) async fn seal_dead_letters(
     let mut plain = PlainColumn::with_capacity(rejected.len(), 0);
     for (n, _) in rejected {
         let cbor = dead_letter::encode_record(&outcomes[*n].record);
-        plain.push_with(cbor.len() + 8, |out| Plaintext::Bytes(&cbor).encode(None, out)).map_err(|error| from_direct(DirectError::Seal(error.into())))?;
+        plain
+            .push_with(cbor.len() + 8, |out| Plaintext::Bytes(&cbor).encode(None, out))
+            .map_err(|error| from_direct(DirectError::Seal(error.into())))?;
     }
     let (key, sealed) = sealer.seal(spec, 0, None, plain.view()).await.map_err(from_direct)?;
     let header: Bytes = write_header([key.envelope_bytes.as_slice()].into_iter()).into();
@@ -385,7 +500,10 @@ pub(super) async fn seal_dead_letters(
         record.value = Some(letter.to_json().into());
         record.headers.clear();
         if placement == KeysPlacement::Header {
-            record.headers.push(Header { name: KEYS_HEADER.to_owned(), value: Some(header.clone()) });
+            record.headers.push(Header {
+                name: KEYS_HEADER.to_owned(),
+                value: Some(header.clone()),
+            });
         }
     }
     Ok(())
@@ -394,7 +512,9 @@ pub(super) async fn seal_dead_letters(
 /// What a pipeline does about a key or column that cannot be had.
 pub(super) fn from_direct(error: DirectError) -> TransformError {
     match error {
-        DirectError::Key(error) if error.is_retryable() => TransformError::Retry { reason: error.to_string() },
+        DirectError::Key(error) if error.is_retryable() => TransformError::Retry {
+            reason: error.to_string(),
+        },
         DirectError::Key(KeyError::Service(error)) => service_stop(&error),
         DirectError::Key(error) => TransformError::Stop {
             kind: StopKind::Unavailable,
@@ -411,7 +531,9 @@ pub(super) fn from_direct(error: DirectError) -> TransformError {
 
 pub(super) fn from_domain(error: DomainError) -> TransformError {
     match error {
-        error if error.is_retryable() => TransformError::Retry { reason: error.to_string() },
+        error if error.is_retryable() => TransformError::Retry {
+            reason: error.to_string(),
+        },
         DomainError::Service(error) => service_stop(&error),
         error => TransformError::Stop {
             kind: StopKind::Config,
