@@ -286,10 +286,12 @@ impl Inner {
     }
 }
 
-/// Key name, ARN and ACL must be in the newest policy, as current or previous; for dead letters exactly those
-/// of its `dead_letters` section.
+/// Key name, ARN and ACL must be in the newest policy, as current or previous; dead letters also need a policy
+/// that still has them.
 fn check_against(envelope: &Envelope, policy: &Policy) -> Result<(), OpenKeyError> {
-    if policy.opens(&envelope.dataset, &envelope.key_name, &envelope.arn, &envelope.acl) {
+    let known = envelope.dataset == policy.dataset
+        || (envelope.dataset == policy.dead_letters_dataset() && policy.dead_letters.is_some());
+    if known && policy.opens(&envelope.key_name, &envelope.arn, &envelope.acl) {
         return Ok(());
     }
     Err(OpenKeyError::NotInPolicy {

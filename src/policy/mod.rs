@@ -12,6 +12,8 @@ pub mod parse;
 pub mod path;
 pub mod problem;
 mod raw;
+pub mod signed;
+pub mod source;
 pub mod template;
 pub mod yaml;
 
@@ -23,4 +25,6 @@ pub use model::{
 };
 pub use path::{ColumnPath, PathError, Root, Segment};
 pub use problem::{PolicyError, Problem};
+pub use signed::{DomainDocument, VerifiedDomain, VerifiedPolicy};
+pub use source::{FixedPolicies, PolicySource, PolicySourceError};
 pub use template::KeyTemplate;

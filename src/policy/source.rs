@@ -1,15 +1,11 @@
 //! Where the newest verified policies come from: a catalogue that is read again now and then, or a fixed set.
 
-use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use super::{TrustedOwners, VerifiedDomain, VerifiedPolicy, publish};
-use crate::clock::{Clock, UnixMillis};
-use crate::keys::Catalogue;
+use super::{VerifiedDomain, VerifiedPolicy};
 use crate::seal::KeyId;
 
 /// Gives the newest verified policy of a dataset, and the documents of a domain.
@@ -55,5 +51,33 @@ impl PolicySourceError {
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         matches!(self, Self::Unavailable { .. })
+    }
+}
+
+/// A fixed set of policies, without domains: for `--dev`, `--offline` and tests.
+#[derive(Debug, Default)]
+pub struct FixedPolicies(Vec<Arc<VerifiedPolicy>>);
+
+impl FixedPolicies {
+    /// Exactly these policies.
+    #[must_use]
+    pub fn new(policies: Vec<Arc<VerifiedPolicy>>) -> Self {
+        Self(policies)
+    }
+}
+
+#[async_trait]
+impl PolicySource for FixedPolicies {
+    async fn policy(&self, dataset: &str) -> Result<Arc<VerifiedPolicy>, PolicySourceError> {
+        let policy = self.0.iter().find(|policy| policy.policy().dataset == dataset);
+        policy.cloned().ok_or_else(|| PolicySourceError::Missing {
+            what: format!("policy of dataset {dataset}"),
+        })
+    }
+
+    async fn domain(&self, name: &str, _: Option<KeyId>) -> Result<Arc<VerifiedDomain>, PolicySourceError> {
+        Err(PolicySourceError::Missing {
+            what: format!("document of domain {name}"),
+        })
     }
 }

@@ -63,7 +63,7 @@ impl DomainKey {
             sealed.push_with(|out| {
                 out.push(SUITE_SIV);
                 out.extend_from_slice(self.id.as_bytes());
-                result = seal_value(&mut siv, aad, value, out);
+                result = seal_value(&mut siv, &[aad], value, out);
             })?;
             result?;
         }
@@ -92,18 +92,18 @@ pub struct DeterministicOpener {
 impl DeterministicOpener {
     /// Appends the plaintext encoding to `out`, or nothing at all on failure.
     pub fn open(&mut self, iv: &[u8; TAG_LEN], ciphertext: &[u8], out: &mut Vec<u8>) -> Result<(), OpenError> {
-        open_value(&mut self.siv, self.aad.of(None), iv, ciphertext, out)
+        open_value(&mut self.siv, &[self.aad.of(None)], iv, ciphertext, out)
     }
 }
 
-/// Appends `synthetic IV ‖ ciphertext`; the AAD is the one S2V component before the plaintext.
-fn seal_value(siv: &mut Aes256Siv, aad: &[u8], value: &[u8], out: &mut Vec<u8>) -> Result<(), SealError> {
+/// Appends `synthetic IV ‖ ciphertext`; `components` are those of S2V before the plaintext (ours has one, the AAD).
+fn seal_value(siv: &mut Aes256Siv, components: &[&[u8]], value: &[u8], out: &mut Vec<u8>) -> Result<(), SealError> {
     let iv = out.len();
     out.resize(iv + TAG_LEN + value.len(), 0);
     // Lengths are equal by construction, so the buffer is always made.
     let buffer = InOutBuf::new(value, &mut out[iv + TAG_LEN..]).map_err(|_| SealError::TooLarge)?;
     let tag = siv
-        .encrypt_inout_detached([aad], buffer)
+        .encrypt_inout_detached(components, buffer)
         .map_err(|_| SealError::TooLarge)?;
     out[iv..iv + TAG_LEN].copy_from_slice(&tag);
     Ok(())
@@ -111,7 +111,7 @@ fn seal_value(siv: &mut Aes256Siv, aad: &[u8], value: &[u8], out: &mut Vec<u8>) 
 
 fn open_value(
     siv: &mut Aes256Siv,
-    aad: &[u8],
+    components: &[&[u8]],
     iv: &[u8; TAG_LEN],
     ciphertext: &[u8],
     out: &mut Vec<u8>,
@@ -120,7 +120,7 @@ fn open_value(
     out.resize(start + ciphertext.len(), 0);
     let opened = InOutBuf::new(ciphertext, &mut out[start..])
         .ok()
-        .and_then(|buffer| siv.decrypt_inout_detached([aad], buffer, &Tag::from(*iv)).ok());
+        .and_then(|buffer| siv.decrypt_inout_detached(components, buffer, &Tag::from(*iv)).ok());
     if opened.is_none() {
         out[start..].zeroize();
         out.truncate(start);
@@ -174,22 +174,21 @@ mod tests {
                 continue;
             }
             for test in group.tests {
-                // With a nonce there are two S2V components; our format has one.
-                if !test.nonce.is_empty() {
-                    continue;
-                }
+                // These vectors are those of RFC 5297 section 6: a nonce is the second S2V component. Our
+                // format has the AAD alone, through the same code.
+                let components: [&[u8]; 2] = [&test.aad, &test.nonce];
                 seen += 1;
                 let mut siv = Aes256Siv::new_from_slice(&test.key).unwrap();
                 let iv: [u8; TAG_LEN] = test.tag.as_slice().try_into().unwrap();
                 let mut opened = Vec::new();
-                let result = open_value(&mut siv, &test.aad, &iv, &test.ct, &mut opened);
+                let result = open_value(&mut siv, &components, &iv, &test.ct, &mut opened);
                 if test.result == TestResult::Invalid {
                     assert_eq!((result, opened.len()), (Err(OpenError), 0), "case {}", test.tc_id);
                     continue;
                 }
                 assert_eq!((result, &opened[..]), (Ok(()), &test.pt[..]), "case {}", test.tc_id);
                 let mut sealed = Vec::new();
-                seal_value(&mut siv, &test.aad, &test.pt, &mut sealed).unwrap();
+                seal_value(&mut siv, &components, &test.pt, &mut sealed).unwrap();
                 assert_eq!(sealed, [&test.tag[..], &test.ct[..]].concat(), "case {}", test.tc_id);
             }
         }

@@ -446,7 +446,7 @@ mod tests {
     #[test]
     fn nonces_never_repeat_under_one_key_across_threads() {
         let key = SealingKey::from_generated(&secret(1), UsageLimits::STANDARD).unwrap();
-        let plain = column(&[Some(b"\x00"); 64]);
+        let plain = column(&[Some(&b"\x00"[..]); 64]);
         let nonces: Vec<Vec<u8>> = std::thread::scope(|scope| {
             let threads: Vec<_> = (0..4)
                 .map(|_| {

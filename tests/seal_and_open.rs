@@ -1,0 +1,521 @@
+//! The direct flow through the whole core: records in, sealed records out, and back, with keys in memory.
+#![cfg(all(feature = "pipeline", feature = "testing"))]
+#![allow(clippy::unwrap_used)]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use sealflow::clock::{ManualClock, UnixMillis};
+use sealflow::flow::direct::DirectSealer;
+use sealflow::keys::testing::{MemoryCatalogue, MemoryKms};
+use sealflow::keys::{DomainKeys, Envelope, KEYS_HEADER, KeyServiceError, OpeningKeys, SealingKeys, envelope};
+use sealflow::pipeline::{
+    DeadLetter, Format, Header, KeysPlacement, OpenTransform, Outcome, Position, Record, Route, SealTransform,
+    Timestamp, Transform, TransformError,
+};
+use sealflow::policy::{FixedPolicies, VerifiedPolicy};
+use sealflow::seal::{SealedValue, UsageLimits, value};
+
+const HEAD: &str = r#"
+dataset: payments
+version: 1
+keys:
+  default: { arn: "arn:aws:kms:eu-central-1:111122223333:key/11111111-1111-1111-1111-111111111111" }
+  "tenant-{tenant}": { arn: "arn:aws:kms:eu-central-1:111122223333:key/22222222-2222-2222-2222-222222222222", max_live: 10 }
+acls: { pii: { allow: ["arn:aws:iam::111122223333:role/analyst"] }, ops: {} }
+"#;
+const DEAD: &str = "dead_letters: { key: default, acl: ops }\n";
+const COLUMNS: &str = r#"
+columns:
+  - { path: user.email, key: default, acl: pii, pad_to: 32 }
+  - { path: "cards[*].number", key: default, acl: pii, bind_row: order_id }
+  - { path: amount, key: "tenant-{tenant}", acl: pii, seal_nulls: true }
+  - { path: $key, key: default, acl: pii }
+  - { path: $header.trace, key: default, acl: pii }
+"#;
+
+struct Bench {
+    kms: Arc<MemoryKms>,
+    seal: SealTransform,
+    open: OpenTransform,
+}
+
+fn bench(columns: &str, format: Format, placement: KeysPlacement) -> Bench {
+    bench_with(
+        Arc::new(MemoryKms::new()),
+        Arc::new(MemoryCatalogue::new()),
+        columns,
+        format,
+        placement,
+    )
+}
+
+fn bench_with(
+    kms: Arc<MemoryKms>,
+    catalogue: Arc<MemoryCatalogue>,
+    columns: &str,
+    format: Format,
+    placement: KeysPlacement,
+) -> Bench {
+    let yaml = format!("{HEAD}{columns}");
+    let policy = Arc::new(VerifiedPolicy::unsigned_for_development(yaml.as_bytes()).unwrap());
+    let policies = Arc::new(FixedPolicies::new(vec![policy.clone()]));
+    let clock = Arc::new(ManualClock::at(UnixMillis(1_700_000_000_000)));
+    let age = Duration::from_secs(300);
+    let sealer = DirectSealer {
+        keys: SealingKeys::new(kms.clone(), catalogue.clone(), clock.clone(), UsageLimits::STANDARD),
+        domains: DomainKeys::new(kms.clone(), catalogue.clone(), policies.clone(), clock.clone(), age),
+    };
+    let keys = OpeningKeys::new(kms.clone(), catalogue, policies, clock, age, 1_000);
+    let seal = SealTransform::new(policy.clone(), format, placement, sealer.clone()).unwrap();
+    let open = OpenTransform::new(policy, format, placement, keys, sealer).unwrap();
+    Bench { kms, seal, open }
+}
+
+fn record(offset: i64, value: &[u8]) -> Record {
+    let header = |name: &str, value: &str| Header {
+        name: name.into(),
+        value: Some(Bytes::copy_from_slice(value.as_bytes())),
+    };
+    Record {
+        position: Position {
+            topic: "payments".into(),
+            partition: 1,
+            offset,
+        },
+        timestamp: Timestamp::Created(1_700_000_000_000 + offset),
+        key: Some(Bytes::from_static(b"customer-9")),
+        value: Some(Bytes::copy_from_slice(value)),
+        headers: vec![header("trace", "t-1"), header("other", "x"), header("trace", "t-2")],
+    }
+}
+
+const RECORD: &str = r#" {"order_id": 77, "tenant":"acme", "user": {"email":"ann\u0065@example.com" , "name":"A"},
+ "cards":[{"number":4111111111111111,"x":1.50},{"number":"5500-0000"},{}], "amount": 12345678901234567890123.10, "user": {"email": null} } "#;
+
+async fn sealed(bench: &Bench, records: Vec<Record>) -> Vec<Outcome> {
+    bench.seal.apply(records).await.unwrap()
+}
+
+fn records(outcomes: Vec<Outcome>) -> Vec<Record> {
+    outcomes.into_iter().map(|outcome| outcome.record).collect()
+}
+
+#[tokio::test]
+async fn what_was_sealed_opens_to_the_same_bytes_in_every_part_of_the_record() {
+    for placement in [KeysPlacement::Header, KeysPlacement::Catalogue] {
+        let bench = bench(COLUMNS, Format::Json, placement);
+        let original = vec![record(0, RECORD.as_bytes()), record(1, RECORD.as_bytes())];
+        let outcomes = sealed(&bench, original.clone()).await;
+        assert!(outcomes.iter().all(|outcome| outcome.route == Route::Target));
+        for outcome in &outcomes {
+            let text = String::from_utf8(outcome.record.value.clone().unwrap().to_vec()).unwrap();
+            for secret in ["example", "4111", "5500", "1234567890", "customer"] {
+                assert!(!text.contains(secret), "{secret}");
+            }
+            assert_eq!(text.matches("sf1.").count(), 4);
+            assert!(
+                text.contains(r#""name":"A"}"#) && text.contains(r#""x":1.50"#) && text.contains(r#"{"email": null}"#)
+            );
+            let header = outcome
+                .record
+                .headers
+                .iter()
+                .filter(|header| header.name == KEYS_HEADER)
+                .count();
+            assert_eq!(header, usize::from(placement == KeysPlacement::Header));
+            assert!(outcome.record.key.as_ref().unwrap().starts_with(b"sf1."));
+            assert_eq!(outcome.record.headers[1].value.as_deref(), Some(&b"x"[..]));
+        }
+        let opened = bench.open.apply(records(outcomes)).await.unwrap();
+        assert_eq!(records(opened), original);
+    }
+}
+
+#[tokio::test]
+async fn equal_values_never_look_equal() {
+    let bench = bench(COLUMNS, Format::Json, KeysPlacement::Header);
+    let outcomes = sealed(&bench, vec![record(0, RECORD.as_bytes()), record(0, RECORD.as_bytes())]).await;
+    assert_ne!(outcomes[0].record.value, outcomes[1].record.value);
+}
+
+#[tokio::test]
+async fn a_record_carries_only_the_envelopes_that_it_uses() {
+    let bench = bench(COLUMNS, Format::Json, KeysPlacement::Header);
+    let mut bare = record(0, br#"{"order_id":1,"user":{"email":"a@b.c"}}"#);
+    (bare.key, bare.headers) = (None, Vec::new());
+    let mut nothing = record(1, br#"{"order_id":1}"#);
+    (nothing.key, nothing.headers) = (None, Vec::new());
+    let outcomes = sealed(&bench, vec![bare, nothing.clone(), record(2, RECORD.as_bytes())]).await;
+    let names = |record: &Record| -> Vec<String> {
+        let header = record.headers.iter().find(|header| header.name == KEYS_HEADER);
+        let bytes = header.and_then(|header| header.value.as_ref());
+        let envelopes = bytes
+            .map(|bytes| envelope::read_header(bytes).unwrap())
+            .unwrap_or_default();
+        let mut names: Vec<_> = envelopes
+            .iter()
+            .map(|bytes| Envelope::from_bytes(bytes).unwrap().key_name)
+            .collect();
+        names.sort();
+        names
+    };
+    assert_eq!(names(&outcomes[0].record), ["default"]);
+    assert_eq!(outcomes[1].record, nothing);
+    assert_eq!(names(&outcomes[2].record), ["default", "tenant-acme"]);
+}
+
+#[tokio::test]
+async fn a_tombstone_keeps_its_null_value() {
+    let columns = "columns: [ { path: user.email, key: default, acl: pii }, { path: $key, key: default, acl: pii } ]\n";
+    let bench = bench(columns, Format::Json, KeysPlacement::Header);
+    let tombstone = Record {
+        value: None,
+        ..record(0, b"")
+    };
+    let outcomes = sealed(&bench, vec![tombstone.clone()]).await;
+    assert_eq!((outcomes[0].route, &outcomes[0].record.value), (Route::Target, &None));
+    assert!(outcomes[0].record.key.as_ref().unwrap().starts_with(b"sf1."));
+    assert_eq!(records(bench.open.apply(records(outcomes)).await.unwrap()), [tombstone]);
+}
+
+#[tokio::test]
+async fn lines_and_registry_prefixes_keep_every_byte() {
+    let columns = "columns: [ { path: email, key: default, acl: pii } ]\n";
+    let lines = b"{\"email\":\"a@b.c\"}\r\n\n{\"email\":\"d@e.f\"}";
+    let registry = b"\x00\x00\x00\x00\x07{\"email\":\"a@b.c\"}";
+    for (format, value) in [(Format::Ndjson, &lines[..]), (Format::JsonSr, &registry[..])] {
+        let bench = bench(columns, format, KeysPlacement::Header);
+        let original = record(0, value);
+        let outcomes = sealed(&bench, vec![original.clone()]).await;
+        let out = outcomes[0].record.value.clone().unwrap();
+        assert!(
+            outcomes[0].route == Route::Target && !out.windows(3).any(|window| window == b"@b." || window == b"@e.")
+        );
+        assert_eq!(out[..5] == registry[..5], format == Format::JsonSr);
+        assert_eq!(records(bench.open.apply(records(outcomes)).await.unwrap()), [original]);
+    }
+}
+
+#[tokio::test]
+async fn a_record_that_cannot_be_read_becomes_a_dead_letter_sealed_whole() {
+    let bench = bench(&format!("{COLUMNS}{DEAD}"), Format::Json, KeysPlacement::Header);
+    for (value, code) in [
+        (&b"{\"user\":{\"email\":\"canary@x\"}} trailing"[..], "trailing-bytes"),
+        (
+            b"{\"tenant\":\"a/b\",\"amount\":1,\"note\":\"canary@x\"}",
+            "bad-template-field",
+        ),
+        (b"{\"amount\":1,\"note\":\"canary@x\"}", "missing-field"),
+        (b"{\"cards\":[{\"number\":1}],\"note\":\"canary@x\"}", "missing-field"),
+        (
+            b"{\"cards\":[{\"number\":1}],\"order_id\":1.5,\"note\":\"canary@x\"}",
+            "bad-row-id",
+        ),
+        (
+            b"{\"cards\":[{\"number\":1}],\"order_id\":1,\"order_id\":2,\"note\":\"canary@x\"}",
+            "ambiguous-field",
+        ),
+        (b"\xff canary@x", "invalid-utf8"),
+    ] {
+        let outcomes = sealed(&bench, vec![record(0, RECORD.as_bytes()), record(1, value)]).await;
+        assert_eq!(outcomes[0].route, Route::Target);
+        assert_eq!(outcomes[1].route, Route::DeadLetter);
+        let json = outcomes[1].record.value.clone().unwrap();
+        let letter = DeadLetter::from_json(&json).unwrap();
+        assert_eq!((letter.code.as_str(), letter.offset, letter.partition), (code, 1, 1));
+        assert!(!String::from_utf8_lossy(&json).contains("canary"));
+        assert_eq!((&outcomes[1].record.key, outcomes[1].record.headers.len()), (&None, 1));
+    }
+}
+
+#[tokio::test]
+async fn without_a_dead_letter_section_a_bad_record_stops_the_pipeline_and_nothing_of_the_batch_leaves() {
+    let bench = bench(COLUMNS, Format::Json, KeysPlacement::Header);
+    let batch = vec![
+        record(0, RECORD.as_bytes()),
+        record(1, b"{\"user\":{\"email\":\"canary@x\"}"),
+    ];
+    let error = bench.seal.apply(batch).await.unwrap_err();
+    let TransformError::Stop { reason, .. } = error else {
+        panic!("{error}")
+    };
+    assert!(
+        reason.contains("payments/1/1") && reason.contains("truncated") && !reason.contains("canary"),
+        "{reason}"
+    );
+}
+
+#[tokio::test]
+async fn without_a_key_service_nothing_leaves_and_the_same_batch_passes_later() {
+    let bench = bench(COLUMNS, Format::Json, KeysPlacement::Header);
+    bench.kms.fail_with(Some(KeyServiceError::NotPermitted {
+        arn: "arn".into(),
+        code: "AccessDeniedException".into(),
+    }));
+    let refused = bench.seal.apply(vec![record(0, RECORD.as_bytes())]).await;
+    assert!(matches!(refused, Err(TransformError::Stop { .. })));
+    bench.kms.fail_with(None);
+    let bench = bench_with(
+        bench.kms.clone(),
+        Arc::new(MemoryCatalogue::new()),
+        COLUMNS,
+        Format::Json,
+        KeysPlacement::Header,
+    );
+    bench
+        .kms
+        .fail_with(Some(KeyServiceError::Unavailable { reason: "test".into() }));
+    assert!(matches!(
+        bench.seal.apply(vec![record(0, RECORD.as_bytes())]).await,
+        Err(TransformError::Retry { .. })
+    ));
+}
+
+/// Exchanges the sealed texts at two places of a sealed record.
+fn swapped(value: &[u8], a: usize, b: usize) -> Vec<u8> {
+    let text = String::from_utf8(value.to_vec()).unwrap();
+    let starts: Vec<_> = text.match_indices("\"sf1.").map(|(at, _)| at).collect();
+    let whole = |at: usize| at..at + 2 + text[at + 1..].find('"').unwrap();
+    let (first, second) = (whole(starts[a]), whole(starts[b]));
+    [
+        &text[..first.start],
+        &text[second.clone()],
+        &text[first.end..second.start],
+        &text[first],
+        &text[second.end..],
+    ]
+    .concat()
+    .into_bytes()
+}
+
+#[tokio::test]
+async fn moved_swapped_edited_and_foreign_values_do_not_open() {
+    let bench = bench(&format!("{COLUMNS}{DEAD}"), Format::Json, KeysPlacement::Header);
+    let out = records(sealed(&bench, vec![record(0, RECORD.as_bytes())]).await).remove(0);
+    let value = out.value.clone().unwrap();
+    let text = String::from_utf8(value.to_vec()).unwrap();
+    let edited = text.replacen("sf1.EQ", "sf1.EA", 1);
+    let flipped = {
+        let at = text.find("sf1.").unwrap() + 60;
+        let mut bytes = text.clone().into_bytes();
+        bytes[at] = if bytes[at] == b'A' { b'B' } else { b'A' };
+        bytes
+    };
+    let other_row = text.replacen("\"order_id\": 77", "\"order_id\": 78", 1).into_bytes();
+    let in_clear = r#"{"order_id":1,"user":{"email":"plain@x"}}"#.as_bytes().to_vec();
+    let cases = [
+        ("another label", swapped(&value, 0, 1), "cannot-open"),
+        ("another index of the same list", swapped(&value, 1, 2), "cannot-open"),
+        ("another row", other_row, "cannot-open"),
+        ("a flipped bit", flipped, "cannot-open"),
+        ("another suite", edited.into_bytes(), "not-sealed"),
+        ("plaintext where a sealed value belongs", in_clear, "not-sealed"),
+    ];
+    for (what, value, code) in cases {
+        let moved = Record {
+            value: Some(value.into()),
+            ..out.clone()
+        };
+        let outcome = bench.open.apply(vec![moved]).await.unwrap().remove(0);
+        assert_eq!(outcome.route, Route::DeadLetter, "{what}");
+        assert_eq!(
+            DeadLetter::from_json(&outcome.record.value.unwrap()).unwrap().code,
+            code,
+            "{what}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn an_edited_or_forged_envelope_gains_nothing() {
+    // Envelopes travel only, so that the forged ones are what the reader sees.
+    let kms = Arc::new(MemoryKms::new());
+    let columns = format!("columns: [ {{ path: user.email, key: default, acl: pii }} ]\n{DEAD}");
+    let sealing = bench_with(
+        kms.clone(),
+        Arc::new(MemoryCatalogue::new()),
+        &columns,
+        Format::Json,
+        KeysPlacement::Header,
+    );
+    let mut input = record(0, br#"{"user":{"email":"a@b.c"}}"#);
+    (input.key, input.headers) = (None, Vec::new());
+    let out = records(sealed(&sealing, vec![input.clone()]).await).remove(0);
+    let header = out.headers[0].value.clone().unwrap();
+    let genuine = Envelope::from_bytes(envelope::read_header(&header).unwrap()[0]).unwrap();
+    let reader = || {
+        bench_with(
+            kms.clone(),
+            Arc::new(MemoryCatalogue::new()),
+            &columns,
+            Format::Json,
+            KeysPlacement::Header,
+        )
+    };
+    let with = |envelope: &Envelope| {
+        let bytes = envelope.to_bytes().unwrap();
+        let header = envelope::write_header([&bytes[..]].into_iter());
+        Record {
+            headers: vec![Header {
+                name: KEYS_HEADER.into(),
+                value: Some(header.into()),
+            }],
+            ..out.clone()
+        }
+    };
+    assert_eq!(
+        records(reader().open.apply(vec![with(&genuine)]).await.unwrap()),
+        [input]
+    );
+    let forged = [
+        (
+            "another acl",
+            Envelope {
+                acl: "ops".into(),
+                ..genuine.clone()
+            },
+        ),
+        (
+            "an unknown acl",
+            Envelope {
+                acl: "everybody".into(),
+                ..genuine.clone()
+            },
+        ),
+        (
+            "an unknown key name",
+            Envelope {
+                key_name: "mine".into(),
+                ..genuine.clone()
+            },
+        ),
+        (
+            "another arn",
+            Envelope {
+                arn: genuine.arn.replace("1111-111111111111", "1111-999999999999"),
+                ..genuine.clone()
+            },
+        ),
+        (
+            "another dataset",
+            Envelope {
+                dataset: "payments2".into(),
+                ..genuine.clone()
+            },
+        ),
+        (
+            "the dead letters' dataset",
+            Envelope {
+                dataset: "payments#dead-letters".into(),
+                ..genuine.clone()
+            },
+        ),
+        (
+            "another wrapped key",
+            Envelope {
+                wrapped: genuine.wrapped.iter().rev().copied().collect(),
+                ..genuine.clone()
+            },
+        ),
+        (
+            "another label",
+            Envelope {
+                labels: vec![envelope::LabelEntry {
+                    label: "user.name".into(),
+                    bind_row: None,
+                }],
+                ..genuine.clone()
+            },
+        ),
+        (
+            "a row binding",
+            Envelope {
+                labels: vec![envelope::LabelEntry {
+                    label: "user.email".into(),
+                    bind_row: Some("user.email".into()),
+                }],
+                ..genuine.clone()
+            },
+        ),
+        (
+            "no labels",
+            Envelope {
+                labels: Vec::new(),
+                ..genuine.clone()
+            },
+        ),
+    ];
+    for (what, envelope) in forged {
+        let outcome = reader().open.apply(vec![with(&envelope)]).await.unwrap().remove(0);
+        assert_eq!(outcome.route, Route::DeadLetter, "{what}");
+    }
+    // One record's forged envelope does not spoil another's genuine one.
+    let forged = Envelope {
+        wrapped: vec![0; 60],
+        ..genuine.clone()
+    };
+    let outcomes = reader().open.apply(vec![with(&forged), with(&genuine)]).await.unwrap();
+    assert_eq!(
+        (outcomes[0].route, outcomes[1].route),
+        (Route::DeadLetter, Route::Target)
+    );
+}
+
+#[tokio::test]
+async fn a_missing_column_is_refused_where_the_policy_says_so() {
+    let columns = format!("columns: [ {{ path: user.email, key: default, acl: pii, on_missing: reject }} ]\n{DEAD}");
+    let bench = bench(&columns, Format::Json, KeysPlacement::Header);
+    let outcomes = sealed(
+        &bench,
+        vec![record(0, br#"{"user":{}}"#), record(1, br#"{"user":{"email":null}}"#)],
+    )
+    .await;
+    assert_eq!(
+        (outcomes[0].route, outcomes[1].route),
+        (Route::DeadLetter, Route::Target)
+    );
+}
+
+#[tokio::test]
+async fn every_kind_of_json_value_comes_back_as_it_was_spelled() {
+    let columns = "columns: [ { path: v, key: default, acl: pii, seal_nulls: true } ]\n";
+    let bench = bench(columns, Format::Json, KeysPlacement::Header);
+    let values = [
+        "9223372036854775807",
+        "-9223372036854775809",
+        "123456789012345678901234567890",
+        "0.1",
+        "1e400",
+        "-0",
+        "-0.0",
+        "1.0",
+        "1E5",
+        "5e-324",
+        "\"\"",
+        "\"\\u0000\\ud83d\\ude00\"",
+        "\"\\ud800\"",
+        "null",
+        "true",
+        "false",
+        "{}",
+        "[]",
+        "{ \"a\" : [ 1 , {\"b\":null} ] }",
+        "\"ünï\"",
+        "\"\\/\"",
+    ];
+    let original: Vec<_> = values
+        .iter()
+        .enumerate()
+        .map(|(n, value)| record(i64::try_from(n).unwrap(), format!("{{\"v\":{value}}}").as_bytes()))
+        .collect();
+    let outcomes = sealed(&bench, original.clone()).await;
+    for outcome in &outcomes {
+        let text = String::from_utf8(outcome.record.value.clone().unwrap().to_vec()).unwrap();
+        let mut bytes = Vec::new();
+        value::read_text(text[5..text.len() - 1].trim_matches('"').as_bytes(), &mut bytes).unwrap();
+        assert!(matches!(SealedValue::parse(&bytes), Ok(SealedValue::Randomised { .. })));
+    }
+    assert_eq!(records(bench.open.apply(records(outcomes)).await.unwrap()), original);
+}
