@@ -98,8 +98,15 @@ struct Inner {
     /// Unwrapped keys by (credential identity, SHA-256 of the envelope).
     keys: Cache<(String, [u8; 32]), Arc<Slot>>,
     /// What the catalogue holds of a key, newest first.
-    listings: Cache<KeyId, Arc<(UnixMillis, Vec<Vec<u8>>)>>,
+    listings: Cache<KeyId, Arc<Listing>>,
     counters: CacheCounters,
+}
+
+/// The envelopes of one key in the catalogue, newest first, and when they were read.
+#[derive(Default)]
+struct Listing {
+    read: UnixMillis,
+    envelopes: Vec<Vec<u8>>,
 }
 
 #[derive(Default)]
@@ -161,7 +168,11 @@ impl OpeningKeys {
             Err(error) => (Arc::default(), Some(OpenKeyError::from(error))),
         };
         let mut failure = catalogue_error.unwrap_or(OpenKeyError::NoEnvelope { key: id });
-        let candidates = stored.1.iter().map(Vec::as_slice).chain(travelling.iter().copied());
+        let candidates = stored
+            .envelopes
+            .iter()
+            .map(Vec::as_slice)
+            .chain(travelling.iter().copied());
         for bytes in candidates.filter(|bytes| names(bytes, id)).take(MAX_CANDIDATES) {
             match self.0.try_envelope(id, bytes, &identity).await {
                 Ok(key) => return Ok(key),
@@ -206,10 +217,10 @@ pub(crate) fn governing(dataset: &str) -> &str {
 
 impl Inner {
     /// The catalogue's envelopes of `id`, newest first, remembered for `max_age` once there are any.
-    async fn stored(&self, id: KeyId) -> Result<Arc<(UnixMillis, Vec<Vec<u8>>)>, CatalogueError> {
+    async fn stored(&self, id: KeyId) -> Result<Arc<Listing>, CatalogueError> {
         let now = self.clock.now();
         if let Some(listing) = self.listings.get(&id).await
-            && now.since(listing.0) < self.max_age
+            && now.since(listing.read) < self.max_age
         {
             return Ok(listing);
         }
@@ -224,8 +235,8 @@ impl Inner {
         for (_, path) in numbered.into_iter().take(MAX_CANDIDATES) {
             envelopes.extend(self.catalogue.get(path).await?);
         }
-        let listing = Arc::new((now, envelopes));
-        if !listing.1.is_empty() {
+        let listing = Arc::new(Listing { read: now, envelopes });
+        if !listing.envelopes.is_empty() {
             self.listings.insert(id, Arc::clone(&listing)).await;
         }
         Ok(listing)

@@ -332,12 +332,10 @@ fn travelling(record: &Record) -> Result<Vec<Bytes>, Rejection> {
 
 /// Tells sets of travelling envelopes apart, so that one record's forged ones do not decide for another's.
 fn fingerprint(envelopes: &[&[u8]]) -> u64 {
-    use std::hash::{BuildHasher as _, Hash as _, Hasher as _, RandomState};
+    use std::hash::{BuildHasher as _, RandomState};
     use std::sync::LazyLock;
     static STATE: LazyLock<RandomState> = LazyLock::new(RandomState::new);
-    let mut hasher = STATE.build_hasher();
-    envelopes.hash(&mut hasher);
-    hasher.finish()
+    STATE.hash_one(envelopes)
 }
 
 /// Appends the row id of `item`, read along the path that its envelope names. The policy may have moved on to
