@@ -265,6 +265,11 @@ fn list(client: &ClientConfig, path: &str, timeout: Duration) -> Result<HashMap<
         .collect())
 }
 
+/// The source topics, whatever is wrong with their targets.
+pub(crate) fn survey_sources(config: &KafkaConfig, timeout: Duration) -> Result<Routes, RunError> {
+    Ok(Survey::make(config, timeout)?.routes)
+}
+
 /// The end of every partition of the routes, as a read_committed consumer sees it: `(topic, partition, start, end)`.
 pub(crate) fn ends(
     config: &KafkaConfig,
@@ -324,19 +329,23 @@ pub(crate) fn client_not_made(path: &str, error: &KafkaError) -> RunError {
     }
 }
 
-fn observer(client: &ClientConfig, path: &str) -> Result<BaseConsumer<Observer>, RunError> {
+/// A client that only asks.
+pub(crate) type ObserverClient = BaseConsumer<Observer>;
+
+pub(crate) fn observer(client: &ClientConfig, path: &str) -> Result<ObserverClient, RunError> {
     client
         .create_with_context(Observer::default())
         .map_err(|error| client_not_made(path, &error))
 }
 
+/// Keeps the last log line, which says more than an error code.
 #[derive(Default)]
-struct Observer {
+pub(crate) struct Observer {
     last_log: Mutex<Option<String>>,
 }
 
 impl Observer {
-    fn last_log(&self) -> Option<String> {
+    pub(crate) fn last_log(&self) -> Option<String> {
         self.last_log
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner)
