@@ -307,7 +307,7 @@ fn trailer(json: &mut String, n: u64, rng: &mut SplitMix64) {
             rng.next(),
             rng.next(),
             rng.next(),
-            n % 8 == 0
+            n.is_multiple_of(8)
         ),
     );
     put(

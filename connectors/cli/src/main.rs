@@ -1,1 +1,20 @@
-fn main() {}
+//! The `sealflow` command: reads arguments and configuration, wires core and connectors together, says what
+//! happened. It seals nothing itself.
+
+#![allow(dead_code, unused_imports)] // until every subcommand is wired
+
+mod admin;
+mod cli;
+mod commands;
+mod config;
+mod failure;
+mod files;
+mod log;
+mod metered;
+mod metrics;
+mod term;
+
+fn main() -> std::process::ExitCode {
+    log::install_panic_hook();
+    cli::main()
+}

@@ -29,7 +29,10 @@ pub fn sample(config: &KafkaConfig, wanted: usize, timeout: Duration) -> Result<
     config.check()?;
     let mut client = source_observer(config);
     // Only named, never joined: librdkafka asks for it before partitions can be assigned by hand.
-    client.set("group.id", "sealflow-sample").set("enable.auto.commit", "false").set("enable.partition.eof", "false");
+    client
+        .set("group.id", "sealflow-sample")
+        .set("enable.auto.commit", "false")
+        .set("enable.partition.eof", "false");
     let consumer = topics::observer(&client, "source.kafka.properties")?;
     let failed = |error: &KafkaError| unreachable_or_denied(error, consumer.context().last_log());
     let mut rest = assign(config, wanted, timeout, &consumer)?;
@@ -58,15 +61,29 @@ pub fn sample(config: &KafkaConfig, wanted: usize, timeout: Duration) -> Result<
 type Ends = HashMap<(Arc<str>, i32), i64>;
 
 /// Assigns the last records of every partition; returns where each partition that holds any ends.
-fn assign(config: &KafkaConfig, wanted: usize, timeout: Duration, consumer: &topics::ObserverClient) -> Result<Ends, RunError> {
+fn assign(
+    config: &KafkaConfig,
+    wanted: usize,
+    timeout: Duration,
+    consumer: &topics::ObserverClient,
+) -> Result<Ends, RunError> {
     let routes = topics::survey_sources(config, timeout)?;
-    let ends: Vec<_> = topics::ends(config, &routes, timeout)?.into_iter().filter(|(_, _, start, end)| end > start).collect();
+    let ends: Vec<_> = topics::ends(config, &routes, timeout)?
+        .into_iter()
+        .filter(|(_, _, start, end)| end > start)
+        .collect();
     let each = i64::try_from(wanted.div_ceil(ends.len().max(1))).unwrap_or(i64::MAX);
     let mut list = TopicPartitionList::new();
     for (topic, partition, start, end) in &ends {
         let from = (*end).saturating_sub(each).max(*start);
-        list.add_partition_offset(topic, *partition, Offset::Offset(from)).map_err(|error| unreachable_or_denied(&error, None))?;
+        list.add_partition_offset(topic, *partition, Offset::Offset(from))
+            .map_err(|error| unreachable_or_denied(&error, None))?;
     }
-    consumer.assign(&list).map_err(|error| unreachable_or_denied(&error, None))?;
-    Ok(ends.into_iter().map(|(topic, partition, _, end)| ((topic, partition), end)).collect())
+    consumer
+        .assign(&list)
+        .map_err(|error| unreachable_or_denied(&error, None))?;
+    Ok(ends
+        .into_iter()
+        .map(|(topic, partition, _, end)| ((topic, partition), end))
+        .collect())
 }

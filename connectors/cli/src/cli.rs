@@ -1,0 +1,136 @@
+//! The command line as a whole: global options and the list of subcommands. Each lives in its own file.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::commands::{completion, kms, schema, version};
+use crate::failure::{Exit, Failure, Result};
+use crate::log::{self, LogFormat};
+use crate::term;
+
+/// Seal fields of streaming logs, and open them again
+///
+/// Values are encrypted one field at a time under data keys from KMS; policies signed by their owner say which
+/// fields, under which key, for whom.
+#[derive(Debug, Parser)]
+#[command(
+    name = "sealflow",
+    version,
+    propagate_version = true,
+    subcommand_required = true,
+    max_term_width = 100
+)]
+#[command(
+    after_help = "First steps: `sealflow demo` shows everything in a minute without any server; `sealflow init` \
+    makes policy, keys and pipeline for a topic of yours."
+)]
+struct Cli {
+    /// How log lines are written to standard error; SEALFLOW_LOG filters them (warn, debug, …)
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        default_value_t,
+        env = "SEALFLOW_LOG_FORMAT",
+        hide_env_values = true
+    )]
+    log: LogFormat,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// A KMS for development
+    #[command(subcommand)]
+    Kms(kms::Command),
+    /// Print the JSON Schema of a configuration file, for editors
+    Schema(schema::Args),
+    /// Print a completion script for a shell
+    Completion(completion::Args),
+    /// Print version and build
+    Version(version::Args),
+}
+
+/// Parses the arguments, runs the command, reports its failure.
+pub(crate) fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return not_a_command(error),
+    };
+    log::start(cli.log);
+    match in_runtime(cli.command) {
+        Ok(code) => code,
+        Err(failure) => {
+            term::report(&failure);
+            ExitCode::from(failure.exit as u8)
+        }
+    }
+}
+
+/// The command line's own definition, for completion scripts.
+pub(crate) fn definition() -> clap::Command {
+    use clap::CommandFactory as _;
+    Cli::command()
+}
+
+fn not_a_command(error: clap::Error) -> ExitCode {
+    use clap::error::ErrorKind;
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            // Nobody is left to tell if standard output is gone.
+            let _ = error.print();
+            ExitCode::SUCCESS
+        }
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            let _ = error.print();
+            ExitCode::from(Exit::Usage as u8)
+        }
+        _ => {
+            let failure = Failure::from(error);
+            term::report(&failure);
+            ExitCode::from(failure.exit as u8)
+        }
+    }
+}
+
+fn in_runtime(command: Command) -> Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| {
+            Failure::new(
+                Exit::Internal,
+                format_args!("cannot start threads: {error}"),
+                "check the limits of this process (ulimit -u)",
+            )
+        })?;
+    // A future of its own task: the big ones would not fit every main thread's stack.
+    let task = runtime.spawn(execute(command));
+    let ended = runtime.block_on(task);
+    ended.unwrap_or_else(|_| {
+        // The panic hook has said where.
+        Ok(ExitCode::from(Exit::Internal as u8))
+    })
+}
+
+async fn execute(command: Command) -> Result<ExitCode> {
+    match command {
+        Command::Kms(command) => kms::run(command).await,
+        Command::Schema(args) => schema::run(&args),
+        Command::Completion(args) => completion::run(&args),
+        Command::Version(args) => version::run(&args),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_defined() {
+        definition().debug_assert();
+    }
+}

@@ -1,0 +1,140 @@
+//! The texts that `init` writes: a policy and a pipeline that a person goes on to edit.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+
+use sealflow::policy::ColumnPath;
+
+use super::propose::Proposal;
+
+/// What goes into the policy.
+pub(super) struct PolicyParts<'a> {
+    pub(super) dataset: &'a str,
+    pub(super) key_arn: &'a str,
+    pub(super) principal: &'a str,
+    pub(super) proposals: &'a [Proposal],
+    pub(super) row_id: Option<&'a ColumnPath>,
+    pub(super) records: u64,
+}
+
+/// A double-quoted YAML scalar: JSON's spelling is one.
+fn quoted(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}
+
+/// The policy as YAML.
+pub(super) fn policy_yaml(parts: &PolicyParts<'_>) -> String {
+    let mut yaml = String::new();
+    let mut line = |text: std::fmt::Arguments<'_>| {
+        // Writing into a `String` cannot fail.
+        let _ = writeln!(yaml, "{text}");
+    };
+    line(format_args!(
+        "# Which fields of this dataset are sealed, under which key, for whom."
+    ));
+    line(format_args!(
+        "# Proposed by `sealflow init` from {} records: check it, then sign and publish your changes:",
+        parts.records
+    ));
+    line(format_args!(
+        "#   raise `version`, `sealflow policy check`, `policy sign`, `policy publish`"
+    ));
+    line(format_args!("dataset: {}", parts.dataset));
+    line(format_args!("version: 1"));
+    line(format_args!(""));
+    line(format_args!("keys:"));
+    line(format_args!(
+        "  default: {{ arn: {}, max_age: 1h }}",
+        quoted(parts.key_arn)
+    ));
+    line(format_args!(""));
+    line(format_args!(
+        "# Who may open. With the command line KMS decides; these lists bind services that open for others."
+    ));
+    line(format_args!("acls:"));
+    let acls: BTreeSet<&str> = parts
+        .proposals
+        .iter()
+        .map(|p| p.kind.acl())
+        .chain(["operators"])
+        .collect();
+    for acl in acls {
+        line(format_args!("  {acl}: {{ allow: [{}] }}", quoted(parts.principal)));
+    }
+    line(format_args!(""));
+    line(format_args!("columns:"));
+    for proposal in parts.proposals {
+        let why = if proposal.by_name {
+            "by its name"
+        } else {
+            "by its values"
+        };
+        line(format_args!(
+            "  # {} ({why}), in {} of {} records",
+            proposal.kind.words(),
+            proposal.records,
+            parts.records
+        ));
+        let padding = proposal
+            .kind
+            .pad_to()
+            .map_or_else(String::new, |pad| format!(", pad_to: {pad}"));
+        let binding = parts
+            .row_id
+            .map_or_else(String::new, |path| format!(", bind_row: {}", quoted(&path.to_string())));
+        let path = quoted(&proposal.path.to_string());
+        line(format_args!(
+            "  - {{ path: {path}, key: default, acl: {}{padding}{binding} }}",
+            proposal.kind.acl()
+        ));
+    }
+    line(format_args!(""));
+    line(format_args!(
+        "# Records that cannot be sealed go to the dead letters, sealed whole."
+    ));
+    line(format_args!("dead_letters: {{ key: default, acl: operators }}"));
+    yaml
+}
+
+/// What goes into the pipeline file.
+pub(super) struct PipelineParts<'a> {
+    pub(super) dataset: &'a str,
+    pub(super) brokers: &'a str,
+    pub(super) topic: &'a str,
+    pub(super) owner: &'a str,
+    pub(super) kms: &'a str,
+}
+
+/// The pipeline as YAML.
+pub(super) fn pipeline_yaml(parts: &PipelineParts<'_>) -> String {
+    let PipelineParts {
+        dataset,
+        brokers,
+        topic,
+        owner,
+        kms,
+    } = parts;
+    let (brokers, topic_name) = (quoted(brokers), quoted(topic));
+    format!(
+        "# Seals topic {topic} into {topic}.sealed. `sealflow schema pipeline` knows every key.\n\
+         name: {dataset}-seal\n\
+         mode: seal\n\
+         dataset: {dataset}\n\
+         format: json\n\
+         keys: header\n\
+         \n\
+         source: {{ kafka: {{ brokers: {brokers}, topics: [{topic_name}], group: {dataset}-seal }} }}\n\
+         target: {{ kafka: {{ topic: \"{{topic}}.sealed\" }} }}\n\
+         dead_letters: {{ topic: {dead}, max_ratio: 0.01 }}\n\
+         \n\
+         # Relative to this file.\n\
+         catalogue: {{ folder: catalogue }}\n\
+         trust: {{ owners: [{owner}] }}\n\
+         kms: {kms}\n\
+         \n\
+         threads: 1\n\
+         admin: {{ listen: 127.0.0.1:9464 }}\n",
+        dead = quoted(&format!("{topic}.dead")),
+        owner = quoted(owner),
+    )
+}

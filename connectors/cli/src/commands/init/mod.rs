@@ -1,0 +1,4 @@
+//! x
+mod classify;
+mod files;
+mod propose;

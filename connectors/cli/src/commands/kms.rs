@@ -1,0 +1,248 @@
+//! `sealflow kms`: a KMS for development, on this machine.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use sealflow::policy::yaml::from_yaml;
+use sealflow_local_kms::{RunningServer, Server, ServerConfig, StartError};
+
+use crate::config::yaml_failure;
+use crate::failure::{Exit, Failure, Result};
+use crate::files::{self, Access};
+use crate::term::{Style, note, say};
+
+/// A KMS for development
+///
+/// It speaks the protocol of AWS KMS on loopback, so that everything else works as with AWS. Its keys are on this
+/// machine's disk, without TLS, audit log or hardware: never use it for real data.
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Command {
+    /// Run the KMS of a folder until it is stopped
+    Serve(ServeArgs),
+    /// Make a key in a folder, and the folder's configuration if it is new; prints the key's ARN
+    CreateKey(CreateKeyArgs),
+}
+
+/// Run the KMS of a folder until it is stopped
+#[derive(Debug, clap::Args)]
+pub(crate) struct ServeArgs {
+    /// The folder: `kms.yaml` and the keys
+    #[arg(long, value_name = "DIR", default_value = "local-kms", env = "SEALFLOW_LOCAL_KMS")]
+    folder: PathBuf,
+    /// Listen here instead of where `kms.yaml` says
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    listen: Option<SocketAddr>,
+}
+
+/// Make a key in a folder, and the folder's configuration if it is new; prints the key's ARN
+#[derive(Debug, clap::Args)]
+pub(crate) struct CreateKeyArgs {
+    /// The folder: `kms.yaml` and the keys. No server may be running on it
+    #[arg(long, value_name = "DIR", default_value = "local-kms", env = "SEALFLOW_LOCAL_KMS")]
+    folder: PathBuf,
+    /// What the key is for
+    #[arg(long, value_name = "TEXT", default_value = "made by sealflow kms create-key")]
+    description: String,
+    /// A key policy (JSON); without one everybody who may call this KMS may use the key
+    #[arg(long, value_name = "FILE")]
+    policy: Option<PathBuf>,
+}
+
+/// Runs the subcommand.
+pub(crate) async fn run(command: Command) -> Result<ExitCode> {
+    match command {
+        Command::Serve(args) => serve(args).await,
+        Command::CreateKey(args) => create_key(args).await,
+    }
+}
+
+async fn serve(args: ServeArgs) -> Result<ExitCode> {
+    let folder = KmsFolder::open_or_create(&args.folder)?;
+    let mut config = folder.config()?;
+    config.listen = args.listen.unwrap_or(config.listen);
+    let server = start(config, &args.folder).await?;
+    banner(&server, &folder);
+    let stopped = tokio::signal::ctrl_c().await;
+    server.shutdown().await;
+    stopped.map_err(|error| {
+        Failure::new(
+            Exit::Internal,
+            format_args!("cannot wait for a signal: {error}"),
+            "report this",
+        )
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Loud on purpose: this must not be mistaken for a KMS.
+fn banner(server: &RunningServer, folder: &KmsFolder) {
+    let style = Style::of_stderr();
+    let rule = "=".repeat(78);
+    note(style.red(&rule));
+    note(style.red("  LOCAL KMS - FOR DEVELOPMENT ONLY"));
+    note("  Its keys lie on this machine's disk: no TLS, no audit log, no hardware.");
+    note("  Whoever can read the folder or this process has every key. Never for real data.");
+    note(style.red(&rule));
+    note(format_args!(
+        "listening on {}, keys in {}",
+        server.endpoint(),
+        folder.path.display()
+    ));
+    note(format_args!(
+        "credentials: export AWS_SHARED_CREDENTIALS_FILE={}",
+        folder.credentials().display()
+    ));
+    say(server.endpoint());
+}
+
+async fn create_key(args: CreateKeyArgs) -> Result<ExitCode> {
+    let policy = args.policy.as_deref().map(files::read_text).transpose()?;
+    let folder = KmsFolder::open_or_create(&args.folder)?;
+    say(folder.create_key(&args.description, policy.as_deref()).await?);
+    note(format_args!(
+        "credentials: export AWS_SHARED_CREDENTIALS_FILE={}",
+        folder.credentials().display()
+    ));
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn start(config: ServerConfig, folder: &Path) -> Result<RunningServer> {
+    Server::start(config).await.map_err(|error| match &error {
+        StartError::Config(_) => Failure::config(
+            format_args!("{}: {error}", folder.join(CONFIG_FILE).display()),
+            "correct it; `sealflow schema kms` prints what it may say",
+        ),
+        StartError::Listen { .. } => Failure::new(
+            Exit::Unavailable,
+            error,
+            "choose another `listen`, or stop what listens there",
+        ),
+        _ => Failure::new(
+            Exit::Io,
+            error,
+            "check the folder; only one local KMS may use it at a time",
+        ),
+    })
+}
+
+const CONFIG_FILE: &str = "kms.yaml";
+const CREDENTIALS_FILE: &str = "credentials";
+
+/// A folder that a local KMS lives in.
+pub(crate) struct KmsFolder {
+    path: PathBuf,
+}
+
+impl KmsFolder {
+    /// The folder at `path`; a new one gets a configuration with one principal of random credentials, and those
+    /// credentials as a file for AWS clients. Both are readable for their owner alone.
+    pub(crate) fn open_or_create(path: &Path) -> Result<Self> {
+        let folder = Self { path: path.to_owned() };
+        let config = path.join(CONFIG_FILE);
+        if !config.exists() {
+            let credentials = Credentials::random()?;
+            files::write_new(&config, credentials.config_yaml().as_bytes(), Access::Private, false)?;
+            files::write_new(
+                &folder.credentials(),
+                credentials.ini().as_bytes(),
+                Access::Private,
+                true,
+            )?;
+        }
+        Ok(folder)
+    }
+
+    /// Its configuration, with the folder filled in.
+    pub(crate) fn config(&self) -> Result<ServerConfig> {
+        let path = self.path.join(CONFIG_FILE);
+        let text = files::read_text(&path)?;
+        let mut config: ServerConfig = from_yaml(&text).map_err(|error| yaml_failure(&path, &error))?;
+        config.folder = Some(
+            config
+                .folder
+                .map_or_else(|| self.path.clone(), |folder| self.path.join(folder)),
+        );
+        Ok(config)
+    }
+
+    /// The credentials file for AWS clients.
+    pub(crate) fn credentials(&self) -> PathBuf {
+        self.path.join(CREDENTIALS_FILE)
+    }
+
+    /// Where the server will listen.
+    pub(crate) fn endpoint(&self) -> Result<String> {
+        Ok(format!("http://{}", self.config()?.listen))
+    }
+
+    /// Makes a key and returns its ARN. No server may be running on the folder.
+    pub(crate) async fn create_key(&self, description: &str, policy: Option<&str>) -> Result<String> {
+        let mut config = self.config()?;
+        // A server on no port that anybody knows, only to write the folder.
+        config.listen = SocketAddr::from(([127, 0, 0, 1], 0));
+        let server = start(config, &self.path).await?;
+        let made = server.create_key(None, description, policy);
+        server.shutdown().await;
+        made.map_err(|error| {
+            Failure::config(
+                error,
+                "correct the key policy: JSON with Version and Statement, as AWS takes it",
+            )
+        })
+    }
+}
+
+/// Credentials of the one principal of a new folder.
+struct Credentials {
+    access_key_id: String,
+    secret_access_key: zeroize::Zeroizing<String>,
+}
+
+impl Credentials {
+    fn random() -> Result<Self> {
+        let mut bytes = zeroize::Zeroizing::new([0_u8; 40]);
+        getrandom::fill(bytes.as_mut_slice()).map_err(|error| {
+            Failure::new(
+                Exit::Internal,
+                format_args!("no random numbers: {error}"),
+                "check the operating system",
+            )
+        })?;
+        let text = |bytes: &[u8]| {
+            bytes
+                .iter()
+                .map(|b| char::from(ALPHABET[usize::from(b % 32)]))
+                .collect::<String>()
+        };
+        let access_key_id = format!("AKIALOCAL{}", text(&bytes[..8]));
+        Ok(Self {
+            access_key_id,
+            secret_access_key: zeroize::Zeroizing::new(text(&bytes[8..])),
+        })
+    }
+
+    fn config_yaml(&self) -> zeroize::Zeroizing<String> {
+        zeroize::Zeroizing::new(format!(
+            "# The local KMS of this folder: FOR DEVELOPMENT ONLY. `sealflow schema kms` knows every key.\n\
+             listen: 127.0.0.1:4599\n\
+             region: eu-central-1\n\
+             account: \"111122223333\"\n\
+             principals:\n\
+             \x20 - access_key_id: {}\n\
+             \x20   secret_access_key: {}\n\
+             \x20   arn: arn:aws:iam::111122223333:user/developer\n",
+            self.access_key_id, *self.secret_access_key
+        ))
+    }
+
+    fn ini(&self) -> zeroize::Zeroizing<String> {
+        zeroize::Zeroizing::new(format!(
+            "[default]\naws_access_key_id = {}\naws_secret_access_key = {}\n",
+            self.access_key_id, *self.secret_access_key
+        ))
+    }
+}
+
+/// 32 characters, so that each takes five of a byte's bits and none is likelier.
+const ALPHABET: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";

@@ -1,0 +1,121 @@
+//! What a pipeline file may not say although its form is right.
+
+use sealflow::policy::KeyPath;
+
+use super::pipeline::{Format, PipelineConfig};
+
+/// A value that cannot be meant.
+pub(super) struct Wrong {
+    /// As messages write it: `trust.owners[0]`.
+    pub(super) path: String,
+    pub(super) message: String,
+    pub(super) help: String,
+}
+
+/// Checks what needs no file, network or policy. The first thing wrong is reported.
+pub(super) fn check(config: &PipelineConfig) -> Result<(), Wrong> {
+    let root = KeyPath::root();
+    name(&root.key("name"), &config.name)?;
+    name(&root.key("instance"), &config.instance)?;
+    dataset(&root.key("dataset"), &config.dataset)?;
+    format(&root.key("format"), config.format)?;
+    count(&root.key("threads"), u64::from(config.threads), 64)?;
+    let batch = root.key("batch");
+    count(&batch.key("rows"), u64::from(config.batch.rows), 1_000_000)?;
+    count(&batch.key("bytes"), config.batch.bytes.0, 1 << 30)?;
+    owners(&root.key("trust").key("owners"), &config.trust.owners)?;
+    kms(config)?;
+    config.kafka().check().map_err(|error| Wrong {
+        path: error.path,
+        message: error.message,
+        help: error.help,
+    })
+}
+
+fn wrong<T>(place: &KeyPath, message: impl Into<String>, help: impl Into<String>) -> Result<T, Wrong> {
+    Err(Wrong {
+        path: place.to_string(),
+        message: message.into(),
+        help: help.into(),
+    })
+}
+
+/// Names become parts of transactional ids, joined by dots.
+fn name(place: &KeyPath, name: &str) -> Result<(), Wrong> {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-');
+    if (1..=100).contains(&name.len()) && name.bytes().all(plain) {
+        return Ok(());
+    }
+    wrong(
+        place,
+        "not a name",
+        "use 1 to 100 of A-Z, a-z, 0-9, dash and underscore",
+    )
+}
+
+/// As policies spell it.
+fn dataset(place: &KeyPath, name: &str) -> Result<(), Wrong> {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+    if (1..=128).contains(&name.len()) && name.bytes().all(plain) {
+        return Ok(());
+    }
+    wrong(
+        place,
+        "not the name of a dataset",
+        "use 1 to 128 of A-Z, a-z, 0-9, dot, dash and underscore, as the policy does",
+    )
+}
+
+fn format(place: &KeyPath, format: Format) -> Result<(), Wrong> {
+    match format {
+        Format::Json | Format::Ndjson | Format::JsonSr => Ok(()),
+        Format::Avro | Format::Protobuf => wrong(
+            place,
+            "Avro and Protobuf records cannot be sealed by this version",
+            "use json, ndjson or json-sr; convert the topic to JSON first",
+        ),
+    }
+}
+
+fn count(place: &KeyPath, value: u64, most: u64) -> Result<(), Wrong> {
+    if (1..=most).contains(&value) {
+        return Ok(());
+    }
+    wrong(
+        place,
+        format!("must be between 1 and {most}"),
+        "choose a value in that range, or remove the key for the default",
+    )
+}
+
+/// 32 bytes in base64url without padding are 43 characters.
+fn owners(place: &KeyPath, owners: &[String]) -> Result<(), Wrong> {
+    let is_thumbprint = |text: &str| {
+        text.len() == 43
+            && text
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
+    };
+    match owners.iter().position(|owner| !is_thumbprint(owner)) {
+        None => Ok(()),
+        Some(n) => wrong(
+            &place.index(n),
+            "not the thumbprint of an owner key (43 characters of base64url)",
+            "copy the line that `sealflow policy keygen` printed",
+        ),
+    }
+}
+
+/// The section's own check; its messages start with the key.
+fn kms(config: &PipelineConfig) -> Result<(), Wrong> {
+    config.kms.check().map_err(|error| {
+        let text = error.to_string();
+        let (key, message) = text.split_once(": ").unwrap_or(("", &text));
+        let path = format!("kms.{}", key.split(',').next().unwrap_or_default());
+        Wrong {
+            path,
+            message: message.to_owned(),
+            help: "`sealflow schema pipeline` says what this key takes".to_owned(),
+        }
+    })
+}

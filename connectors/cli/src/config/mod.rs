@@ -1,0 +1,12 @@
+//! The pipeline file: its model, how it is read, and what is checked beyond its form.
+
+#[cfg(test)]
+mod bad_configurations;
+mod check;
+mod interpolate;
+mod load;
+mod pipeline;
+
+pub(crate) use interpolate::{Environment, Secrets};
+pub(crate) use load::{Loaded, load, yaml_failure};
+pub(crate) use pipeline::{Format, KeysAt, Mode, PipelineConfig};

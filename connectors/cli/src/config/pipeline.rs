@@ -1,0 +1,196 @@
+//! The model of a pipeline file. What each section may say is up to the connector that it configures.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use sealflow::pipeline::BatchLimits;
+use sealflow_kafka::{DeadLetters, KafkaConfig, KafkaSource, KafkaTarget};
+use sealflow_kms::KmsConfig;
+use serde::Deserialize;
+
+/// A pipeline: where records come from, what happens to them, where they go.
+#[derive(Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(title = "Sealflow pipeline")]
+pub(crate) struct PipelineConfig {
+    /// Name of the pipeline, `[A-Za-z0-9_-]{1,100}`: part of its transactional id, so never two pipelines of one name.
+    pub(crate) name: String,
+    /// Whether values are sealed or opened.
+    #[serde(default)]
+    pub(crate) mode: Mode,
+    /// The dataset whose policy counts.
+    pub(crate) dataset: String,
+    /// What a record's value is.
+    #[serde(default)]
+    pub(crate) format: Format,
+    /// Where key envelopes travel.
+    #[serde(default)]
+    pub(crate) keys: KeysAt,
+    /// Where records come from.
+    pub(crate) source: Source,
+    /// Where they go.
+    pub(crate) target: Target,
+    /// Where signed policies and key envelopes are kept.
+    pub(crate) catalogue: CatalogueConfig,
+    /// Whose policies are believed. Only `--dev` goes without.
+    #[serde(default)]
+    pub(crate) trust: Trust,
+    /// The KMS. Without this section: the AWS credential chain and its region.
+    #[serde(default)]
+    pub(crate) kms: KmsConfig,
+    /// Where records go that cannot be sealed (sealed whole; needs `dead_letters` in the policy).
+    #[serde(default)]
+    pub(crate) dead_letters: Option<DeadLetters>,
+    /// When a batch is closed.
+    #[serde(default)]
+    pub(crate) batch: BatchLimits,
+    /// Threads, each with its own consumer and producer.
+    #[serde(default = "one")]
+    pub(crate) threads: u16,
+    /// Stable name of this process among those that run this pipeline (a StatefulSet's ordinal): two at once fence each other.
+    #[serde(default = "instance")]
+    pub(crate) instance: String,
+    /// The admin port.
+    #[serde(default)]
+    pub(crate) admin: Admin,
+    /// Where `SECRET[file.NAME]` is looked up.
+    #[serde(default)]
+    pub(crate) secrets: SecretsConfig,
+}
+
+impl PipelineConfig {
+    /// What it says about Kafka.
+    pub(crate) fn kafka(&self) -> KafkaConfig {
+        KafkaConfig {
+            source: self.source.kafka.clone(),
+            target: self.target.kafka.clone(),
+            dead_letters: self.dead_letters.clone(),
+        }
+    }
+}
+
+/// Configuration may hold secrets, so `Debug` shows its name only.
+impl fmt::Debug for PipelineConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PipelineConfig")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Which way values go.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Mode {
+    /// Clear to sealed.
+    #[default]
+    Seal,
+    /// Sealed to clear: recreates plaintext at the target.
+    Open,
+}
+
+/// What a record's value is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Format {
+    /// One JSON document.
+    #[default]
+    Json,
+    /// JSON documents, one a line.
+    Ndjson,
+    /// JSON behind a schema registry's five bytes.
+    JsonSr,
+    /// Not taken yet; known so that the message can say so.
+    #[schemars(skip)]
+    Avro,
+    /// Not taken yet; known so that the message can say so.
+    #[schemars(skip)]
+    Protobuf,
+}
+
+/// Where key envelopes travel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum KeysAt {
+    /// In each record's header `sealflow-keys`, and in the catalogue.
+    #[default]
+    Header,
+    /// In the catalogue only: fewer bytes, but records open only where the catalogue is.
+    Catalogue,
+}
+
+/// Where records come from.
+#[derive(Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Source {
+    /// Topics of a Kafka cluster.
+    pub(crate) kafka: KafkaSource,
+}
+
+/// Where records go.
+#[derive(Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Target {
+    /// Topics of a Kafka cluster.
+    pub(crate) kafka: KafkaTarget,
+}
+
+/// The catalogue.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct CatalogueConfig {
+    /// A folder; relative to the pipeline file.
+    pub(crate) folder: PathBuf,
+}
+
+/// Whose policies are believed.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Trust {
+    /// Thumbprints (RFC 7638) of the owner keys that may sign this dataset's policy.
+    #[serde(default)]
+    pub(crate) owners: Vec<String>,
+}
+
+/// The admin port.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Admin {
+    /// Address and port; `null` for none.
+    #[schemars(with = "Option<String>")]
+    pub(crate) listen: Option<SocketAddr>,
+}
+
+impl Default for Admin {
+    fn default() -> Self {
+        Self {
+            listen: Some(SocketAddr::from(([127, 0, 0, 1], 9464))),
+        }
+    }
+}
+
+/// Backends of `SECRET[backend.name]`.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct SecretsConfig {
+    /// The folder of `SECRET[file.NAME]`; relative to the pipeline file.
+    pub(crate) folder: PathBuf,
+}
+
+impl Default for SecretsConfig {
+    fn default() -> Self {
+        Self {
+            folder: PathBuf::from("/run/secrets"),
+        }
+    }
+}
+
+fn one() -> u16 {
+    1
+}
+
+fn instance() -> String {
+    "0".to_owned()
+}

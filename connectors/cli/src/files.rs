@@ -1,0 +1,155 @@
+//! Files, read with a cap and written all or not at all.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read as _, Write};
+use std::path::{Path, PathBuf};
+
+use crate::failure::{Exit, Failure, Result};
+
+/// Configuration, policies and keys are small; what is larger is another file by mistake.
+const MAX_TEXT_BYTES: u64 = 1 << 20;
+
+/// Who may read a new file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// As the process's umask says.
+    Shared,
+    /// Only its owner: 0600.
+    Private,
+}
+
+/// Reads a text file of at most 1 MiB.
+pub(crate) fn read_text(path: &Path) -> Result<String> {
+    let bytes = read_small(path)?;
+    String::from_utf8(bytes).map_err(|_| {
+        Failure::new(
+            Exit::Data,
+            format_args!("{} is no UTF-8 text", path.display()),
+            "give a text file (YAML or JSON)",
+        )
+    })
+}
+
+/// Reads a file of at most 1 MiB.
+pub(crate) fn read_small(path: &Path) -> Result<Vec<u8>> {
+    let file = File::open(path).map_err(|error| Failure::io("read", path, &error))?;
+    let mut bytes = Vec::new();
+    file.take(MAX_TEXT_BYTES + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|error| Failure::io("read", path, &error))?;
+    if bytes.len() as u64 > MAX_TEXT_BYTES {
+        let message = format!("{} is larger than 1 MiB", path.display());
+        return Err(Failure::new(
+            Exit::Data,
+            message,
+            "give the configuration file, not the data",
+        ));
+    }
+    Ok(bytes)
+}
+
+/// Creates `path` with `bytes`, durably; an existing file stays as it is and is an error unless `replace`.
+pub(crate) fn write_new(path: &Path, bytes: &[u8], access: Access, replace: bool) -> Result<()> {
+    if !replace && path.exists() {
+        return Err(Failure::io(
+            "create",
+            path,
+            &io::Error::from(io::ErrorKind::AlreadyExists),
+        ));
+    }
+    let mut output = AtomicFile::create(path, access)?;
+    output
+        .write_all(bytes)
+        .map_err(|error| Failure::io("write", path, &error))?;
+    output.commit()
+}
+
+/// A file that appears under its name only when it is complete: written beside it, synced, renamed. Dropped
+/// without [`commit`](Self::commit) it leaves nothing behind.
+pub(crate) struct AtomicFile {
+    target: PathBuf,
+    temporary: PathBuf,
+    file: io::BufWriter<File>,
+    committed: bool,
+}
+
+impl AtomicFile {
+    /// Starts a file that will be called `target`. The temporary file is private until then.
+    pub(crate) fn create(target: &Path, access: Access) -> Result<Self> {
+        let failed = |error: io::Error| Failure::io("create", target, &error);
+        let name = target
+            .file_name()
+            .ok_or_else(|| failed(io::Error::from(io::ErrorKind::InvalidInput)))?;
+        if let Some(folder) = target.parent() {
+            fs::create_dir_all(folder).map_err(failed)?;
+        }
+        let temporary = target.with_file_name(format!(".{}.{}.partial", name.to_string_lossy(), std::process::id()));
+        let mut options = OpenOptions::new();
+        options.write(true).create_new(true);
+        #[cfg(unix)]
+        if access == Access::Private {
+            std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        }
+        let file = options.open(&temporary).map_err(failed)?;
+        Ok(Self {
+            target: target.to_owned(),
+            temporary,
+            file: io::BufWriter::new(file),
+            committed: false,
+        })
+    }
+
+    /// Makes the file durable and gives it its name.
+    pub(crate) fn commit(mut self) -> Result<()> {
+        let written = self.file.flush().and_then(|()| self.file.get_ref().sync_all());
+        written
+            .and_then(|()| fs::rename(&self.temporary, &self.target))
+            .map_err(|error| Failure::io("write", &self.target, &error))?;
+        self.committed = true;
+        Ok(())
+    }
+}
+
+impl Write for AtomicFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.file.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+impl Drop for AtomicFile {
+    fn drop(&mut self) {
+        if !self.committed {
+            // What cannot be removed was never renamed either: no half file under the real name.
+            let _ = fs::remove_file(&self.temporary);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_not_committed_leaves_nothing_behind() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut file = AtomicFile::create(&folder.path().join("out"), Access::Shared).unwrap();
+        file.write_all(b"half").unwrap();
+        drop(file);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_private_file_is_its_owners_alone() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("owner.key");
+        write_new(&path, b"k", Access::Private, false).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert!(write_new(&path, b"other", Access::Private, false).is_err());
+        assert_eq!(fs::read(&path).unwrap(), b"k");
+    }
+}

@@ -1,0 +1,308 @@
+//! What the admin port counts: Vector's component vocabulary and our own names, under `sealflow_`.
+//!
+//! Labels are names from configuration and code, never anything out of a record.
+
+use std::sync::atomic::{AtomicI64, AtomicU64};
+use std::time::Duration;
+
+use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+
+/// One part of the pipeline, in Vector's words.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub(crate) struct Component {
+    component_id: String,
+    component_kind: &'static str,
+    component_type: &'static str,
+}
+
+/// Why an event ended in the dead letters, or an error was met.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ErrorLabels {
+    component_id: String,
+    error_type: &'static str,
+    stage: &'static str,
+}
+
+/// One request to the KMS.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct KmsLabels {
+    operation: KmsOperation,
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct OperationLabel {
+    operation: KmsOperation,
+}
+
+/// The requests that a key service knows, by their names at AWS.
+#[derive(Clone, Copy, Debug, Hash, PartialEq, Eq, EncodeLabelValue)]
+pub(crate) enum KmsOperation {
+    GenerateDataKey,
+    Decrypt,
+    DescribeKey,
+    GetCallerIdentity,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct FlowLabel {
+    flow: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct PartitionLabel {
+    topic: String,
+    partition: i32,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct VersionLabel {
+    version: &'static str,
+}
+
+/// All counters of one process.
+pub(crate) struct Metrics {
+    registry: Registry,
+    pipeline: String,
+    received_events: Family<Component, Counter>,
+    received_bytes: Family<Component, Counter>,
+    sent_events: Family<Component, Counter>,
+    sent_bytes: Family<Component, Counter>,
+    discarded_events: Family<ErrorLabels, Counter>,
+    errors: Family<ErrorLabels, Counter>,
+    kms_requests: Family<KmsLabels, Counter>,
+    kms_duration: Family<OperationLabel, Histogram>,
+    cache_hits: Counter,
+    cache_misses: Counter,
+    key_age: Gauge<f64, AtomicU64>,
+    values_sealed: Family<FlowLabel, Counter>,
+    values_opened: Family<FlowLabel, Counter>,
+    source_lag: Family<PartitionLabel, Gauge<i64, AtomicI64>>,
+}
+
+impl Metrics {
+    /// The counters of the pipeline of that name, all at zero.
+    pub(crate) fn new(pipeline: &str) -> Self {
+        let mut metrics = Self {
+            registry: Registry::with_prefix("sealflow"),
+            pipeline: pipeline.to_owned(),
+            received_events: Family::default(),
+            received_bytes: Family::default(),
+            sent_events: Family::default(),
+            sent_bytes: Family::default(),
+            discarded_events: Family::default(),
+            errors: Family::default(),
+            kms_requests: Family::default(),
+            kms_duration: Family::new_with_constructor(|| Histogram::new(KMS_BUCKETS)),
+            cache_hits: Counter::default(),
+            cache_misses: Counter::default(),
+            key_age: Gauge::default(),
+            values_sealed: Family::default(),
+            values_opened: Family::default(),
+            source_lag: Family::default(),
+        };
+        metrics.register();
+        metrics
+    }
+
+    fn register(&mut self) {
+        let registry = &mut self.registry;
+        // The encoder adds `_total` to counters.
+        registry.register(
+            "component_received_events",
+            "Records read",
+            self.received_events.clone(),
+        );
+        registry.register(
+            "component_received_bytes",
+            "Bytes of keys, values and headers read",
+            self.received_bytes.clone(),
+        );
+        registry.register(
+            "component_sent_events",
+            "Records written and committed",
+            self.sent_events.clone(),
+        );
+        registry.register(
+            "component_sent_bytes",
+            "Bytes of keys, values and headers written",
+            self.sent_bytes.clone(),
+        );
+        registry.register(
+            "component_discarded_events",
+            "Records that became dead letters",
+            self.discarded_events.clone(),
+        );
+        registry.register("component_errors", "Errors met", self.errors.clone());
+        registry.register("kms_requests", "Requests to the KMS", self.kms_requests.clone());
+        registry.register(
+            "kms_request_duration_seconds",
+            "How long the KMS took to answer",
+            self.kms_duration.clone(),
+        );
+        registry.register(
+            "data_key_cache_hits",
+            "Data keys found in the cache",
+            self.cache_hits.clone(),
+        );
+        registry.register(
+            "data_key_cache_misses",
+            "Data keys that the KMS was asked for",
+            self.cache_misses.clone(),
+        );
+        registry.register(
+            "data_key_age_seconds",
+            "Age of the oldest data key that seals",
+            self.key_age.clone(),
+        );
+        registry.register("values_sealed", "Values sealed", self.values_sealed.clone());
+        registry.register("values_opened", "Values opened", self.values_opened.clone());
+        registry.register(
+            "source_lag_records",
+            "Records at the source that are not yet read",
+            self.source_lag.clone(),
+        );
+        let build: Family<VersionLabel, Gauge> = Family::default();
+        build
+            .get_or_create(&VersionLabel {
+                version: env!("CARGO_PKG_VERSION"),
+            })
+            .set(1);
+        registry.register("build_info", "The version that runs", build);
+    }
+
+    /// The text that Prometheus scrapes.
+    pub(crate) fn encode(&self) -> String {
+        let mut text = String::new();
+        // Writing into a `String` cannot fail.
+        let _ = encode(&mut text, &self.registry);
+        text
+    }
+
+    fn component(&self, kind: &'static str) -> Component {
+        Component {
+            component_id: self.pipeline.clone(),
+            component_kind: kind,
+            component_type: "kafka",
+        }
+    }
+
+    /// Records were read.
+    pub(crate) fn received(&self, events: u64, bytes: u64) {
+        let source = self.component("source");
+        self.received_events.get_or_create(&source).inc_by(events);
+        self.received_bytes.get_or_create(&source).inc_by(bytes);
+    }
+
+    /// Records were written and committed.
+    pub(crate) fn sent(&self, events: u64, bytes: u64) {
+        let sink = self.component("sink");
+        self.sent_events.get_or_create(&sink).inc_by(events);
+        self.sent_bytes.get_or_create(&sink).inc_by(bytes);
+    }
+
+    /// Records became dead letters.
+    pub(crate) fn discarded(&self, events: u64) {
+        let labels = ErrorLabels {
+            component_id: self.pipeline.clone(),
+            error_type: "dead_letter",
+            stage: "processing",
+        };
+        self.discarded_events.get_or_create(&labels).inc_by(events);
+    }
+
+    /// An error of that type was met at that stage (`receiving`, `processing`, `sending`).
+    pub(crate) fn error(&self, error_type: &'static str, stage: &'static str) {
+        let labels = ErrorLabels {
+            component_id: self.pipeline.clone(),
+            error_type,
+            stage,
+        };
+        self.errors.get_or_create(&labels).inc();
+    }
+
+    /// The KMS answered, or did not.
+    pub(crate) fn kms_request(&self, operation: KmsOperation, outcome: &'static str, took: Duration) {
+        self.kms_requests.get_or_create(&KmsLabels { operation, outcome }).inc();
+        self.kms_duration
+            .get_or_create(&OperationLabel { operation })
+            .observe(took.as_secs_f64());
+    }
+
+    /// Data keys were looked for in the cache.
+    pub(crate) fn cache(&self, hits: u64, misses: u64) {
+        self.cache_hits.inc_by(hits);
+        self.cache_misses.inc_by(misses);
+    }
+
+    /// How old the oldest key is that seals.
+    pub(crate) fn key_age(&self, age: Duration) {
+        self.key_age.set(age.as_secs_f64());
+    }
+
+    /// Values were sealed by that flow.
+    pub(crate) fn sealed(&self, flow: &'static str, values: u64) {
+        self.values_sealed.get_or_create(&FlowLabel { flow }).inc_by(values);
+    }
+
+    /// Values of that flow were opened.
+    pub(crate) fn opened(&self, flow: &'static str, values: u64) {
+        self.values_opened.get_or_create(&FlowLabel { flow }).inc_by(values);
+    }
+
+    /// How far behind a partition is.
+    pub(crate) fn lag(&self, topic: &str, partition: i32, records: i64) {
+        self.source_lag
+            .get_or_create(&PartitionLabel {
+                topic: topic.to_owned(),
+                partition,
+            })
+            .set(records);
+    }
+}
+
+/// Seconds; KMS answers in 5 to 50 ms when it is well.
+const KMS_BUCKETS: [f64; 9] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 2.5, 10.0];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_of_the_design_is_scraped() {
+        let metrics = Metrics::new("p");
+        metrics.received(1, 2);
+        metrics.sent(1, 2);
+        metrics.discarded(1);
+        metrics.error("x", "sending");
+        metrics.kms_request(KmsOperation::GenerateDataKey, "ok", Duration::from_millis(3));
+        metrics.cache(3, 1);
+        metrics.key_age(Duration::from_secs(2));
+        metrics.sealed("direct", 9);
+        metrics.opened("direct", 9);
+        metrics.lag("t", 0, 5);
+        let text = metrics.encode();
+        for line in [
+            r#"sealflow_component_received_events_total{component_id="p",component_kind="source",component_type="kafka"} 1"#,
+            r#"sealflow_component_sent_events_total{component_id="p",component_kind="sink",component_type="kafka"} 1"#,
+            "sealflow_component_discarded_events_total{",
+            "sealflow_component_errors_total{",
+            r#"sealflow_kms_requests_total{operation="GenerateDataKey",outcome="ok"} 1"#,
+            r#"sealflow_kms_request_duration_seconds_count{operation="GenerateDataKey"} 1"#,
+            "sealflow_data_key_cache_hits_total 3",
+            "sealflow_data_key_cache_misses_total 1",
+            "sealflow_data_key_age_seconds 2.0",
+            r#"sealflow_values_sealed_total{flow="direct"} 9"#,
+            r#"sealflow_source_lag_records{topic="t",partition="0"} 5"#,
+            "# EOF",
+        ] {
+            assert!(text.contains(line), "{line} is missing in:\n{text}");
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! What is written for people: colours where a terminal shows them, plain ASCII elsewhere.
+
+use std::io::{self, IsTerminal as _, Write as _};
+
+use crate::failure::Failure;
+
+/// Whether and how a stream is decorated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Style {
+    colour: bool,
+}
+
+impl Style {
+    /// Nothing but text: for pipes, files and tests.
+    pub(crate) const PLAIN: Self = Self { colour: false };
+
+    /// The style of standard output.
+    pub(crate) fn of_stdout() -> Self {
+        Self {
+            colour: io::stdout().is_terminal() && colour_is_welcome(),
+        }
+    }
+
+    /// The style of standard error.
+    pub(crate) fn of_stderr() -> Self {
+        Self {
+            colour: io::stderr().is_terminal() && colour_is_welcome(),
+        }
+    }
+
+    /// Whether escape sequences are used.
+    pub(crate) fn is_coloured(self) -> bool {
+        self.colour
+    }
+
+    fn paint(self, code: &str, text: &str) -> String {
+        if self.colour {
+            format!("\x1b[{code}m{text}\x1b[0m")
+        } else {
+            text.to_owned()
+        }
+    }
+
+    /// Important.
+    pub(crate) fn bold(self, text: &str) -> String {
+        self.paint("1", text)
+    }
+
+    /// Beside the point.
+    pub(crate) fn dim(self, text: &str) -> String {
+        self.paint("2", text)
+    }
+
+    /// As it should be.
+    pub(crate) fn green(self, text: &str) -> String {
+        self.paint("32", text)
+    }
+
+    /// Look at this.
+    pub(crate) fn yellow(self, text: &str) -> String {
+        self.paint("33", text)
+    }
+
+    /// Wrong.
+    pub(crate) fn red(self, text: &str) -> String {
+        self.paint("31", text)
+    }
+
+    /// The mark of a check that passed.
+    pub(crate) fn tick(self) -> String {
+        if self.colour {
+            self.green("✓")
+        } else {
+            "ok".to_owned()
+        }
+    }
+
+    /// The mark of a check that failed.
+    pub(crate) fn cross(self) -> String {
+        if self.colour {
+            self.red("✗")
+        } else {
+            "FAIL".to_owned()
+        }
+    }
+
+    /// The mark of something to look at.
+    pub(crate) fn bang(self) -> String {
+        if self.colour {
+            self.yellow("!")
+        } else {
+            "warn".to_owned()
+        }
+    }
+}
+
+/// <https://no-color.org>: any value but the empty one switches colour off; so does a dumb terminal.
+fn colour_is_welcome() -> bool {
+    let set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    !set("NO_COLOR") && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
+}
+
+/// Writes one line to standard output; a reader that has gone away ends the program quietly, as `head` expects.
+pub(crate) fn say(line: impl std::fmt::Display) {
+    let mut out = io::stdout().lock();
+    if writeln!(out, "{line}").is_err() {
+        std::process::exit(crate::failure::Exit::Io as i32);
+    }
+}
+
+/// Writes `value` as one indented JSON document to standard output.
+pub(crate) fn say_json(value: &impl serde::Serialize) {
+    match serde_json::to_string_pretty(value) {
+        Ok(text) => say(text),
+        Err(error) => note(format_args!("error: cannot write JSON: {error}")),
+    }
+}
+
+/// Writes one line to standard error.
+pub(crate) fn note(line: impl std::fmt::Display) {
+    // Nobody is left to tell if standard error is gone.
+    let _ = writeln!(io::stderr().lock(), "{line}");
+}
+
+/// Writes the two lines of a failure to standard error.
+pub(crate) fn report(failure: &Failure) {
+    let style = Style::of_stderr();
+    note(format_args!("{} {}", style.red("error:"), failure.message));
+    note(format_args!("{} {}", style.green("help:"), failure.help));
+}
+
+/// How results are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum OutputFormat {
+    /// For people
+    #[default]
+    Text,
+    /// For programs: one JSON document
+    Json,
+}
