@@ -123,13 +123,14 @@ fn options() -> Options {
             max_depth: 32,
             max_nodes: 100_000,
             max_events: 250_000,
-            max_documents: 1,
+            max_documents: 2,
             max_anchors: 1_000,
             max_aliases: 1_000,
         },
         duplicate_keys: DuplicateKeyPolicy::Error,
         merge_keys: MergeKeyPolicy::Error,
         strict_booleans: true,
+        reject_unsupported_tags: true,
         with_snippet: false,
     }
 }
@@ -400,5 +401,154 @@ impl<'de> Visitor<'de> for NodeVisitor {
 
     fn visit_some<D: de::Deserializer<'de>>(self, deserializer: D) -> Result<Node, D::Error> {
         IgnoredAny::deserialize(deserializer).map(|_| Node::Scalar)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[derive(Debug, PartialEq, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Config {
+        name: String,
+        #[serde(default)]
+        threads: u16,
+        #[serde(default)]
+        fast: bool,
+        #[serde(default)]
+        mode: Mode,
+        #[serde(default)]
+        parts: Vec<Part>,
+    }
+
+    #[derive(Debug, Default, PartialEq, Deserialize)]
+    #[serde(rename_all = "snake_case")]
+    enum Mode {
+        #[default]
+        Seal,
+        Open,
+    }
+
+    #[derive(Debug, PartialEq, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Part {
+        size: crate::units::ByteSize,
+        #[serde(default)]
+        password: String,
+    }
+
+    fn refused(text: &str) -> YamlError {
+        let error = from_yaml::<Config>(text).unwrap_err();
+        assert!(!error.help.is_empty(), "{error} without help");
+        error
+    }
+
+    #[test]
+    fn an_unknown_key_names_itself_its_place_and_the_known_ones() {
+        let error = refused("name: a\nparts:\n  - size: 1MiB\n  - size: 1MiB\n    passwrod: x\n");
+        assert_eq!(error.path, "parts[1].passwrod");
+        assert_eq!((error.line, error.column), (Some(5), Some(5)));
+        assert_eq!(error.message, "unknown key `passwrod`; did you mean `password`?");
+        assert_eq!(error.help, "expected one of: size, password");
+        assert_eq!(refused("name: a\nzzz: 1").message, "unknown key `zzz`");
+        assert_eq!(
+            refused("name: a\nmode: sael").message,
+            "unknown word `sael`; did you mean `seal`?"
+        );
+    }
+
+    #[test]
+    fn a_missing_key_is_named() {
+        assert_eq!(refused("threads: 1").message, "missing key `name`");
+        let error = refused("name: a\nparts: [{ password: x }]");
+        assert_eq!(
+            (error.path.as_str(), error.message.as_str()),
+            ("parts[0]", "missing key `size`")
+        );
+    }
+
+    #[test]
+    fn no_message_repeats_a_value() {
+        for text in [
+            "name: a\nthreads: hunter2",
+            "name: a\nfast: hunter2",
+            "name: a\nparts: hunter2",
+            "name: a\nparts: [hunter2]",
+            "name: a\nparts: [{ size: hunter2 }]",
+            "name: [hunter2]",
+            "name: { hunter2: 1 }",
+            "name: !hunter2 x",
+            "name: a\nparts: [{ size: 1MiB, password: [hunter2] }]",
+            "name: \"hunter2",
+            "name: *hunter2",
+            "hunter2",
+            "- hunter2",
+            "name: hunter2\n bad: x",
+            "name: a\nparts: [{ size: 1MiB, password: \"hunter2\\q\" }]",
+        ] {
+            let error = refused(text);
+            let shown = format!("{error} {}", error.help);
+            assert!(!shown.contains("hunter2"), "{text}: {shown}");
+        }
+    }
+
+    #[test]
+    fn the_traps_of_yaml_are_refused() {
+        assert_eq!(refused("name: a\nname: b").message, "the key `name` is there twice");
+        assert_eq!(refused("name: a\nfast: yes").message, "expected true or false");
+        assert_eq!(
+            refused("name: a\n---\nname: b").message,
+            "a second document after `---`"
+        );
+        assert_eq!(refused("base: &b { name: a }\n<<: *b").path, "base");
+        assert_eq!(refused("<<: { name: a }").message, "merge keys (`<<`) are not taken");
+        assert_eq!(refused("").message, "the document is empty");
+        let deep = format!("name: a\nparts: {}{}", "[".repeat(40), "]".repeat(40));
+        assert!(from_yaml::<Config>(&deep).is_err());
+        assert!(
+            from_yaml_bytes::<Config>(b"name: \xff")
+                .unwrap_err()
+                .message
+                .contains("UTF-8")
+        );
+    }
+
+    #[test]
+    fn large_documents_are_refused_unread() {
+        let text = format!("name: a\n#{}", "x".repeat(MAX_YAML_BYTES));
+        assert!(refused(&text).message.contains("longer than 1048576 bytes"));
+    }
+
+    #[test]
+    fn an_alias_bomb_is_refused_soon() {
+        let mut text = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
+        for n in 1..10 {
+            let alias = format!("*a{}, ", n - 1).repeat(10);
+            text.push_str(&format!("a{n}: &a{n} [{alias}]\n"));
+        }
+        type Any = BTreeMap<String, IgnoredAny>;
+        assert!(from_yaml::<Any>(&text).is_err());
+    }
+
+    #[test]
+    fn a_word_far_from_all_known_ones_is_not_guessed() {
+        assert_eq!(
+            closest("dead-letters", &["dead_letters", "columns"]),
+            Some("dead_letters")
+        );
+        assert_eq!(closest("colums", &["dead_letters", "columns"]), Some("columns"));
+        assert_eq!(closest("x", &["y"]), None);
+        assert_eq!(closest("zebra", &["dead_letters", "columns"]), None);
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_makes_the_parser_panic(text in "[ -~\n\t\u{85}é]{0,200}") {
+            let _ = from_yaml::<Config>(&text);
+            let _ = locate(&text, &KeyPath::root().key("parts").index(1).key("size"));
+        }
     }
 }
