@@ -1,6 +1,7 @@
 //! What can go wrong, by meaning: whose fault it is and whether a restart helps.
 
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use sealflow::pipeline::StopKind;
 
 /// A configuration that cannot be run: where, why, and what to do.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -53,6 +54,8 @@ pub enum RunError {
     /// Going on would break a guarantee.
     #[error("stopped: {reason}")]
     Stopped {
+        /// Who can mend it.
+        kind: StopKind,
         /// What happened and where (topic/partition/offset), never a value.
         reason: String,
         /// What to do about it.
@@ -83,6 +86,7 @@ impl RunError {
 
     pub(crate) fn stopped(reason: impl Into<String>, help: impl Into<String>) -> Self {
         Self::Stopped {
+            kind: StopKind::Data,
             reason: reason.into(),
             help: help.into(),
         }

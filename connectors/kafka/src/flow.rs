@@ -140,7 +140,9 @@ impl Flow {
         };
         let outcomes = match batch.answer.recv_timeout(wait) {
             Ok(Ok(outcomes)) => outcomes,
-            Ok(Err(TransformError::Stop { reason, help })) => return Err(RunError::Stopped { reason, help }),
+            Ok(Err(TransformError::Stop { kind, reason, help })) => {
+                return Err(RunError::Stopped { kind, reason, help });
+            }
             // Retries are made by the task and never come here; another kind of error must not be passed over.
             Ok(Err(error)) => return Err(RunError::stopped(error.to_string(), "see the log")),
             Err(RecvTimeoutError::Timeout) => return Ok(None),

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use rdkafka::error::KafkaError;
-use sealflow::pipeline::{BatchLimits, Counters, Transform};
+use sealflow::pipeline::{BatchLimits, Counters, StopKind, Transform};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 
@@ -186,10 +186,11 @@ fn start_groups(plan: &Arc<Plan>) -> Result<mpsc::UnboundedReceiver<Result<(), R
 }
 
 fn panicked(what: &str) -> RunError {
-    RunError::stopped(
-        format!("{what} panicked"),
-        "this is a bug in sealflow: please report it with the log",
-    )
+    RunError::Stopped {
+        kind: StopKind::Internal,
+        reason: format!("{what} panicked"),
+        help: "this is a bug in sealflow: please report it with the log".to_owned(),
+    }
 }
 
 /// Names become part of `transactional.id` and `group.instance.id`, joined by dots.
