@@ -7,7 +7,9 @@ use async_trait::async_trait;
 /// A store of small objects with put-if-absent: a folder, a bucket prefix. The contract, which
 /// [`conformance`](crate::keys::conformance) checks:
 ///
-/// * paths are `/`-separated, relative, of `[A-Za-z0-9._#-]+` segments; no segment is `.` or `..`;
+/// * paths are `/`-separated, relative, of `[A-Za-z0-9._#-]+` segments; no segment is `.` or `..`, and the last does
+///   not end in `#` and digits (see [`check_path`]);
+/// * objects have at most [`MAX_OBJECT`] bytes;
 /// * `put_if_absent` is atomic and durable: of two concurrent calls for one path exactly one returns
 ///   [`Put::Created`], and once it has, every `get` everywhere sees those bytes;
 /// * objects are never changed; only `delete`, which no pipeline calls, removes them.
@@ -58,6 +60,15 @@ pub fn check_path(path: &str) -> Result<(), CatalogueError> {
         {
             return Err(invalid("a segment has characters other than A-Z a-z 0-9 . _ # -"));
         }
+    }
+    // Such names are object_store's own: half-written files of a folder, which listings leave out.
+    let suffix = path
+        .rsplit('/')
+        .next()
+        .and_then(|name| name.split_once('#'))
+        .map_or("", |(_, suffix)| suffix);
+    if !suffix.is_empty() && suffix.bytes().all(|b| b.is_ascii_digit()) {
+        return Err(invalid("the name ends in # and digits"));
     }
     Ok(())
 }
@@ -131,6 +142,8 @@ mod tests {
             "a\0",
             "ä",
             "a:b",
+            "a#1",
+            "a/b#22",
             &long,
         ] {
             assert!(

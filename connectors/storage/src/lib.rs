@@ -1,1 +1,10 @@
-//! The catalogue on object_store.
+//! The catalogue on `object_store`: a folder now, buckets through the same door later. It knows bytes and paths, and
+//! nothing of what they mean.
+
+mod catalogue;
+mod config;
+mod folder;
+
+pub use catalogue::ObjectCatalogue;
+pub use config::CatalogueConfig;
+pub use folder::DurableFolder;
