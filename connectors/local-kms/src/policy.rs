@@ -279,7 +279,7 @@ fn names_caller(name: &str, caller: &str) -> bool {
 }
 
 fn account_of(arn: &str) -> Option<&str> {
-    arn.splitn(6, ':').nth(4)
+    arn.split(':').nth(4)
 }
 
 /// The role of `arn:aws:sts::ACCOUNT:assumed-role/ROLE/SESSION`.
@@ -485,7 +485,8 @@ mod tests {
     #[test]
     fn conditions_on_the_encryption_context_hold_as_in_aws() {
         let pii = [("sealflow:acl", "pii"), ("sealflow:dataset", "payments")];
-        let table: [(&str, &[(&str, &str)], bool); 19] = [
+        type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], bool);
+        let table: [Case<'_>; 19] = [
             (
                 r#"{"StringEquals":{"kms:EncryptionContext:sealflow:acl":"pii"}}"#,
                 &pii,

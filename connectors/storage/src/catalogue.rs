@@ -34,7 +34,7 @@ impl Catalogue for ObjectCatalogue {
         let location = location(path)?;
         let found = match self.store.get_opts(&location, GetOptions::default()).await {
             Ok(found) => found,
-            Err(error) => return absent_or(error, path),
+            Err(error) => return absent_or(&error, path),
         };
         if found.meta.size > MAX_OBJECT as u64 {
             return Err(too_large(path));
@@ -47,7 +47,7 @@ impl Catalogue for ObjectCatalogue {
                 Ok(Some(chunk)) if bytes.len() + chunk.len() > MAX_OBJECT => return Err(too_large(path)),
                 Ok(Some(chunk)) => bytes.extend_from_slice(&chunk),
                 Ok(None) => return Ok(Some(bytes)),
-                Err(error) => return absent_or(error, path),
+                Err(error) => return absent_or(&error, path),
             }
         }
     }

@@ -122,7 +122,11 @@ fn refused(operation: &str) -> Error {
 /// Creates the file `path`, durably and whole, or fails with `AlreadyExists`.
 fn create(root: &FilePath, path: &FilePath, payload: &PutPayload) -> io::Result<()> {
     let folder = path.parent().unwrap_or(root);
-    make_folders(folder)?;
+    make_folders(folder).map_err(|e| match e.kind() {
+        // A file stands where a folder should; `AlreadyExists` would say that our object is there.
+        ErrorKind::AlreadyExists => io::Error::from(ErrorKind::NotADirectory),
+        _ => e,
+    })?;
     let temporary = write_temporary(path, payload)?;
     let linked = fs::hard_link(&temporary, path);
     let _ = fs::remove_file(&temporary);
