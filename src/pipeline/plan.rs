@@ -192,9 +192,9 @@ impl Plan {
 
     fn document_ranges(&self, value: &[u8]) -> Result<Vec<Range<usize>>, Rejection> {
         match self.format {
-            Format::Json => Ok(Vec::from([0..value.len()])),
+            Format::Json => Ok(std::iter::once(0..value.len()).collect()),
             Format::JsonSr if value.len() > REGISTRY_PREFIX_LEN && value[0] == REGISTRY_MAGIC => {
-                Ok(Vec::from([REGISTRY_PREFIX_LEN..value.len()]))
+                Ok(std::iter::once(REGISTRY_PREFIX_LEN..value.len()).collect())
             }
             Format::JsonSr => Err(Rejection::new(
                 "no-registry-prefix",
