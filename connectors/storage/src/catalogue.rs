@@ -103,11 +103,11 @@ fn location(path: &str) -> Result<Path, CatalogueError> {
     Path::parse(path).map_err(|_| invalid(path, "the store does not take such a path"))
 }
 
-fn absent_or<T>(error: Error, path: &str) -> Result<Option<T>, CatalogueError> {
-    if is_absent(&error) {
+fn absent_or<T>(error: &Error, path: &str) -> Result<Option<T>, CatalogueError> {
+    if is_absent(error) {
         Ok(None)
     } else {
-        Err(meaning(&error, path))
+        Err(meaning(error, path))
     }
 }
 
