@@ -11,7 +11,7 @@ pub mod service;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 
-pub use catalogue::{Catalogue, CatalogueError, Put};
+pub use catalogue::{Catalogue, CatalogueError, MAX_OBJECT, Put, check_path};
 pub use domains::{DomainError, DomainKeys, create_domain_secret};
 pub use envelope::{Envelope, EnvelopeError, KEYS_HEADER, LabelEntry};
 pub use opening::{OpenKeyError, OpenedKey, OpeningKeys};
