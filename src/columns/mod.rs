@@ -1,8 +1,8 @@
 //! Fields of JSON records: found, taken out as columns, spliced back, every other byte untouched.
 //!
 //! [`Locator`] finds the byte ranges of a policy's columns in a record, [`json`] turns the JSON text there
-//! into plaintext encodings and back ([`coerce`] does so for domains), [`splice`] puts sealed values in its
-//! place. [`arrow`] maps Arrow arrays onto the same encodings. No keys, no sealing, no I/O here.
+//! into plaintext encodings and back ([`coerce()`] does so for domains), [`splice`] puts sealed values in its
+//! place. [`mod@arrow`] maps Arrow arrays onto the same encodings. No keys, no sealing, no I/O here.
 
 pub mod arrow;
 mod calendar;
@@ -15,9 +15,11 @@ mod number;
 mod paths;
 #[cfg(feature = "testing")]
 pub mod testing;
+mod unlocatable;
 
 pub use coerce::{CannotCoerce, coerce};
 pub use grammar::MAX_DEPTH;
-pub use locate::{FieldHit, Found, Hit, Locator, MAX_HITS, Unlocatable, splice};
+pub use locate::{FieldHit, Found, Hit, Locator, splice};
 pub use number::MAX_DIGITS;
 pub use paths::LocatorError;
+pub use unlocatable::{MAX_HITS, Unlocatable};
