@@ -1,1 +1,32 @@
 //! JOSE as used here: EdDSA JWS (RFC 7515, RFC 8037) and Ed25519 JWKs (RFC 7517, RFC 7638 thumbprints).
+//!
+//! One algorithm, one serialisation, an exact header: what the standards leave open is refused, because no
+//! signer of ours ever writes it.
+
+pub mod jwk;
+pub mod jws;
+mod members;
+
+pub use jwk::{JwkError, PrivateJwk, PublicJwk, Thumbprint, ThumbprintError};
+pub use jws::{JwsError, JwsType, SelfSigned};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+/// base64url without padding (RFC 4648, section 5).
+pub(crate) fn base64url(bytes: &[u8]) -> String {
+    URL_SAFE_NO_PAD.encode(bytes)
+}
+
+/// The bytes of canonical base64url: no padding, no white space, unused bits zero. `None` otherwise.
+pub(crate) fn from_base64url(text: &str) -> Option<Vec<u8>> {
+    URL_SAFE_NO_PAD.decode(text).ok()
+}
+
+/// The 32 bytes of a key, a point or a digest in canonical base64url.
+pub(crate) fn from_base64url_32(text: &str) -> Option<[u8; 32]> {
+    let mut bytes = [0; 32];
+    // 43 characters: checked first, so that a longer text cannot overflow.
+    let is_full = text.len() == 43 && URL_SAFE_NO_PAD.decode_slice(text, &mut bytes) == Ok(32);
+    is_full.then_some(bytes)
+}
