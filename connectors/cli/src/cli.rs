@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::{completion, kms, schema, version};
+use crate::commands::{completion, demo, kms, schema, version};
 use crate::failure::{Exit, Failure, Result};
 use crate::log::{self, LogFormat};
 use crate::term;
@@ -43,6 +43,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Show everything in a minute, without any server
+    Demo(demo::Args),
     /// A KMS for development
     #[command(subcommand)]
     Kms(kms::Command),
@@ -118,6 +120,7 @@ fn in_runtime(command: Command) -> Result<ExitCode> {
 
 async fn execute(command: Command) -> Result<ExitCode> {
     match command {
+        Command::Demo(args) => demo::run(args).await,
         Command::Kms(command) => kms::run(command).await,
         Command::Schema(args) => schema::run(&args),
         Command::Completion(args) => completion::run(&args),

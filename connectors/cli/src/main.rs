@@ -5,6 +5,7 @@
 
 mod admin;
 mod cli;
+mod clock;
 mod commands;
 mod config;
 mod failure;

@@ -1,0 +1,228 @@
+//! What the demo runs on: embedded Kafka, development KMS with three principals, a catalogue folder, a signed
+//! policy.
+
+use std::path::PathBuf;
+use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use rdkafka::mocking::MockCluster;
+use sealflow::clock::Clock;
+use sealflow::flow::direct::DirectSealer;
+use sealflow::keys::{Catalogue, DomainKeys, KeyService, OpeningKeys, SealingKeys};
+use sealflow::pipeline::{Format, KeysPlacement, OpenTransform, SealTransform};
+use sealflow::policy::{FixedPolicies, VerifiedPolicy};
+use sealflow::seal::UsageLimits;
+use sealflow::secret::SecretString;
+use sealflow_kms::{AwsKms, KmsConfig, StaticCredentials};
+use sealflow_local_kms::{Principal, RunningServer, Server, ServerConfig};
+use sealflow_storage::CatalogueConfig;
+
+use crate::clock::MachineClock;
+use crate::failure::{Exit, Failure, Result};
+
+/// Partitions of each topic. The mock cluster keeps 5 MiB of each, so records are spread and read as they come.
+pub(super) const PARTITIONS: i32 = 24;
+/// Topics: in clear, sealed, opened again, dead letters.
+pub(super) const TOPICS: [&str; 4] = ["payments", "payments.sealed", "payments.opened", "payments.dead"];
+
+const ACCOUNT_ROLE: &str = "arn:aws:iam::111122223333:role/";
+const KEY_ID: &str = "00000000-0000-4000-8000-000000000001";
+
+/// Who asks the KMS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Who {
+    /// Seals and opens.
+    Pipeline,
+    /// Has credentials, but no rights at the key.
+    Intern,
+}
+
+impl Who {
+    fn role(self) -> &'static str {
+        match self {
+            Self::Pipeline => "pipeline",
+            Self::Intern => "intern",
+        }
+    }
+}
+
+/// A temporary folder that is removed at the end.
+struct Folder(PathBuf);
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        // Left behind it would only take room: it holds no plaintext and no key.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// librdkafka's mock cluster, on a thread of its own because it may not move between threads.
+struct EmbeddedKafka {
+    brokers: String,
+    stop: Option<mpsc::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl EmbeddedKafka {
+    fn start() -> Result<Self> {
+        let (stop, stopped) = mpsc::channel();
+        let (started, start) = mpsc::channel();
+        let thread = std::thread::spawn(move || match cluster() {
+            Ok(cluster) => {
+                // Nobody waits any more if this fails, and then `recv` returns at once.
+                let _ = started.send(Ok(cluster.bootstrap_servers()));
+                let _ = stopped.recv();
+            }
+            Err(error) => {
+                let _ = started.send(Err(error));
+            }
+        });
+        let brokers = start.recv().unwrap_or_else(|error| Err(error.to_string()));
+        let brokers = brokers.map_err(broken("the embedded Kafka does not start"))?;
+        Ok(Self { brokers, stop: Some(stop), thread: Some(thread) })
+    }
+}
+
+impl Drop for EmbeddedKafka {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn cluster() -> Result<MockCluster<'static, rdkafka::producer::DefaultProducerContext>, String> {
+    let cluster = MockCluster::new(1).map_err(|error| error.to_string())?;
+    for topic in TOPICS {
+        cluster.create_topic(topic, PARTITIONS, 1).map_err(|error| error.to_string())?;
+    }
+    Ok(cluster)
+}
+
+/// Everything that the demo runs on.
+pub(super) struct Bench {
+    kafka: EmbeddedKafka,
+    kms: RunningServer,
+    catalogue: Arc<dyn Catalogue>,
+    policy: Arc<VerifiedPolicy>,
+    pub(super) key_arn: String,
+    pub(super) owner: String,
+    _folder: Folder,
+}
+
+fn broken(what: &'static str) -> impl Fn(String) -> Failure {
+    move |error| Failure::new(Exit::Internal, format_args!("{what}: {error}"), "the demo needs nothing but this machine: please report it")
+}
+
+impl Bench {
+    pub(super) async fn start() -> Result<Self> {
+        let kafka = EmbeddedKafka::start()?;
+        let principals = [Who::Pipeline, Who::Intern].map(principal).to_vec();
+        let kms = Server::start(ServerConfig::in_memory(principals)).await;
+        let kms = kms.map_err(|error| broken("the development KMS does not start")(error.to_string()))?;
+        let key_arn = kms.create_key(Some(KEY_ID), "demo", Some(&key_policy()));
+        let key_arn = key_arn.map_err(|error| broken("a KMS key cannot be made")(error.to_string()))?;
+        let folder = Folder(temporary_folder()?);
+        let catalogue = CatalogueConfig { folder: folder.0.clone() }.open();
+        let catalogue = catalogue.map_err(|error| broken("the catalogue cannot be opened")(error.to_string()))?;
+        let (policy, owner) = signed_policy(&key_arn)?;
+        Ok(Self { kafka, kms, catalogue, policy: Arc::new(policy), key_arn, owner, _folder: folder })
+    }
+
+    pub(super) fn brokers(&self) -> String {
+        self.kafka.brokers.clone()
+    }
+
+    pub(super) fn endpoint(&self) -> String {
+        self.kms.endpoint()
+    }
+
+    pub(super) fn data_keys_generated(&self) -> u64 {
+        self.kms.requests("GenerateDataKey")
+    }
+
+    /// A sealing transform as `who`.
+    pub(super) async fn seal_transform(&self, who: Who) -> Result<SealTransform> {
+        let sealer = self.sealer(self.service(who).await?);
+        let transform = SealTransform::new(Arc::clone(&self.policy), Format::Json, KeysPlacement::Header, sealer);
+        transform.map_err(|error| broken("the policy cannot be compiled")(error.to_string()))
+    }
+
+    /// An opening transform as `who`.
+    pub(super) async fn open_transform(&self, who: Who) -> Result<OpenTransform> {
+        let service = self.service(who).await?;
+        let (catalogue, clock) = (Arc::clone(&self.catalogue), Arc::new(MachineClock));
+        let keys = OpeningKeys::new(Arc::clone(&service), catalogue, self.policies(), clock, Duration::from_secs(300), 1_000);
+        let (policy, sealer) = (Arc::clone(&self.policy), self.sealer(service));
+        let transform = OpenTransform::new(policy, Format::Json, KeysPlacement::Header, keys, sealer);
+        transform.map_err(|error| broken("the policy cannot be compiled")(error.to_string()))
+    }
+
+    fn policies(&self) -> Arc<FixedPolicies> {
+        Arc::new(FixedPolicies::new(vec![Arc::clone(&self.policy)]))
+    }
+
+    fn sealer(&self, service: Arc<dyn KeyService>) -> DirectSealer {
+        let clock: Arc<dyn Clock> = Arc::new(MachineClock);
+        let catalogue = || Arc::clone(&self.catalogue);
+        DirectSealer {
+            keys: SealingKeys::new(Arc::clone(&service), catalogue(), Arc::clone(&clock), UsageLimits::STANDARD),
+            domains: DomainKeys::new(service, catalogue(), self.policies(), clock, Duration::from_secs(300)),
+        }
+    }
+
+    async fn service(&self, who: Who) -> Result<Arc<dyn KeyService>> {
+        let config = KmsConfig {
+            region: Some("eu-central-1".to_owned()),
+            endpoint: Some(self.kms.endpoint()),
+            sts_endpoint: Some(self.kms.endpoint()),
+            credentials: Some(StaticCredentials {
+                access_key_id: principal(who).access_key_id,
+                secret_access_key: principal(who).secret_access_key,
+                session_token: None,
+            }),
+            ..KmsConfig::default()
+        };
+        let service = AwsKms::new(&config).await;
+        Ok(Arc::new(service.map_err(|error| broken("the KMS client does not start")(error.to_string()))?))
+    }
+}
+
+/// Credentials that the in-process KMS accepts; they are worth nothing anywhere else.
+fn principal(who: Who) -> Principal {
+    Principal {
+        access_key_id: format!("DEMO{}", who.role().to_uppercase()),
+        secret_access_key: SecretString::new(format!("demo-only-{}", who.role())),
+        session_token: None,
+        arn: format!("{ACCOUNT_ROLE}{}", who.role()),
+    }
+}
+
+/// Only the pipeline's role may use the key.
+fn key_policy() -> String {
+    serde_json::json!({
+        "Version": "2012-10-17",
+        "Statement": [{
+            "Effect": "Allow",
+            "Principal": { "AWS": format!("{ACCOUNT_ROLE}{}", Who::Pipeline.role()) },
+            "Action": ["kms:GenerateDataKey", "kms:Decrypt", "kms:DescribeKey"],
+            "Resource": "*",
+        }],
+    })
+    .to_string()
+}
+
+fn temporary_folder() -> Result<PathBuf> {
+    let folder = std::env::temp_dir().join(format!("sealflow-demo-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).map_err(|error| Failure::io("cannot make", &folder, &error))?;
+    Ok(folder)
+}
+
+fn signed_policy(key_arn: &str) -> Result<(VerifiedPolicy, String)> {
+    let yaml = sealflow_samples::POLICY_YAML.replace(&format!("arn:aws:kms:eu-central-1:111122223333:key/{KEY_ID}"), key_arn);
+    let policy = VerifiedPolicy::unsigned_for_development(yaml.as_bytes());
+    let policy = policy.map_err(|error| broken("the sample policy is refused")(error.to_string()))?;
+    Ok((policy, "TODO".to_owned()))
+}
