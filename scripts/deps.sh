@@ -72,7 +72,7 @@ kafka_libs() {
     fi
     say "Fetching Apache Kafka from Maven Central (about 45 MB)…"
     rm -rf "$DEPS/kafka" && mkdir -p "$DEPS/kafka"
-    if timeout 600 mvn -q -B -f "$KAFKA_POM" dependency:copy-dependencies \
+    if timeout 600 mvn -q -B -Dstyle.color=never -f "$KAFKA_POM" dependency:copy-dependencies \
         -DoutputDirectory="$DEPS/kafka/libs" -DincludeScope=runtime \
         -Daether.connector.connectTimeout=15000 -Daether.connector.requestTimeout=60000 \
         -Dmaven.wagon.http.connectionTimeout=15000 -Dmaven.wagon.rto=60000 </dev/null; then
@@ -122,12 +122,19 @@ install() {
         as_root=(sudo)
     fi
     say "Installing: $*"
-    if [ ! -e "$DEPS/apt-updated" ]; then
-        ${as_root[@]+"${as_root[@]}"} timeout 300 apt-get "${APT_OPTIONS[@]}" update >/dev/null || return 1
-        mkdir -p "$DEPS" && touch "$DEPS/apt-updated"
+    mkdir -p "$DEPS"
+    # Package lists older than half a day may name files that the mirror no longer has.
+    if [ -z "$(find "$DEPS/apt-updated" -mmin -720 2>/dev/null)" ]; then
+        ${as_root[@]+"${as_root[@]}"} timeout 300 apt-get "${APT_OPTIONS[@]}" update >"$DEPS/apt.log" 2>&1 || { apt_failed; return 1; }
+        touch "$DEPS/apt-updated"
     fi
     ${as_root[@]+"${as_root[@]}"} env DEBIAN_FRONTEND=noninteractive timeout 600 \
-        apt-get "${APT_OPTIONS[@]}" install --no-install-recommends "$@" </dev/null >/dev/null
+        apt-get "${APT_OPTIONS[@]}" install --no-install-recommends "$@" </dev/null >"$DEPS/apt.log" 2>&1 || apt_failed
+}
+
+apt_failed() {
+    tail -n 5 "$DEPS/apt.log" >&2
+    return 1
 }
 
 digest() { python3 -c 'import hashlib, sys; print(hashlib.sha256(open(sys.argv[1], "rb").read()).hexdigest())' "$1"; }

@@ -13,7 +13,7 @@ main() {
 
     check format cargo fmt --all --check
     check format-of-fuzz-targets cargo fmt --manifest-path fuzz/Cargo.toml --check
-    check clippy cargo clippy "${CARGO_ALL[@]}" --all-targets -- -D warnings
+    check clippy cargo clippy --keep-going "${CARGO_ALL[@]}" --all-targets -- -D warnings
     # The core alone, as clients and the enclave worker will link it.
     check core-alone cargo check -p sealflow
     check trees scripts/check_trees.sh
