@@ -1,1 +1,108 @@
-//! Real servers for the tests: Apache Kafka, moto, the local KMS.
+//! Real servers for the tests: Apache Kafka and moto. Only tests link this crate.
+//!
+//! What cannot be had on a machine is named and counted: [`skip`] writes to the ledger that `make test`
+//! prints at its end. A server that is there but does not start is an error, never a skip.
+
+// Only tests link this crate: to panic is its way to say that a test cannot go on.
+#![allow(clippy::expect_used, clippy::panic)]
+
+mod kafka;
+mod moto;
+mod process;
+mod topics;
+
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+
+pub use kafka::Kafka;
+pub use moto::Moto;
+pub use topics::{Message, Topics};
+
+/// Why a server did not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// It is not installed here.
+    #[error("missing: {0}")]
+    Missing(String),
+    /// It is installed and does not come up.
+    #[error("does not start: {0}")]
+    Broken(String),
+}
+
+/// The server, or `None` after having written to the ledger why a test is skipped.
+///
+/// # Panics
+/// If the server is installed and does not start.
+pub fn or_skip<T>(test: &str, started: Result<T, StartError>) -> Option<T> {
+    match started {
+        Ok(server) => Some(server),
+        Err(StartError::Missing(reason)) => {
+            skip(&format!("{test}: {reason}"));
+            None
+        }
+        Err(error) => panic!("{test}: {error}"),
+    }
+}
+
+/// Says that a test is skipped: on standard error, and as a line of the file named by `SEALFLOW_SKIPPED`.
+pub fn skip(reason: &str) {
+    let line = format!("skipped {reason}\n");
+    // A test's captured output is lost when it passes, which a skipped one does: write around the capture.
+    let _ = std::io::stderr().write_all(line.as_bytes());
+    if let Some(ledger) = std::env::var_os("SEALFLOW_SKIPPED") {
+        let opened = OpenOptions::new().create(true).append(true).open(&ledger);
+        opened
+            .and_then(|mut file| file.write_all(line.as_bytes()))
+            .expect("the ledger of skipped tests is writable");
+    }
+}
+
+/// A folder that is gone when it is dropped.
+#[derive(Debug)]
+pub struct Scratch(tempfile::TempDir);
+
+impl Scratch {
+    /// A new, empty folder.
+    ///
+    /// # Panics
+    /// If it cannot be made.
+    #[must_use]
+    pub fn new() -> Self {
+        Self(
+            tempfile::Builder::new()
+                .prefix("sealflow-")
+                .tempdir()
+                .expect("a temporary folder can be made"),
+        )
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+impl Default for Scratch {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// A port of the loopback address that was free a moment ago.
+///
+/// # Panics
+/// If there is none.
+#[must_use]
+pub fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port can be bound");
+    listener.local_addr().expect("a bound socket has an address").port()
+}
+
+/// `.deps` of the workspace, where `make deps` puts what is not a crate.
+fn deps() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../.deps")
+}

@@ -280,3 +280,246 @@ fn check_topic_name(path: &str, name: &str) -> Result<(), ConfigError> {
         "1 to 249 letters, digits, '.', '_' and '-'",
     ))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Parses the sections as the pipeline's file holds them.
+    fn parse(source: &str, target: &str, dead_letters: &str) -> Result<KafkaConfig, serde_json::Error> {
+        Ok(KafkaConfig {
+            source: serde_json::from_str(source)?,
+            target: serde_json::from_str(target)?,
+            dead_letters: serde_json::from_str(dead_letters)?,
+        })
+    }
+
+    fn check(source: &str, target: &str, dead_letters: &str) -> Result<(), (String, String)> {
+        let config = parse(source, target, dead_letters).map_err(|error| ("parse".to_owned(), error.to_string()))?;
+        config.check().map_err(|error| (error.path, error.message))
+    }
+
+    const SOURCE: &str = r#"{"brokers": "b:9092", "topics": ["t"]}"#;
+
+    #[test]
+    fn a_small_configuration_is_enough() {
+        let config = parse(SOURCE, "{}", "null").ok().filter(|config| config.check().is_ok());
+        assert_eq!(config.map(|config| config.target_of("t")), Some("t.sealed".to_owned()));
+    }
+
+    #[test]
+    fn numbers_and_booleans_are_properties_too() {
+        let source = r#"{"brokers": "b", "topics": ["t"], "properties": {"fetch.min.bytes": 10, "check.crcs": true}}"#;
+        assert_eq!(check(source, r#"{"properties": {"linger.ms": 2.5}}"#, "null"), Ok(()));
+    }
+
+    #[test]
+    fn what_cannot_run_is_refused_with_its_key_path() {
+        let with = |property: &str| format!(r#"{{"brokers": "b", "topics": ["t"], "properties": {{{property}}}}}"#);
+        let cases: &[(&str, &str, &str, &str, &str)] = &[
+            (
+                r#"{"brokers": " ", "topics": ["t"]}"#,
+                "{}",
+                "null",
+                "source.kafka.brokers",
+                "is empty",
+            ),
+            (r#"{"brokers": "b"}"#, "{}", "null", "source.kafka", "names no topic"),
+            (
+                r#"{"brokers": "b", "topics": ["t"], "pattern": "t.*"}"#,
+                "{}",
+                "null",
+                "source.kafka.pattern",
+                "beside",
+            ),
+            (
+                r#"{"brokers": "b", "pattern": "t("}"#,
+                "{}",
+                "null",
+                "source.kafka.pattern",
+                "regular expression",
+            ),
+            (
+                r#"{"brokers": "b", "topics": ["t", "t"]}"#,
+                "{}",
+                "null",
+                "source.kafka.topics[1]",
+                "twice",
+            ),
+            (
+                r#"{"brokers": "b", "topics": ["a/b"]}"#,
+                "{}",
+                "null",
+                "source.kafka.topics[0]",
+                "not a topic name",
+            ),
+            (
+                r#"{"brokers": "b", "topics": ["t"], "extra": 1}"#,
+                "{}",
+                "null",
+                "parse",
+                "unknown field `extra`",
+            ),
+            (
+                SOURCE,
+                r#"{"topic": "{topic}"}"#,
+                "null",
+                "target.kafka.topic",
+                "would be the source",
+            ),
+            (
+                SOURCE,
+                r#"{"topic": "{table}.x"}"#,
+                "null",
+                "target.kafka.topic",
+                "only {topic}",
+            ),
+            (
+                SOURCE,
+                r#"{"topic": "{topic} x"}"#,
+                "null",
+                "target.kafka.topic",
+                "not a topic name",
+            ),
+            (
+                r#"{"brokers": "b", "topics": ["t", "t.sealed"]}"#,
+                "{}",
+                "null",
+                "target.kafka.topic",
+                "is a source",
+            ),
+            (
+                SOURCE,
+                r#"{"brokers": "other"}"#,
+                "null",
+                "target.kafka.brokers",
+                "cannot span two clusters",
+            ),
+            (
+                SOURCE,
+                "{}",
+                r#"{"topic": "t"}"#,
+                "dead_letters.topic",
+                "source or a target",
+            ),
+            (
+                SOURCE,
+                "{}",
+                r#"{"topic": "t.sealed"}"#,
+                "dead_letters.topic",
+                "source or a target",
+            ),
+            (
+                SOURCE,
+                "{}",
+                r#"{"topic": "d", "max_ratio": 2}"#,
+                "dead_letters.max_ratio",
+                "between 0 and 1",
+            ),
+            (
+                &with(r#""isolation.level": "read_uncommitted""#),
+                "{}",
+                "null",
+                "source.kafka.properties.isolation.level",
+                "cannot be set",
+            ),
+            (
+                &with(r#""enable.auto.commit": true"#),
+                "{}",
+                "null",
+                "source.kafka.properties.enable.auto.commit",
+                "cannot be set",
+            ),
+            (
+                &with(r#""group.instance.id": "x""#),
+                "{}",
+                "null",
+                "source.kafka.properties.group.instance.id",
+                "cannot be set",
+            ),
+            (
+                &with(r#""fetch.min.byte": 1"#),
+                "{}",
+                "null",
+                "source.kafka.properties.fetch.min.byte",
+                "knows no property",
+            ),
+            (
+                &with(r#""session.timeout.ms": "soon""#),
+                "{}",
+                "null",
+                "source.kafka.properties.session.timeout.ms",
+                "this value",
+            ),
+            (
+                &with(r#""auto.offset.reset": "error""#),
+                "{}",
+                "null",
+                "source.kafka.properties.auto.offset.reset",
+                "earliest or latest",
+            ),
+            (
+                SOURCE,
+                r#"{"properties": {"transactional.id": "x"}}"#,
+                "null",
+                "target.kafka.properties.transactional.id",
+                "cannot be set",
+            ),
+            (
+                SOURCE,
+                r#"{"properties": {"enable.idempotence": false}}"#,
+                "null",
+                "target.kafka.properties.enable.idempotence",
+                "cannot be set",
+            ),
+            (
+                SOURCE,
+                r#"{"properties": {"acks": 1}}"#,
+                "null",
+                "target.kafka.properties.acks",
+                "cannot be set",
+            ),
+        ];
+        for (source, target, dead_letters, path, message) in cases {
+            let refused = check(source, target, dead_letters);
+            let fits = matches!(&refused, Err((at, text)) if at == path && text.contains(message));
+            assert!(fits, "{source} {target} {dead_letters}: {refused:?}");
+        }
+    }
+
+    #[test]
+    fn a_pattern_leaves_out_what_the_pipeline_writes() {
+        let config = parse(
+            r#"{"brokers": "b", "pattern": "pay.*"}"#,
+            "{}",
+            r#"{"topic": "pay.dead"}"#,
+        );
+        let writes = |topic: &str| config.as_ref().is_ok_and(|config| config.writes(topic));
+        assert!(writes("pay.sealed") && writes("pay.dead"));
+        assert!(!writes("pay") && !writes(".sealed"));
+    }
+
+    #[test]
+    fn secrets_show_neither_in_debug_nor_in_serialised_form_nor_in_errors() {
+        let source = r#"{"brokers": "b", "topics": ["t"], "properties": {
+            "sasl.password": "canary", "ssl.key.pem": "canary", "sasl.oauthbearer.client.secret": "canary",
+            "ssl.keystore.password": "canary", "sasl.username": "canary", "client.id": "shown"}}"#;
+        let config = parse(source, "{}", "null").ok();
+        let debug = format!("{config:?}");
+        let serialised = config
+            .and_then(|config| serde_json::to_string(&config.source).ok())
+            .unwrap_or_default();
+        for text in [debug, serialised] {
+            assert!(
+                text.contains("shown") && text.contains("[redacted]") && !text.contains("canary"),
+                "{text}"
+            );
+        }
+        let refused = check(
+            r#"{"brokers": "b", "topics": ["t"], "properties": {"sasl.mechanism.typo": "canary"}}"#,
+            "{}",
+            "null",
+        );
+        assert!(!format!("{refused:?}").contains("canary"));
+    }
+}

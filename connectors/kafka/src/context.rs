@@ -306,10 +306,12 @@ impl ClientContext for GroupContext {
     }
 
     fn stats(&self, statistics: Statistics) {
-        if let Some(ends) = &self.plan.ends {
-            ends.observe(&statistics);
-        }
         let held = self.held();
+        if let Some(ends) = &self.plan.ends
+            && !held.paused
+        {
+            ends.observe(&statistics, held.assigned.keys(), Instant::now());
+        }
         let idle = held.flow.is_empty();
         for ((topic, number), next) in &held.assigned {
             let found = statistics
@@ -323,8 +325,8 @@ impl ClientContext for GroupContext {
                 partition.hi_offset
             };
             // Beyond the last record there may be transaction markers, which are never committed.
-            let fetched_all = idle && partition.fetchq_cnt == 0 && partition.next_offset >= end;
-            let lag = if fetched_all {
+            let all_done = idle && partition.app_offset >= end;
+            let lag = if all_done {
                 0
             } else {
                 end - next.unwrap_or(partition.lo_offset.max(0))

@@ -232,6 +232,7 @@ impl Group<'_> {
             .map_err(failed)?;
         }
         self.consumer.context().held().paused = paused;
+        self.unsettle_ends();
         tracing::debug!(paused, partitions = assignment.count(), "reading");
         Ok(())
     }
@@ -243,6 +244,7 @@ impl Group<'_> {
         if rewinds.is_empty() {
             return Ok(());
         }
+        self.unsettle_ends();
         let until = Instant::now() + SEEK_PATIENCE;
         loop {
             self.keep_assigned(&mut rewinds);
@@ -257,6 +259,12 @@ impl Group<'_> {
                 });
             }
             std::thread::sleep(IDLE);
+        }
+    }
+
+    fn unsettle_ends(&self) {
+        if let Some(ends) = &self.plan.ends {
+            ends.unsettle();
         }
     }
 

@@ -15,7 +15,7 @@ use tokio::runtime::Handle;
 
 use crate::config::KafkaConfig;
 use crate::context::log_line;
-use crate::error::{ConfigError, RunError, unreachable_or_denied};
+use crate::error::{ConfigError, RunError, is_denial, unreachable_or_denied};
 use crate::properties::{source_observer, target_observer};
 
 /// How good a finding is.
@@ -255,7 +255,7 @@ fn list(client: &ClientConfig, path: &str, timeout: Duration) -> Result<HashMap<
     let observer = observer(client, path)?;
     let metadata = observer
         .fetch_metadata(None, timeout)
-        .map_err(|error| unreachable_or_denied(&error, observer.context().last_log()))?;
+        .map_err(|error| explain(&error, &observer))?;
     let count = |topic: &rdkafka::metadata::MetadataTopic| i32::try_from(topic.partitions().len()).unwrap_or(i32::MAX);
     Ok(metadata
         .topics()
@@ -280,9 +280,8 @@ pub(crate) fn ends(
     let mut ends = Vec::new();
     for (topic, count) in routes.partitions() {
         for partition in 0..count {
-            let (start, end) = observer
-                .fetch_watermarks(topic, partition, timeout)
-                .map_err(|error| unreachable_or_denied(&error, observer.context().last_log()))?;
+            let watermarks = observer.fetch_watermarks(topic, partition, timeout);
+            let (start, end) = watermarks.map_err(|error| explain(&error, &observer))?;
             ends.push((topic.into(), partition, start, end));
         }
     }
@@ -336,6 +335,18 @@ pub(crate) fn observer(client: &ClientConfig, path: &str) -> Result<ObserverClie
     client
         .create_with_context(Observer::default())
         .map_err(|error| client_not_made(path, &error))
+}
+
+/// An error together with what librdkafka has logged about it, which waits in the client's queue.
+fn explain(error: &KafkaError, observer: &BaseConsumer<Observer>) -> RunError {
+    for _ in 0..20 {
+        if let Some(Err(cause)) = observer.poll(Duration::ZERO)
+            && cause.rdkafka_error_code().is_some_and(is_denial)
+        {
+            return unreachable_or_denied(&cause, observer.context().last_log());
+        }
+    }
+    unreachable_or_denied(error, observer.context().last_log())
 }
 
 /// Keeps the last log line, which says more than an error code.

@@ -272,6 +272,10 @@ fn not_delivered(outcome: &Outcome, code: RDKafkaErrorCode) -> Failure {
             format!("the target refuses the timestamp of {position}"),
             "widen message.timestamp.before.max.ms and message.timestamp.after.max.ms of the target topic",
         ),
+        RDKafkaErrorCode::InvalidRecord | RDKafkaErrorCode::PolicyViolation => stopped(
+            format!("the target refuses the outcome of {position}: {code}"),
+            "a compacted topic takes no record without a key: check cleanup.policy of target and dead letters",
+        ),
         code if crate::error::is_denial(code) => Failure::Ended(RunError::Denied {
             reason: format!("writing the outcome of {position}: {code}"),
         }),

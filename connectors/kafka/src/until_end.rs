@@ -2,10 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use rdkafka::Statistics;
 
-type Partition = (Arc<str>, i32);
+use crate::flow::Partition;
+
+/// How long librdkafka must have had nothing to hand over before an end without a record counts as reached.
+const QUIET: Duration = Duration::from_secs(5);
 
 /// Progress of all partitions, shared by the thread groups of one process.
 #[derive(Debug, Default)]
@@ -21,6 +25,8 @@ struct Progress {
     read: i64,
     /// One more than the highest committed offset.
     committed: i64,
+    /// Since when everything up to the end is fetched and nothing waits.
+    quiet_since: Option<Instant>,
 }
 
 impl Ends {
@@ -54,22 +60,43 @@ impl Ends {
         }
     }
 
-    /// Looks for partitions whose last offsets hold no record (transaction markers, compaction): librdkafka
-    /// has fetched beyond the end, its queues are empty, and all that was read is committed.
-    pub(crate) fn observe(&self, statistics: &Statistics) {
-        self.lock().retain(|(topic, number), progress| {
-            let partition = statistics
-                .topics
-                .get(topic.as_ref())
-                .and_then(|topic| topic.partitions.get(number));
-            let passed = partition.is_some_and(|partition| {
-                partition.fetch_state == "active"
-                    && partition.fetchq_cnt == 0
-                    && partition.next_offset >= progress.end
-                    && progress.committed >= progress.read
-            });
-            !passed
-        });
+    /// Looks for assigned partitions whose last offsets hold no record (transaction markers, compaction).
+    ///
+    /// All that was read must be committed. Then either librdkafka's position is at the end, which moves over
+    /// markers; or it has fetched beyond the end and has been quiet for a while.
+    pub(crate) fn observe<'a>(
+        &self,
+        statistics: &Statistics,
+        assigned: impl Iterator<Item = &'a Partition>,
+        now: Instant,
+    ) {
+        let mut open = self.lock();
+        for key in assigned {
+            let Some(progress) = open.get_mut(key) else { continue };
+            let topic = statistics.topics.get(key.0.as_ref());
+            let Some(partition) = topic.and_then(|topic| topic.partitions.get(&key.1)) else {
+                continue;
+            };
+            let all_committed = progress.committed >= progress.read;
+            let quiet = all_committed
+                && partition.fetch_state == "active"
+                && partition.fetchq_cnt == 0
+                && partition.next_offset >= progress.end;
+            progress.quiet_since = quiet.then(|| progress.quiet_since.unwrap_or(now));
+            let long_quiet = progress
+                .quiet_since
+                .is_some_and(|since| now.duration_since(since) >= QUIET);
+            if all_committed && partition.app_offset >= progress.end || long_quiet {
+                open.remove(key);
+            }
+        }
+    }
+
+    /// librdkafka's queues were emptied by a pause or a seek: being empty says nothing any more.
+    pub(crate) fn unsettle(&self) {
+        self.lock()
+            .values_mut()
+            .for_each(|progress| progress.quiet_since = None);
     }
 
     /// Whether every partition is done.
@@ -86,10 +113,11 @@ impl Ends {
 mod tests {
     use super::*;
 
-    fn statistics(next_offset: i64, queued: i64) -> Statistics {
+    fn statistics(position: i64, next_offset: i64, queued: i64) -> Statistics {
         let partition = rdkafka::statistics::Partition {
             fetch_state: "active".into(),
             fetchq_cnt: queued,
+            app_offset: position,
             next_offset,
             ..Default::default()
         };
@@ -100,10 +128,15 @@ mod tests {
         statistics
     }
 
+    fn expecting(end: i64) -> (Ends, Partition) {
+        let (ends, topic) = (Ends::default(), Arc::from("t"));
+        ends.expect(&topic, 0, end);
+        (ends, (topic, 0))
+    }
+
     #[test]
     fn an_end_is_reached_by_committing_up_to_it() {
-        let (ends, topic) = (Ends::default(), Arc::from("t"));
-        ends.expect(&topic, 0, 10);
+        let (ends, (topic, _)) = expecting(10);
         ends.read(&topic, 0, 9);
         ends.committed(&topic, 0, 9);
         assert!(!ends.are_reached());
@@ -113,17 +146,29 @@ mod tests {
 
     #[test]
     fn an_end_behind_transaction_markers_is_reached_once_all_that_was_read_is_committed() {
-        let (ends, topic) = (Ends::default(), Arc::from("t"));
-        ends.expect(&topic, 0, 10);
-        ends.read(&topic, 0, 7);
-        ends.observe(&statistics(10, 0));
+        let (ends, key) = expecting(10);
+        let observe = |statistics: &Statistics| ends.observe(statistics, [&key].into_iter(), Instant::now());
+        ends.read(&key.0, 0, 7);
+        observe(&statistics(10, 10, 0));
         assert!(!ends.are_reached(), "a record is not committed");
-        ends.committed(&topic, 0, 8);
-        ends.observe(&statistics(9, 0));
-        assert!(!ends.are_reached(), "offset 9 was not fetched");
-        ends.observe(&statistics(10, 1));
-        assert!(!ends.are_reached(), "something waits in the queue");
-        ends.observe(&statistics(10, 0));
+        ends.committed(&key.0, 0, 8);
+        observe(&statistics(8, 10, 0));
+        assert!(!ends.are_reached(), "records may be on their way");
+        observe(&statistics(10, 10, 0));
+        assert!(ends.are_reached());
+    }
+
+    #[test]
+    fn an_end_behind_a_compacted_tail_is_reached_after_a_quiet_while() {
+        let (ends, key) = expecting(10);
+        let start = Instant::now();
+        let observe = |at| ends.observe(&statistics(8, 10, 0), [&key].into_iter(), start + at);
+        observe(Duration::ZERO);
+        observe(QUIET - Duration::from_millis(1));
+        ends.unsettle();
+        observe(QUIET);
+        assert!(!ends.are_reached(), "a pause empties the queue too");
+        observe(QUIET * 2);
         assert!(ends.are_reached());
     }
 }

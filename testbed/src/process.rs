@@ -1,0 +1,79 @@
+//! A child process that never outlives the test, however that ends.
+
+use std::fs::OpenOptions;
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+/// Runs the command until its own standard input ends, which it does when the test's process is gone, even
+/// by SIGKILL; then removes the folder, unless the word `keep` came first.
+const WATCHER: &str = r#"
+dir="$1"; shift
+"$@" </dev/null &
+child=$!
+read -r word
+kill -9 $child 2>/dev/null
+wait $child 2>/dev/null
+[ "$word" = keep ] || rm -rf "$dir"
+"#;
+
+/// A guarded server process with a folder of its own.
+pub(crate) struct Guarded {
+    watcher: Child,
+    log: PathBuf,
+}
+
+impl Guarded {
+    /// Starts `command`; its output goes to `dir`/output.log, and `dir` is removed with it.
+    pub(crate) fn start(dir: &Path, command: &Command) -> std::io::Result<Self> {
+        let log = dir.join("output.log");
+        let output = OpenOptions::new().create(true).append(true).open(&log)?;
+        let mut watcher = Command::new("sh");
+        watcher
+            .arg("-c")
+            .arg(WATCHER)
+            .arg("sh")
+            .arg(dir)
+            .arg(command.get_program())
+            .args(command.get_args());
+        for (name, value) in command.get_envs() {
+            match value {
+                Some(value) => watcher.env(name, value),
+                None => watcher.env_remove(name),
+            };
+        }
+        watcher.stdin(Stdio::piped()).stdout(output.try_clone()?).stderr(output);
+        Ok(Self {
+            watcher: watcher.spawn()?,
+            log,
+        })
+    }
+
+    /// Kills the server (SIGKILL) and keeps its folder.
+    pub(crate) fn kill_and_keep(mut self) {
+        if let Some(mut stdin) = self.watcher.stdin.take() {
+            let _ = stdin.write_all(b"keep\n");
+        }
+        let _ = self.watcher.wait();
+    }
+
+    /// The end of what it printed.
+    pub(crate) fn last_output(&self) -> String {
+        let read = || -> std::io::Result<String> {
+            let mut file = std::fs::File::open(&self.log)?;
+            let length = file.metadata()?.len();
+            file.seek(SeekFrom::Start(length.saturating_sub(2_000)))?;
+            let mut bytes = Vec::new();
+            file.read_to_end(&mut bytes)?;
+            Ok(String::from_utf8_lossy(&bytes).into_owned())
+        };
+        read().unwrap_or_else(|error| error.to_string())
+    }
+}
+
+impl Drop for Guarded {
+    fn drop(&mut self) {
+        drop(self.watcher.stdin.take());
+        let _ = self.watcher.wait();
+    }
+}
