@@ -14,7 +14,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, RebalanceProtoc
 use rdkafka::error::KafkaError;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::RDKafkaRespErr;
-use sealflow::pipeline::{Counters, Route};
+use sealflow::pipeline::{Counters, Route, StopKind};
 
 use crate::config::OffsetReset;
 use crate::error::{RunError, unreachable_or_denied};
@@ -154,6 +154,7 @@ impl GroupContext {
             return Ok(());
         }
         Err(RunError::stopped(
+            StopKind::Data,
             "more records went to the dead letters than dead_letters.max_ratio allows; the batch that passed it was not written",
             "look at the codes of the newest dead letters, correct policy or source, and start again",
         ))

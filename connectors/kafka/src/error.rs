@@ -84,9 +84,9 @@ impl RunError {
         }
     }
 
-    pub(crate) fn stopped(reason: impl Into<String>, help: impl Into<String>) -> Self {
+    pub(crate) fn stopped(kind: StopKind, reason: impl Into<String>, help: impl Into<String>) -> Self {
         Self::Stopped {
-            kind: StopKind::Data,
+            kind,
             reason: reason.into(),
             help: help.into(),
         }

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
-use sealflow::pipeline::{BatchLimits, Collector, Counters, Outcome, Record, Transform, TransformError};
+use sealflow::pipeline::{BatchLimits, Collector, Counters, Outcome, Record, StopKind, Transform, TransformError};
 use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
 
@@ -144,7 +144,7 @@ impl Flow {
                 return Err(RunError::Stopped { kind, reason, help });
             }
             // Retries are made by the task and never come here; another kind of error must not be passed over.
-            Ok(Err(error)) => return Err(RunError::stopped(error.to_string(), "see the log")),
+            Ok(Err(error)) => return Err(RunError::stopped(StopKind::Internal, error.to_string(), "see the log")),
             Err(RecvTimeoutError::Timeout) => return Ok(None),
             Err(RecvTimeoutError::Disconnected) => return Err(transform_is_broken("ended without an answer")),
         };
@@ -192,6 +192,7 @@ impl Flow {
 
 fn transform_is_broken(what: &str) -> RunError {
     RunError::stopped(
+        StopKind::Internal,
         format!("the transform {what}"),
         "this is a bug in sealflow: please report it with the log",
     )

@@ -8,7 +8,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
-use sealflow::pipeline::Counters;
+use sealflow::pipeline::{Counters, StopKind};
 
 use crate::context::GroupContext;
 use crate::error::{RunError, is_denial, is_fencing, unreachable_or_denied};
@@ -90,9 +90,9 @@ impl Group<'_> {
                 draining || held.flow.is_full() || held.retry_at.is_some()
             };
             if wait {
-                self.wait()?
+                self.wait()?;
             } else {
-                self.read()?
+                self.read()?;
             }
             self.plan.drain_if_ends_are_reached();
         }
@@ -176,6 +176,7 @@ impl Group<'_> {
         let (partition, offset) = (message.partition(), message.offset());
         let record = from_message(&topic, message).map_err(|_| {
             RunError::stopped(
+                StopKind::Data,
                 format!("{topic}/{partition}/{offset} has a header whose name is not UTF-8"),
                 "such a record cannot be copied as it is; move the group's offset past it, or delete it at the source",
             )
@@ -196,6 +197,7 @@ impl Group<'_> {
                 instance: self.plan.options.instance.clone(),
             }),
             Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange) => Err(RunError::stopped(
+                StopKind::Data,
                 "the source no longer holds the records at the committed offsets: some were deleted before they were read",
                 "set the group's offsets to where to go on (kafka-consumer-groups --reset-offsets), then start again",
             )),
@@ -203,10 +205,12 @@ impl Group<'_> {
                 reason: format!("reading: {code}"),
             }),
             Some(RDKafkaErrorCode::UnknownTopicOrPartition) => Err(RunError::stopped(
+                StopKind::Config,
                 "a source topic does not exist any more",
                 "take it out of source.kafka.topics, or create it again",
             )),
             _ if fatal => Err(RunError::stopped(
+                StopKind::Unavailable,
                 format!("the consumer cannot go on: {error}"),
                 "start again: the work goes on where the last commit was",
             )),

@@ -160,9 +160,9 @@ fn prepare(
         return Ok((routes, None));
     }
     let ends = Ends::default();
-    for (topic, partition, start, end) in topics::ends(config, &routes, START_PATIENCE)? {
-        if end > start {
-            ends.expect(&topic, partition, end);
+    for held in topics::ends(config, &routes, START_PATIENCE)? {
+        if held.end > held.start {
+            ends.expect(&held.topic, held.partition, held.end);
         }
     }
     Ok((routes, Some(ends)))
@@ -180,17 +180,20 @@ fn start_groups(plan: &Arc<Plan>) -> Result<mpsc::UnboundedReceiver<Result<(), R
         let thread = std::thread::Builder::new()
             .name(format!("sealflow-kafka-{index}"))
             .spawn(body);
-        thread.map_err(|error| RunError::stopped(format!("no thread could be started: {error}"), "lower `threads`"))?;
+        thread.map_err(|error| {
+            let reason = format!("no thread could be started: {error}");
+            RunError::stopped(StopKind::Unavailable, reason, "lower `threads`")
+        })?;
     }
     Ok(results)
 }
 
 fn panicked(what: &str) -> RunError {
-    RunError::Stopped {
-        kind: StopKind::Internal,
-        reason: format!("{what} panicked"),
-        help: "this is a bug in sealflow: please report it with the log".to_owned(),
-    }
+    RunError::stopped(
+        StopKind::Internal,
+        format!("{what} panicked"),
+        "this is a bug in sealflow: please report it with the log",
+    )
 }
 
 /// Names become part of `transactional.id` and `group.instance.id`, joined by dots.

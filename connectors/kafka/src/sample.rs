@@ -70,13 +70,13 @@ fn assign(
     let routes = topics::survey_sources(config, timeout)?;
     let ends: Vec<_> = topics::ends(config, &routes, timeout)?
         .into_iter()
-        .filter(|(_, _, start, end)| end > start)
+        .filter(|held| held.end > held.start)
         .collect();
     let each = i64::try_from(wanted.div_ceil(ends.len().max(1))).unwrap_or(i64::MAX);
     let mut list = TopicPartitionList::new();
-    for (topic, partition, start, end) in &ends {
-        let from = (*end).saturating_sub(each).max(*start);
-        list.add_partition_offset(topic, *partition, Offset::Offset(from))
+    for held in &ends {
+        let from = held.end.saturating_sub(each).max(held.start);
+        list.add_partition_offset(&held.topic, held.partition, Offset::Offset(from))
             .map_err(|error| unreachable_or_denied(&error, None))?;
     }
     consumer
@@ -84,6 +84,6 @@ fn assign(
         .map_err(|error| unreachable_or_denied(&error, None))?;
     Ok(ends
         .into_iter()
-        .map(|(topic, partition, _, end)| ((topic, partition), end))
+        .map(|held| ((held.topic, held.partition), held.end))
         .collect())
 }

@@ -10,7 +10,7 @@ use rdkafka::client::{ClientContext, DefaultClientContext};
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use sealflow::pipeline::Position;
+use sealflow::pipeline::{Position, StopKind};
 use tokio::runtime::Handle;
 
 use crate::config::KafkaConfig;
@@ -95,6 +95,7 @@ impl Routes {
         match self.targets.get(source) {
             Some((_, target)) => Ok(target),
             None => Err(RunError::stopped(
+                StopKind::Internal,
                 format!("topic {source} is not a source of this pipeline"),
                 "start again",
             )),
@@ -106,6 +107,7 @@ impl Routes {
         match &self.dead_letters {
             Some((topic, partitions)) => Ok((topic, position.partition % (*partitions).max(1))),
             None => Err(RunError::stopped(
+                StopKind::Data,
                 format!("{position} cannot be transformed, and the pipeline has no dead letters"),
                 "add `dead_letters: { topic: NAME }` to the pipeline, or correct the record's source",
             )),
@@ -270,19 +272,28 @@ pub(crate) fn survey_sources(config: &KafkaConfig, timeout: Duration) -> Result<
     Ok(Survey::make(config, timeout)?.routes)
 }
 
-/// The end of every partition of the routes, as a read_committed consumer sees it: `(topic, partition, start, end)`.
-pub(crate) fn ends(
-    config: &KafkaConfig,
-    routes: &Routes,
-    timeout: Duration,
-) -> Result<Vec<(Arc<str>, i32, i64, i64)>, RunError> {
+/// The offsets that a partition holds now, `[start, end)`, as a read_committed consumer sees it.
+pub(crate) struct Watermarks {
+    pub topic: Arc<str>,
+    pub partition: i32,
+    pub start: i64,
+    pub end: i64,
+}
+
+/// What every partition of the routes holds.
+pub(crate) fn ends(config: &KafkaConfig, routes: &Routes, timeout: Duration) -> Result<Vec<Watermarks>, RunError> {
     let observer = observer(&source_observer(config), "source.kafka.properties")?;
     let mut ends = Vec::new();
     for (topic, count) in routes.partitions() {
         for partition in 0..count {
             let watermarks = observer.fetch_watermarks(topic, partition, timeout);
             let (start, end) = watermarks.map_err(|error| explain(&error, &observer))?;
-            ends.push((topic.into(), partition, start, end));
+            ends.push(Watermarks {
+                topic: topic.into(),
+                partition,
+                start,
+                end,
+            });
         }
     }
     Ok(ends)

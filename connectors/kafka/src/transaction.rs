@@ -11,7 +11,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::DeliveryResult;
 use rdkafka::producer::{Producer, ProducerContext, ThreadedProducer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
-use sealflow::pipeline::{Outcome, Route};
+use sealflow::pipeline::{Outcome, Route, StopKind};
 
 use crate::context::log_line;
 use crate::error::{RunError, Verdict, unreachable_or_denied, verdict};
@@ -240,6 +240,7 @@ impl Transactions {
             return Failure::Ended(self.fenced());
         }
         Failure::Ended(RunError::stopped(
+            StopKind::Unavailable,
             format!("{what}: {error}"),
             "start again: the work goes on where the last commit was",
         ))
@@ -254,7 +255,7 @@ impl Transactions {
 fn not_delivered(outcome: &Outcome, code: RDKafkaErrorCode) -> Failure {
     let position = &outcome.record.position;
     let size = outcome.record.payload_bytes();
-    let stopped = |reason: String, help: &str| Failure::Ended(RunError::stopped(reason, help));
+    let stopped = |reason: String, help: &str| Failure::Ended(RunError::stopped(StopKind::Config, reason, help));
     match code {
         RDKafkaErrorCode::MessageSizeTooLarge | RDKafkaErrorCode::InvalidMessageSize => stopped(
             format!("the outcome of {position} has {size} bytes, more than the target takes"),

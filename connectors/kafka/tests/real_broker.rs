@@ -257,7 +257,7 @@ async fn a_record_larger_than_the_target_takes_stops_the_pipeline_with_its_posit
     topics.create("larger.sealed", 1, &[]);
     topics.produce("larger", &[Message::new(0, "small"), Message::new(0, noise)]);
     let stopped = run_to_end(config(&kafka.brokers(), &["larger"]), options("larger", "a", true)).await;
-    let Err(RunError::Stopped { reason, help }) = stopped else {
+    let Err(RunError::Stopped { reason, help, .. }) = stopped else {
         panic!("{stopped:?}")
     };
     assert!(
