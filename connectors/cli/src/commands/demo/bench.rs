@@ -80,7 +80,11 @@ impl EmbeddedKafka {
         });
         let brokers = start.recv().unwrap_or_else(|error| Err(error.to_string()));
         let brokers = brokers.map_err(broken("the embedded Kafka does not start"))?;
-        Ok(Self { brokers, stop: Some(stop), thread: Some(thread) })
+        Ok(Self {
+            brokers,
+            stop: Some(stop),
+            thread: Some(thread),
+        })
     }
 }
 
@@ -96,7 +100,9 @@ impl Drop for EmbeddedKafka {
 fn cluster() -> Result<MockCluster<'static, rdkafka::producer::DefaultProducerContext>, String> {
     let cluster = MockCluster::new(1).map_err(|error| error.to_string())?;
     for topic in TOPICS {
-        cluster.create_topic(topic, PARTITIONS, 1).map_err(|error| error.to_string())?;
+        cluster
+            .create_topic(topic, PARTITIONS, 1)
+            .map_err(|error| error.to_string())?;
     }
     Ok(cluster)
 }
@@ -113,7 +119,13 @@ pub(super) struct Bench {
 }
 
 fn broken(what: &'static str) -> impl Fn(String) -> Failure {
-    move |error| Failure::new(Exit::Internal, format_args!("{what}: {error}"), "the demo needs nothing but this machine: please report it")
+    move |error| {
+        Failure::new(
+            Exit::Internal,
+            format_args!("{what}: {error}"),
+            "the demo needs nothing but this machine: please report it",
+        )
+    }
 }
 
 impl Bench {
@@ -125,10 +137,21 @@ impl Bench {
         let key_arn = kms.create_key(Some(KEY_ID), "demo", Some(&key_policy()));
         let key_arn = key_arn.map_err(|error| broken("a KMS key cannot be made")(error.to_string()))?;
         let folder = Folder(temporary_folder()?);
-        let catalogue = CatalogueConfig { folder: folder.0.clone() }.open();
+        let catalogue = CatalogueConfig {
+            folder: folder.0.clone(),
+        }
+        .open();
         let catalogue = catalogue.map_err(|error| broken("the catalogue cannot be opened")(error.to_string()))?;
         let (policy, owner) = signed_policy(&key_arn)?;
-        Ok(Self { kafka, kms, catalogue, policy: Arc::new(policy), key_arn, owner, _folder: folder })
+        Ok(Self {
+            kafka,
+            kms,
+            catalogue,
+            policy: Arc::new(policy),
+            key_arn,
+            owner,
+            _folder: folder,
+        })
     }
 
     pub(super) fn brokers(&self) -> String {
@@ -154,7 +177,14 @@ impl Bench {
     pub(super) async fn open_transform(&self, who: Who) -> Result<OpenTransform> {
         let service = self.service(who).await?;
         let (catalogue, clock) = (Arc::clone(&self.catalogue), Arc::new(MachineClock));
-        let keys = OpeningKeys::new(Arc::clone(&service), catalogue, self.policies(), clock, Duration::from_secs(300), 1_000);
+        let keys = OpeningKeys::new(
+            Arc::clone(&service),
+            catalogue,
+            self.policies(),
+            clock,
+            Duration::from_secs(300),
+            1_000,
+        );
         let (policy, sealer) = (Arc::clone(&self.policy), self.sealer(service));
         let transform = OpenTransform::new(policy, Format::Json, KeysPlacement::Header, keys, sealer);
         transform.map_err(|error| broken("the policy cannot be compiled")(error.to_string()))
@@ -168,7 +198,12 @@ impl Bench {
         let clock: Arc<dyn Clock> = Arc::new(MachineClock);
         let catalogue = || Arc::clone(&self.catalogue);
         DirectSealer {
-            keys: SealingKeys::new(Arc::clone(&service), catalogue(), Arc::clone(&clock), UsageLimits::STANDARD),
+            keys: SealingKeys::new(
+                Arc::clone(&service),
+                catalogue(),
+                Arc::clone(&clock),
+                UsageLimits::STANDARD,
+            ),
             domains: DomainKeys::new(service, catalogue(), self.policies(), clock, Duration::from_secs(300)),
         }
     }
@@ -186,7 +221,9 @@ impl Bench {
             ..KmsConfig::default()
         };
         let service = AwsKms::new(&config).await;
-        Ok(Arc::new(service.map_err(|error| broken("the KMS client does not start")(error.to_string()))?))
+        Ok(Arc::new(service.map_err(|error| {
+            broken("the KMS client does not start")(error.to_string())
+        })?))
     }
 }
 
@@ -221,7 +258,8 @@ fn temporary_folder() -> Result<PathBuf> {
 }
 
 fn signed_policy(key_arn: &str) -> Result<(VerifiedPolicy, String)> {
-    let yaml = sealflow_samples::POLICY_YAML.replace(&format!("arn:aws:kms:eu-central-1:111122223333:key/{KEY_ID}"), key_arn);
+    let yaml =
+        sealflow_samples::POLICY_YAML.replace(&format!("arn:aws:kms:eu-central-1:111122223333:key/{KEY_ID}"), key_arn);
     let policy = VerifiedPolicy::unsigned_for_development(yaml.as_bytes());
     let policy = policy.map_err(|error| broken("the sample policy is refused")(error.to_string()))?;
     Ok((policy, "TODO".to_owned()))

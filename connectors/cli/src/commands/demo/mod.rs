@@ -30,10 +30,21 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
     let style = Style::of_stdout();
     let say = |line: &str| term::say(line);
     say(&style.bold("Sealflow demo: seal four fields of a stream of web and payment logs"));
-    say(&style.dim("Everything runs in this process: an embedded Kafka, a development KMS, a catalogue in a temporary folder."));
+    say(&style.dim(
+        "Everything runs in this process: an embedded Kafka, a development KMS, a catalogue in a temporary folder.",
+    ));
     let bench = bench::Bench::start().await?;
-    say(&format!("{} KMS key {} on {} (development KMS)", style.tick(), bench.key_arn, bench.endpoint()));
-    say(&format!("{} policy of dataset payments, version 1, signed by owner {}", style.tick(), bench.owner));
+    say(&format!(
+        "{} KMS key {} on {} (development KMS)",
+        style.tick(),
+        bench.key_arn,
+        bench.endpoint()
+    ));
+    say(&format!(
+        "{} policy of dataset payments, version 1, signed by owner {}",
+        style.tick(),
+        bench.owner
+    ));
     say("");
 
     let streamed = stream::run(&bench, args.seed, args.records).await?;
@@ -43,9 +54,20 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
     say(&paint_sealed(style, &streamed.after));
     say("");
     let records = args.records;
-    say(&format!("{} {records} records sealed, each once, in order, at the same partition", style.tick()));
-    say(&format!("{} {} values sealed; none of {} plaintexts occurs in the sealed topic", style.tick(), streamed.values, streamed.secrets));
-    say(&format!("{} an opening consumer got all {records} records back, byte for byte", style.tick()));
+    say(&format!(
+        "{} {records} records sealed, each once, in order, at the same partition",
+        style.tick()
+    ));
+    say(&format!(
+        "{} {} values sealed; none of {} plaintexts occurs in the sealed topic",
+        style.tick(),
+        streamed.values,
+        streamed.secrets
+    ));
+    say(&format!(
+        "{} an opening consumer got all {records} records back, byte for byte",
+        style.tick()
+    ));
     say(&format!(
         "{} {:.0} records/s through sealing and opening together ({:.1} s; {} data keys asked of KMS)",
         style.tick(),
@@ -53,11 +75,17 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
         streamed.seconds,
         bench.data_keys_generated(),
     ));
-    say(&style.dim("  The embedded Kafka accepts transactions but does not prove them: `make test` does, on a real broker."));
+    say(&style
+        .dim("  The embedded Kafka accepts transactions but does not prove them: `make test` does, on a real broker."));
     say("");
 
     for refusal in refusals::run(&bench, &streamed).await? {
-        say(&format!("{} {}: {}", style.tick(), refusal.who, style.dim(&refusal.answer)));
+        say(&format!(
+            "{} {}: {}",
+            style.tick(),
+            refusal.who,
+            style.dim(&refusal.answer)
+        ));
     }
     say("");
     say(&style.bold("Where to go next"));
@@ -69,6 +97,12 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
 
 /// Sealed values in green where a terminal shows colours.
 fn paint_sealed(style: Style, record: &str) -> String {
-    let parts = record.split('"').map(|part| if part.starts_with("sf1.") { style.green(part) } else { part.to_owned() });
+    let parts = record.split('"').map(|part| {
+        if part.starts_with("sf1.") {
+            style.green(part)
+        } else {
+            part.to_owned()
+        }
+    });
     parts.collect::<Vec<_>>().join("\"")
 }

@@ -68,12 +68,20 @@ pub(super) async fn run(bench: &Bench, seed: u64, records: u64) -> Result<Stream
         let ended = runner.await.map_err(|_| wrong("a runner panicked"))?;
         let summary = ended.map_err(|error| wrong(&error.to_string()))?;
         if summary.records != records || summary.dead_letters != 0 {
-            return Err(wrong(&format!("{} of {records} records committed, {} dead letters", summary.records, summary.dead_letters)));
+            return Err(wrong(&format!(
+                "{} of {records} records committed, {} dead letters",
+                summary.records, summary.dead_letters
+            )));
         }
     }
     Ok(Streamed {
         before: text(&record(seed, sealed.first).value),
-        after: sealed.messages.first().and_then(|message| message.payload()).map(text).unwrap_or_default(),
+        after: sealed
+            .messages
+            .first()
+            .and_then(|message| message.payload())
+            .map(text)
+            .unwrap_or_default(),
         sealed: sealed.messages,
         values: values.values.load(Ordering::Relaxed),
         secrets: sealed.secrets,
@@ -82,7 +90,11 @@ pub(super) async fn run(bench: &Bench, seed: u64, records: u64) -> Result<Stream
 }
 
 fn wrong(what: &str) -> Failure {
-    Failure::new(Exit::Internal, format_args!("the demo found a mistake: {what}"), "please report it: nothing that it shows may fail")
+    Failure::new(
+        Exit::Internal,
+        format_args!("the demo found a mistake: {what}"),
+        "please report it: nothing that it shows may fail",
+    )
 }
 
 fn joined<T>(result: Result<Result<T>, tokio::task::JoinError>) -> Result<T> {
@@ -102,8 +114,16 @@ fn runner(bench: &Bench, name: &str, from: &str, to: &str, transform: Arc<dyn Tr
             group: None,
             properties: Default::default(),
         },
-        target: KafkaTarget { brokers: None, topic: to.to_owned(), create: false, properties: Default::default() },
-        dead_letters: Some(DeadLetters { topic: TOPICS[3].to_owned(), max_ratio: 0.01 }),
+        target: KafkaTarget {
+            brokers: None,
+            topic: to.to_owned(),
+            create: false,
+            properties: Default::default(),
+        },
+        dead_letters: Some(DeadLetters {
+            topic: TOPICS[3].to_owned(),
+            max_ratio: 0.01,
+        }),
     };
     let options = RunnerOptions {
         pipeline: name.to_owned(),
@@ -117,7 +137,10 @@ fn runner(bench: &Bench, name: &str, from: &str, to: &str, transform: Arc<dyn Tr
 
 /// The partition that Kafka's own hash of the key would not change for us: records of one customer stay together.
 fn partition_of(record: &SampleRecord) -> i32 {
-    let hash = record.key.iter().fold(0_u32, |hash, byte| hash.wrapping_mul(31).wrapping_add(u32::from(*byte)));
+    let hash = record
+        .key
+        .iter()
+        .fold(0_u32, |hash, byte| hash.wrapping_mul(31).wrapping_add(u32::from(*byte)));
     i32::try_from(hash % PARTITIONS.unsigned_abs()).unwrap_or_default()
 }
 
@@ -141,13 +164,18 @@ fn produce(brokers: &str, seed: u64, records: u64, arrived: &AtomicU64) -> Resul
             }
         }
         let sample = record(seed, n);
-        let message = BaseRecord::to(TOPICS[0]).partition(partition_of(&sample)).key(&sample.key).payload(&sample.value);
+        let message = BaseRecord::to(TOPICS[0])
+            .partition(partition_of(&sample))
+            .key(&sample.key)
+            .payload(&sample.value);
         producer.send(message).map_err(|(error, _)| wrong(&error.to_string()))?;
         if n % 512 == 0 {
             producer.poll(Duration::ZERO);
         }
     }
-    producer.flush(Duration::from_secs(30)).map_err(|error| wrong(&error.to_string()))
+    producer
+        .flush(Duration::from_secs(30))
+        .map_err(|error| wrong(&error.to_string()))
 }
 
 fn consumer(brokers: &str, topic: &str) -> Result<BaseConsumer> {
@@ -162,12 +190,20 @@ fn consumer(brokers: &str, topic: &str) -> Result<BaseConsumer> {
         let added = partitions.add_partition_offset(topic, partition, Offset::Beginning);
         added.map_err(|error| wrong(&error.to_string()))?;
     }
-    consumer.assign(&partitions).map_err(|error| wrong(&error.to_string()))?;
+    consumer
+        .assign(&partitions)
+        .map_err(|error| wrong(&error.to_string()))?;
     Ok(consumer)
 }
 
 /// Reads `records` messages; each must be the next of its partition, and its record must not have come before.
-fn read(brokers: &str, topic: &str, seed: u64, records: u64, mut check: impl FnMut(&OwnedMessage, &SampleRecord) -> Result<()>) -> Result<()> {
+fn read(
+    brokers: &str,
+    topic: &str,
+    seed: u64,
+    records: u64,
+    mut check: impl FnMut(&OwnedMessage, &SampleRecord) -> Result<()>,
+) -> Result<()> {
     let consumer = consumer(brokers, topic)?;
     let mut last = vec![None; usize::try_from(PARTITIONS).unwrap_or_default()];
     let mut quiet = Instant::now();
@@ -183,9 +219,14 @@ fn read(brokers: &str, topic: &str, seed: u64, records: u64, mut check: impl FnM
         let message = message.map_err(|error| wrong(&error.to_string()))?.detach();
         let n = number(message.payload().unwrap_or_default()).ok_or_else(|| wrong("a record lost its id"))?;
         let sample = record(seed, n);
-        let slot = usize::try_from(message.partition()).ok().and_then(|partition| last.get_mut(partition));
+        let slot = usize::try_from(message.partition())
+            .ok()
+            .and_then(|partition| last.get_mut(partition));
         let slot = slot.ok_or_else(|| wrong("a record came from an unknown partition"))?;
-        if message.partition() != partition_of(&sample) || slot.is_some_and(|last| last >= n) || message.key() != Some(&sample.key) {
+        if message.partition() != partition_of(&sample)
+            || slot.is_some_and(|last| last >= n)
+            || message.key() != Some(&sample.key)
+        {
             return Err(wrong(&format!("record {n} is at another place in {topic}")));
         }
         *slot = Some(n);
@@ -210,13 +251,20 @@ struct Sealed {
 
 /// No plaintext of a sealed field may occur in a sealed record.
 fn check_sealed(brokers: &str, seed: u64, records: u64) -> Result<Sealed> {
-    let mut sealed = Sealed { first: 0, messages: Vec::new(), secrets: 0 };
+    let mut sealed = Sealed {
+        first: 0,
+        messages: Vec::new(),
+        secrets: 0,
+    };
     read(brokers, TOPICS[1], seed, records, |message, sample| {
         let payload = String::from_utf8_lossy(message.payload().unwrap_or_default());
         for secret in &sample.secrets {
             sealed.secrets += 1;
             if payload.contains(secret.as_str()) {
-                return Err(wrong(&format!("a plaintext of record {} is in the sealed topic", sample.n)));
+                return Err(wrong(&format!(
+                    "a plaintext of record {} is in the sealed topic",
+                    sample.n
+                )));
             }
         }
         // Payments have a card; the refusals need two such records.
@@ -231,9 +279,15 @@ fn check_sealed(brokers: &str, seed: u64, records: u64) -> Result<Sealed> {
     })?;
     let has_keys = |message: &OwnedMessage| {
         use rdkafka::message::Headers as _;
-        message.headers().is_some_and(|headers| headers.iter().any(|header| header.key == KEYS_HEADER))
+        message
+            .headers()
+            .is_some_and(|headers| headers.iter().any(|header| header.key == KEYS_HEADER))
     };
-    if sealed.messages.iter().all(has_keys) { Ok(sealed) } else { Err(wrong("a sealed record has no key envelopes")) }
+    if sealed.messages.iter().all(has_keys) {
+        Ok(sealed)
+    } else {
+        Err(wrong("a sealed record has no key envelopes"))
+    }
 }
 
 /// Every opened record must be the original, byte for byte.

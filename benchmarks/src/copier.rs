@@ -1,0 +1,4 @@
+use crate::Error;
+pub(crate) fn run(_: &[String]) -> Result<(), Error> {
+    Ok(())
+}
