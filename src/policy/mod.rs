@@ -5,7 +5,9 @@
 //! checks, signs and verifies; it seals nothing and fetches nothing.
 
 pub mod arn;
+pub mod domain;
 pub mod domain_type;
+pub mod highest;
 pub mod key_path;
 pub mod model;
 pub mod parse;
@@ -15,9 +17,12 @@ mod raw;
 pub mod signed;
 pub mod source;
 pub mod template;
+pub mod trust;
 pub mod yaml;
 
+pub use domain::DomainDocument;
 pub use domain_type::DomainType;
+pub use highest::{Highest, Seen};
 pub use key_path::KeyPath;
 pub use model::{
     Cipher, ColumnRule, DEAD_LETTER_LABEL, DEAD_LETTERS_SUFFIX, DeadLetterRule, Flow, GroupLabel, KeyGroup, Lease,
@@ -25,6 +30,7 @@ pub use model::{
 };
 pub use path::{ColumnPath, PathError, Root, Segment};
 pub use problem::{PolicyError, Problem};
-pub use signed::{DomainDocument, VerifiedDomain, VerifiedPolicy};
+pub use signed::{OwnerKey, TrustError, VerifiedDomain, VerifiedPolicy};
 pub use source::{FixedPolicies, PolicySource, PolicySourceError};
 pub use template::KeyTemplate;
+pub use trust::{TrustRule, TrustRuleError, TrustedOwners};

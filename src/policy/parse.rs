@@ -22,6 +22,8 @@ use crate::units::Span;
 
 /// The most columns a policy may have.
 pub const MAX_COLUMNS: usize = 1_000;
+/// The highest version: what the 10 digits of a catalogue path hold.
+pub const MAX_VERSION: u64 = 9_999_999_999;
 /// The longest label that is no path, in bytes.
 pub const MAX_LABEL_BYTES: usize = 256;
 /// The most bytes that the labels and row paths of one data key may take, so that its envelope keeps below
@@ -107,11 +109,10 @@ pub(super) fn check_name(name: &str, what: &'static str, max: usize) -> Result<(
 }
 
 pub(super) fn check_version(version: u64) -> Result<(), Found> {
-    if version == 0 {
-        Err(Problem::ZeroVersion.at(&KeyPath::root().key("version")))
-    } else {
-        Ok(())
+    if (1..=MAX_VERSION).contains(&version) {
+        return Ok(());
     }
+    Err(Problem::BadVersion { max: MAX_VERSION }.at(&KeyPath::root().key("version")))
 }
 
 pub(super) fn check_arn(arn: &str, at: &KeyPath) -> Result<(), Found> {

@@ -221,11 +221,14 @@ fn dataset_names_are_catalogue_segments() {
 }
 
 #[test]
-fn versions_start_at_one() {
-    assert_eq!(
-        refused(&full().replace("version: 3", "version: 0")),
-        found("version", Problem::ZeroVersion)
-    );
+fn versions_start_at_one_and_fit_a_catalogue_path() {
+    for version in ["0", "10000000000"] {
+        let yaml = full().replace("version: 3", &format!("version: {version}"));
+        assert_eq!(
+            refused(&yaml),
+            found("version", Problem::BadVersion { max: MAX_VERSION })
+        );
+    }
 }
 
 #[test]

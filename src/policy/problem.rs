@@ -86,8 +86,8 @@ pub enum Problem {
     Yaml { message: String, help: String },
     #[error("{what} names are 1 to {max} characters of A-Z, a-z, 0-9, `.`, `_`, `-`, other than `.` and `..`")]
     BadName { what: &'static str, max: usize },
-    #[error("versions start at 1")]
-    ZeroVersion,
+    #[error("versions are whole numbers from 1 to {max}")]
+    BadVersion { max: u64 },
     #[error("a policy needs at least one column")]
     NoColumns,
     #[error("more than {max} columns")]
@@ -176,7 +176,7 @@ impl Problem {
         match self {
             Self::Yaml { help, .. } => help.clone(),
             Self::BadName { .. } => "choose a name of these characters".to_owned(),
-            Self::ZeroVersion => "write version: 1 for the first, and raise it with every change".to_owned(),
+            Self::BadVersion { .. } => "write version: 1 for the first, and raise it with every change".to_owned(),
             Self::NoColumns => {
                 "add what to seal under `columns`, for example { path: user.email, key: default, acl: pii }".to_owned()
             }
