@@ -1,4 +1,4 @@
-"""Checks of files as files: sizes, links between documents, conflict marks.
+"""Checks of files as files: sizes, links between documents, tests that documents name, conflict marks.
 
 Source files over 800 lines are named (look again); broken links and conflict marks fail.
 """
@@ -23,6 +23,7 @@ def main():
     for file in files:
         if file.suffix in {".rs", ".py", ".sh", ".md", ".toml", ".yaml", ".yml"}:
             problems += check_text(file)
+    problems += missing_tests(files)
     for problem in problems:
         print(f"broken: {problem}")
     print(f"{len(files)} files looked at, {len(problems)} problems")
@@ -52,6 +53,14 @@ def broken_links(file, lines):
             elif anchor and place.suffix == ".md" and anchor not in anchors(place):
                 problems.append(f"{file}:{n}: no such heading: {target}")
     return problems
+
+
+def missing_tests(files):
+    """Tests that the guarantees name and no source file has: a promise whose proof went away."""
+    guarantees = Path("docs/guarantees.md")
+    named = set(re.findall(r"`([a-z0-9]+(?:_[a-z0-9]+){3,})`", guarantees.read_text(encoding="utf-8")))
+    sources = "".join(file.read_text(encoding="utf-8") for file in files if file.suffix == ".rs")
+    return [f"{guarantees}: no such test: {name}" for name in sorted(named) if f"fn {name}(" not in sources]
 
 
 def anchors(file):

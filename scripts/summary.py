@@ -8,6 +8,7 @@ passed, so it is moved from the passed to the skipped here. Exits with 1 if anyt
 
 import json
 import os
+import re
 import sys
 
 
@@ -54,7 +55,7 @@ def ledger(path):
     """Name to reason, in the order noted; a check that was noted twice counts once."""
     skipped = {}
     for line in lines_of(path):
-        name, _, reason = line.partition(": ")
+        name, _, reason = re.sub(r"^skipped:? ", "", line).partition(": ")
         skipped.setdefault(name.strip(), reason.strip() or "no reason given")
     return skipped
 
