@@ -59,6 +59,18 @@ impl Counters {
             && Self::get(&self.waiting) == 0
     }
 
+    /// Whether every thread is connected and reading, or was.
+    #[must_use]
+    pub fn is_started(&self) -> bool {
+        self.started.load(Ordering::Relaxed)
+    }
+
+    /// Whether the pipeline finishes what it holds and leaves.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
     /// Every thread is connected and reading.
     pub fn set_started(&self) {
         self.started.store(true, Ordering::Relaxed);

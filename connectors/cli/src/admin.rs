@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
 
 use axum::Router;
 use axum::extract::State;
@@ -12,51 +11,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
 use crate::failure::{Exit, Failure, Result};
-use crate::metrics::Metrics;
-
-/// What the pipeline is doing, as `/readyz` tells it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub(crate) enum Phase {
-    /// Not yet joined, or without keys.
-    Starting,
-    /// At work.
-    Ready,
-    /// KMS or catalogue are away; intake has stopped.
-    Waiting,
-    /// Told to stop; finishes what it holds.
-    Draining,
-}
-
-/// The current [`Phase`], shared with the admin port.
-#[derive(Debug, Default)]
-pub(crate) struct Health(AtomicU8);
-
-impl Health {
-    /// Moves to `phase`. Once draining there is no way back.
-    pub(crate) fn set(&self, phase: Phase) {
-        let _ = self.0.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |now| {
-            (now != Phase::Draining as u8).then_some(phase as u8)
-        });
-    }
-
-    /// The phase now.
-    pub(crate) fn phase(&self) -> Phase {
-        match self.0.load(Ordering::SeqCst) {
-            1 => Phase::Ready,
-            2 => Phase::Waiting,
-            3 => Phase::Draining,
-            _ => Phase::Starting,
-        }
-    }
-}
-
-/// What the handlers share.
-#[derive(Clone)]
-struct Admin {
-    health: Arc<Health>,
-    metrics: Arc<Metrics>,
-}
+use crate::status::{Phase, Status};
 
 /// The admin port, served until it is dropped.
 pub(crate) struct AdminServer {
@@ -67,7 +22,7 @@ pub(crate) struct AdminServer {
 
 impl AdminServer {
     /// Listens on `address` and serves in the background.
-    pub(crate) async fn start(address: SocketAddr, health: Arc<Health>, metrics: Arc<Metrics>) -> Result<Self> {
+    pub(crate) async fn start(address: SocketAddr, status: Arc<Status>) -> Result<Self> {
         let bound = async {
             let listener = TcpListener::bind(address).await?;
             let address = listener.local_addr()?;
@@ -85,7 +40,7 @@ impl AdminServer {
             tracing::warn!(%address, "the admin port is not on loopback: everybody who reaches it reads the metrics");
         }
         let task = tokio::spawn(async move {
-            if let Err(error) = axum::serve(listener, router(health, metrics)).await {
+            if let Err(error) = axum::serve(listener, router(status)).await {
                 tracing::error!(%error, "the admin port stopped");
             }
         });
@@ -99,16 +54,16 @@ impl Drop for AdminServer {
     }
 }
 
-fn router(health: Arc<Health>, metrics: Arc<Metrics>) -> Router {
+fn router(status: Arc<Status>) -> Router {
     Router::new()
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
         .route("/metrics", get(scrape))
-        .with_state(Admin { health, metrics })
+        .with_state(status)
 }
 
-async fn readyz(State(admin): State<Admin>) -> (StatusCode, &'static str) {
-    match admin.health.phase() {
+async fn readyz(State(status): State<Arc<Status>>) -> (StatusCode, &'static str) {
+    match status.phase() {
         Phase::Ready => (StatusCode::OK, "ok\n"),
         Phase::Starting => (StatusCode::SERVICE_UNAVAILABLE, "starting\n"),
         Phase::Waiting => (StatusCode::SERVICE_UNAVAILABLE, "waiting for a service\n"),
@@ -116,17 +71,23 @@ async fn readyz(State(admin): State<Admin>) -> (StatusCode, &'static str) {
     }
 }
 
-async fn scrape(State(admin): State<Admin>) -> ([(header::HeaderName, &'static str); 1], String) {
+async fn scrape(State(status): State<Arc<Status>>) -> ([(header::HeaderName, &'static str); 1], String) {
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    ([(header::CONTENT_TYPE, kind)], admin.metrics.encode())
+    ([(header::CONTENT_TYPE, kind)], status.scrape())
 }
 
 #[cfg(test)]
 mod tests {
+    use sealflow::clock::ManualClock;
+    use sealflow::keys::SealingKeys;
+    use sealflow::keys::testing::{MemoryCatalogue, MemoryKms};
+    use sealflow::pipeline::Counters;
+    use sealflow::seal::UsageLimits;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::TcpStream;
 
     use super::*;
+    use crate::metrics::Metrics;
 
     async fn get(address: SocketAddr, path: &str) -> String {
         let mut stream = TcpStream::connect(address).await.unwrap();
@@ -139,30 +100,62 @@ mod tests {
         answer
     }
 
+    fn status() -> Arc<Status> {
+        let clock = Arc::new(ManualClock::default());
+        let (kms, catalogue) = (Arc::new(MemoryKms::new()), Arc::new(MemoryCatalogue::new()));
+        let sealing = SealingKeys::new(kms, catalogue, clock, UsageLimits::STANDARD);
+        Arc::new(Status::new(
+            Arc::default(),
+            Arc::default(),
+            sealing,
+            None,
+            Arc::new(Metrics::new("p")),
+        ))
+    }
+
     #[tokio::test]
-    async fn readyz_is_503_unless_the_pipeline_is_at_work() {
-        let health = Arc::new(Health::default());
-        let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
-        let server = AdminServer::start(loopback, health.clone(), Arc::new(Metrics::new("p")))
+    async fn readyz_is_503_unless_records_flow() {
+        let status = status();
+        let counters = Arc::clone(&status.counters);
+        let server = AdminServer::start(SocketAddr::from(([127, 0, 0, 1], 0)), status)
             .await
             .unwrap();
-        assert!(get(server.address, "/livez").await.starts_with("HTTP/1.1 200"));
-        for (phase, status) in [
-            (Phase::Starting, 503),
-            (Phase::Ready, 200),
-            (Phase::Waiting, 503),
-            (Phase::Ready, 200),
-            (Phase::Draining, 503),
-        ] {
-            health.set(phase);
+        let ready = async |expected: &str| {
             let answer = get(server.address, "/readyz").await;
-            assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{phase:?}: {answer}");
+            assert!(
+                answer.starts_with("HTTP/1.1") && answer.contains(expected),
+                "{expected}: {answer}"
+            );
+        };
+        assert!(get(server.address, "/livez").await.starts_with("HTTP/1.1 200"));
+        ready("503 Service Unavailable").await;
+        counters.set_started();
+        ready("200 OK").await;
+        Counters::add(&counters.waiting, 1);
+        ready("waiting for a service").await;
+        counters.waiting.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
+        ready("200 OK").await;
+        counters.set_draining();
+        ready("draining").await;
+    }
+
+    #[tokio::test]
+    async fn metrics_are_those_of_the_moment() {
+        let status = status();
+        let counters = Arc::clone(&status.counters);
+        let server = AdminServer::start(SocketAddr::from(([127, 0, 0, 1], 0)), status)
+            .await
+            .unwrap();
+        for (read, expected) in [
+            (
+                5,
+                "events_total{component_id=\"p\",component_kind=\"source\",component_type=\"kafka\"} 5",
+            ),
+            (2, "} 7"),
+        ] {
+            Counters::add(&counters.records_read, read);
+            let answer = get(server.address, "/metrics").await;
+            assert!(answer.contains(expected), "{answer}");
         }
-        health.set(Phase::Ready);
-        assert!(
-            get(server.address, "/readyz").await.starts_with("HTTP/1.1 503"),
-            "draining is the end"
-        );
-        assert!(get(server.address, "/metrics").await.contains("sealflow_build_info"));
     }
 }

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::{completion, demo, kms, schema, version};
+use crate::commands::{completion, demo, kms, open, run, schema, seal, version};
 use crate::failure::{Exit, Failure, Result};
 use crate::log::{self, LogFormat};
 use crate::term;
@@ -26,33 +26,26 @@ use crate::term;
     makes policy, keys and pipeline for a topic of yours."
 )]
 struct Cli {
-    /// How log lines are written to standard error; SEALFLOW_LOG filters them (warn, debug, …)
-    #[arg(
-        long,
-        global = true,
-        value_enum,
-        default_value_t,
-        env = "SEALFLOW_LOG_FORMAT",
-        hide_env_values = true
-    )]
+    /// Log lines on standard error as `text` or `json`; SEALFLOW_LOG filters them (warn, debug, …)
+    #[arg(long, global = true, value_enum, default_value_t, hide_possible_values = true)]
+    #[arg(env = "SEALFLOW_LOG_FORMAT", hide_env_values = true, value_name = "FORMAT")]
     log: LogFormat,
 
     #[command(subcommand)]
     command: Command,
 }
 
+/// Each says of itself what it does.
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Show everything in a minute, without any server
     Demo(demo::Args),
-    /// A KMS for development
+    Run(run::Args),
+    Seal(seal::Args),
+    Open(open::Args),
     #[command(subcommand)]
     Kms(kms::Command),
-    /// Print the JSON Schema of a configuration file, for editors
     Schema(schema::Args),
-    /// Print a completion script for a shell
     Completion(completion::Args),
-    /// Print version and build
     Version(version::Args),
 }
 
@@ -121,6 +114,9 @@ fn in_runtime(command: Command) -> Result<ExitCode> {
 async fn execute(command: Command) -> Result<ExitCode> {
     match command {
         Command::Demo(args) => demo::run(args).await,
+        Command::Run(args) => run::run(args).await,
+        Command::Seal(args) => seal::run(args).await,
+        Command::Open(args) => open::run(args).await,
         Command::Kms(command) => kms::run(command).await,
         Command::Schema(args) => schema::run(&args),
         Command::Completion(args) => completion::run(&args),

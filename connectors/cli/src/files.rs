@@ -99,6 +99,11 @@ impl AtomicFile {
         })
     }
 
+    /// What it will be called.
+    pub(crate) fn target(&self) -> &Path {
+        &self.target
+    }
+
     /// Makes the file durable and gives it its name.
     pub(crate) fn commit(mut self) -> Result<()> {
         let written = self.file.flush().and_then(|()| self.file.get_ref().sync_all());

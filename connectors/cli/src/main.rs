@@ -8,12 +8,18 @@ mod cli;
 mod clock;
 mod commands;
 mod config;
+mod explain;
 mod failure;
 mod files;
 mod log;
 mod metered;
 mod metrics;
+mod overlay;
+mod services;
+mod signals;
+mod status;
 mod term;
+mod trust;
 
 fn main() -> std::process::ExitCode {
     log::install_panic_hook();

@@ -2,6 +2,8 @@
 //!
 //! Labels are names from configuration and code, never anything out of a record.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64};
 use std::time::Duration;
 
@@ -217,14 +219,14 @@ impl Metrics {
         self.discarded_events.get_or_create(&labels).inc_by(events);
     }
 
-    /// An error of that type was met at that stage (`receiving`, `processing`, `sending`).
-    pub(crate) fn error(&self, error_type: &'static str, stage: &'static str) {
+    /// Errors of that type were met at that stage (`receiving`, `processing`, `sending`).
+    pub(crate) fn errors(&self, error_type: &'static str, stage: &'static str, count: u64) {
         let labels = ErrorLabels {
             component_id: self.pipeline.clone(),
             error_type,
             stage,
         };
-        self.errors.get_or_create(&labels).inc();
+        self.errors.get_or_create(&labels).inc_by(count);
     }
 
     /// The KMS answered, or did not.
@@ -256,14 +258,16 @@ impl Metrics {
         self.values_opened.get_or_create(&FlowLabel { flow }).inc_by(values);
     }
 
-    /// How far behind a partition is.
-    pub(crate) fn lag(&self, topic: &str, partition: i32, records: i64) {
-        self.source_lag
-            .get_or_create(&PartitionLabel {
-                topic: topic.to_owned(),
-                partition,
-            })
-            .set(records);
+    /// How far behind each partition is; those that are not in `lags` are another process's now.
+    pub(crate) fn lags(&self, lags: &BTreeMap<(Arc<str>, i32), i64>) {
+        self.source_lag.clear();
+        for ((topic, partition), records) in lags {
+            let labels = PartitionLabel {
+                topic: topic.to_string(),
+                partition: *partition,
+            };
+            self.source_lag.get_or_create(&labels).set(*records);
+        }
     }
 }
 
@@ -280,13 +284,13 @@ mod tests {
         metrics.received(1, 2);
         metrics.sent(1, 2);
         metrics.discarded(1);
-        metrics.error("x", "sending");
+        metrics.errors("x", "sending", 1);
         metrics.kms_request(KmsOperation::GenerateDataKey, "ok", Duration::from_millis(3));
         metrics.cache(3, 1);
         metrics.key_age(Duration::from_secs(2));
         metrics.sealed("direct", 9);
         metrics.opened("direct", 9);
-        metrics.lag("t", 0, 5);
+        metrics.lags(&BTreeMap::from([(("t".into(), 0), 5)]));
         let text = metrics.encode();
         for line in [
             r#"sealflow_component_received_events_total{component_id="p",component_kind="source",component_type="kafka"} 1"#,

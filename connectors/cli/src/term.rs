@@ -138,3 +138,44 @@ pub(crate) enum OutputFormat {
     /// For programs: one JSON document
     Json,
 }
+
+/// Progress on standard error while a terminal shows it; nothing elsewhere.
+pub(crate) struct Progress(indicatif::ProgressBar);
+
+impl Progress {
+    /// Counts records without knowing how many there will be.
+    pub(crate) fn records(wanted: bool) -> Self {
+        let bar = indicatif::ProgressBar::no_length();
+        Self(Self::drawn(bar, wanted, "{spinner} {pos} records, {per_sec}"))
+    }
+
+    /// Counts bytes of `total`.
+    pub(crate) fn bytes(total: Option<u64>) -> Self {
+        let template = "{bar:30} {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left";
+        match total {
+            Some(total) => Self(Self::drawn(indicatif::ProgressBar::new(total), true, template)),
+            None => Self(indicatif::ProgressBar::hidden()),
+        }
+    }
+
+    fn drawn(bar: indicatif::ProgressBar, wanted: bool, template: &str) -> indicatif::ProgressBar {
+        if !wanted || !io::stderr().is_terminal() {
+            return indicatif::ProgressBar::hidden();
+        }
+        if let Ok(style) = indicatif::ProgressStyle::with_template(template) {
+            bar.set_style(style);
+        }
+        bar
+    }
+
+    /// Where it stands.
+    pub(crate) fn set(&self, position: u64) {
+        self.0.set_position(position);
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+    }
+}

@@ -28,7 +28,13 @@ pub(crate) enum Command {
 #[derive(Debug, clap::Args)]
 pub(crate) struct ServeArgs {
     /// The folder: `kms.yaml` and the keys
-    #[arg(long, value_name = "DIR", default_value = "local-kms", env = "SEALFLOW_LOCAL_KMS")]
+    #[arg(
+        long,
+        value_name = "DIR",
+        default_value = "local-kms",
+        env = "SEALFLOW_LOCAL_KMS",
+        hide_env_values = true
+    )]
     folder: PathBuf,
     /// Listen here instead of where `kms.yaml` says
     #[arg(long, value_name = "ADDRESS:PORT")]
@@ -39,7 +45,13 @@ pub(crate) struct ServeArgs {
 #[derive(Debug, clap::Args)]
 pub(crate) struct CreateKeyArgs {
     /// The folder: `kms.yaml` and the keys. No server may be running on it
-    #[arg(long, value_name = "DIR", default_value = "local-kms", env = "SEALFLOW_LOCAL_KMS")]
+    #[arg(
+        long,
+        value_name = "DIR",
+        default_value = "local-kms",
+        env = "SEALFLOW_LOCAL_KMS",
+        hide_env_values = true
+    )]
     folder: PathBuf,
     /// What the key is for
     #[arg(long, value_name = "TEXT", default_value = "made by sealflow kms create-key")]

@@ -1,9 +1,15 @@
 //! One file per subcommand: its arguments, and what it does with them.
 
+mod access;
 pub(crate) mod completion;
 pub(crate) mod demo;
 pub(crate) mod init;
 pub(crate) mod kms;
+pub(crate) mod open;
+pub(crate) mod run;
 pub(crate) mod schema;
+pub(crate) mod seal;
+mod sidecar;
+mod stream;
 pub(crate) mod validate;
 pub(crate) mod version;

@@ -7,6 +7,6 @@ mod interpolate;
 mod load;
 mod pipeline;
 
-pub(crate) use interpolate::{Environment, Secrets};
-pub(crate) use load::{Loaded, load, yaml_failure};
-pub(crate) use pipeline::{Format, KeysAt, Mode, PipelineConfig};
+pub(crate) use interpolate::Environment;
+pub(crate) use load::{load, yaml_failure};
+pub(crate) use pipeline::{Mode, PipelineConfig};

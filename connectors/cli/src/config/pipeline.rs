@@ -5,9 +5,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use schemars::JsonSchema;
-use sealflow::pipeline::BatchLimits;
+use sealflow::pipeline::{self, BatchLimits, KeysPlacement};
 use sealflow_kafka::{DeadLetters, KafkaConfig, KafkaSource, KafkaTarget};
 use sealflow_kms::KmsConfig;
+use sealflow_storage::CatalogueConfig;
 use serde::Deserialize;
 
 /// A pipeline: where records come from, what happens to them, where they go.
@@ -27,7 +28,7 @@ pub(crate) struct PipelineConfig {
     pub(crate) format: Format,
     /// Where key envelopes travel.
     #[serde(default)]
-    pub(crate) keys: KeysAt,
+    pub(crate) keys: KeysPlacement,
     /// Where records come from.
     pub(crate) source: Source,
     /// Where they go.
@@ -110,15 +111,16 @@ pub(crate) enum Format {
     Protobuf,
 }
 
-/// Where key envelopes travel.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum KeysAt {
-    /// In each record's header `sealflow-keys`, and in the catalogue.
-    #[default]
-    Header,
-    /// In the catalogue only: fewer bytes, but records open only where the catalogue is.
-    Catalogue,
+impl Format {
+    /// As the core knows it; `None` for formats that are refused.
+    pub(crate) fn core(self) -> Option<pipeline::Format> {
+        match self {
+            Self::Json => Some(pipeline::Format::Json),
+            Self::Ndjson => Some(pipeline::Format::Ndjson),
+            Self::JsonSr => Some(pipeline::Format::JsonSr),
+            Self::Avro | Self::Protobuf => None,
+        }
+    }
 }
 
 /// Where records come from.
@@ -135,14 +137,6 @@ pub(crate) struct Source {
 pub(crate) struct Target {
     /// Topics of a Kafka cluster.
     pub(crate) kafka: KafkaTarget,
-}
-
-/// The catalogue.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct CatalogueConfig {
-    /// A folder; relative to the pipeline file.
-    pub(crate) folder: PathBuf,
 }
 
 /// Whose policies are believed.

@@ -1,0 +1,229 @@
+//! `sealflow run`: a pipeline from topic to topic, with its admin port, until it is told to stop.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sealflow::pipeline::{Counters, Transform, TransformCounters};
+use sealflow_kafka::{Runner, RunnerOptions, Summary};
+use serde::Serialize;
+
+use crate::admin::AdminServer;
+use crate::config::{self, Environment, Mode, PipelineConfig};
+use crate::failure::{Failure, Result};
+use crate::metered::Metered;
+use crate::metrics::Metrics;
+use crate::services::{PolicyOrigin, Services, clock, open_catalogue, open_kms, open_policy};
+use crate::signals;
+use crate::status::Status;
+use crate::term::{OutputFormat, Progress, say, say_json};
+
+/// Run a pipeline: topic in, sealed (or opened) topic out, exactly once
+///
+/// Runs until SIGTERM or Ctrl-C, which drain: what was read is finished and committed. A second signal stops at
+/// once; nothing is lost, what was not committed is read again by the next run.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The pipeline file
+    #[arg(value_name = "PIPELINE", env = "SEALFLOW_PIPELINE", hide_env_values = true)]
+    pipeline: PathBuf,
+    /// Stop at the end that the topics have now
+    #[arg(long)]
+    until_end: bool,
+    /// Use this policy file although nobody signed it: for development only
+    #[arg(long, value_name = "POLICY")]
+    dev: Option<PathBuf>,
+    /// How to print the summary
+    #[arg(long, value_enum, default_value_t)]
+    output: OutputFormat,
+}
+
+/// Runs the subcommand.
+pub(crate) async fn run(args: Args) -> Result<ExitCode> {
+    let config = config::load(&args.pipeline, &Environment::of_process())?.config;
+    let shutdown = signals::listen()?;
+    let metrics = Arc::new(Metrics::new(&config.name));
+    let services = services(&config, args.dev, &metrics).await?;
+    let assembled = Assembled::new(&config, &services, metrics)?;
+    let options = RunnerOptions {
+        pipeline: config.name.clone(),
+        instance: config.instance.clone(),
+        threads: config.threads,
+        batch: config.batch,
+        until_end: args.until_end,
+    };
+    let runner = Runner::new(
+        config.kafka(),
+        options,
+        Arc::clone(&assembled.transform),
+        Arc::clone(&assembled.status.counters),
+    )?;
+    let admin = match config.admin.listen {
+        Some(address) => Some(AdminServer::start(address, Arc::clone(&assembled.status)).await?),
+        None => None,
+    };
+    say_start(&config, &services, admin.as_ref());
+    let housekeeping = tokio::spawn(keep_house(Arc::clone(&assembled.status), args.until_end));
+    let ended = runner.run(shutdown).await;
+    housekeeping.abort();
+    // The admin port answers until everything is committed.
+    drop(admin);
+    let summary = RunSummary::new(&config, &ended?, &assembled.status);
+    match args.output {
+        OutputFormat::Json => say_json(&summary),
+        OutputFormat::Text => say(summary.line()),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Catalogue, KMS and policy of a pipeline file.
+pub(crate) async fn services(
+    config: &PipelineConfig,
+    dev: Option<PathBuf>,
+    metrics: &Arc<Metrics>,
+) -> Result<Services> {
+    let origin = match dev {
+        Some(path) => PolicyOrigin::Unsigned(path),
+        None if config.trust.owners.is_empty() => {
+            return Err(Failure::config(
+                "trust.owners: names nobody whose policies are believed",
+                "add the owner's thumbprint (`sealflow policy keygen` printed it), or run with --dev POLICY",
+            ));
+        }
+        None => PolicyOrigin::Signed {
+            owners: config.trust.owners.clone(),
+        },
+    };
+    let catalogue = open_catalogue(&config.catalogue.folder)?;
+    let (policies, policy) = open_policy(&origin, &config.dataset, &catalogue).await?;
+    let kms = Arc::new(Metered::new(open_kms(&config.kms).await?, Arc::clone(metrics)));
+    let services = Services {
+        catalogue,
+        kms,
+        policies,
+        policy,
+        clock: clock(),
+    };
+    services.check_supported()?;
+    Ok(services)
+}
+
+/// The transform of a pipeline, and what it counts.
+struct Assembled {
+    transform: Arc<dyn Transform>,
+    status: Arc<Status>,
+}
+
+impl Assembled {
+    fn new(config: &PipelineConfig, services: &Services, metrics: Arc<Metrics>) -> Result<Self> {
+        let format = config
+            .format
+            .core()
+            .ok_or_else(|| Failure::config("format: not taken by this version", "use json, ndjson or json-sr"))?;
+        let sealer = services.sealer();
+        let sealing = sealer.keys.clone();
+        let opening = (config.mode == Mode::Open).then(|| services.opening_keys());
+        let (transform, counted): (Arc<dyn Transform>, Arc<TransformCounters>) = match &opening {
+            None => {
+                let transform = services.sealing(format, config.keys, sealer)?;
+                let counters = transform.counters();
+                (Arc::new(transform), counters)
+            }
+            Some(keys) => {
+                let transform = services.opening(format, config.keys, keys.clone(), sealer)?;
+                let counters = transform.counters();
+                (Arc::new(transform), counters)
+            }
+        };
+        let status = Arc::new(Status::new(
+            Arc::new(Counters::default()),
+            counted,
+            sealing,
+            opening,
+            metrics,
+        ));
+        Ok(Self { transform, status })
+    }
+}
+
+fn say_start(config: &PipelineConfig, services: &Services, admin: Option<&AdminServer>) {
+    let policy = services.policy.policy();
+    let admin = admin.map_or_else(|| "none".to_owned(), |admin| admin.address.to_string());
+    let columns = policy.columns.len();
+    tracing::info!(pipeline = config.name, dataset = policy.dataset, policy = policy.version, columns, %admin, "starting");
+    if config.mode == Mode::Open {
+        tracing::warn!("this pipeline opens: it recreates plaintext at its target");
+    }
+    if policy.dead_letters.is_none() || config.dead_letters.is_none() {
+        tracing::warn!(
+            "no dead letters: a record that cannot be processed stops the pipeline (needs dead_letters in policy and pipeline)"
+        );
+    }
+}
+
+/// Lets old keys go, once a second, and shows progress where somebody watches a run that ends.
+async fn keep_house(status: Arc<Status>, until_end: bool) {
+    let progress = Progress::records(until_end);
+    loop {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        progress.set(Counters::get(&status.counters.records_committed));
+        status.sealing.tick().await;
+        if let Some(opening) = &status.opening {
+            opening.tick().await;
+        }
+    }
+}
+
+/// What a run did, in one line or one document.
+#[derive(Serialize)]
+struct RunSummary {
+    pipeline: String,
+    mode: &'static str,
+    records: u64,
+    dead_letters: u64,
+    values: u64,
+    bytes_received: u64,
+    bytes_sent: u64,
+    seconds: f64,
+    records_per_second: f64,
+    commits: u64,
+    aborts: u64,
+}
+
+impl RunSummary {
+    fn new(config: &PipelineConfig, summary: &Summary, status: &Status) -> Self {
+        let seconds = summary.elapsed.as_secs_f64();
+        // Precision is lost beyond 2^53 records, where nobody counts them one by one.
+        #[allow(clippy::cast_precision_loss)]
+        let records = summary.records as f64;
+        Self {
+            pipeline: config.name.clone(),
+            mode: if status.opens { "open" } else { "seal" },
+            records: summary.records,
+            dead_letters: summary.dead_letters,
+            values: Counters::get(&status.transform.values),
+            bytes_received: summary.bytes_received,
+            bytes_sent: summary.bytes_sent,
+            seconds: (seconds * 1000.0).round() / 1000.0,
+            records_per_second: (records / seconds.max(0.001)).round(),
+            commits: summary.commits,
+            aborts: summary.aborts,
+        }
+    }
+
+    fn line(&self) -> String {
+        let verb = if self.mode == "open" { "opened" } else { "sealed" };
+        format!(
+            "{}: {} records, {} to dead letters, {} values {verb}, {} bytes in, {} bytes out, {:.1} s, {} records/s",
+            self.pipeline,
+            self.records,
+            self.dead_letters,
+            self.values,
+            self.bytes_received,
+            self.bytes_sent,
+            self.seconds,
+            self.records_per_second
+        )
+    }
+}

@@ -1,0 +1,179 @@
+//! Catalogue, KMS, clock and policy, opened from configuration: what every command needs that touches keys.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use sealflow::clock::Clock;
+use sealflow::flow::direct::DirectSealer;
+use sealflow::keys::{Catalogue, DomainKeys, KeyService, OpeningKeys, SealingKeys};
+use sealflow::pipeline::{Format, KeysPlacement, OpenTransform, SealTransform};
+use sealflow::policy::{FixedPolicies, PolicySource, VerifiedPolicy};
+use sealflow::seal::UsageLimits;
+use sealflow_kms::{AwsKms, KmsConfig};
+use sealflow_storage::CatalogueConfig;
+
+use crate::clock::MachineClock;
+use crate::failure::{Failure, Result};
+use crate::files;
+use crate::trust;
+
+/// How long unwrapped keys are kept before KMS is asked again.
+const OPENED_KEY_AGE: Duration = Duration::from_secs(300);
+/// How many unwrapped keys are kept.
+const OPENED_KEYS: u64 = 10_000;
+
+/// Where the policy of a dataset comes from.
+#[derive(Clone, Debug)]
+pub(crate) enum PolicyOrigin {
+    /// The newest in the catalogue, signed by one of these owners.
+    Signed {
+        /// Thumbprints of owner keys.
+        owners: Vec<String>,
+    },
+    /// A lone file that nobody signed: development only.
+    Unsigned(PathBuf),
+}
+
+/// Everything open.
+#[derive(Clone)]
+pub(crate) struct Services {
+    /// Where envelopes and policies are.
+    pub(crate) catalogue: Arc<dyn Catalogue>,
+    /// The KMS.
+    pub(crate) kms: Arc<dyn KeyService>,
+    /// All verified policies.
+    pub(crate) policies: Arc<dyn PolicySource>,
+    /// The dataset's newest.
+    pub(crate) policy: Arc<VerifiedPolicy>,
+    /// The time.
+    pub(crate) clock: Arc<dyn Clock>,
+}
+
+/// Opens the catalogue.
+pub(crate) fn open_catalogue(folder: &Path) -> Result<Arc<dyn Catalogue>> {
+    Ok(CatalogueConfig {
+        folder: folder.to_owned(),
+    }
+    .open()?)
+}
+
+/// A client of the KMS.
+pub(crate) async fn open_kms(config: &KmsConfig) -> Result<Arc<dyn KeyService>> {
+    let client = AwsKms::new(config).await;
+    client
+        .map(|client| Arc::new(client) as Arc<dyn KeyService>)
+        .map_err(|error| {
+            Failure::config(
+                format_args!("kms.{error}"),
+                "correct the `kms` section or option; `sealflow schema pipeline` says what it takes",
+            )
+        })
+}
+
+/// The policy of `dataset`, verified or openly unsigned, and the source that it came from.
+pub(crate) async fn open_policy(
+    origin: &PolicyOrigin,
+    dataset: &str,
+    catalogue: &Arc<dyn Catalogue>,
+) -> Result<(Arc<dyn PolicySource>, Arc<VerifiedPolicy>)> {
+    match origin {
+        PolicyOrigin::Signed { owners } => {
+            let policies = trust::policies(catalogue, dataset, owners)?;
+            let policy = policies.policy(dataset).await?;
+            Ok((policies, policy))
+        }
+        PolicyOrigin::Unsigned(path) => {
+            let policy = Arc::new(read_unsigned(path)?);
+            let found = &policy.policy().dataset;
+            if found != dataset {
+                let message = format!("{}: dataset: is {found}, not {dataset}", path.display());
+                return Err(Failure::config(message, "give the policy of this dataset"));
+            }
+            tracing::warn!(policy = %path.display(), "the policy is not signed: for development only");
+            Ok((Arc::new(FixedPolicies::new(vec![Arc::clone(&policy)])), policy))
+        }
+    }
+}
+
+/// Reads a policy file that nobody signed.
+pub(crate) fn read_unsigned(path: &Path) -> Result<VerifiedPolicy> {
+    let text = files::read_text(path)?;
+    VerifiedPolicy::unsigned_for_development(text.as_bytes())
+        .map_err(|error| Failure::config(format_args!("{}: {error}", path.display()), error.help()))
+}
+
+impl Services {
+    /// Refuses a policy that this version cannot carry out in full.
+    pub(crate) fn check_supported(&self) -> Result<()> {
+        match self.policy.policy().unsupported().first() {
+            None => Ok(()),
+            Some(first) => Err(Failure::config(
+                format_args!("policy of {}: {first}", self.policy.policy().dataset),
+                &first.help,
+            )),
+        }
+    }
+
+    /// Keys to seal with.
+    pub(crate) fn sealer(&self) -> DirectSealer {
+        let keys = SealingKeys::new(
+            Arc::clone(&self.kms),
+            Arc::clone(&self.catalogue),
+            Arc::clone(&self.clock),
+            UsageLimits::STANDARD,
+        );
+        let domains = DomainKeys::new(
+            Arc::clone(&self.kms),
+            Arc::clone(&self.catalogue),
+            Arc::clone(&self.policies),
+            Arc::clone(&self.clock),
+            OPENED_KEY_AGE,
+        );
+        DirectSealer { keys, domains }
+    }
+
+    /// Keys to open with.
+    pub(crate) fn opening_keys(&self) -> OpeningKeys {
+        OpeningKeys::new(
+            Arc::clone(&self.kms),
+            Arc::clone(&self.catalogue),
+            Arc::clone(&self.policies),
+            Arc::clone(&self.clock),
+            OPENED_KEY_AGE,
+            OPENED_KEYS,
+        )
+    }
+
+    /// A transform that seals.
+    pub(crate) fn sealing(
+        &self,
+        format: Format,
+        placement: KeysPlacement,
+        sealer: DirectSealer,
+    ) -> Result<SealTransform> {
+        Ok(SealTransform::new(Arc::clone(&self.policy), format, placement, sealer)?)
+    }
+
+    /// A transform that opens.
+    pub(crate) fn opening(
+        &self,
+        format: Format,
+        placement: KeysPlacement,
+        keys: OpeningKeys,
+        sealer: DirectSealer,
+    ) -> Result<OpenTransform> {
+        Ok(OpenTransform::new(
+            Arc::clone(&self.policy),
+            format,
+            placement,
+            keys,
+            sealer,
+        )?)
+    }
+}
+
+/// The clock that everything goes by.
+pub(crate) fn clock() -> Arc<dyn Clock> {
+    Arc::new(MachineClock)
+}

@@ -1,0 +1,39 @@
+//! SIGTERM and SIGINT: the first drains, the second stops at once.
+
+use sealflow_kafka::Shutdown;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
+
+use crate::failure::{Exit, Failure, Result};
+
+/// Listens for both signals from now on; the receiver's level goes up with each.
+pub(crate) fn listen() -> Result<watch::Receiver<Shutdown>> {
+    let failed = |error: std::io::Error| {
+        Failure::new(
+            Exit::Internal,
+            format_args!("cannot listen for signals: {error}"),
+            "report this",
+        )
+    };
+    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    let (sender, receiver) = watch::channel(Shutdown::Run);
+    tokio::spawn(async move {
+        either(&mut terminate, &mut interrupt).await;
+        tracing::info!("draining; a second signal stops at once");
+        let _ = sender.send(Shutdown::Drain);
+        either(&mut terminate, &mut interrupt).await;
+        tracing::warn!("stopping at once; what is not committed is read again by the next run");
+        let _ = sender.send(Shutdown::Stop);
+        // Keeps the channel, and with it the last level, until the process ends.
+        std::future::pending::<()>().await;
+    });
+    Ok(receiver)
+}
+
+async fn either(terminate: &mut Signal, interrupt: &mut Signal) {
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}

@@ -1,0 +1,179 @@
+//! `seal` and `open` on files and pipes, with a local KMS.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod common;
+
+use common::{LocalKms, Place, policy};
+
+fn samples(n: u64) -> (String, Vec<String>) {
+    let mut secrets = Vec::new();
+    let lines = sealflow_samples::generate(11, n).map(|record| {
+        secrets.extend(record.secrets);
+        String::from_utf8(record.value).unwrap() + "\n"
+    });
+    (lines.collect(), secrets)
+}
+
+#[test]
+fn a_file_comes_back_byte_for_byte_and_nothing_of_it_is_readable_between() {
+    let place = Place::new();
+    let kms = LocalKms::start(&place);
+    place.write("policy.yaml", policy(&kms.arn));
+    let (lines, secrets) = samples(500);
+    let clear = format!("{lines}\n  \n{}", r#"{"id":"last","client_ip":"192.0.2.200"}"#);
+    place.write("clear.ndjson", &clear);
+    let with = ["--dev", "policy.yaml", "--kms-endpoint", &kms.endpoint];
+    place.ok(&[&["seal", "clear.ndjson", "--output", "sealed.ndjson"], &with[..]].concat());
+    let (sealed, keys) = (place.read("sealed.ndjson"), place.read("sealed.ndjson.sfkeys"));
+    for secret in &secrets {
+        assert!(
+            !sealed.contains(secret.as_str()) && !keys.contains(secret.as_str()),
+            "{secret}"
+        );
+    }
+    assert_eq!(sealed.lines().count(), clear.lines().count());
+    assert!(keys.lines().all(|line| line.starts_with("sfk1.")) && keys.lines().count() == 2);
+    place.ok(&[&["open", "sealed.ndjson", "--output", "opened.ndjson"], &with[..]].concat());
+    assert!(place.read("opened.ndjson") == clear);
+    let mode =
+        std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(place.path("opened.ndjson")).unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o600);
+}
+
+#[test]
+fn pipes_need_a_place_for_keys_and_then_work_too() {
+    let place = Place::new();
+    let kms = LocalKms::start(&place);
+    place.write("policy.yaml", policy(&kms.arn));
+    let with = ["--dev", "policy.yaml", "--kms-endpoint", &kms.endpoint];
+    let (clear, _) = samples(20);
+    let refused = place.run_with_input(&[&["seal"], &with[..]].concat(), clear.as_bytes());
+    assert_eq!((refused.code, refused.out.as_str()), (64, ""));
+    insta::assert_snapshot!(refused.err, @r"
+    error: standard output has no name for its .sfkeys file
+    help: say where the key envelopes go: --keys FILE; or write to a file: --output FILE
+    ");
+    let sealed = place.run_with_input(&[&["seal", "--keys", "k"], &with[..]].concat(), clear.as_bytes());
+    assert_eq!(sealed.code, 0, "{}", sealed.err);
+    let opened = place.run_with_input(&[&["open", "--keys", "k"], &with[..]].concat(), sealed.out.as_bytes());
+    assert!(opened.code == 0 && opened.out == clear, "{}", opened.err);
+    let document = r#" { "id" : "x", "user": {"email": "a@example.com"} } "#;
+    let sealed = place.run_with_input(
+        &[&["seal", "--format", "json", "--keys", "k2"], &with[..]].concat(),
+        document.as_bytes(),
+    );
+    let opened = place.run_with_input(
+        &[&["open", "--format", "json", "--keys", "k2"], &with[..]].concat(),
+        sealed.out.as_bytes(),
+    );
+    assert!(sealed.out.contains("sf1.") && opened.out == document, "{}", opened.err);
+}
+
+#[test]
+fn a_bad_record_leaves_no_file_behind_or_is_set_aside_sealed() {
+    let place = Place::new();
+    let kms = LocalKms::start(&place);
+    place.write("policy.yaml", policy(&kms.arn));
+    let (clear, _) = samples(3);
+    place.write(
+        "in.ndjson",
+        format!("{clear}{{\"id\":\"bad\",\"user\":\"canary@example.com\"}}\n{clear}"),
+    );
+    let before = place.files();
+    let with = ["--dev", "policy.yaml", "--kms-endpoint", &kms.endpoint];
+    let ran = place.run(&[&["seal", "in.ndjson", "-o", "out.ndjson"], &with[..]].concat());
+    assert_eq!(ran.code, 65, "{}", ran.err);
+    insta::assert_snapshot!(
+        ran.err
+            .lines()
+            .filter(|line| !line.contains("WARN"))
+            .collect::<Vec<_>>()
+            .join("\n")
+    );
+    assert_eq!(place.files(), before);
+    place.ok(&[
+        &["seal", "in.ndjson", "-o", "out.ndjson", "--dead-letters", "dead.ndjson"],
+        &with[..],
+    ]
+    .concat());
+    let dead = place.read("dead.ndjson");
+    assert!(
+        dead.contains(r#""code":""#) && dead.lines().count() == 1 && !dead.contains("canary"),
+        "{dead}"
+    );
+    assert_eq!(place.read("out.ndjson").lines().count(), 6);
+}
+
+#[test]
+fn outputs_that_are_there_are_not_replaced_unless_forced() {
+    let place = Place::new();
+    let kms = LocalKms::start(&place);
+    place.write("policy.yaml", policy(&kms.arn));
+    place.write("in.ndjson", samples(3).0);
+    place.write("out.ndjson", "mine");
+    let args = [
+        "seal",
+        "in.ndjson",
+        "-o",
+        "out.ndjson",
+        "--dev",
+        "policy.yaml",
+        "--kms-endpoint",
+        &kms.endpoint,
+    ];
+    assert_eq!(place.run(&args).code, 74);
+    assert_eq!(place.read("out.ndjson"), "mine");
+    place.ok(&[&args[..], &["--force"]].concat());
+    assert!(place.read("out.ndjson").contains("sf1."));
+}
+
+#[test]
+fn without_kms_nothing_is_sealed_or_opened() {
+    let place = Place::new();
+    let kms = LocalKms::start(&place);
+    place.write("policy.yaml", policy(&kms.arn));
+    place.write("in.ndjson", samples(3).0);
+    let endpoint = kms.endpoint.clone();
+    let seal = [
+        "seal",
+        "in.ndjson",
+        "-o",
+        "sealed.ndjson",
+        "--dev",
+        "policy.yaml",
+        "--kms-endpoint",
+        &endpoint,
+    ];
+    place.ok(&seal);
+    drop(kms);
+    let again = place.run(&[
+        "seal",
+        "in.ndjson",
+        "-o",
+        "other.ndjson",
+        "--dev",
+        "policy.yaml",
+        "--kms-endpoint",
+        &endpoint,
+    ]);
+    assert_eq!(again.code, 69, "{}", again.err);
+    let open = place.run(&[
+        "open",
+        "sealed.ndjson",
+        "-o",
+        "opened.ndjson",
+        "--dev",
+        "policy.yaml",
+        "--kms-endpoint",
+        &endpoint,
+    ]);
+    assert_eq!(open.code, 69, "{}", open.err);
+    assert!(
+        !place
+            .files()
+            .iter()
+            .any(|name| name.contains("other") || name.contains("opened")),
+        "{:?}",
+        place.files()
+    );
+}
