@@ -1,5 +1,7 @@
 //! The bytes in `docs/format.md` are what this code seals and opens: an example that is wrong is worse than none.
 
+#![allow(clippy::unwrap_used, clippy::panic)] // a broken example is a failed test
+
 use sealflow::seal::value::read_text;
 use sealflow::seal::{DomainKey, KeyId, OpenError, OpeningKey, PlainColumn, RowId, SealedValue};
 use sealflow::secret::SecretBytes;

@@ -111,7 +111,7 @@ fn write_bytes(encoder: &mut Encoder<Vec<u8>>, bytes: Option<&Bytes>) -> Written
     Ok(())
 }
 
-/// The record behind [`encode_record`]'s bytes; `position` comes from the dead letter.
+/// The record behind `encode_record`'s bytes; `position` comes from the dead letter.
 pub fn decode_record(cbor: &[u8], position: Position) -> Result<Record, NotADeadLetter> {
     let mut decoder = Decoder::new(cbor);
     let record = read_record(&mut decoder, position).map_err(|_| NotADeadLetter)?;
