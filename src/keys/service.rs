@@ -61,7 +61,8 @@ pub struct KeyDescription {
 /// Generates and unwraps data keys. The contract, which [`conformance`](crate::keys::conformance) checks:
 ///
 /// * `unwrap` returns exactly what `generate` returned as plaintext, given the same ARN and context, and
-///   fails with [`KeyServiceError::Refused`] for any other context, key or bytes;
+///   fails with [`KeyServiceError::Refused`] for any other context, and for any other key or bytes with that or
+///   [`KeyServiceError::NotPermitted`];
 /// * every error says whether a later try can succeed ([`KeyServiceError::is_retryable`]);
 /// * implementations retry on their own (bounded, with jitter) before they report
 ///   [`KeyServiceError::Unavailable`], and bound each call in time;
