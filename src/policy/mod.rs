@@ -1,10 +1,12 @@
 //! Policies: which columns of a dataset are sealed, by which flow, under which key, for whom.
 //!
 //! People write them as YAML ([`model`]), their owner signs the YAML bytes as a JWS ([`signed`]), and
-//! everybody else verifies that signature against the owner keys that they pin. This module parses,
-//! checks, signs and verifies; it seals nothing and fetches nothing.
+//! everybody else verifies that signature against the owner keys that they pin ([`trust`]). Signed policies
+//! lie in the catalogue ([`publish`]). This module parses, checks, signs and verifies; it seals nothing, and
+//! reads nothing but the catalogue that it is given.
 
 pub mod arn;
+pub mod catalogue_source;
 pub mod domain;
 pub mod domain_type;
 pub mod highest;
@@ -13,6 +15,7 @@ pub mod model;
 pub mod parse;
 pub mod path;
 pub mod problem;
+pub mod publish;
 mod raw;
 pub mod signed;
 pub mod source;
@@ -20,6 +23,7 @@ pub mod template;
 pub mod trust;
 pub mod yaml;
 
+pub use catalogue_source::CataloguePolicies;
 pub use domain::DomainDocument;
 pub use domain_type::DomainType;
 pub use highest::{Highest, Seen};
@@ -30,6 +34,7 @@ pub use model::{
 };
 pub use path::{ColumnPath, PathError, Root, Segment};
 pub use problem::{PolicyError, Problem};
+pub use publish::{HistoryEntry, PublishError, Published};
 pub use signed::{OwnerKey, TrustError, VerifiedDomain, VerifiedPolicy};
 pub use source::{FixedPolicies, PolicySource, PolicySourceError};
 pub use template::KeyTemplate;

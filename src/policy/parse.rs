@@ -35,7 +35,8 @@ pub const DEFAULT_MAX_AGE: Duration = Duration::from_secs(3_600);
 pub const DEFAULT_MAX_LIVE: u64 = 1_000;
 
 const MAX_LIVE: u64 = 10_000;
-const MAX_DATASET_BYTES: usize = 128;
+/// The longest name of a dataset, in bytes.
+pub(super) const MAX_DATASET_BYTES: usize = 128;
 const MAX_ACL_NAME_BYTES: usize = 64;
 const AGES: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(86_400);
 const PADDING: std::ops::RangeInclusive<u32> = 2..=65_536;

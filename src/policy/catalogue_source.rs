@@ -1,0 +1,332 @@
+//! The newest verified policies of a catalogue, read again now and then, and never an older one than was seen.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::hash::Hash;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::Mutex;
+
+use super::highest::Highest;
+use super::parse::check_name;
+use super::publish::{PublishError, domain_with_key, newest, newest_domain};
+use super::signed::{TrustError, VerifiedDomain, VerifiedPolicy};
+use super::source::{PolicySource, PolicySourceError};
+use super::trust::TrustedOwners;
+use crate::clock::{Clock, UnixMillis};
+use crate::keys::Catalogue;
+use crate::seal::KeyId;
+
+/// How often the catalogue is asked for newer versions.
+pub const DEFAULT_REFRESH: Duration = Duration::from_secs(60);
+/// How long a policy goes on to count while the catalogue does not answer.
+pub const DEFAULT_MAX_STALE: Duration = Duration::from_secs(3_600);
+
+/// A [`PolicySource`] over a catalogue.
+///
+/// What was read counts for [`refresh`](DEFAULT_REFRESH); then the catalogue is asked again. While it does not
+/// answer, the last policy counts for [`max_stale`](DEFAULT_MAX_STALE) more. What the catalogue does answer
+/// always counts: a newest version that is not believed, is older than one seen, or is gone, is an error.
+pub struct CataloguePolicies {
+    catalogue: Arc<dyn Catalogue>,
+    trusted: TrustedOwners,
+    clock: Arc<dyn Clock>,
+    refresh: Duration,
+    max_stale: Duration,
+    highest: Highest,
+    // Only what was believed is kept, so signers bound these maps. The locks are held while the catalogue is
+    // asked, so that many waiting batches ask once.
+    policies: Mutex<KeptBy<String, VerifiedPolicy>>,
+    domains: Mutex<KeptBy<(String, Option<KeyId>), VerifiedDomain>>,
+}
+
+type KeptBy<K, T> = HashMap<K, Kept<T>>;
+
+struct Kept<T> {
+    read: UnixMillis,
+    document: Arc<T>,
+}
+
+impl CataloguePolicies {
+    /// Policies and domains of `catalogue` that `trusted` owners signed.
+    #[must_use]
+    pub fn new(catalogue: Arc<dyn Catalogue>, trusted: TrustedOwners, clock: Arc<dyn Clock>) -> Self {
+        Self {
+            catalogue,
+            trusted,
+            clock,
+            refresh: DEFAULT_REFRESH,
+            max_stale: DEFAULT_MAX_STALE,
+            highest: Highest::default(),
+            policies: Mutex::default(),
+            domains: Mutex::default(),
+        }
+    }
+
+    /// Asks the catalogue again after `refresh`, and does without its answer for `max_stale` more.
+    #[must_use]
+    pub fn with_ages(mut self, refresh: Duration, max_stale: Duration) -> Self {
+        (self.refresh, self.max_stale) = (refresh, max_stale);
+        self
+    }
+
+    /// Starts with the versions that an earlier process saw.
+    #[must_use]
+    pub fn with_highest(mut self, highest: Highest) -> Self {
+        self.highest = highest;
+        self
+    }
+
+    /// The highest versions seen.
+    #[must_use]
+    pub fn highest(&self) -> &Highest {
+        &self.highest
+    }
+
+    fn is_fresh<T>(&self, kept: &Kept<T>) -> bool {
+        self.clock.now().since(kept.read) < self.refresh
+    }
+
+    /// The document to answer with, after the catalogue was asked.
+    fn settle<K: Eq + Hash, T>(
+        &self,
+        answer: Result<Arc<T>, PolicySourceError>,
+        key: K,
+        kept: &mut KeptBy<K, T>,
+    ) -> Result<Arc<T>, PolicySourceError> {
+        let now = self.clock.now();
+        match answer {
+            Ok(document) => {
+                kept.insert(
+                    key,
+                    Kept {
+                        read: now,
+                        document: Arc::clone(&document),
+                    },
+                );
+                Ok(document)
+            }
+            Err(error) => {
+                let still_counts = |kept: &&Kept<T>| now.since(kept.read) < self.refresh + self.max_stale;
+                match kept.get(&key).filter(still_counts) {
+                    Some(kept) if error.is_retryable() => Ok(Arc::clone(&kept.document)),
+                    _ => Err(error),
+                }
+            }
+        }
+    }
+
+    async fn ask_for_policy(&self, dataset: &str) -> Result<Arc<VerifiedPolicy>, PolicySourceError> {
+        let what = || format!("policy of dataset {dataset}");
+        let found = newest(self.catalogue.as_ref(), dataset, &self.trusted).await;
+        let policy = self.believe(found, dataset, what)?;
+        self.highest
+            .accept(&policy)
+            .map_err(|error| untrusted(what(), &error))?;
+        Ok(Arc::new(policy))
+    }
+
+    async fn ask_for_domain(&self, name: &str, key: Option<KeyId>) -> Result<Arc<VerifiedDomain>, PolicySourceError> {
+        let what = || format!("document of domain {name}");
+        let catalogue = self.catalogue.as_ref();
+        let Some(key) = key else {
+            let found = newest_domain(catalogue, name, &self.trusted).await;
+            let domain = self.believe(found, &format!("domain:{name}"), what)?;
+            self.highest
+                .accept_domain(&domain)
+                .map_err(|error| untrusted(what(), &error))?;
+            return Ok(Arc::new(domain));
+        };
+        let found = domain_with_key(catalogue, name, key, &self.trusted).await;
+        let domain = found.map_err(|error| from_publish(what(), &error))?;
+        let missing = || PolicySourceError::Missing {
+            what: format!("document of domain {name} with key {key}"),
+        };
+        domain.map(Arc::new).ok_or_else(missing)
+    }
+
+    /// The document that was found, if that is no step back behind what was seen.
+    fn believe<T>(
+        &self,
+        found: Result<Option<T>, PublishError>,
+        name: &str,
+        what: impl Fn() -> String,
+    ) -> Result<T, PolicySourceError> {
+        if let Some(document) = found.map_err(|error| from_publish(what(), &error))? {
+            return Ok(document);
+        }
+        match self.highest.snapshot().get(name) {
+            None => Err(PolicySourceError::Missing { what: what() }),
+            Some(seen) => Err(PolicySourceError::Untrusted {
+                what: what(),
+                reason: format!("version {} was there before, and now there is none", seen.version),
+            }),
+        }
+    }
+}
+
+fn untrusted(what: String, error: &TrustError) -> PolicySourceError {
+    PolicySourceError::Untrusted {
+        what,
+        reason: error.to_string(),
+    }
+}
+
+fn from_publish(what: String, error: &PublishError) -> PolicySourceError {
+    let reason = error.to_string();
+    if error.is_retryable() {
+        PolicySourceError::Unavailable { what, reason }
+    } else {
+        PolicySourceError::Untrusted { what, reason }
+    }
+}
+
+#[async_trait]
+impl PolicySource for CataloguePolicies {
+    async fn policy(&self, dataset: &str) -> Result<Arc<VerifiedPolicy>, PolicySourceError> {
+        // The name may come from an envelope: what no policy can have is not looked for.
+        if check_name(dataset, "dataset", super::parse::MAX_DATASET_BYTES).is_err() {
+            return Err(PolicySourceError::Missing {
+                what: "policy of a dataset of that name".to_owned(),
+            });
+        }
+        let mut kept = self.policies.lock().await;
+        if let Some(kept) = kept.get(dataset).filter(|kept| self.is_fresh(kept)) {
+            return Ok(Arc::clone(&kept.document));
+        }
+        let answer = self.ask_for_policy(dataset).await;
+        self.settle(answer, dataset.to_owned(), &mut kept)
+    }
+
+    async fn domain(&self, name: &str, key: Option<KeyId>) -> Result<Arc<VerifiedDomain>, PolicySourceError> {
+        if check_name(name, "domain", super::domain::MAX_DOMAIN_BYTES).is_err() {
+            return Err(PolicySourceError::Missing {
+                what: "document of a domain of that name".to_owned(),
+            });
+        }
+        let id = (name.to_owned(), key);
+        let mut kept = self.domains.lock().await;
+        if let Some(kept) = kept.get(&id).filter(|kept| self.is_fresh(kept)) {
+            return Ok(Arc::clone(&kept.document));
+        }
+        let answer = self.ask_for_domain(name, key).await;
+        self.settle(answer, id, &mut kept)
+    }
+}
+
+impl fmt::Debug for CataloguePolicies {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CataloguePolicies")
+            .field("catalogue", &self.catalogue)
+            .field("trusted", &self.trusted)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::publish::publish;
+    use super::super::signed::{OwnerKey, sign};
+    use super::*;
+    use crate::clock::ManualClock;
+    use crate::keys::CatalogueError;
+    use crate::keys::testing::MemoryCatalogue;
+
+    struct Bench {
+        key: OwnerKey,
+        trusted: TrustedOwners,
+        catalogue: Arc<MemoryCatalogue>,
+        clock: Arc<ManualClock>,
+        source: CataloguePolicies,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            let key = OwnerKey::generate().unwrap();
+            let trusted = TrustedOwners::everywhere(vec![key.thumbprint()]).unwrap();
+            let catalogue = Arc::new(MemoryCatalogue::new());
+            let clock = Arc::new(ManualClock::at(UnixMillis(0)));
+            let source = CataloguePolicies::new(catalogue.clone(), trusted.clone(), clock.clone());
+            Self {
+                key,
+                trusted,
+                catalogue,
+                clock,
+                source,
+            }
+        }
+
+        async fn publish(&self, version: u64) {
+            let yaml = format!("dataset: d\nversion: {version}\ncolumns: [{{ path: a, domain: x }}]\n");
+            let jws = sign(yaml.as_bytes(), &self.key).unwrap();
+            publish(self.catalogue.as_ref(), &jws, &self.trusted).await.unwrap();
+        }
+
+        async fn version(&self) -> Result<u64, PolicySourceError> {
+            self.source.policy("d").await.map(|policy| policy.policy().version)
+        }
+    }
+
+    #[tokio::test]
+    async fn a_newer_version_counts_after_the_refresh_and_not_before() {
+        let bench = Bench::new();
+        assert!(matches!(bench.version().await, Err(PolicySourceError::Missing { .. })));
+        bench.publish(1).await;
+        assert_eq!(bench.version().await, Ok(1));
+        bench.publish(2).await;
+        assert_eq!(bench.version().await, Ok(1));
+        bench.clock.advance(DEFAULT_REFRESH);
+        assert_eq!(bench.version().await, Ok(2));
+    }
+
+    #[tokio::test]
+    async fn removing_the_newest_version_brings_no_older_one_back() {
+        let bench = Bench::new();
+        bench.publish(1).await;
+        bench.publish(2).await;
+        assert_eq!(bench.version().await, Ok(2));
+        bench.catalogue.remove("policies/d/0000000002.jws");
+        bench.clock.advance(DEFAULT_REFRESH);
+        assert!(matches!(
+            bench.version().await,
+            Err(PolicySourceError::Untrusted { .. })
+        ));
+        bench.catalogue.remove("policies/d/0000000001.jws");
+        assert!(
+            matches!(bench.version().await, Err(PolicySourceError::Untrusted { .. })),
+            "nor none"
+        );
+    }
+
+    #[tokio::test]
+    async fn an_outage_of_the_catalogue_is_bridged_for_a_while() {
+        let bench = Bench::new();
+        bench.publish(1).await;
+        assert_eq!(bench.version().await, Ok(1));
+        bench.catalogue.fail_with(Some(CatalogueError::Unavailable {
+            reason: "test".to_owned(),
+        }));
+        bench.clock.advance(DEFAULT_MAX_STALE);
+        assert_eq!(bench.version().await, Ok(1));
+        bench.clock.advance(DEFAULT_REFRESH);
+        assert!(matches!(
+            bench.version().await,
+            Err(PolicySourceError::Unavailable { .. })
+        ));
+        bench.catalogue.fail_with(None);
+        assert_eq!(bench.version().await, Ok(1));
+    }
+
+    #[tokio::test]
+    async fn a_name_that_is_no_dataset_is_not_looked_for() {
+        let bench = Bench::new();
+        for name in ["../keys", "", "a/b", ".."] {
+            assert!(
+                matches!(bench.source.policy(name).await, Err(PolicySourceError::Missing { .. })),
+                "{name}"
+            );
+        }
+    }
+}
