@@ -1,4 +1,5 @@
-//! Real servers for the tests: Apache Kafka and moto. Only tests link this crate.
+//! Real servers for the tests and benchmarks: Apache Kafka, moto, and a whole [`Site`] around a broker. Only tests
+//! and benchmarks link this crate.
 //!
 //! What cannot be had on a machine is named and counted: [`skip`] writes to the ledger that `make test`
 //! prints at its end. A server that is there but does not start is an error, never a skip.
@@ -9,6 +10,7 @@
 mod kafka;
 mod moto;
 mod process;
+mod site;
 mod topics;
 
 use std::fs::OpenOptions;
@@ -18,6 +20,7 @@ use std::path::{Path, PathBuf};
 
 pub use kafka::Kafka;
 pub use moto::Moto;
+pub use site::{KEY_ARN, Pipeline, Site};
 pub use topics::{Message, Topics};
 
 /// Why a server did not start.

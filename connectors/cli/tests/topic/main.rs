@@ -1,0 +1,11 @@
+//! The `sealflow` binary on a real broker: exactly once under kills (G3), no plaintext anywhere (G1), closed
+//! when there is no key (G2).
+//!
+//! `SEALFLOW_E2E_RECORDS` and `SEALFLOW_E2E_KILLS` make the first test longer; `make soak` does so.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)] // tests
+
+mod exactly_once;
+mod leaks;
+mod refusals;
+mod support;

@@ -1,0 +1,167 @@
+//! A whole installation for one test: development KMS, catalogue folder, signed policy, pipeline files.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use sealflow::jose::PrivateJwk;
+use sealflow::policy::signed;
+use sealflow_local_kms::{Principal, RunningServer, Server, ServerConfig};
+use sealflow::secret::SecretString;
+use tokio::runtime::Runtime;
+
+use crate::Scratch;
+
+const ROLE: &str = "arn:aws:iam::111122223333:role/";
+const KEY_ID: &str = "00000000-0000-4000-8000-000000000001";
+/// The ARN that sample policies name.
+pub const KEY_ARN: &str = "arn:aws:kms:eu-central-1:111122223333:key/00000000-0000-4000-8000-000000000001";
+
+/// Everything beside the broker that `sealflow run` needs.
+pub struct Site {
+    scratch: Scratch,
+    runtime: Runtime,
+    kms: RunningServer,
+    owner: PrivateJwk,
+    brokers: String,
+}
+
+/// What a pipeline file says; the rest is the site's.
+#[derive(Clone, Debug)]
+pub struct Pipeline<'a> {
+    /// Its name, and the name of its file.
+    pub name: &'a str,
+    /// `seal` or `open`.
+    pub mode: &'a str,
+    /// Dataset.
+    pub dataset: &'a str,
+    /// Source topic.
+    pub from: &'a str,
+    /// Target topic.
+    pub to: &'a str,
+    /// Dead-letter topic.
+    pub dead: &'a str,
+    /// `header` or `catalogue`.
+    pub keys: &'a str,
+    /// `compression.codec` of the producer.
+    pub codec: &'a str,
+    /// Further lines, at the top level.
+    pub more: &'a str,
+}
+
+impl Site {
+    /// A KMS with one key that `role/pipeline` may use and `role/intern` may not, an empty catalogue, an owner.
+    ///
+    /// # Panics
+    /// If something of it does not start.
+    #[must_use]
+    pub fn new(brokers: &str) -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime starts");
+        let principals = ["pipeline", "intern"].map(principal).to_vec();
+        let kms = runtime.block_on(Server::start(ServerConfig::in_memory(principals))).expect("the local KMS starts");
+        let policy = format!(
+            r#"{{"Version":"2012-10-17","Statement":[{{"Effect":"Allow","Principal":{{"AWS":"{ROLE}pipeline"}},"Action":"kms:*","Resource":"*"}}]}}"#
+        );
+        let arn = kms.create_key(Some(KEY_ID), "tests", Some(&policy)).expect("a KMS key can be made");
+        assert_eq!(arn, KEY_ARN);
+        let owner = PrivateJwk::generate().expect("an owner key can be made");
+        Self { scratch: Scratch::new(), runtime, kms, owner, brokers: brokers.to_owned() }
+    }
+
+    /// The KMS: its counters, its faults.
+    #[must_use]
+    pub fn kms(&self) -> &RunningServer {
+        &self.kms
+    }
+
+    /// A folder for the test's own files; everything of the site is below it.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        self.scratch.path()
+    }
+
+    /// The catalogue's folder.
+    #[must_use]
+    pub fn catalogue(&self) -> PathBuf {
+        self.path().join("catalogue")
+    }
+
+    /// Signs a policy and puts it into the catalogue.
+    ///
+    /// # Panics
+    /// If it is refused.
+    pub fn publish(&self, dataset: &str, version: u64, yaml: &str) {
+        let jws = signed::sign(yaml.as_bytes(), &self.owner).expect("the policy is well-formed");
+        let folder = self.catalogue().join("policies").join(dataset);
+        std::fs::create_dir_all(&folder).expect("the catalogue is writable");
+        std::fs::write(folder.join(format!("{version:010}.jws")), jws).expect("the catalogue is writable");
+    }
+
+    /// Writes a pipeline file.
+    ///
+    /// # Panics
+    /// If it cannot be written.
+    #[must_use]
+    pub fn pipeline(&self, pipeline: &Pipeline<'_>) -> PathBuf {
+        let Pipeline { name, mode, dataset, from, to, dead, keys, codec, more } = pipeline;
+        let (brokers, catalogue, owner) = (&self.brokers, self.catalogue(), self.owner.thumbprint());
+        let (endpoint, catalogue) = (self.kms.endpoint(), catalogue.display());
+        let yaml = format!(
+            r#"name: {name}
+mode: {mode}
+dataset: {dataset}
+format: json
+keys: {keys}
+source:
+  kafka:
+    brokers: "{brokers}"
+    topics: [{from}]
+    properties: {{ session.timeout.ms: "6000", heartbeat.interval.ms: "500" }}
+target:
+  kafka:
+    topic: "{to}"
+    properties: {{ compression.codec: {codec} }}
+catalogue: {{ folder: "{catalogue}" }}
+trust: {{ owners: ["{owner}"] }}
+kms: {{ region: eu-central-1, endpoint: "{endpoint}", sts_endpoint: "{endpoint}" }}
+dead_letters: {{ topic: {dead}, max_ratio: 1.0 }}
+threads: 1
+{more}
+"#
+        );
+        let path = self.path().join(format!("{name}.yaml"));
+        std::fs::write(&path, yaml).expect("the folder is writable");
+        path
+    }
+
+    /// `program ARGS` with the credentials of `role`.
+    #[must_use]
+    pub fn command(&self, program: &Path, role: &str, args: &[&str]) -> Command {
+        let principal = principal(role);
+        let mut command = Command::new(program);
+        command
+            .args(args)
+            .current_dir(self.path())
+            .env("AWS_ACCESS_KEY_ID", &principal.access_key_id)
+            .env("AWS_SECRET_ACCESS_KEY", principal.secret_access_key.expose())
+            .env("AWS_EC2_METADATA_DISABLED", "true")
+            .env("NO_COLOR", "1")
+            .env_remove("AWS_SESSION_TOKEN")
+            .env_remove("AWS_PROFILE");
+        command
+    }
+
+    /// Runs something on the site's runtime.
+    pub fn block_on<F: Future>(&self, future: F) -> F::Output {
+        self.runtime.block_on(future)
+    }
+}
+
+/// Credentials that the site's KMS accepts; they are worth nothing anywhere else.
+fn principal(role: &str) -> Principal {
+    Principal {
+        access_key_id: format!("TEST{}", role.to_uppercase()),
+        secret_access_key: SecretString::new(format!("tests-only-{role}")),
+        session_token: None,
+        arn: format!("{ROLE}{role}"),
+    }
+}
