@@ -5,8 +5,8 @@ use std::process::Command;
 
 use sealflow::jose::PrivateJwk;
 use sealflow::policy::signed;
-use sealflow_local_kms::{Principal, RunningServer, Server, ServerConfig};
 use sealflow::secret::SecretString;
+use sealflow_local_kms::{Principal, RunningServer, Server, ServerConfig};
 use tokio::runtime::Runtime;
 
 use crate::Scratch;
@@ -55,16 +55,30 @@ impl Site {
     /// If something of it does not start.
     #[must_use]
     pub fn new(brokers: &str) -> Self {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime starts");
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .expect("a runtime starts");
         let principals = ["pipeline", "intern"].map(principal).to_vec();
-        let kms = runtime.block_on(Server::start(ServerConfig::in_memory(principals))).expect("the local KMS starts");
+        let kms = runtime
+            .block_on(Server::start(ServerConfig::in_memory(principals)))
+            .expect("the local KMS starts");
         let policy = format!(
             r#"{{"Version":"2012-10-17","Statement":[{{"Effect":"Allow","Principal":{{"AWS":"{ROLE}pipeline"}},"Action":"kms:*","Resource":"*"}}]}}"#
         );
-        let arn = kms.create_key(Some(KEY_ID), "tests", Some(&policy)).expect("a KMS key can be made");
+        let arn = kms
+            .create_key(Some(KEY_ID), "tests", Some(&policy))
+            .expect("a KMS key can be made");
         assert_eq!(arn, KEY_ARN);
         let owner = PrivateJwk::generate().expect("an owner key can be made");
-        Self { scratch: Scratch::new(), runtime, kms, owner, brokers: brokers.to_owned() }
+        Self {
+            scratch: Scratch::new(),
+            runtime,
+            kms,
+            owner,
+            brokers: brokers.to_owned(),
+        }
     }
 
     /// The KMS: its counters, its faults.
@@ -102,8 +116,24 @@ impl Site {
     /// If it cannot be written.
     #[must_use]
     pub fn pipeline(&self, pipeline: &Pipeline<'_>) -> PathBuf {
-        let Pipeline { name, mode, dataset, from, to, dead, keys, codec, more } = pipeline;
+        let Pipeline {
+            name,
+            mode,
+            dataset,
+            from,
+            to,
+            dead,
+            keys,
+            codec,
+            more,
+        } = pipeline;
         let (brokers, catalogue, owner) = (&self.brokers, self.catalogue(), self.owner.thumbprint());
+        // Pipelines of several tests run side by side: each takes a free port, unless the test names one.
+        let admin = if more.contains("admin:") {
+            ""
+        } else {
+            "admin: { listen: \"127.0.0.1:0\" }"
+        };
         let (endpoint, catalogue) = (self.kms.endpoint(), catalogue.display());
         let yaml = format!(
             r#"name: {name}
@@ -125,6 +155,7 @@ trust: {{ owners: ["{owner}"] }}
 kms: {{ region: eu-central-1, endpoint: "{endpoint}", sts_endpoint: "{endpoint}" }}
 dead_letters: {{ topic: {dead}, max_ratio: 1.0 }}
 threads: 1
+{admin}
 {more}
 "#
         );

@@ -12,6 +12,8 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a committed transaction's markers may take.
+const MARKERS: Duration = Duration::from_secs(10);
 
 /// A message as written or read. `offset` is ignored when writing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -79,6 +81,12 @@ impl Topics {
         for result in results.expect("the broker answers") {
             result.expect("the topic can be created");
         }
+        // The controller knows it; the broker may take a moment to.
+        let until = Instant::now() + PATIENCE;
+        while self.partitions(topic) != partitions {
+            assert!(Instant::now() < until, "{topic} does not appear");
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 
     /// Deletes a partition's records below an offset, as retention would.
@@ -141,6 +149,7 @@ impl Topics {
     /// If the end is not reached within a minute.
     #[must_use]
     pub fn read_all(&self, topic: &str) -> Vec<Message> {
+        self.wait_for_markers(topic);
         let partitions = self.partitions(topic);
         let settings = [
             ("group.id", "testbed"),
@@ -179,13 +188,28 @@ impl Topics {
         messages
     }
 
+    /// A commit returns before its markers are in every partition, and until then readers of committed records
+    /// end early. Waits for them, but not for a transaction that nobody will end.
+    fn wait_for_markers(&self, topic: &str) {
+        let until = Instant::now() + MARKERS;
+        while self.watermarks(topic, "read_committed") != self.watermarks(topic, "read_uncommitted")
+            && Instant::now() < until
+        {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     /// The next offset of each partition, transaction markers included.
     ///
     /// # Panics
     /// If the broker does not answer.
     #[must_use]
     pub fn high_watermarks(&self, topic: &str) -> Vec<i64> {
-        let consumer = self.consumer(&[("isolation.level", "read_uncommitted")]);
+        self.watermarks(topic, "read_uncommitted")
+    }
+
+    fn watermarks(&self, topic: &str, isolation: &str) -> Vec<i64> {
+        let consumer = self.consumer(&[("isolation.level", isolation)]);
         let end = |partition| {
             consumer
                 .fetch_watermarks(topic, partition, PATIENCE)

@@ -1,5 +1,11 @@
 //! The KMS client against moto, an independent implementation of the AWS protocol, if the test runner has started one.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, missing_docs)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    missing_docs
+)]
 
 use std::io::Write as _;
 
@@ -44,7 +50,11 @@ async fn moto_key(endpoint: &str) -> String {
                 .build_https(),
         )
         .build();
-    let made = aws_sdk_kms::Client::from_conf(config).create_key().send().await.unwrap();
+    let made = aws_sdk_kms::Client::from_conf(config)
+        .create_key()
+        .send()
+        .await
+        .unwrap();
     made.key_metadata.unwrap().arn.unwrap()
 }
 
@@ -52,7 +62,11 @@ async fn moto_key(endpoint: &str) -> String {
 fn skipped(what: &str) {
     println!("skipped: {what}");
     if let Ok(path) = std::env::var("SEALFLOW_SKIPPED") {
-        let mut file = std::fs::OpenOptions::new().create(true).append(true).open(path).unwrap();
+        let mut file = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(path)
+            .unwrap();
         writeln!(file, "{what}").unwrap();
     }
 }

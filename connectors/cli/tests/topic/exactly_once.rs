@@ -3,15 +3,19 @@
 use std::time::{Duration, Instant};
 
 use sealflow_samples::SampleRecord;
-use sealflow_testbed::{Kafka, KEY_ARN, Message, Site, Topics};
+use sealflow_testbed::{KEY_ARN, Kafka, Message, Site, Topics};
 
-use crate::support::{self, PARTITIONS, Running, of_partition, pipeline, progress, run_to_end, sample_messages, setting};
+use crate::support::{
+    self, PARTITIONS, Running, of_partition, pipeline, progress, run_to_end, sample_messages, setting,
+};
 
 const NAME: &str = "once";
 
 #[test]
 fn every_record_passes_once_in_order_and_comes_back_byte_for_byte_under_kills() {
-    let Some(kafka) = Kafka::shared("exactly once on a real broker") else { return };
+    let Some(kafka) = Kafka::shared("exactly once on a real broker") else {
+        return;
+    };
     let records = setting("SEALFLOW_E2E_RECORDS", 100_000);
     let kills = setting("SEALFLOW_E2E_KILLS", 3);
     let seed = setting("SEALFLOW_E2E_SEED", 11);
@@ -42,7 +46,15 @@ fn every_record_passes_once_in_order_and_comes_back_byte_for_byte_under_kills() 
 }
 
 /// Kills the pipeline `kills` times, each after it has moved on by another share of the records.
-fn kill_on_the_way(site: &Site, topics: &Topics, file: &std::path::Path, suffix: &str, records: u64, kills: u64, patience: Duration) {
+fn kill_on_the_way(
+    site: &Site,
+    topics: &Topics,
+    file: &std::path::Path,
+    suffix: &str,
+    records: u64,
+    kills: u64,
+    patience: Duration,
+) {
     let target = format!("{NAME}.{suffix}");
     for kill in 1..=kills {
         let mut running = Running::start(site, "pipeline", file, &[]);
@@ -62,9 +74,19 @@ fn check_sealed(sealed: &[Message], messages: &[(SampleRecord, Message)]) {
         let mut found = sealed.iter().filter(|message| message.partition == partition);
         for (sample, original) in of_partition(messages, partition) {
             let sealed = found.next().expect("as many records as before");
-            assert_eq!((&sealed.key, sealed.timestamp), (&original.key, original.timestamp), "record {}", sample.id);
+            assert_eq!(
+                (&sealed.key, sealed.timestamp),
+                (&original.key, original.timestamp),
+                "record {}",
+                sample.id
+            );
             let (keys, rest) = sealed.headers.split_last().expect("the envelopes travel last");
-            assert_eq!((keys.0.as_str(), rest), ("sealflow-keys", &original.headers[..]), "record {}", sample.id);
+            assert_eq!(
+                (keys.0.as_str(), rest),
+                ("sealflow-keys", &original.headers[..]),
+                "record {}",
+                sample.id
+            );
             let (text, before) = (utf8(&sealed.value), utf8(&original.value));
             let fields = same_outside_sealed_values(text, before);
             assert_eq!(fields, sample.secrets.len(), "record {}", sample.id);
@@ -81,11 +103,17 @@ fn check_sealed(sealed: &[Message], messages: &[(SampleRecord, Message)]) {
 fn same_outside_sealed_values(sealed: &str, original: &str) -> usize {
     let mut pieces = sealed.split("\"sf1.");
     let first = pieces.next().unwrap();
-    let mut rest = original.strip_prefix(first).expect("the same bytes before the first sealed value");
+    let mut rest = original
+        .strip_prefix(first)
+        .expect("the same bytes before the first sealed value");
     let mut fields = 0;
     for piece in pieces {
         let (value, clear) = piece.split_once('"').unwrap();
-        assert!(value.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_'));
+        assert!(
+            value
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
+        );
         // The value in clear ends where the clear text goes on.
         let at = rest.find(clear).expect("the same bytes after a sealed value");
         assert!(at >= 1, "something was there before");

@@ -4,14 +4,17 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use sealflow_local_kms::{Failure, Fault};
-use sealflow_testbed::{Kafka, KEY_ARN, Message, Site, Topics};
+use sealflow_testbed::{KEY_ARN, Kafka, Message, Site, Topics};
 
 use crate::support::{Running, create_topics, pipeline, progress, run_to_end, sample_messages};
 
 fn prepared(kafka: &Kafka, name: &str) -> (Site, Topics) {
     let topics = kafka.topics();
     create_topics(&topics, name);
-    let messages: Vec<Message> = sample_messages(5, 500).into_iter().map(|(_, message)| message).collect();
+    let messages: Vec<Message> = sample_messages(5, 500)
+        .into_iter()
+        .map(|(_, message)| message)
+        .collect();
     topics.produce(name, &messages);
     (Site::new(&kafka.brokers()), topics)
 }
@@ -24,13 +27,21 @@ fn refused(site: &Site, name: &str, role: &str, mode: &str) -> (Option<i32>, Str
 
 #[test]
 fn without_rights_at_the_key_nothing_leaves_and_the_exit_code_is_77() {
-    let Some(kafka) = Kafka::shared("refusal without rights") else { return };
+    let Some(kafka) = Kafka::shared("refusal without rights") else {
+        return;
+    };
     let (site, topics) = prepared(kafka, "norights");
     site.publish("payments", 1, sealflow_samples::POLICY_YAML);
     let (code, log) = refused(&site, "norights", "intern", "seal");
     assert_eq!(code, Some(77), "{log}");
-    assert!(log.contains("error:") && log.contains("help:") && log.contains(KEY_ARN), "{log}");
-    assert_eq!(progress(&topics, "norights.sealed") + progress(&topics, "norights.dead"), 0);
+    assert!(
+        log.contains("error:") && log.contains("help:") && log.contains(KEY_ARN),
+        "{log}"
+    );
+    assert_eq!(
+        progress(&topics, "norights.sealed") + progress(&topics, "norights.dead"),
+        0
+    );
 
     // What role/pipeline sealed, role/intern cannot open; a disabled key opens for nobody.
     run_to_end(&site, &pipeline(&site, "norights", "seal", ""), Duration::from_secs(60));
@@ -41,7 +52,9 @@ fn without_rights_at_the_key_nothing_leaves_and_the_exit_code_is_77() {
 
 #[test]
 fn without_a_signed_policy_nothing_leaves_and_the_exit_code_is_78() {
-    let Some(kafka) = Kafka::shared("refusal without policy") else { return };
+    let Some(kafka) = Kafka::shared("refusal without policy") else {
+        return;
+    };
     let (site, topics) = prepared(kafka, "nopolicy");
     let (code, log) = refused(&site, "nopolicy", "pipeline", "seal");
     assert_eq!(code, Some(78), "{log}");
@@ -50,18 +63,35 @@ fn without_a_signed_policy_nothing_leaves_and_the_exit_code_is_78() {
     stranger.publish("payments", 1, sealflow_samples::POLICY_YAML);
     let copied = site.catalogue().join("policies/payments");
     std::fs::create_dir_all(&copied).unwrap();
-    std::fs::copy(stranger.catalogue().join("policies/payments/0000000001.jws"), copied.join("0000000001.jws")).unwrap();
+    std::fs::copy(
+        stranger.catalogue().join("policies/payments/0000000001.jws"),
+        copied.join("0000000001.jws"),
+    )
+    .unwrap();
     let (code, log) = refused(&site, "nopolicy", "pipeline", "seal");
     assert_eq!(code, Some(78), "{log}");
-    assert_eq!(progress(&topics, "nopolicy.sealed") + progress(&topics, "nopolicy.dead"), 0);
+    assert_eq!(
+        progress(&topics, "nopolicy.sealed") + progress(&topics, "nopolicy.dead"),
+        0
+    );
 }
 
 #[test]
 fn while_kms_is_away_nothing_leaves_and_all_of_it_leaves_afterwards() {
-    let Some(kafka) = Kafka::shared("KMS outage") else { return };
+    let Some(kafka) = Kafka::shared("KMS outage") else {
+        return;
+    };
     let (site, topics) = prepared(kafka, "outage");
     site.publish("payments", 1, sealflow_samples::POLICY_YAML);
-    site.kms().set_fault(Some(Fault { operation: None, delay: Duration::ZERO, failure: Some(Failure::INTERNAL), times: None }));
+    site.kms().set_fault(Some(Fault {
+        operation: None,
+        delay: Duration::ZERO,
+        failure: Some(Failure::Error {
+            status: 500,
+            code: "KMSInternalException",
+        }),
+        times: None,
+    }));
     let file = pipeline(&site, "outage", "seal", "");
     let mut running = Running::start(&site, "pipeline", &file, &[]);
     std::thread::sleep(Duration::from_secs(8));
@@ -70,7 +100,11 @@ fn while_kms_is_away_nothing_leaves_and_all_of_it_leaves_afterwards() {
     site.kms().set_fault(None);
     let until = Instant::now() + Duration::from_secs(60);
     while progress(&topics, "outage.sealed") < 500 {
-        assert!(running.ended().is_none() && Instant::now() < until, "{}", running.read_log());
+        assert!(
+            running.ended().is_none() && Instant::now() < until,
+            "{}",
+            running.read_log()
+        );
         std::thread::sleep(Duration::from_millis(50));
     }
     running.kill();
@@ -80,7 +114,9 @@ fn while_kms_is_away_nothing_leaves_and_all_of_it_leaves_afterwards() {
 
 #[test]
 fn kcat_reads_the_sealed_topic_as_any_consumer_would() {
-    let Some(kafka) = Kafka::shared("kcat as an independent consumer") else { return };
+    let Some(kafka) = Kafka::shared("kcat as an independent consumer") else {
+        return;
+    };
     if Command::new("kcat").arg("-V").output().is_err() {
         sealflow_testbed::skip("kcat as an independent consumer: no kcat");
         return;
@@ -89,7 +125,17 @@ fn kcat_reads_the_sealed_topic_as_any_consumer_would() {
     site.publish("payments", 1, sealflow_samples::POLICY_YAML);
     run_to_end(&site, &pipeline(&site, "kcat", "seal", ""), Duration::from_secs(60));
     let output = Command::new("kcat")
-        .args(["-C", "-q", "-e", "-b", &kafka.brokers(), "-t", "kcat.sealed", "-X", "isolation.level=read_committed"])
+        .args([
+            "-C",
+            "-q",
+            "-e",
+            "-b",
+            &kafka.brokers(),
+            "-t",
+            "kcat.sealed",
+            "-X",
+            "isolation.level=read_committed",
+        ])
         .args(["-o", "beginning", "-f", "%p\t%k\t%h\t%s\n"])
         .output()
         .unwrap();

@@ -9,22 +9,22 @@ use sealflow_samples::{SampleRecord, generate};
 use sealflow_testbed::{Message, Pipeline, Site, Topics};
 
 /// The binary that Cargo built for these tests.
-pub fn binary() -> &'static Path {
+pub(crate) fn binary() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_sealflow"))
 }
 
 /// Partitions of the tests' topics.
-pub const PARTITIONS: i32 = 6;
+pub(crate) const PARTITIONS: i32 = 6;
 
 /// A running pipeline with its log in a file; killed when dropped.
-pub struct Running {
+pub(crate) struct Running {
     child: Child,
-    pub log: PathBuf,
+    pub(crate) log: PathBuf,
 }
 
 impl Running {
     /// Starts `sealflow run FILE` as `role`.
-    pub fn start(site: &Site, role: &str, file: &Path, more: &[&str]) -> Self {
+    pub(crate) fn start(site: &Site, role: &str, file: &Path, more: &[&str]) -> Self {
         let log = file.with_extension("log");
         let out = File::options().create(true).append(true).open(&log).unwrap();
         let mut args = vec!["run", file.to_str().unwrap()];
@@ -32,34 +32,41 @@ impl Running {
         let mut command = site.command(binary(), role, &args);
         command.env("SEALFLOW_LOG", "debug").stdin(Stdio::null());
         command.stdout(out.try_clone().unwrap()).stderr(out);
-        Self { child: command.spawn().unwrap(), log }
+        Self {
+            child: command.spawn().unwrap(),
+            log,
+        }
     }
 
     /// SIGKILL.
-    pub fn kill(mut self) {
+    pub(crate) fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 
     /// Whether it has ended, and how.
-    pub fn ended(&mut self) -> Option<ExitStatus> {
+    pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().unwrap()
     }
 
     /// Waits for the end.
-    pub fn wait(mut self, patience: Duration) -> (ExitStatus, String) {
+    pub(crate) fn wait(mut self, patience: Duration) -> (ExitStatus, String) {
         let until = Instant::now() + patience;
         loop {
             if let Some(status) = self.ended() {
                 return (status, self.read_log());
             }
-            assert!(Instant::now() < until, "still running after {patience:?}:\n{}", self.read_log());
+            assert!(
+                Instant::now() < until,
+                "still running after {patience:?}:\n{}",
+                self.read_log()
+            );
             std::thread::sleep(Duration::from_millis(50));
         }
     }
 
     /// Everything that it has written so far.
-    pub fn read_log(&self) -> String {
+    pub(crate) fn read_log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
 }
@@ -73,32 +80,52 @@ impl Drop for Running {
 }
 
 /// Runs a pipeline to the end of its topics, and expects success.
-pub fn run_to_end(site: &Site, file: &Path, patience: Duration) -> String {
+pub(crate) fn run_to_end(site: &Site, file: &Path, patience: Duration) -> String {
     let (status, log) = Running::start(site, "pipeline", file, &["--until-end"]).wait(patience);
     assert!(status.success(), "{status}:\n{log}");
     log
 }
 
 /// Creates NAME, NAME.sealed, NAME.opened and NAME.dead.
-pub fn create_topics(topics: &Topics, name: &str) {
+pub(crate) fn create_topics(topics: &Topics, name: &str) {
     for suffix in ["", ".sealed", ".opened", ".dead"] {
         topics.create(&format!("{name}{suffix}"), PARTITIONS, &[]);
     }
 }
 
 /// A pipeline of `name`'s topics in direction `mode`.
-pub fn pipeline(site: &Site, name: &str, mode: &str, more: &str) -> PathBuf {
-    let (sealed, opened, dead) = (format!("{name}.sealed"), format!("{name}.opened"), format!("{name}.dead"));
-    let (from, to) = if mode == "seal" { (name, sealed.as_str()) } else { (sealed.as_str(), opened.as_str()) };
+pub(crate) fn pipeline(site: &Site, name: &str, mode: &str, more: &str) -> PathBuf {
+    let (sealed, opened, dead) = (
+        format!("{name}.sealed"),
+        format!("{name}.opened"),
+        format!("{name}.dead"),
+    );
+    let (from, to) = if mode == "seal" {
+        (name, sealed.as_str())
+    } else {
+        (sealed.as_str(), opened.as_str())
+    };
     let file = format!("{name}-{mode}");
-    site.pipeline(&Pipeline { name: &file, mode, dataset: "payments", from, to, dead: &dead, keys: "header", codec: "none", more })
+    site.pipeline(&Pipeline {
+        name: &file,
+        mode,
+        dataset: "payments",
+        from,
+        to,
+        dead: &dead,
+        keys: "header",
+        codec: "none",
+        more,
+    })
 }
 
 /// The first `count` sample records as messages: spread over partitions by key, with a header and a time stamp.
-pub fn sample_messages(seed: u64, count: u64) -> Vec<(SampleRecord, Message)> {
+pub(crate) fn sample_messages(seed: u64, count: u64) -> Vec<(SampleRecord, Message)> {
     generate(seed, count)
         .map(|sample| {
-            let hash = sample.key.iter().fold(17_u32, |hash, byte| hash.wrapping_mul(31).wrapping_add(u32::from(*byte)));
+            let hash = sample.key.iter().fold(17_u32, |hash, byte| {
+                hash.wrapping_mul(31).wrapping_add(u32::from(*byte))
+            });
             let message = Message {
                 partition: i32::try_from(hash % PARTITIONS.unsigned_abs()).unwrap(),
                 offset: 0,
@@ -113,16 +140,25 @@ pub fn sample_messages(seed: u64, count: u64) -> Vec<(SampleRecord, Message)> {
 }
 
 /// The messages of one partition, in order.
-pub fn of_partition<T>(messages: &[(T, Message)], partition: i32) -> impl Iterator<Item = &(T, Message)> {
-    messages.iter().filter(move |(_, message)| message.partition == partition)
+pub(crate) fn of_partition<T>(messages: &[(T, Message)], partition: i32) -> impl Iterator<Item = &(T, Message)> {
+    messages
+        .iter()
+        .filter(move |(_, message)| message.partition == partition)
 }
 
 /// How many records the topic's partitions hold, transaction markers included.
-pub fn progress(topics: &Topics, topic: &str) -> u64 {
-    topics.high_watermarks(topic).iter().map(|mark| u64::try_from(*mark).unwrap()).sum()
+pub(crate) fn progress(topics: &Topics, topic: &str) -> u64 {
+    topics
+        .high_watermarks(topic)
+        .iter()
+        .map(|mark| u64::try_from(*mark).unwrap())
+        .sum()
 }
 
 /// A number from the environment, or the default.
-pub fn setting(name: &str, default: u64) -> u64 {
-    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+pub(crate) fn setting(name: &str, default: u64) -> u64 {
+    std::env::var(name)
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(default)
 }
