@@ -8,6 +8,7 @@
 mod bytes;
 mod copier;
 mod measure;
+mod process;
 mod topic;
 mod values;
 

@@ -37,10 +37,13 @@ impl Spread {
     }
 }
 
+/// A name and the work of one round.
+pub(crate) type Contender<'a> = (&'static str, Box<dyn FnMut() + 'a>);
+
 /// CPU nanoseconds per item of each contender, round by round.
 pub(crate) fn interleaved(
     items: usize,
-    contenders: &mut [(&'static str, Box<dyn FnMut() + '_>)],
+    contenders: &mut [Contender<'_>],
 ) -> Vec<(&'static str, Vec<f64>)> {
     let mut times: Vec<(&'static str, Vec<f64>)> = contenders.iter().map(|(name, _)| (*name, Vec::new())).collect();
     for round in 0..=ROUNDS {

@@ -8,7 +8,7 @@ use sealflow::secret::SecretBytes;
 use serde_json::json;
 
 use crate::Error;
-use crate::measure::{Spread, interleaved, ratios, report};
+use crate::measure::{Contender, Spread, interleaved, ratios, report};
 
 const VALUES: usize = 8_192;
 const SIZES: [usize; 5] = [16, 32, 64, 128, 1_024];
@@ -61,7 +61,7 @@ fn seal(size: usize) -> Result<(), Error> {
         aws_lc_rs::aead::UnboundKey::new(&aws_lc_rs::aead::AES_256_GCM, &raw).map_err(|_| "aws-lc-rs")?,
     );
     let (mut a, mut b, mut c) = (0, 0, 0);
-    let mut contenders: Vec<(&'static str, Box<dyn FnMut() + '_>)> = vec![
+    let mut contenders: Vec<Contender<'_>> = vec![
         (
             "sealflow",
             Box::new(|| drop(std::hint::black_box(key.seal(&context, plain.view())))),
@@ -154,7 +154,7 @@ fn open(size: usize) -> Result<(), Error> {
         .map_err(|_| "aes-gcm")?;
     let body = whole.clone();
     whole.extend_from_slice(&tag);
-    let mut contenders: Vec<(&'static str, Box<dyn FnMut() + '_>)> = vec![
+    let mut contenders: Vec<Contender<'_>> = vec![
         (
             "sealflow",
             Box::new(|| {
