@@ -37,7 +37,7 @@ def main():
     skipped = ledger(ledger_file)
     in_ledger = sum(1 for name in tests["passed_names"] if is_named(name, skipped))
     for name in tests["ignored"]:
-        skipped.setdefault(name, "runs only when asked for (make soak)")
+        skipped.setdefault(name, "runs only when asked for (#[ignore])")
     passed = tests["passed"] - in_ledger + sum(verdict == "ok" for verdict, _, _ in checks)
 
     print("\n== summary")
