@@ -12,6 +12,7 @@ use sealflow::keys::testing::{MemoryCatalogue, MemoryKms};
 use sealflow::keys::{
     DomainKeys, Envelope, KEYS_HEADER, KeyServiceError, LabelEntry, OpeningKeys, SealingKeys, envelope,
 };
+use sealflow::pipeline::dead_letter::decode_record;
 use sealflow::pipeline::{
     DeadLetter, Format, Header, KeysPlacement, OpenTransform, Outcome, Position, Record, Route, SealTransform,
     Timestamp, Transform, TransformError,
@@ -470,4 +471,46 @@ async fn every_kind_of_json_value_comes_back_as_it_was_spelled() {
         assert!(matches!(SealedValue::parse(&bytes), Ok(SealedValue::Randomised { .. })));
     }
     assert_eq!(records(bench.open.apply(records(outcomes)).await.unwrap()), original);
+}
+
+#[tokio::test]
+async fn a_dead_letter_opens_to_the_whole_record_for_whoever_has_its_key() {
+    let kms = Arc::new(MemoryKms::new());
+    let (catalogue, columns) = (Arc::new(MemoryCatalogue::new()), format!("{COLUMNS}{DEAD}"));
+    let bench = bench_with(
+        kms.clone(),
+        catalogue.clone(),
+        &columns,
+        Format::Json,
+        KeysPlacement::Header,
+    );
+    let broken = record(7, b"{\"user\":{\"email\":\"canary@x\"}} trailing");
+    let outcome = sealed(&bench, vec![broken.clone()]).await.remove(0);
+    let letter = DeadLetter::from_json(&outcome.record.value.unwrap()).unwrap();
+    let mut sealed = Vec::new();
+    value::read_text(letter.record.as_bytes(), &mut sealed).unwrap();
+    let SealedValue::Randomised {
+        key,
+        column,
+        nonce,
+        ciphertext,
+        tag,
+    } = SealedValue::parse(&sealed).unwrap()
+    else {
+        panic!("another suite");
+    };
+    let yaml = format!("{HEAD}{columns}");
+    let policy = Arc::new(VerifiedPolicy::unsigned_for_development(yaml.as_bytes()).unwrap());
+    let clock = Arc::new(ManualClock::at(UnixMillis(1_700_000_000_000)));
+    let policies = Arc::new(FixedPolicies::new(vec![policy]));
+    let keys = OpeningKeys::new(kms, catalogue, policies, clock, Duration::from_secs(300), 10);
+    let opened = keys.get(key, &[]).await.unwrap();
+    assert_eq!((opened.envelope.dataset.as_str(), column), ("payments#dead-letters", 0));
+    let mut plain = Vec::new();
+    let mut opener = opened
+        .key
+        .opener(&opened.envelope.dataset, &opened.envelope.labels[0].label);
+    opener.open(nonce, ciphertext, tag, None, &mut plain).unwrap();
+    assert_eq!(plain[0], 7, "bytes");
+    assert_eq!(decode_record(&plain[1..], broken.position.clone()), Ok(broken));
 }

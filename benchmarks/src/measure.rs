@@ -41,10 +41,7 @@ impl Spread {
 pub(crate) type Contender<'a> = (&'static str, Box<dyn FnMut() + 'a>);
 
 /// CPU nanoseconds per item of each contender, round by round.
-pub(crate) fn interleaved(
-    items: usize,
-    contenders: &mut [Contender<'_>],
-) -> Vec<(&'static str, Vec<f64>)> {
+pub(crate) fn interleaved(items: usize, contenders: &mut [Contender<'_>]) -> Vec<(&'static str, Vec<f64>)> {
     let mut times: Vec<(&'static str, Vec<f64>)> = contenders.iter().map(|(name, _)| (*name, Vec::new())).collect();
     for round in 0..=ROUNDS {
         for ((_, run), (_, times)) in contenders.iter_mut().zip(&mut times) {
