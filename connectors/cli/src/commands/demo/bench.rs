@@ -11,7 +11,7 @@ use sealflow::clock::Clock;
 use sealflow::flow::direct::DirectSealer;
 use sealflow::keys::{Catalogue, DomainKeys, KeyService, OpeningKeys, SealingKeys};
 use sealflow::pipeline::{Format, KeysPlacement, OpenTransform, SealTransform};
-use sealflow::policy::{FixedPolicies, VerifiedPolicy};
+use sealflow::policy::{FixedPolicies, OwnerKey, TrustedOwners, VerifiedPolicy, signed};
 use sealflow::seal::UsageLimits;
 use sealflow::secret::SecretString;
 use sealflow_kms::{AwsKms, KmsConfig, StaticCredentials};
@@ -257,10 +257,14 @@ fn temporary_folder() -> Result<PathBuf> {
     Ok(folder)
 }
 
+/// The sample policy under the demo's key, signed by a fresh owner and verified as every reader does.
 fn signed_policy(key_arn: &str) -> Result<(VerifiedPolicy, String)> {
-    let yaml =
-        sealflow_samples::POLICY_YAML.replace(&format!("arn:aws:kms:eu-central-1:111122223333:key/{KEY_ID}"), key_arn);
-    let policy = VerifiedPolicy::unsigned_for_development(yaml.as_bytes());
-    let policy = policy.map_err(|error| broken("the sample policy is refused")(error.to_string()))?;
-    Ok((policy, "TODO".to_owned()))
+    let sample = format!("arn:aws:kms:eu-central-1:111122223333:key/{KEY_ID}");
+    let yaml = sealflow_samples::POLICY_YAML.replace(&sample, key_arn);
+    let owner = OwnerKey::generate().map_err(|error| broken("an owner key cannot be made")(error.to_string()))?;
+    let refused = |error: String| broken("the sample policy is refused")(error);
+    let jws = signed::sign(yaml.as_bytes(), &owner).map_err(|error| refused(error.to_string()))?;
+    let trusted = TrustedOwners::everywhere(vec![owner.thumbprint()]).map_err(|error| refused(error.to_string()))?;
+    let policy = signed::verify(&jws, &trusted).map_err(|error| refused(error.to_string()))?;
+    Ok((policy, owner.thumbprint().to_string()))
 }
