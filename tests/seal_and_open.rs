@@ -8,17 +8,19 @@ use std::time::Duration;
 use bytes::Bytes;
 use sealflow::clock::{ManualClock, UnixMillis};
 use sealflow::flow::direct::DirectSealer;
+use sealflow::keys::envelope::EnvelopeParts;
 use sealflow::keys::testing::{MemoryCatalogue, MemoryKms};
 use sealflow::keys::{
     DomainKeys, Envelope, KEYS_HEADER, KeyServiceError, LabelEntry, OpeningKeys, SealingKeys, envelope,
 };
+use sealflow::keys::{EncryptionContext, KeyService as _};
 use sealflow::pipeline::dead_letter::decode_record;
 use sealflow::pipeline::{
     DeadLetter, Format, Header, KeysPlacement, OpenTransform, Outcome, Position, Record, Route, SealTransform,
     Timestamp, Transform, TransformError,
 };
 use sealflow::policy::{FixedPolicies, VerifiedPolicy};
-use sealflow::seal::{SealedValue, UsageLimits, value};
+use sealflow::seal::{ColumnContext, PlainColumn, SealedValue, SealingKey, UsageLimits, value};
 
 const HEAD: &str = r#"
 dataset: payments
@@ -513,4 +515,108 @@ async fn a_dead_letter_opens_to_the_whole_record_for_whoever_has_its_key() {
     opener.open(nonce, ciphertext, tag, None, &mut plain).unwrap();
     assert_eq!(plain[0], 7, "bytes");
     assert_eq!(decode_record(&plain[1..], broken.position.clone()), Ok(broken));
+}
+
+#[tokio::test]
+async fn an_envelope_that_kms_would_unwrap_but_the_policy_does_not_name_is_refused() {
+    let kms = Arc::new(MemoryKms::new());
+    let columns = format!("columns: [ {{ path: user.email, key: default, acl: pii }} ]\n{DEAD}");
+    let (arn, stranger) = (
+        "arn:aws:kms:eu-central-1:111122223333:key/11111111-1111-1111-1111-111111111111",
+        "arn:aws:kms:eu-central-1:111122223333:key/99999999-9999-9999-9999-999999999999",
+    );
+    for (arn, key_name, acl, opens) in [
+        (arn, "default", "pii", true),
+        (arn, "default", "everybody", false),
+        (arn, "mine", "pii", false),
+        (stranger, "default", "pii", false),
+    ] {
+        // Whoever has rights at the KMS key can make such a key and envelope, all genuine but for the policy.
+        let context = EncryptionContext::for_data_key("payments", key_name, acl);
+        let generated = kms.generate(arn, 32, &context).await.unwrap();
+        let key = SealingKey::from_generated(&generated.plaintext, UsageLimits::STANDARD).unwrap();
+        let envelope = Envelope::new(EnvelopeParts {
+            key_id: key.id(),
+            arn: arn.into(),
+            wrapped: generated.wrapped,
+            dataset: "payments".into(),
+            key_name: key_name.into(),
+            acl: acl.into(),
+            policy: ("payments".into(), 1, [0; 32]),
+            labels: vec![LabelEntry {
+                label: "user.email".into(),
+                bind_row: None,
+            }],
+            created: UnixMillis(0),
+            not_after: UnixMillis(1),
+        });
+        let mut plain = PlainColumn::with_capacity(1, 8);
+        plain.push(b"\x06x").unwrap();
+        let context = ColumnContext {
+            dataset: "payments",
+            label: "user.email",
+            column: 0,
+            rows: None,
+        };
+        let sealed = key.seal(&context, plain.view()).unwrap();
+        let mut text = Vec::new();
+        value::write_text(sealed.view().get(0).unwrap(), &mut text);
+        let json = format!(r#"{{"user":{{"email":"{}"}}}}"#, String::from_utf8(text).unwrap());
+        let header = envelope::write_header([envelope.to_bytes().unwrap().as_slice()].into_iter());
+        let mut forged = record(0, json.as_bytes());
+        (forged.key, forged.headers) = (
+            None,
+            vec![Header {
+                name: KEYS_HEADER.into(),
+                value: Some(header.into()),
+            }],
+        );
+        let reader = bench_with(
+            kms.clone(),
+            Arc::new(MemoryCatalogue::new()),
+            &columns,
+            Format::Json,
+            KeysPlacement::Header,
+        );
+        let outcome = reader.open.apply(vec![forged]).await.unwrap().remove(0);
+        assert_eq!(outcome.route == Route::Target, opens, "{arn} {key_name} {acl}");
+    }
+}
+
+#[tokio::test]
+async fn a_value_of_another_dataset_does_not_open_at_a_place_of_the_same_label() {
+    let kms = Arc::new(MemoryKms::new());
+    let columns = "columns: [ { path: user.email, key: default, acl: pii } ]\n";
+    let policy = |dataset: &str| {
+        let yaml = format!("{HEAD}{columns}{DEAD}").replace("dataset: payments", &format!("dataset: {dataset}"));
+        Arc::new(VerifiedPolicy::unsigned_for_development(yaml.as_bytes()).unwrap())
+    };
+    let policies = Arc::new(FixedPolicies::new(vec![policy("payments"), policy("refunds")]));
+    let catalogue = Arc::new(MemoryCatalogue::new());
+    let clock = Arc::new(ManualClock::at(UnixMillis(1_700_000_000_000)));
+    let age = Duration::from_secs(300);
+    let sealer = DirectSealer {
+        keys: SealingKeys::new(kms.clone(), catalogue.clone(), clock.clone(), UsageLimits::STANDARD),
+        domains: DomainKeys::new(kms.clone(), catalogue.clone(), policies.clone(), clock.clone(), age),
+    };
+    let keys = OpeningKeys::new(kms, catalogue, policies, clock, age, 100);
+    let seal = SealTransform::new(policy("refunds"), Format::Json, KeysPlacement::Header, sealer.clone()).unwrap();
+    let opens = |dataset| {
+        OpenTransform::new(
+            policy(dataset),
+            Format::Json,
+            KeysPlacement::Header,
+            keys.clone(),
+            sealer.clone(),
+        )
+        .unwrap()
+    };
+    let mut input = record(0, br#"{"user":{"email":"a@b.c"}}"#);
+    (input.key, input.headers) = (None, Vec::new());
+    let sealed = records(seal.apply(vec![input.clone()]).await.unwrap());
+    assert_eq!(records(opens("refunds").apply(sealed.clone()).await.unwrap()), [input]);
+    assert_eq!(
+        opens("payments").apply(sealed).await.unwrap()[0].route,
+        Route::DeadLetter
+    );
 }
