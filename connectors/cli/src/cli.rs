@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::{completion, demo, kms, open, run, schema, seal, version};
+use crate::commands::{completion, demo, init, keys, kms, open, policy, run, schema, seal, validate, version};
 use crate::failure::{Exit, Failure, Result};
 use crate::log::{self, LogFormat};
 use crate::term;
@@ -39,9 +39,15 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Demo(demo::Args),
+    Init(init::Args),
+    Validate(validate::Args),
     Run(run::Args),
     Seal(seal::Args),
     Open(open::Args),
+    #[command(subcommand)]
+    Policy(policy::Command),
+    #[command(subcommand)]
+    Keys(keys::Command),
     #[command(subcommand)]
     Kms(kms::Command),
     Schema(schema::Args),
@@ -114,9 +120,13 @@ fn in_runtime(command: Command) -> Result<ExitCode> {
 async fn execute(command: Command) -> Result<ExitCode> {
     match command {
         Command::Demo(args) => demo::run(args).await,
+        Command::Init(args) => init::run(args).await,
+        Command::Validate(args) => validate::run(args).await,
         Command::Run(args) => run::run(args).await,
         Command::Seal(args) => seal::run(args).await,
         Command::Open(args) => open::run(args).await,
+        Command::Policy(command) => policy::run(command).await,
+        Command::Keys(command) => keys::run(command).await,
         Command::Kms(command) => kms::run(command).await,
         Command::Schema(args) => schema::run(&args),
         Command::Completion(args) => completion::run(&args),

@@ -4,6 +4,8 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write};
 use std::path::{Path, PathBuf};
 
+use sealflow::units::ByteSize;
+
 use crate::failure::{Exit, Failure, Result};
 
 /// Configuration, policies and keys are small; what is larger is another file by mistake.
@@ -32,17 +34,24 @@ pub(crate) fn read_text(path: &Path) -> Result<String> {
 
 /// Reads a file of at most 1 MiB.
 pub(crate) fn read_small(path: &Path) -> Result<Vec<u8>> {
-    let file = File::open(path).map_err(|error| Failure::io("read", path, &error))?;
+    read_capped(path, MAX_TEXT_BYTES)
+}
+
+/// Reads a file (`-`: standard input) of at most `most` bytes.
+pub(crate) fn read_capped(path: &Path, most: u64) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    file.take(MAX_TEXT_BYTES + 1)
-        .read_to_end(&mut bytes)
-        .map_err(|error| Failure::io("read", path, &error))?;
-    if bytes.len() as u64 > MAX_TEXT_BYTES {
-        let message = format!("{} is larger than 1 MiB", path.display());
+    let read = if path == Path::new("-") {
+        io::stdin().lock().take(most + 1).read_to_end(&mut bytes)
+    } else {
+        File::open(path).and_then(|file| file.take(most + 1).read_to_end(&mut bytes))
+    };
+    read.map_err(|error| Failure::io("read", path, &error))?;
+    if bytes.len() as u64 > most {
+        let message = format!("{} is larger than {}", path.display(), ByteSize(most));
         return Err(Failure::new(
             Exit::Data,
             message,
-            "give the configuration file, not the data",
+            "give a smaller file; is it the one that was meant?",
         ));
     }
     Ok(bytes)

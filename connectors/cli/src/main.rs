@@ -1,8 +1,6 @@
 //! The `sealflow` command: reads arguments and configuration, wires core and connectors together, says what
 //! happened. It seals nothing itself.
 
-#![allow(dead_code, unused_imports)] // until every subcommand is wired
-
 mod admin;
 mod cli;
 mod clock;
@@ -19,6 +17,7 @@ mod services;
 mod signals;
 mod status;
 mod term;
+mod time;
 mod trust;
 
 fn main() -> std::process::ExitCode {

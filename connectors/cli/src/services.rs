@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use sealflow::clock::Clock;
 use sealflow::flow::direct::DirectSealer;
+use sealflow::jose::Thumbprint;
 use sealflow::keys::{Catalogue, DomainKeys, KeyService, OpeningKeys, SealingKeys};
 use sealflow::pipeline::{Format, KeysPlacement, OpenTransform, SealTransform};
 use sealflow::policy::{FixedPolicies, PolicySource, VerifiedPolicy};
@@ -14,6 +15,7 @@ use sealflow_kms::{AwsKms, KmsConfig};
 use sealflow_storage::CatalogueConfig;
 
 use crate::clock::MachineClock;
+use crate::config::PipelineConfig;
 use crate::failure::{Failure, Result};
 use crate::files;
 use crate::trust;
@@ -29,10 +31,26 @@ pub(crate) enum PolicyOrigin {
     /// The newest in the catalogue, signed by one of these owners.
     Signed {
         /// Thumbprints of owner keys.
-        owners: Vec<String>,
+        owners: Vec<Thumbprint>,
     },
     /// A lone file that nobody signed: development only.
     Unsigned(PathBuf),
+}
+
+impl PolicyOrigin {
+    /// What a pipeline file says, unless an unsigned policy is named.
+    pub(crate) fn of(config: &PipelineConfig, dev: Option<PathBuf>) -> Result<Self> {
+        match dev {
+            Some(path) => Ok(Self::Unsigned(path)),
+            None if config.trust.owners.is_empty() => Err(Failure::config(
+                "trust.owners: names nobody whose policies are believed",
+                "add the owner's thumbprint (`sealflow policy keygen` printed it), or use --dev POLICY",
+            )),
+            None => Ok(Self::Signed {
+                owners: config.trust.owners.clone(),
+            }),
+        }
+    }
 }
 
 /// Everything open.
@@ -79,9 +97,9 @@ pub(crate) async fn open_policy(
 ) -> Result<(Arc<dyn PolicySource>, Arc<VerifiedPolicy>)> {
     match origin {
         PolicyOrigin::Signed { owners } => {
-            let policies = trust::policies(catalogue, dataset, owners)?;
+            let policies = trust::policies(catalogue, trust::owners(owners)?);
             let policy = policies.policy(dataset).await?;
-            Ok((policies, policy))
+            Ok((Arc::new(policies), policy))
         }
         PolicyOrigin::Unsigned(path) => {
             let policy = Arc::new(read_unsigned(path)?);

@@ -11,7 +11,8 @@ pub(crate) struct Style {
 }
 
 impl Style {
-    /// Nothing but text: for pipes, files and tests.
+    /// Nothing but text.
+    #[cfg(test)]
     pub(crate) const PLAIN: Self = Self { colour: false };
 
     /// The style of standard output.
@@ -177,5 +178,15 @@ impl Progress {
 impl Drop for Progress {
     fn drop(&mut self) {
         self.0.finish_and_clear();
+    }
+}
+
+/// Prints rows as aligned columns, two spaces between.
+pub(crate) fn table<const N: usize>(rows: &[[String; N]]) {
+    let width = |n: usize| rows.iter().map(|row| row[n].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..N).map(width).collect();
+    for row in rows {
+        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
+        say(cells.collect::<Vec<_>>().join("  ").trim_end());
     }
 }

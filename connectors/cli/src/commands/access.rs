@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use sealflow::jose::Thumbprint;
 use sealflow::keys::Catalogue;
 use sealflow_kms::KmsConfig;
 
@@ -28,11 +29,12 @@ pub(crate) struct Access {
     #[arg(
         long = "owner",
         value_name = "THUMBPRINT",
+        allow_hyphen_values = true,
         env = "SEALFLOW_OWNERS",
         hide_env_values = true,
         value_delimiter = ','
     )]
-    owners: Vec<String>,
+    owners: Vec<Thumbprint>,
     /// Use this policy file although nobody signed it: for development only
     #[arg(long, value_name = "POLICY", conflicts_with_all = ["dataset", "owners"])]
     dev: Option<PathBuf>,
@@ -80,7 +82,7 @@ impl Access {
 
     fn resolve(&self) -> Result<Resolved> {
         let loaded = match &self.pipeline {
-            Some(path) => Some(config::load(path, &Environment::of_process())?.config),
+            Some(path) => Some(config::load(path, &Environment::of_process())?),
             None => None,
         };
         let mut kms = loaded.as_ref().map(|config| config.kms.clone()).unwrap_or_default();

@@ -178,6 +178,11 @@ impl KmsFolder {
         Ok(config)
     }
 
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// The credentials file for AWS clients.
     pub(crate) fn credentials(&self) -> PathBuf {
         self.path.join(CREDENTIALS_FILE)

@@ -41,7 +41,7 @@ pub(crate) struct Args {
 
 /// Runs the subcommand.
 pub(crate) async fn run(args: Args) -> Result<ExitCode> {
-    let config = config::load(&args.pipeline, &Environment::of_process())?.config;
+    let config = config::load(&args.pipeline, &Environment::of_process())?;
     let shutdown = signals::listen()?;
     let metrics = Arc::new(Metrics::new(&config.name));
     let services = services(&config, args.dev, &metrics).await?;
@@ -83,18 +83,7 @@ pub(crate) async fn services(
     dev: Option<PathBuf>,
     metrics: &Arc<Metrics>,
 ) -> Result<Services> {
-    let origin = match dev {
-        Some(path) => PolicyOrigin::Unsigned(path),
-        None if config.trust.owners.is_empty() => {
-            return Err(Failure::config(
-                "trust.owners: names nobody whose policies are believed",
-                "add the owner's thumbprint (`sealflow policy keygen` printed it), or run with --dev POLICY",
-            ));
-        }
-        None => PolicyOrigin::Signed {
-            owners: config.trust.owners.clone(),
-        },
-    };
+    let origin = PolicyOrigin::of(config, dev)?;
     let catalogue = open_catalogue(&config.catalogue.folder)?;
     let (policies, policy) = open_policy(&origin, &config.dataset, &catalogue).await?;
     let kms = Arc::new(Metered::new(open_kms(&config.kms).await?, Arc::clone(metrics)));

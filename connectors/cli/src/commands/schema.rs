@@ -26,6 +26,8 @@ enum Document {
     Pipeline,
     /// The policy of a dataset
     Policy,
+    /// The document of a domain (deterministic columns)
+    Domain,
     /// The configuration of the local KMS (kms.yaml)
     Kms,
 }
@@ -35,6 +37,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let schema = match args.document {
         Document::Pipeline => schemars::schema_for!(PipelineConfig),
         Document::Kms => schemars::schema_for!(ServerConfig),
+        Document::Domain => sealflow::policy::domain::schema(),
         Document::Policy => sealflow::policy::parse::schema(),
     };
     say_json(&schema);

@@ -141,13 +141,13 @@ fn secrets_are_filled_in_and_never_shown() {
     );
     std::fs::write(&path, format!("{yaml}secrets: {{ folder: . }}\n")).unwrap();
     std::fs::write(folder.path().join("kafka"), "hunter2: \"}\n").unwrap();
-    let loaded = load(&path, &Environment::default())
+    let config = load(&path, &Environment::default())
         .map_err(|failure| failure.to_string())
         .unwrap();
     assert_eq!(
-        loaded.config.source.kafka.properties.get("sasl.password"),
+        config.source.kafka.properties.get("sasl.password"),
         Some("hunter2: \"}")
     );
-    assert!(!format!("{:?}", loaded.config).contains("hunter2"));
-    assert_eq!(loaded.config.catalogue.folder, folder.path().join("catalogue"));
+    assert!(!format!("{config:?}").contains("hunter2"));
+    assert_eq!(config.catalogue.folder, folder.path().join("catalogue"));
 }

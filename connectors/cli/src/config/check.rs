@@ -23,7 +23,6 @@ pub(super) fn check(config: &PipelineConfig) -> Result<(), Wrong> {
     let batch = root.key("batch");
     count(&batch.key("rows"), u64::from(config.batch.rows), 1_000_000)?;
     count(&batch.key("bytes"), config.batch.bytes.0, 1 << 30)?;
-    owners(&root.key("trust").key("owners"), &config.trust.owners)?;
     kms(config)?;
     config.kafka().check().map_err(|error| Wrong {
         path: error.path,
@@ -86,24 +85,6 @@ fn count(place: &KeyPath, value: u64, most: u64) -> Result<(), Wrong> {
         format!("must be between 1 and {most}"),
         "choose a value in that range, or remove the key for the default",
     )
-}
-
-/// 32 bytes in base64url without padding are 43 characters.
-fn owners(place: &KeyPath, owners: &[String]) -> Result<(), Wrong> {
-    let is_thumbprint = |text: &str| {
-        text.len() == 43
-            && text
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
-    };
-    match owners.iter().position(|owner| !is_thumbprint(owner)) {
-        None => Ok(()),
-        Some(n) => wrong(
-            &place.index(n),
-            "not the thumbprint of an owner key (43 characters of base64url)",
-            "copy the line that `sealflow policy keygen` printed",
-        ),
-    }
 }
 
 /// The section's own check; its messages start with the key.

@@ -13,24 +13,13 @@ use super::pipeline::{PipelineConfig, SecretsConfig};
 use crate::failure::{Failure, Result};
 use crate::files;
 
-/// A pipeline file that was read and checked.
-pub(crate) struct Loaded {
-    /// What it says, placeholders filled, relative folders resolved against the file.
-    pub(crate) config: PipelineConfig,
-    /// Where it stands.
-    pub(crate) path: PathBuf,
-}
-
-/// Reads, fills and checks the pipeline file at `path`.
-pub(crate) fn load(path: &Path, environment: &Environment) -> Result<Loaded> {
+/// Reads, fills and checks the pipeline file at `path`; its folders are resolved against where it stands.
+pub(crate) fn load(path: &Path, environment: &Environment) -> Result<PipelineConfig> {
     let text = files::read_text(path).map_err(|failure| Failure::config(failure.message, failure.help))?;
     let base = path.parent().unwrap_or(Path::new("")).to_owned();
     let mut config = parse(&text, &base, environment).map_err(|error| yaml_failure(path, &error))?;
     config.catalogue.folder = base.join(&config.catalogue.folder);
-    Ok(Loaded {
-        config,
-        path: path.to_owned(),
-    })
+    Ok(config)
 }
 
 /// The failure of a configuration file: file, key path, line, what, help; exit code 78.

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use schemars::JsonSchema;
+use sealflow::jose::Thumbprint;
 use sealflow::pipeline::{self, BatchLimits, KeysPlacement};
 use sealflow_kafka::{DeadLetters, KafkaConfig, KafkaSource, KafkaTarget};
 use sealflow_kms::KmsConfig;
@@ -58,7 +59,8 @@ pub(crate) struct PipelineConfig {
     pub(crate) admin: Admin,
     /// Where `SECRET[file.NAME]` is looked up.
     #[serde(default)]
-    pub(crate) secrets: SecretsConfig,
+    #[allow(dead_code)] // read from the tree, before placeholders are filled and this model exists
+    secrets: SecretsConfig,
 }
 
 impl PipelineConfig {
@@ -145,7 +147,7 @@ pub(crate) struct Target {
 pub(crate) struct Trust {
     /// Thumbprints (RFC 7638) of the owner keys that may sign this dataset's policy.
     #[serde(default)]
-    pub(crate) owners: Vec<String>,
+    pub(crate) owners: Vec<Thumbprint>,
 }
 
 /// The admin port.

@@ -106,7 +106,7 @@ fn ran(output: Output, folder: &Path) -> Ran {
 
 /// `sealflow kms serve` on a free port, stopped when dropped.
 pub struct LocalKms {
-    child: Child,
+    child: Server,
     pub endpoint: String,
     /// ARN of a key.
     pub arn: String,
@@ -115,6 +115,14 @@ pub struct LocalKms {
 impl LocalKms {
     pub fn start(place: &Place) -> Self {
         let arn = place.ok(&["kms", "create-key"]).trim().to_owned();
+        Self {
+            arn,
+            ..Self::serve(place)
+        }
+    }
+
+    /// The server alone, on keys that are there.
+    pub fn serve(place: &Place) -> Self {
         let mut command = place.command(&["kms", "serve", "--listen", "127.0.0.1:0"]);
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
         let mut line = String::new();
@@ -123,14 +131,20 @@ impl LocalKms {
             .unwrap();
         let endpoint = line.trim().to_owned();
         assert!(endpoint.starts_with("http://127.0.0.1:"), "{endpoint}");
-        Self { child, endpoint, arn }
+        Self {
+            child: Server(child),
+            endpoint,
+            arn: String::new(),
+        }
     }
 }
 
-impl Drop for LocalKms {
+struct Server(Child);
+
+impl Drop for Server {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 

@@ -62,6 +62,12 @@ pub(super) fn policy_yaml(parts: &PolicyParts<'_>) -> String {
         line(format_args!("  {acl}: {{ allow: [{}] }}", quoted(parts.principal)));
     }
     line(format_args!(""));
+    if let Some(path) = parts.row_id {
+        line(format_args!(
+            "# `bind_row: {path}` on a column ties its values to their record: moved to another, they do not open."
+        ));
+        line(format_args!("# Records without {path} are then dead letters."));
+    }
     line(format_args!("columns:"));
     for proposal in parts.proposals {
         let why = if proposal.by_name {
@@ -79,12 +85,9 @@ pub(super) fn policy_yaml(parts: &PolicyParts<'_>) -> String {
             .kind
             .pad_to()
             .map_or_else(String::new, |pad| format!(", pad_to: {pad}"));
-        let binding = parts
-            .row_id
-            .map_or_else(String::new, |path| format!(", bind_row: {}", quoted(&path.to_string())));
         let path = quoted(&proposal.path.to_string());
         line(format_args!(
-            "  - {{ path: {path}, key: default, acl: {}{padding}{binding} }}",
+            "  - {{ path: {path}, key: default, acl: {}{padding} }}",
             proposal.kind.acl()
         ));
     }
@@ -103,6 +106,7 @@ pub(super) struct PipelineParts<'a> {
     pub(super) topic: &'a str,
     pub(super) owner: &'a str,
     pub(super) kms: &'a str,
+    pub(super) format: &'a str,
 }
 
 /// The pipeline as YAML.
@@ -113,6 +117,7 @@ pub(super) fn pipeline_yaml(parts: &PipelineParts<'_>) -> String {
         topic,
         owner,
         kms,
+        format,
     } = parts;
     let (brokers, topic_name) = (quoted(brokers), quoted(topic));
     format!(
@@ -120,11 +125,11 @@ pub(super) fn pipeline_yaml(parts: &PipelineParts<'_>) -> String {
          name: {dataset}-seal\n\
          mode: seal\n\
          dataset: {dataset}\n\
-         format: json\n\
+         format: {format}\n\
          keys: header\n\
          \n\
          source: {{ kafka: {{ brokers: {brokers}, topics: [{topic_name}], group: {dataset}-seal }} }}\n\
-         target: {{ kafka: {{ topic: \"{{topic}}.sealed\" }} }}\n\
+         target: {{ kafka: {{ topic: \"{{topic}}.sealed\", create: true }} }}\n\
          dead_letters: {{ topic: {dead}, max_ratio: 0.01 }}\n\
          \n\
          # Relative to this file.\n\

@@ -1,0 +1,208 @@
+//! `sealflow keys`: the key envelopes of a catalogue. They hold wrapped keys, and even those are not shown.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use sealflow::keys::{Catalogue, Envelope};
+use serde::Serialize;
+
+use crate::config::{self, Environment};
+use crate::failure::{Exit, Failure, Result};
+use crate::services::open_catalogue;
+use crate::term::{OutputFormat, say, say_json, table};
+use crate::time::rfc3339;
+
+/// Show the key envelopes of a catalogue, never a key
+///
+/// Each data key lies in the catalogue as an envelope: wrapped by KMS, with dataset, policy key, ACL and labels.
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Command {
+    /// List all data keys, newest first
+    List(ListArgs),
+    /// Show one data key
+    Show(ShowArgs),
+}
+
+/// List all data keys, newest first
+#[derive(Debug, clap::Args)]
+pub(crate) struct ListArgs {
+    /// Only those of this dataset
+    #[arg(long, value_name = "NAME")]
+    dataset: Option<String>,
+    #[command(flatten)]
+    place: Place,
+}
+
+/// Show one data key
+#[derive(Debug, clap::Args)]
+pub(crate) struct ShowArgs {
+    /// Its id, or the start of it
+    #[arg(value_name = "KEY")]
+    key: String,
+    #[command(flatten)]
+    place: Place,
+}
+
+#[derive(Debug, clap::Args)]
+struct Place {
+    /// Take the catalogue from this pipeline file
+    #[arg(long, value_name = "FILE", env = "SEALFLOW_PIPELINE", hide_env_values = true)]
+    pipeline: Option<PathBuf>,
+    /// The catalogue
+    #[arg(long, value_name = "DIR", env = "SEALFLOW_CATALOGUE", hide_env_values = true)]
+    catalogue: Option<PathBuf>,
+    /// How to print it
+    #[arg(long, value_enum, default_value_t)]
+    output: OutputFormat,
+}
+
+/// What is shown of a data key.
+#[derive(Clone, Debug, Serialize)]
+struct Shown {
+    key: String,
+    dataset: String,
+    policy_key: String,
+    acl: String,
+    arn: String,
+    policy_version: u64,
+    created: String,
+    not_after: String,
+    labels: Vec<ShownLabel>,
+    /// How often it was wrapped.
+    envelopes: usize,
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct ShownLabel {
+    label: String,
+    bind_row: Option<String>,
+}
+
+/// Runs the subcommand.
+pub(crate) async fn run(command: Command) -> Result<ExitCode> {
+    match command {
+        Command::List(args) => list(&args).await,
+        Command::Show(args) => show(&args).await,
+    }
+}
+
+async fn list(args: &ListArgs) -> Result<ExitCode> {
+    let mut keys = args.place.keys("keys").await?;
+    keys.retain(|key| args.dataset.as_ref().is_none_or(|dataset| *dataset == key.dataset));
+    if args.place.output == OutputFormat::Json {
+        say_json(&keys);
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut rows = vec![["KEY", "DATASET", "POLICY KEY", "ACL", "LABELS", "CREATED"].map(str::to_owned)];
+    rows.extend(keys.iter().map(|key| {
+        let labels = key.labels.len().to_string();
+        [
+            key.key.clone(),
+            key.dataset.clone(),
+            key.policy_key.clone(),
+            key.acl.clone(),
+            labels,
+            key.created.clone(),
+        ]
+    }));
+    table(&rows);
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn show(args: &ShowArgs) -> Result<ExitCode> {
+    let mut keys = args.place.keys("keys").await?;
+    keys.retain(|key| key.key.starts_with(&args.key));
+    let [key] = &keys[..] else {
+        let message = format!("{} data keys start with {}", keys.len(), args.key);
+        return Err(Failure::new(Exit::Data, message, "`sealflow keys list` shows all ids"));
+    };
+    if args.place.output == OutputFormat::Json {
+        say_json(key);
+        return Ok(ExitCode::SUCCESS);
+    }
+    say(format_args!("key         {}", key.key));
+    say(format_args!("dataset     {}", key.dataset));
+    say(format_args!(
+        "policy key  {} (policy version {})",
+        key.policy_key, key.policy_version
+    ));
+    say(format_args!("ACL         {}", key.acl));
+    say(format_args!("KMS key     {}", key.arn));
+    say(format_args!("created     {}", key.created));
+    say(format_args!("seals until {}", key.not_after));
+    say(format_args!("envelopes   {}", key.envelopes));
+    for label in &key.labels {
+        let bound = label
+            .bind_row
+            .as_ref()
+            .map_or_else(String::new, |path| format!(" (bound to {path})"));
+        say(format_args!("label       {}{bound}", label.label));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+impl Place {
+    async fn keys(&self, prefix: &str) -> Result<Vec<Shown>> {
+        let folder = match (&self.catalogue, &self.pipeline) {
+            (Some(folder), _) => folder.clone(),
+            (None, Some(path)) => config::load(path, &Environment::of_process())?.catalogue.folder,
+            (None, None) => {
+                return Err(Failure::usage(
+                    "no catalogue",
+                    "give --catalogue DIR or --pipeline FILE",
+                ));
+            }
+        };
+        if !folder.is_dir() {
+            return Err(Failure::io(
+                "read",
+                Path::new(&folder),
+                &std::io::Error::from(std::io::ErrorKind::NotFound),
+            ));
+        }
+        let catalogue = open_catalogue(&folder)?;
+        let mut keys: Vec<_> = collect(catalogue.as_ref(), prefix).await?.into_values().collect();
+        keys.sort_by(|a, b| b.created.cmp(&a.created).then_with(|| a.key.cmp(&b.key)));
+        Ok(keys)
+    }
+}
+
+async fn collect(catalogue: &dyn Catalogue, prefix: &str) -> Result<BTreeMap<String, Shown>> {
+    let mut keys: BTreeMap<String, Shown> = BTreeMap::new();
+    for path in catalogue.list(prefix).await? {
+        let Some(bytes) = catalogue.get(&path).await? else {
+            continue;
+        };
+        let Ok(envelope) = Envelope::from_bytes(&bytes) else {
+            tracing::warn!(path, "not a key envelope of a version known here");
+            continue;
+        };
+        let shown = Shown::new(&envelope);
+        keys.entry(shown.key.clone())
+            .and_modify(|known| known.envelopes += 1)
+            .or_insert(shown);
+    }
+    Ok(keys)
+}
+
+impl Shown {
+    fn new(envelope: &Envelope) -> Self {
+        let label = |entry: &sealflow::keys::LabelEntry| ShownLabel {
+            label: entry.label.clone(),
+            bind_row: entry.bind_row.clone(),
+        };
+        Self {
+            key: envelope.key_id().to_string(),
+            dataset: envelope.dataset.clone(),
+            policy_key: envelope.key_name.clone(),
+            acl: envelope.acl.clone(),
+            arn: envelope.arn.clone(),
+            policy_version: envelope.policy_version,
+            created: rfc3339(envelope.created()),
+            not_after: rfc3339(envelope.not_after()),
+            labels: envelope.labels.iter().map(label).collect(),
+            envelopes: 1,
+        }
+    }
+}

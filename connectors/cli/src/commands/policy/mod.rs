@@ -1,0 +1,132 @@
+//! `sealflow policy`: written by people, signed by its owner, published in the catalogue.
+
+mod domain;
+mod publish;
+mod show;
+mod write;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use sealflow::jose::Thumbprint;
+use sealflow::keys::Catalogue;
+use sealflow::policy::TrustedOwners;
+
+use crate::config::{self, Environment};
+use crate::failure::{Failure, Result};
+use crate::services::open_catalogue;
+use crate::trust;
+
+/// Write, check, sign and publish policies
+///
+/// A policy says which fields of a dataset are sealed, under which key, for whom. Its owner signs it; pipelines and
+/// readers pin the owner's key and take the newest version from the catalogue.
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Command {
+    /// Make an owner key; prints its thumbprint, which pipelines pin
+    Keygen(write::KeygenArgs),
+    /// Write a policy to start from
+    Init(write::InitArgs),
+    /// Check a policy file
+    Check(write::CheckArgs),
+    /// Sign a policy file with the owner key
+    Sign(write::SignArgs),
+    /// Verify a signed policy against pinned owners
+    Verify(write::VerifyArgs),
+    /// Put a signed policy into the catalogue
+    Publish(publish::PublishArgs),
+    /// Show the newest policy of a dataset
+    Show(show::ShowArgs),
+    /// Show all versions of a dataset's policy
+    History(show::HistoryArgs),
+    /// Domains: deterministic columns that can be joined
+    #[command(subcommand)]
+    Domain(domain::Command),
+}
+
+/// Runs the subcommand.
+pub(crate) async fn run(command: Command) -> Result<ExitCode> {
+    match command {
+        Command::Keygen(args) => write::keygen(&args),
+        Command::Init(args) => write::init(&args),
+        Command::Check(args) => write::check(&args),
+        Command::Sign(args) => write::sign(&args),
+        Command::Verify(args) => write::verify(&args),
+        Command::Publish(args) => publish::publish(&args).await,
+        Command::Show(args) => show::show(&args).await,
+        Command::History(args) => show::history(&args).await,
+        Command::Domain(command) => domain::run(command).await,
+    }
+}
+
+/// Catalogue and owners
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Catalogue and owners")]
+pub(super) struct Trusting {
+    /// Take catalogue, owners and dataset from this pipeline file
+    #[arg(long, value_name = "FILE", env = "SEALFLOW_PIPELINE", hide_env_values = true)]
+    pipeline: Option<PathBuf>,
+    /// Catalogue of signed policies
+    #[arg(long, value_name = "DIR", env = "SEALFLOW_CATALOGUE", hide_env_values = true)]
+    catalogue: Option<PathBuf>,
+    /// Thumbprint of an owner key whose policies are believed; may be repeated
+    #[arg(
+        long = "owner",
+        value_name = "THUMBPRINT",
+        allow_hyphen_values = true,
+        env = "SEALFLOW_OWNERS",
+        hide_env_values = true,
+        value_delimiter = ','
+    )]
+    owners: Vec<Thumbprint>,
+}
+
+/// What [`Trusting`] comes to.
+struct Trusted {
+    catalogue: Arc<dyn Catalogue>,
+    owners: TrustedOwners,
+    /// Of the pipeline file.
+    dataset: Option<String>,
+}
+
+impl Trusting {
+    /// `also` is believed as well: the key that signs right now.
+    fn open(&self, also: Option<Thumbprint>) -> Result<Trusted> {
+        let loaded = match &self.pipeline {
+            Some(path) => Some(config::load(path, &Environment::of_process())?),
+            None => None,
+        };
+        let folder = self
+            .catalogue
+            .clone()
+            .or_else(|| loaded.as_ref().map(|config| config.catalogue.folder.clone()));
+        let folder = folder.ok_or_else(|| Failure::usage("no catalogue", "give --catalogue DIR or --pipeline FILE"))?;
+        let mut owners = self.owners.clone();
+        if owners.is_empty() {
+            owners.extend(loaded.iter().flat_map(|config| config.trust.owners.iter().copied()));
+        }
+        owners.extend(also);
+        if owners.is_empty() {
+            return Err(Failure::usage(
+                "no owner to believe",
+                "give --owner THUMBPRINT or --pipeline FILE",
+            ));
+        }
+        let dataset = loaded.map(|config| config.dataset);
+        Ok(Trusted {
+            catalogue: open_catalogue(&folder)?,
+            owners: trust::owners(&owners)?,
+            dataset,
+        })
+    }
+}
+
+impl Trusted {
+    fn dataset(&self, given: Option<&String>) -> Result<String> {
+        given
+            .or(self.dataset.as_ref())
+            .cloned()
+            .ok_or_else(|| Failure::usage("no dataset", "name it, or give --pipeline FILE"))
+    }
+}

@@ -1,0 +1,264 @@
+//! Show and history: what the catalogue holds, believed or not.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use sealflow::policy::publish;
+use sealflow::policy::{Cipher, ColumnRule, Flow, OnMissing, Policy, PolicySource as _, VerifiedPolicy};
+use serde::Serialize;
+
+use super::Trusting;
+use crate::failure::{Exit, Result};
+use crate::services::read_unsigned;
+use crate::term::{OutputFormat, Style, say, say_json, table};
+use crate::trust::policies;
+
+/// Show the newest policy of a dataset
+#[derive(Debug, clap::Args)]
+pub(crate) struct ShowArgs {
+    /// The dataset
+    #[arg(value_name = "DATASET")]
+    dataset: Option<String>,
+    /// Show this policy file, which nobody signed, instead of the catalogue's newest
+    #[arg(long, value_name = "POLICY")]
+    dev: Option<PathBuf>,
+    /// Print the YAML as its owner wrote it
+    #[arg(long, conflicts_with = "output")]
+    yaml: bool,
+    /// How to print it
+    #[arg(long, value_enum, default_value_t)]
+    output: OutputFormat,
+    #[command(flatten)]
+    trusting: Trusting,
+}
+
+pub(super) async fn show(args: &ShowArgs) -> Result<ExitCode> {
+    let policy = match &args.dev {
+        Some(path) => read_unsigned(path)?,
+        None => {
+            let trusted = args.trusting.open(None)?;
+            let dataset = trusted.dataset(args.dataset.as_ref())?;
+            let policies = policies(&trusted.catalogue, trusted.owners);
+            policies.policy(&dataset).await?.as_ref().clone()
+        }
+    };
+    if args.yaml {
+        say(String::from_utf8_lossy(policy.yaml()).trim_end());
+        return Ok(ExitCode::SUCCESS);
+    }
+    let shown = Shown::new(&policy);
+    match args.output {
+        OutputFormat::Json => say_json(&shown),
+        OutputFormat::Text => shown.print(),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+#[derive(Serialize)]
+struct Shown {
+    dataset: String,
+    version: u64,
+    sha256: String,
+    owner: Option<String>,
+    keys: Vec<ShownKey>,
+    columns: Vec<ShownColumn>,
+    dead_letters: Option<ShownDeadLetters>,
+    not_supported: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct ShownKey {
+    name: String,
+    arn: String,
+    max_age_secs: u64,
+}
+
+#[derive(Serialize)]
+struct ShownColumn {
+    path: String,
+    label: String,
+    flow: &'static str,
+    key: Option<String>,
+    acl: Option<String>,
+    domain: Option<String>,
+    pad_to: Option<u32>,
+    bind_row: Option<String>,
+    seal_nulls: bool,
+    on_missing: &'static str,
+}
+
+#[derive(Serialize)]
+struct ShownDeadLetters {
+    key: String,
+    acl: String,
+}
+
+impl Shown {
+    fn new(policy: &VerifiedPolicy) -> Self {
+        let owner = policy.owner().map(|owner| owner.to_string());
+        let policy: &Policy = policy.policy();
+        let key = |(name, key): (&String, &sealflow::policy::PolicyKey)| ShownKey {
+            name: name.clone(),
+            arn: key.arn.clone(),
+            max_age_secs: key.max_age.as_secs(),
+        };
+        Self {
+            dataset: policy.dataset.clone(),
+            version: policy.version,
+            sha256: policy.sha256.iter().map(|b| format!("{b:02x}")).collect(),
+            owner,
+            keys: policy.keys.iter().map(key).collect(),
+            columns: policy.columns.iter().map(ShownColumn::new).collect(),
+            dead_letters: policy.dead_letters.as_ref().map(|rule| ShownDeadLetters {
+                key: rule.key.clone(),
+                acl: rule.acl.clone(),
+            }),
+            not_supported: policy.unsupported().iter().map(ToString::to_string).collect(),
+        }
+    }
+
+    fn print(&self) {
+        let style = Style::of_stdout();
+        let owner = self.owner.as_deref().unwrap_or("nobody: unsigned");
+        say(format_args!("{} version {}", style.bold(&self.dataset), self.version));
+        say(format_args!("signed by  {owner}"));
+        say(format_args!("hash       {}", self.sha256));
+        for key in &self.keys {
+            say(format_args!("key        {}: {}", key.name, key.arn));
+        }
+        if let Some(rule) = &self.dead_letters {
+            say(format_args!("dead ones  key {}, ACL {}", rule.key, rule.acl));
+        }
+        say("");
+        let mut rows = vec![["COLUMN", "FLOW", "KEY", "ACL", "OPTIONS"].map(str::to_owned)];
+        rows.extend(self.columns.iter().map(ShownColumn::row));
+        table(&rows);
+        for reason in &self.not_supported {
+            say(format_args!("{} {reason}", style.bang()));
+        }
+    }
+}
+
+impl ShownColumn {
+    fn new(rule: &ColumnRule) -> Self {
+        let domain = match &rule.cipher {
+            Cipher::Domain(name) => Some(name.clone()),
+            Cipher::Randomised => None,
+        };
+        let own = |name: &String| domain.is_none().then(|| name.clone());
+        Self {
+            path: rule.path.to_string(),
+            label: rule.label.clone(),
+            flow: match rule.flow {
+                Flow::Direct => "direct",
+                Flow::Hybrid => "hybrid",
+                Flow::Enclave => "enclave",
+                _ => "unknown",
+            },
+            key: own(&rule.key),
+            acl: own(&rule.acl),
+            pad_to: rule.pad_to,
+            bind_row: rule.bind_row.as_ref().map(ToString::to_string),
+            seal_nulls: rule.seal_nulls,
+            on_missing: if rule.on_missing == OnMissing::Reject {
+                "reject"
+            } else {
+                "pass"
+            },
+            domain,
+        }
+    }
+
+    fn row(&self) -> [String; 5] {
+        let mut options = Vec::new();
+        if let Some(domain) = &self.domain {
+            options.push(format!("domain {domain}"));
+        }
+        if self.label != self.path {
+            options.push(format!("label {}", self.label));
+        }
+        options.extend(self.pad_to.map(|pad| format!("padded to {pad}")));
+        options.extend(self.bind_row.as_ref().map(|path| format!("bound to {path}")));
+        if self.seal_nulls {
+            options.push("nulls too".to_owned());
+        }
+        if self.on_missing == "reject" {
+            options.push("required".to_owned());
+        }
+        let or_dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
+        [
+            self.path.clone(),
+            self.flow.to_owned(),
+            or_dash(&self.key),
+            or_dash(&self.acl),
+            options.join(", "),
+        ]
+    }
+}
+
+/// Show all versions of a dataset's policy
+#[derive(Debug, clap::Args)]
+pub(crate) struct HistoryArgs {
+    /// The dataset
+    #[arg(value_name = "DATASET")]
+    dataset: Option<String>,
+    /// How to print it
+    #[arg(long, value_enum, default_value_t)]
+    output: OutputFormat,
+    #[command(flatten)]
+    trusting: Trusting,
+}
+
+#[derive(Serialize)]
+struct ShownVersion {
+    version: u64,
+    believed: bool,
+    columns: Option<usize>,
+    owner: Option<String>,
+    reason: Option<String>,
+}
+
+/// Versions that are not believed are shown with the reason, and end in exit code 78.
+pub(super) async fn history(args: &HistoryArgs) -> Result<ExitCode> {
+    let trusted = args.trusting.open(None)?;
+    let dataset = trusted.dataset(args.dataset.as_ref())?;
+    let entries = publish::history(trusted.catalogue.as_ref(), &dataset, &trusted.owners).await?;
+    let versions: Vec<_> = entries
+        .iter()
+        .map(|entry| ShownVersion {
+            version: entry.version,
+            believed: entry.policy.is_ok(),
+            columns: entry.policy.as_ref().ok().map(|policy| policy.policy().columns.len()),
+            owner: entry
+                .policy
+                .as_ref()
+                .ok()
+                .and_then(VerifiedPolicy::owner)
+                .map(|owner| owner.to_string()),
+            reason: entry.policy.as_ref().err().map(ToString::to_string),
+        })
+        .collect();
+    match args.output {
+        OutputFormat::Json => say_json(&versions),
+        OutputFormat::Text => {
+            let mut rows = vec![["VERSION", "COLUMNS", "SIGNED BY"].map(str::to_owned)];
+            rows.extend(versions.iter().map(|version| {
+                let columns = version
+                    .columns
+                    .map_or_else(|| "-".to_owned(), |count| count.to_string());
+                let who = version
+                    .owner
+                    .clone()
+                    .or_else(|| version.reason.as_ref().map(|reason| format!("NOT BELIEVED: {reason}")));
+                [version.version.to_string(), columns, who.unwrap_or_default()]
+            }));
+            table(&rows);
+        }
+    }
+    let all = versions.iter().all(|version| version.believed);
+    Ok(if all {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(Exit::Config as u8)
+    })
+}

@@ -1,0 +1,214 @@
+//! `policy` and `keys`: from a key to a published policy, and what is refused on the way.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod common;
+
+use common::{LocalKms, Place, policy};
+
+const ARN: &str = "arn:aws:kms:eu-central-1:111122223333:key/00000000-0000-4000-8000-000000000001";
+
+/// Thumbprints differ in every run.
+fn shown(text: &str, owner: &str) -> String {
+    text.replace(owner, "OWNER")
+}
+
+#[test]
+fn a_policy_is_written_checked_signed_verified_published_and_shown() {
+    let place = Place::new();
+    let owner = place.ok(&["policy", "keygen"]).trim().to_owned();
+    let mode =
+        std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(place.path("owner.key")).unwrap().permissions());
+    assert_eq!((mode & 0o777, owner.len()), (0o600, 43));
+    place.write("policy.yaml", policy(ARN));
+    assert_eq!(
+        place.ok(&["policy", "check"]),
+        "policy.yaml: policy of payments, version 1, 4 columns: ok\n"
+    );
+    place.ok(&["policy", "sign"]);
+    assert_eq!(place.read("policy.jws").split('.').count(), 3);
+    insta::assert_snapshot!(
+        "verified",
+        shown(&place.ok(&["policy", "verify", "--owner", &owner]), &owner)
+    );
+    let trust = ["--catalogue", "catalogue", "--owner", &owner];
+    assert_eq!(
+        place.ok(&[&["policy", "publish"], &trust[..]].concat()),
+        "policy of payments, version 1: published\n"
+    );
+    assert!(place.path("catalogue/policies/payments/0000000001.jws").exists());
+    assert_eq!(
+        place.ok(&[&["policy", "publish"], &trust[..]].concat()),
+        "policy of payments, version 1: was there already\n"
+    );
+    insta::assert_snapshot!(
+        "shown",
+        shown(
+            &place.ok(&[&["policy", "show", "payments"], &trust[..]].concat()),
+            &owner
+        )
+    );
+    let json = place.ok(&[&["policy", "show", "payments", "--output", "json"], &trust[..]].concat());
+    insta::assert_snapshot!("shown_json", shown(&json, &owner));
+    let yaml = place.ok(&[&["policy", "show", "payments", "--yaml"], &trust[..]].concat());
+    assert_eq!(yaml.trim_end(), place.read("policy.yaml").trim_end());
+    // The next version, signed on the way.
+    place.write("policy.yaml", policy(ARN).replace("version: 1", "version: 2"));
+    place.ok(&["policy", "publish", "--key", "owner.key", "--catalogue", "catalogue"]);
+    insta::assert_snapshot!(
+        "history",
+        shown(
+            &place.ok(&[&["policy", "history", "payments"], &trust[..]].concat()),
+            &owner
+        )
+    );
+}
+
+#[test]
+fn what_must_not_be_believed_or_published_is_refused_with_two_lines() {
+    let place = Place::new();
+    let owner = place.ok(&["policy", "keygen"]).trim().to_owned();
+    let other = place.ok(&["policy", "keygen", "-o", "other.key"]).trim().to_owned();
+    place.write("policy.yaml", policy(ARN));
+    place.ok(&["policy", "sign"]);
+    place.ok(&["policy", "publish", "--catalogue", "catalogue", "--owner", &owner]);
+    place.write("bad.yaml", policy(ARN).replace("acl: support", "acl: suport"));
+    place.write(
+        "hybrid.yaml",
+        policy(ARN)
+            .replace("path: client_ip,", "path: client_ip, flow: hybrid,")
+            .replace("version: 1", "version: 9"),
+    );
+    place.write("changed.yaml", policy(ARN).replace("client_ip", "address"));
+    let (header, rest) = place
+        .read("policy.jws")
+        .split_once('.')
+        .map(|(a, b)| (a.to_owned(), b.to_owned()))
+        .unwrap();
+    place.write("edited.jws", format!("{header}.A{}", &rest[1..]));
+    place.write("shared.key", place.read("owner.key"));
+    let cases: [(&str, &[&str], i32); 9] = [
+        ("check_unknown_acl", &["policy", "check", "bad.yaml"], 78),
+        ("check_flow_not_built", &["policy", "check", "hybrid.yaml"], 78),
+        ("sign_unknown_acl", &["policy", "sign", "bad.yaml"], 78),
+        ("keygen_would_replace", &["policy", "keygen"], 74),
+        ("verify_other_owner", &["policy", "verify", "--owner", &other], 78),
+        (
+            "verify_edited",
+            &["policy", "verify", "edited.jws", "--owner", &owner],
+            78,
+        ),
+        (
+            "publish_other_content",
+            &[
+                "policy",
+                "publish",
+                "changed.yaml",
+                "--key",
+                "owner.key",
+                "--catalogue",
+                "catalogue",
+            ],
+            78,
+        ),
+        ("sign_with_a_shared_key", &["policy", "sign", "--key", "shared.key"], 77),
+        (
+            "show_no_such_dataset",
+            &[
+                "policy",
+                "show",
+                "orders",
+                "--catalogue",
+                "catalogue",
+                "--owner",
+                &owner,
+            ],
+            78,
+        ),
+    ];
+    for (name, args, code) in cases {
+        let ran = place.run(args);
+        assert_eq!(
+            (ran.code, ran.out.as_str(), ran.err.lines().count()),
+            (code, "", 2),
+            "{name}: {}",
+            ran.err
+        );
+        insta::assert_snapshot!(name, shown(&ran.err, &owner).replace(&other, "OTHER"));
+    }
+}
+
+#[test]
+fn domains_are_made_once_and_signed() {
+    let place = Place::new();
+    let kms = LocalKms::start(&place);
+    place.ok(&["policy", "keygen"]);
+    let create = [
+        "policy",
+        "domain",
+        "create",
+        "customers",
+        "--key-arn",
+        &kms.arn,
+        "--catalogue",
+        "catalogue",
+        "--kms-endpoint",
+        &kms.endpoint,
+    ];
+    assert!(
+        place
+            .ok(&[&create[..], &["--allow", "arn:aws:iam::111122223333:role/analyst"]].concat())
+            .contains("version 1")
+    );
+    assert!(place.ok(&create).contains("version 2"));
+    let before = place.path("catalogue/domains/customers/2/secret");
+    assert!(before.exists());
+    let bad = place.run(&[&create[..], &["--type", "colour"]].concat());
+    assert_eq!(bad.code, 64, "{}", bad.err);
+    assert!(
+        !place.path("catalogue/domains/customers/3").exists(),
+        "a refused domain left a secret behind"
+    );
+}
+
+#[test]
+fn keys_shows_envelopes_and_no_key() {
+    let place = Place::new();
+    let kms = LocalKms::start(&place);
+    place.write("policy.yaml", policy(&kms.arn));
+    place.write("in.ndjson", sealflow_samples::record(1, 0).value);
+    place.ok(&[
+        "seal",
+        "in.ndjson",
+        "-o",
+        "out.ndjson",
+        "--dev",
+        "policy.yaml",
+        "--catalogue",
+        "catalogue",
+        "--kms-endpoint",
+        &kms.endpoint,
+    ]);
+    let list = place.ok(&["keys", "list", "--catalogue", "catalogue", "--output", "json"]);
+    let keys: serde_json::Value = serde_json::from_str(&list).unwrap();
+    let keys = keys.as_array().unwrap();
+    assert_eq!(keys.len(), 2);
+    for key in keys {
+        assert_eq!(
+            (&key["dataset"], &key["arn"]),
+            (&"payments".into(), &kms.arn.as_str().into())
+        );
+        assert!(key.get("wrapped").is_none());
+    }
+    let id = keys[0]["key"].as_str().unwrap();
+    assert!(
+        place
+            .ok(&["keys", "show", &id[..8], "--catalogue", "catalogue"])
+            .contains(id)
+    );
+    assert_eq!(
+        place.ok(&["keys", "list", "--catalogue", "catalogue"]).lines().count(),
+        3
+    );
+    assert_eq!(place.run(&["keys", "show", "zz", "--catalogue", "catalogue"]).code, 65);
+    assert_eq!(place.run(&["keys", "list", "--catalogue", "nowhere"]).code, 74);
+}

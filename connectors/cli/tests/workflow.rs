@@ -1,0 +1,193 @@
+//! The five minutes of the README on a mock broker: init, validate, run, and what they say when something is missing.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod common;
+
+use std::time::Duration;
+
+use common::{LocalKms, Place};
+use rdkafka::ClientConfig;
+use rdkafka::mocking::MockCluster;
+use rdkafka::producer::{BaseProducer, BaseRecord, DefaultProducerContext, Producer};
+
+const RECORDS: u64 = 300;
+
+/// A broker with topic `payments` of four partitions, filled, and with its targets.
+fn broker(records: u64) -> MockCluster<'static, DefaultProducerContext> {
+    let cluster = MockCluster::new(1).unwrap();
+    for topic in ["payments", "payments.sealed", "payments.dead"] {
+        cluster.create_topic(topic, 4, 1).unwrap();
+    }
+    let producer: BaseProducer = ClientConfig::new()
+        .set("bootstrap.servers", cluster.bootstrap_servers())
+        .create()
+        .unwrap();
+    for record in sealflow_samples::generate(3, records) {
+        let message = BaseRecord::to("payments")
+            .partition(i32::try_from(record.n % 4).unwrap())
+            .key(&record.key)
+            .payload(&record.value);
+        producer.send(message).map_err(|(error, _)| error).unwrap();
+        producer.poll(Duration::ZERO);
+    }
+    producer.flush(Duration::from_secs(30)).unwrap();
+    cluster
+}
+
+/// The endpoint of a server on a port of its own instead of the configured one.
+fn use_endpoint(place: &Place, kms: &LocalKms) {
+    place.write(
+        "pipeline.yaml",
+        place
+            .read("pipeline.yaml")
+            .replace("http://127.0.0.1:4599", &kms.endpoint)
+            .replace("127.0.0.1:9464", "127.0.0.1:0"),
+    );
+}
+
+fn owner(place: &Place) -> String {
+    let pipeline = place.read("pipeline.yaml");
+    let start = pipeline.find("owners: [\"").unwrap() + "owners: [\"".len();
+    pipeline[start..start + 43].to_owned()
+}
+
+/// The same in every run.
+fn steady(text: &str, place: &Place, cluster: &MockCluster<'_, DefaultProducerContext>) -> String {
+    let policy = place.read("policy.yaml");
+    let at = policy.find("arn:aws:kms:").unwrap();
+    let arn = policy[at..].split('"').next().unwrap();
+    text.replace(&owner(place), "OWNER")
+        .replace(arn, "ARN")
+        .replace(&cluster.bootstrap_servers(), "BROKERS")
+}
+
+#[test]
+fn init_validate_and_run_seal_a_topic() {
+    let (place, cluster) = (Place::new(), broker(RECORDS));
+    let said = place.ok(&["init", "--topic", "payments", "--brokers", &cluster.bootstrap_servers()]);
+    insta::assert_snapshot!("init", steady(&said, &place, &cluster));
+    insta::assert_snapshot!("init_policy", steady(&place.read("policy.yaml"), &place, &cluster));
+    insta::assert_snapshot!("init_pipeline", steady(&place.read("pipeline.yaml"), &place, &cluster));
+    for record in sealflow_samples::generate(3, RECORDS) {
+        for secret in &record.secrets {
+            assert!(
+                !said.contains(secret.as_str()) && !place.read("policy.yaml").contains(secret.as_str()),
+                "{secret}"
+            );
+        }
+    }
+    let again = place.run(&["init", "--topic", "payments", "--brokers", &cluster.bootstrap_servers()]);
+    assert_eq!(again.code, 74, "{}", again.err);
+
+    let kms = LocalKms::serve(&place);
+    use_endpoint(&place, &kms);
+    let validated = place.run(&["validate", "pipeline.yaml"]);
+    insta::assert_snapshot!("validate", steady(&validated.out, &place, &cluster));
+    assert_eq!(validated.code, 0, "{}{}", validated.out, validated.err);
+    let json: serde_json::Value =
+        serde_json::from_str(&place.ok(&["validate", "pipeline.yaml", "--output", "json"])).unwrap();
+    assert_eq!(json["ok"], true);
+
+    let summary: serde_json::Value =
+        serde_json::from_str(&place.ok(&["run", "pipeline.yaml", "--until-end", "--output", "json"])).unwrap();
+    assert_eq!(
+        (summary["records"].as_u64(), summary["dead_letters"].as_u64()),
+        (Some(RECORDS), Some(0))
+    );
+    let values: usize = sealflow_samples::generate(3, RECORDS)
+        .map(|record| record.secrets.len())
+        .sum();
+    assert_eq!(summary["values"].as_u64(), Some(values as u64));
+    assert!(
+        place
+            .ok(&["keys", "list", "--pipeline", "pipeline.yaml"])
+            .contains("payments")
+    );
+}
+
+#[test]
+fn validate_says_what_is_missing_and_goes_on() {
+    let (place, cluster) = (Place::new(), broker(5));
+    place.ok(&["init", "--topic", "payments", "--brokers", &cluster.bootstrap_servers()]);
+    let kms = LocalKms::serve(&place);
+    use_endpoint(&place, &kms);
+    let good = place.read("pipeline.yaml");
+    let validate = |change: &dyn Fn(&str) -> String| {
+        place.write("pipeline.yaml", change(&good));
+        let ran = place.run(&["validate", "pipeline.yaml"]);
+        place.write("pipeline.yaml", &good);
+        (ran.code, steady(&ran.out, &place, &cluster))
+    };
+    let (code, text) = validate(&|good| good.replace("topics: [\"payments\"]", "topics: [\"paymets\"]"));
+    assert_eq!(code, 78, "{text}");
+    insta::assert_snapshot!("validate_no_such_topic", text);
+    let stranger = place.ok(&["policy", "keygen", "-o", "stranger.key"]).trim().to_owned();
+    let (code, text) = validate(&|good| good.replace(&owner(&place), &stranger));
+    assert_eq!(code, 78, "{text}");
+    assert!(
+        text.contains("FAIL policy: ") && text.contains("no pinned owner"),
+        "{text}"
+    );
+    let (code, text) = validate(&|good| good.replace(&cluster.bootstrap_servers(), "127.0.0.1:1"));
+    assert_eq!(code, 69, "{text}");
+    assert!(
+        text.contains("FAIL broker: ") && text.contains("ok   key default"),
+        "{text}"
+    );
+    let (code, text) = validate(&|good| good.replace(&kms.endpoint, "http://127.0.0.1:1"));
+    assert_eq!(code, 69, "{text}");
+    assert!(
+        text.contains("FAIL key default") && text.contains("ok   column user.email"),
+        "{text}"
+    );
+    let (code, text) = validate(&|good| good.replace("source:", "sorce:"));
+    assert_eq!(code, 78, "{text}");
+    insta::assert_snapshot!("validate_bad_file", text);
+    drop(kms);
+    assert_eq!(place.run(&["run", "pipeline.yaml", "--dev", "nowhere.yaml"]).code, 74);
+}
+
+#[test]
+fn init_reads_a_file_and_refuses_what_it_cannot_use() {
+    let place = Place::new();
+    let lines: Vec<u8> = sealflow_samples::generate(1, 30)
+        .flat_map(|record| [record.value, b"\n".to_vec()].concat())
+        .collect();
+    place.write("sample.ndjson", lines);
+    let arn = "arn:aws:kms:eu-west-1:444455556666:key/00000000-0000-4000-8000-000000000009";
+    place.ok(&[
+        "init",
+        "--sample",
+        "sample.ndjson",
+        "--key-arn",
+        arn,
+        "--topic",
+        "orders",
+        "--folder",
+        "out",
+    ]);
+    assert!(
+        place
+            .read("out/policy.yaml")
+            .contains("arn:aws:iam::444455556666:role/reader")
+    );
+    assert!(place.read("out/pipeline.yaml").contains("kms: { region: eu-west-1 }"));
+    place.ok(&["policy", "show", "--pipeline", "out/pipeline.yaml"]);
+    place.write("plain.ndjson", "{\"a\":1}\n");
+    place.write("avro.bin", b"\0\0\0\0\x07\xde\xad");
+    for (sample, code) in [("plain.ndjson", 65), ("avro.bin", 65), ("nowhere", 74)] {
+        let ran = place.run(&["init", "--sample", sample, "--key-arn", arn, "--folder", "other"]);
+        assert_eq!((ran.code, ran.err.lines().count()), (code, 2), "{sample}: {}", ran.err);
+    }
+    let ran = place.run(&[
+        "init",
+        "--sample",
+        "sample.ndjson",
+        "--key-arn",
+        "alias/mine",
+        "--folder",
+        "other",
+    ]);
+    assert_eq!(ran.code, 64, "{}", ran.err);
+    assert!(!place.path("other/policy.yaml").exists());
+}
