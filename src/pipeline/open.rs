@@ -5,19 +5,20 @@
 //! (place = label). A value that does not open as that, or a place that holds no sealed value, makes the
 //! record a dead letter.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use tokio::task::{JoinError, JoinSet};
 use zeroize::Zeroizing;
 
 use super::dead_letter::CANNOT_OPEN;
 use super::plan::{Format, Place, Plan, Rejection};
 use super::record::Record;
-use super::seal::{KeysPlacement, TransformCounters, from_domain, seal_dead_letters, service_stop};
+use super::seal::{FETCHES, KeysPlacement, TransformCounters, from_domain, joined, seal_dead_letters, service_stop};
 use super::transform::{Outcome, Route, StopKind, Transform, TransformError};
 use crate::columns::{Found, Locator, LocatorError, json, splice};
 use crate::flow::direct::DirectSealer;
@@ -59,6 +60,19 @@ struct Extracted {
 struct Keyring {
     keys: HashMap<(KeyId, u64), Result<Arc<OpenedKey>, Rejection>>,
     domains: HashMap<(String, KeyId), Result<DeterministicOpener, Rejection>>,
+}
+
+/// A fetched key, with what it was wanted for.
+type Fetched = ((KeyId, u64), Result<Arc<OpenedKey>, OpenKeyError>);
+
+impl Keyring {
+    fn take(&mut self, fetched: Option<Result<Fetched, JoinError>>) -> Result<(), TransformError> {
+        if let Some(fetched) = fetched {
+            let (id, key) = joined(fetched)?;
+            self.keys.insert(id, key.map_or_else(key_failure, |key| Ok(Ok(key)))?);
+        }
+        Ok(())
+    }
 }
 
 impl OpenTransform {
@@ -138,47 +152,56 @@ impl OpenTransform {
         })
     }
 
-    /// Fetches every key that the batch's values name, each once per set of travelling envelopes.
+    /// Fetches every key that the batch's values name, each once per set of travelling envelopes, side by side.
     async fn keyring(&self, extracted: &[Result<Extracted, Rejection>]) -> Result<Keyring, TransformError> {
         let mut ring = Keyring::default();
+        let mut wanted = HashSet::new();
+        let mut fetches = JoinSet::new();
         for extracted in extracted.iter().flatten() {
-            let travelling: Vec<&[u8]> = extracted.envelopes.iter().map(Bytes::as_ref).collect();
-            let fingerprint = fingerprint(&travelling);
+            let fingerprint = fingerprint(&extracted.envelopes);
             for item in &extracted.items {
                 match SealedValue::parse(&item.sealed) {
-                    Ok(SealedValue::Randomised { key, .. }) => {
-                        if ring.keys.contains_key(&(key, fingerprint)) {
-                            continue;
+                    Ok(SealedValue::Randomised { key, .. }) if wanted.insert((key, fingerprint)) => {
+                        if fetches.len() >= FETCHES {
+                            ring.take(fetches.join_next().await)?;
                         }
-                        let opened = self.keys.get(key, &travelling).await;
-                        ring.keys
-                            .insert((key, fingerprint), opened.map_or_else(key_failure, |key| Ok(Ok(key)))?);
+                        let (keys, envelopes) = (self.keys.clone(), extracted.envelopes.clone());
+                        fetches.spawn(async move {
+                            let travelling: Vec<&[u8]> = envelopes.iter().map(Bytes::as_ref).collect();
+                            ((key, fingerprint), keys.get(key, &travelling).await)
+                        });
                     }
-                    Ok(SealedValue::Deterministic { key, .. }) => {
-                        let Some(domain) = self.plan.rules()[item.rule].domain() else {
-                            continue;
-                        };
-                        let id = (domain.to_owned(), key);
-                        if ring.domains.contains_key(&id) {
-                            continue;
-                        }
-                        let opener = match self.sealer.domains.get(domain, Some(key)).await {
-                            Ok(domain) => domain.key.opener().map_err(|_| cannot_open()),
-                            Err(error) => domain_failure(error)?,
-                        };
-                        ring.domains.insert(id, opener);
-                    }
-                    Err(_) => {}
+                    Ok(SealedValue::Deterministic { key, .. }) => self.fetch_domain(item.rule, key, &mut ring).await?,
+                    _ => {}
                 }
             }
+        }
+        while !fetches.is_empty() {
+            ring.take(fetches.join_next().await)?;
         }
         Ok(ring)
     }
 
+    /// The secret of the domain that the place's policy declares.
+    async fn fetch_domain(&self, rule: usize, key: KeyId, ring: &mut Keyring) -> Result<(), TransformError> {
+        let Some(domain) = self.plan.rules()[rule].domain() else {
+            return Ok(());
+        };
+        let id = (domain.to_owned(), key);
+        if ring.domains.contains_key(&id) {
+            return Ok(());
+        }
+        let opener = match self.sealer.domains.get(domain, Some(key)).await {
+            Ok(domain) => domain.key.opener().map_err(|_| cannot_open()),
+            Err(error) => domain_failure(error)?,
+        };
+        ring.domains.insert(id, opener);
+        Ok(())
+    }
+
     /// The record with its values opened, or the reason why not all of them do.
     fn open(&self, record: &Record, extracted: &Extracted, ring: &mut Keyring) -> Result<Record, Rejection> {
-        let travelling: Vec<&[u8]> = extracted.envelopes.iter().map(Bytes::as_ref).collect();
-        let fingerprint = fingerprint(&travelling);
+        let fingerprint = fingerprint(&extracted.envelopes);
         let mut opened = record.clone();
         let mut replacements: Vec<(Range<usize>, Zeroizing<Vec<u8>>)> = Vec::with_capacity(extracted.items.len());
         for item in &extracted.items {
@@ -331,7 +354,7 @@ fn travelling(record: &Record) -> Result<Vec<Bytes>, Rejection> {
 }
 
 /// Tells sets of travelling envelopes apart, so that one record's forged ones do not decide for another's.
-fn fingerprint(envelopes: &[&[u8]]) -> u64 {
+fn fingerprint(envelopes: &[Bytes]) -> u64 {
     use std::hash::{BuildHasher as _, RandomState};
     use std::sync::LazyLock;
     static STATE: LazyLock<RandomState> = LazyLock::new(RandomState::new);

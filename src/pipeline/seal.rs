@@ -1,12 +1,13 @@
 //! The sealing transform: records in, the same records with a policy's columns sealed out, every other byte
 //! as it was; what cannot be sealed becomes a dead letter, never a pass.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use tokio::task::JoinSet;
 use zeroize::Zeroizing;
 
 use super::dead_letter::{self, DeadLetter};
@@ -19,6 +20,9 @@ use crate::keys::envelope::{KEYS_HEADER, write_header};
 use crate::keys::{ActiveKey, DomainError, KeyError};
 use crate::policy::{DomainType, Root, VerifiedPolicy};
 use crate::seal::{PlainColumn, Plaintext, SealedColumn, value};
+
+/// Keys that are fetched side by side for one batch.
+pub(super) const FETCHES: usize = 16;
 
 /// Whether envelopes travel with the records.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, serde::Serialize, schemars::JsonSchema)]
@@ -268,8 +272,37 @@ impl SealTransform {
         })
     }
 
+    /// Fetches the keys of a batch side by side, so that many tenants on a cold cache do not wait in a row.
+    async fn fetch_keys(&self, jobs: &Jobs) -> Result<(), TransformError> {
+        let mut wanted = HashSet::new();
+        let mut fetches = JoinSet::<Result<(), KeyError>>::new();
+        for job in &jobs.list {
+            let Some((group, _)) = self.plan.columns[job.rule] else {
+                continue;
+            };
+            if !wanted.insert((group, job.key_name.as_deref())) {
+                continue;
+            }
+            if fetches.len() >= FETCHES
+                && let Some(fetched) = fetches.join_next().await
+            {
+                joined(fetched)?.map_err(|error| from_direct(error.into()))?;
+            }
+            let (keys, spec) = (
+                self.sealer.keys.clone(),
+                self.plan.groups[group].spec(job.key_name.as_deref()),
+            );
+            fetches.spawn(async move { keys.get(&spec).await.map(drop) });
+        }
+        while let Some(fetched) = fetches.join_next().await {
+            joined(fetched)?.map_err(|error| from_direct(error.into()))?;
+        }
+        Ok(())
+    }
+
     /// Seals all jobs of the batch.
     async fn seal_jobs(&self, jobs: &Jobs) -> Result<Vec<Sealed>, TransformError> {
+        self.fetch_keys(jobs).await?;
         let mut sealed = Vec::with_capacity(jobs.list.len());
         for job in &jobs.list {
             let model = &self.plan.rules()[job.rule];
@@ -507,6 +540,11 @@ pub(super) async fn seal_dead_letters(
         }
     }
     Ok(())
+}
+
+/// The result of a task of ours, which is never aborted.
+pub(super) fn joined<T>(result: Result<T, tokio::task::JoinError>) -> Result<T, TransformError> {
+    result.map_err(|_| TransformError::bug("fetching a key panicked"))
 }
 
 /// What a pipeline does about a key or column that cannot be had.
