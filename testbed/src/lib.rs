@@ -52,13 +52,12 @@ pub fn or_skip<T>(test: &str, started: Result<T, StartError>) -> Option<T> {
 
 /// Says that a test is skipped: on standard error, and as a line of the file named by `SEALFLOW_SKIPPED`.
 pub fn skip(reason: &str) {
-    let line = format!("skipped {reason}\n");
     // A test's captured output is lost when it passes, which a skipped one does: write around the capture.
-    let _ = std::io::stderr().write_all(line.as_bytes());
+    let _ = std::io::stderr().write_all(format!("skipped: {reason}\n").as_bytes());
     if let Some(ledger) = std::env::var_os("SEALFLOW_SKIPPED") {
         let opened = OpenOptions::new().create(true).append(true).open(&ledger);
         opened
-            .and_then(|mut file| file.write_all(line.as_bytes()))
+            .and_then(|mut file| file.write_all(format!("{reason}\n").as_bytes()))
             .expect("the ledger of skipped tests is writable");
     }
 }

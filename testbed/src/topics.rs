@@ -113,6 +113,8 @@ impl Topics {
         let mut config = self.client();
         config
             .set("enable.idempotence", "true")
+            // Small batches, so that a consumer that fetches little gets partitions in turns.
+            .set("batch.num.messages", "100")
             .set("message.max.bytes", "16777216")
             .set("compression.codec", "zstd");
         let producer: BaseProducer = config.create().expect("a producer can be made");
@@ -141,6 +143,30 @@ impl Topics {
             }
         }
         producer.flush(PATIENCE).expect("all messages are acknowledged");
+    }
+
+    /// Writes messages in a transaction and aborts it: they are in the log, for read_uncommitted consumers only.
+    ///
+    /// # Panics
+    /// If the broker does not take part.
+    pub fn produce_aborted(&self, topic: &str, messages: &[Message]) {
+        let mut config = self.client();
+        config.set("transactional.id", format!("testbed-{topic}"));
+        let producer: BaseProducer = config.create().expect("a producer can be made");
+        producer.init_transactions(PATIENCE).expect("transactions can be used");
+        producer.begin_transaction().expect("a transaction begins");
+        for message in messages {
+            let mut record: BaseRecord<'_, [u8], [u8]> = BaseRecord::to(topic).partition(message.partition);
+            record.payload = message.value.as_deref();
+            producer
+                .send(record)
+                .map_err(|(error, _)| error)
+                .expect("the message is taken");
+        }
+        producer.flush(PATIENCE).expect("all messages are acknowledged");
+        producer
+            .abort_transaction(PATIENCE)
+            .expect("the transaction is aborted");
     }
 
     /// Everything committed in a topic, partition by partition, in order.

@@ -244,6 +244,12 @@ impl GroupContext {
             held.flow.drop_all();
             held.failure = Some(error);
         }
+        // librdkafka would remember the pause, and a partition that comes back would stand still.
+        if held.paused
+            && let Err(error) = consumer.resume(partitions)
+        {
+            tracing::warn!(error = %error, "partitions could not be resumed");
+        }
         for element in partitions.elements() {
             let partition = (self.plan.topic(element.topic()), element.partition());
             held.flow.forget(&partition);

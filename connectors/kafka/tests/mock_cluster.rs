@@ -166,10 +166,7 @@ async fn after_an_abort_everything_dropped_is_read_again() {
 async fn a_drain_commits_what_is_held_and_a_stop_does_not() {
     let mock = Mock::with(&[("in", 1), ("in.sealed", 1)]);
     mock.topics().produce("in", &numbered(1, 100));
-    let slow = Arc::new(Sorter {
-        delay: Duration::from_millis(700),
-        ..Sorter::default()
-    });
+    let slow = Sorter::slow(700);
     let running = Running::start(
         config(&mock.brokers(), &["in"]),
         options("drains", "a", false),

@@ -60,12 +60,7 @@ async fn twenty_thousand_records_pass_exactly_once_although_runs_are_cut_off() {
     };
     let topics = filled(kafka, "cut", 3, 20_000);
     let config = config(&kafka.brokers(), &["cut"]);
-    let slow = || {
-        Arc::new(Sorter {
-            delay: Duration::from_millis(15),
-            ..Sorter::default()
-        })
-    };
+    let slow = || Sorter::slow(15);
     let mut committed = 0;
     for cut in 1..=3 {
         let running = Running::start(config.clone(), options("cut", "a", false), slow());
@@ -88,16 +83,17 @@ async fn members_join_and_leave_and_every_record_passes_exactly_once() {
     };
     let topics = filled(kafka, "shared", 3, 20_000);
     let config = config(&kafka.brokers(), &["shared"]);
-    let member = |instance: &str| {
-        let slow = Arc::new(Sorter {
-            delay: Duration::from_millis(100),
-            ..Sorter::default()
-        });
-        Running::start(config.clone(), options("shared", instance, false), slow)
+    let member = |instance: &str, sorter: &Arc<Sorter>| {
+        Running::start(config.clone(), options("shared", instance, false), sorter.clone())
     };
-    let first = member("a");
+    let (slow, other) = (Sorter::slow(100), Sorter::slow(100));
+    let first = member("a", &slow);
     first.until_committed(1_500).await;
-    let second = member("b");
+    // From here on the first holds batches for long: it must finish them before it gives partitions away.
+    slow.delay_ms.store(3_000, Ordering::Relaxed);
+    let second = member("b", &other);
+    second.until_committed(500).await;
+    slow.delay_ms.store(100, Ordering::Relaxed);
     second.until_committed(1_500).await;
     assert!(
         Counters::get(&first.counters.rebalances) >= 2,
@@ -159,12 +155,7 @@ async fn a_second_process_of_the_same_instance_fences_the_first() {
     let Some(kafka) = Kafka::shared("fencing") else { return };
     let topics = filled(kafka, "fenced", 3, 9_000);
     let config = config(&kafka.brokers(), &["fenced"]);
-    let slow = || {
-        Arc::new(Sorter {
-            delay: Duration::from_millis(100),
-            ..Sorter::default()
-        })
-    };
+    let slow = || Sorter::slow(100);
     let zombie = Running::start(config.clone(), options("fenced", "a", false), slow());
     zombie.until_committed(1_000).await;
     let heir = Running::start(config, options("fenced", "a", true), slow());
@@ -226,6 +217,7 @@ async fn aborted_records_and_gaps_in_offsets_are_passed_over() {
         .await
         .expect("it runs");
     topics.create("gaps.sealed.sealed", 2, &[]);
+    topics.produce_aborted("gaps.sealed", &numbered(2, 100));
     let again = config(&kafka.brokers(), &["gaps.sealed"]);
     let summary = run_to_end(again.clone(), options("gaps-again", "a", true))
         .await
@@ -294,10 +286,7 @@ async fn a_broker_that_crashes_and_comes_back_costs_no_record_and_repeats_none()
     };
     let topics = filled(&kafka, "crash", 3, 12_000);
     let config: KafkaConfig = config(&kafka.brokers(), &["crash"]);
-    let slow = Arc::new(Sorter {
-        delay: Duration::from_millis(50),
-        ..Sorter::default()
-    });
+    let slow = Sorter::slow(50);
     let running = Running::start(config, options("crash", "a", true), slow);
     running.until_committed(2_000).await;
     kafka.crash();

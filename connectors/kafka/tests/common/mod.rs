@@ -22,15 +22,25 @@ pub struct Sorter {
     /// While true, every batch has to wait.
     pub away: AtomicBool,
     /// How long each batch takes.
-    pub delay: Duration,
+    pub delay_ms: AtomicU64,
     pub calls: AtomicU64,
+}
+
+impl Sorter {
+    /// Each batch takes this long.
+    pub fn slow(delay_ms: u64) -> Arc<Self> {
+        Arc::new(Self {
+            delay_ms: AtomicU64::new(delay_ms),
+            ..Self::default()
+        })
+    }
 }
 
 #[async_trait]
 impl Transform for Sorter {
     async fn apply(&self, records: Vec<Record>) -> Result<Vec<Outcome>, TransformError> {
         self.calls.fetch_add(1, Ordering::Relaxed);
-        tokio::time::sleep(self.delay).await;
+        tokio::time::sleep(Duration::from_millis(self.delay_ms.load(Ordering::Relaxed))).await;
         if self.away.load(Ordering::Relaxed) {
             return Err(TransformError::Retry {
                 reason: "the key service is away".into(),
@@ -64,7 +74,12 @@ pub fn config(brokers: &str, topics: &[&str]) -> KafkaConfig {
             topics: topics.iter().map(|topic| (*topic).to_owned()).collect(),
             pattern: None,
             group: None,
-            properties: properties(&[("session.timeout.ms", "6000"), ("heartbeat.interval.ms", "500")]),
+            properties: properties(&[
+                ("session.timeout.ms", "6000"),
+                ("heartbeat.interval.ms", "500"),
+                // Little at once, so that every batch holds records of all partitions.
+                ("fetch.message.max.bytes", "2000"),
+            ]),
         },
         target: KafkaTarget {
             brokers: None,
@@ -106,6 +121,11 @@ pub struct Running {
 
 impl Running {
     pub fn start(config: KafkaConfig, options: RunnerOptions, transform: Arc<dyn Transform>) -> Self {
+        // A failed test shows the pipeline's log, as much of it as RUST_LOG asks for.
+        let log = tracing_subscriber::fmt().with_test_writer();
+        let _ = log
+            .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+            .try_init();
         let counters = Arc::new(Counters::default());
         let (signal, signals) = watch::channel(Shutdown::Run);
         let runner = Runner::new(config, options, transform, Arc::clone(&counters)).expect("the configuration runs");
