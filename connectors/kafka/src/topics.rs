@@ -272,7 +272,10 @@ pub(crate) fn survey_sources(config: &KafkaConfig, timeout: Duration) -> Result<
     Ok(Survey::make(config, timeout)?.routes)
 }
 
-/// The offsets that a partition holds now, `[start, end)`, as a read_committed consumer sees it.
+/// The offsets that a partition holds now, `[start, end)`.
+///
+/// The end is that of the log, which is beyond what a read_committed consumer sees: a transaction's markers are
+/// written after its commit was answered, and what was committed a moment ago belongs to this run.
 pub(crate) struct Watermarks {
     pub topic: Arc<str>,
     pub partition: i32,
@@ -282,7 +285,9 @@ pub(crate) struct Watermarks {
 
 /// What every partition of the routes holds.
 pub(crate) fn ends(config: &KafkaConfig, routes: &Routes, timeout: Duration) -> Result<Vec<Watermarks>, RunError> {
-    let observer = observer(&source_observer(config), "source.kafka.properties")?;
+    let mut client = source_observer(config);
+    client.set("isolation.level", "read_uncommitted");
+    let observer = observer(&client, "source.kafka.properties")?;
     let mut ends = Vec::new();
     for (topic, count) in routes.partitions() {
         for partition in 0..count {
