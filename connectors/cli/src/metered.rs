@@ -81,3 +81,41 @@ impl KeyService for Metered {
         self.count(KmsOperation::GetCallerIdentity, self.inner.identity()).await
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use sealflow::keys::testing::MemoryKms;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn requests_are_counted_by_how_they_ended() {
+        let (kms, metrics) = (Arc::new(MemoryKms::new()), Arc::new(Metrics::new("p")));
+        let metered = Metered::new(Arc::clone(&kms) as Arc<dyn KeyService>, Arc::clone(&metrics));
+        let arn = "arn:aws:kms:eu-central-1:111122223333:key/1";
+        let context = EncryptionContext::for_domain("d");
+        let key = metered.generate(arn, 32, &context).await.unwrap();
+        assert_eq!(
+            metered.unwrap(arn, &key.wrapped, &context).await.unwrap(),
+            key.plaintext
+        );
+        assert!(
+            metered
+                .unwrap(arn, &key.wrapped, &EncryptionContext::for_domain("other"))
+                .await
+                .is_err()
+        );
+        kms.fail_with(Some(KeyServiceError::Throttled { retry_after: None }));
+        assert!(metered.generate(arn, 32, &context).await.is_err());
+        let text = metrics.encode();
+        for (operation, outcome) in [
+            ("GenerateDataKey", "ok"),
+            ("Decrypt", "ok"),
+            ("Decrypt", "refused"),
+            ("GenerateDataKey", "throttled"),
+        ] {
+            let line = format!("sealflow_kms_requests_total{{operation=\"{operation}\",outcome=\"{outcome}\"}} 1\n");
+            assert!(text.contains(&line), "{line}{text}");
+        }
+    }
+}

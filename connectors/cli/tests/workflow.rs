@@ -3,6 +3,7 @@
 
 mod common;
 
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use common::{LocalKms, Place};
@@ -145,6 +146,86 @@ fn validate_says_what_is_missing_and_goes_on() {
     insta::assert_snapshot!("validate_bad_file", text);
     drop(kms);
     assert_eq!(place.run(&["run", "pipeline.yaml", "--dev", "nowhere.yaml"]).code, 74);
+}
+
+/// One request to the admin port.
+fn get(address: &str, path: &str) -> String {
+    use std::io::{Read as _, Write as _};
+    let mut stream = std::net::TcpStream::connect(address).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+#[test]
+fn a_running_pipeline_shows_health_and_metrics_and_drains_on_sigterm() {
+    use std::io::{BufRead as _, BufReader, Read as _};
+    let (place, cluster) = (Place::new(), broker(40));
+    place.ok(&["init", "--topic", "payments", "--brokers", &cluster.bootstrap_servers()]);
+    let kms = LocalKms::serve(&place);
+    use_endpoint(&place, &kms);
+    let mut command = place.command(&["run", "pipeline.yaml", "--log", "json", "--output", "json"]);
+    let mut child = command
+        .env("SEALFLOW_LOG", "info")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
+    let started = log
+        .by_ref()
+        .map(|line| line.unwrap())
+        .find(|line| line.contains("\"admin\""))
+        .unwrap();
+    let started: serde_json::Value = serde_json::from_str(&started).unwrap();
+    assert_eq!(
+        (&started["message"], &started["policy"]),
+        (&"starting".into(), &1.into())
+    );
+    let admin = started["admin"].as_str().unwrap().to_owned();
+    let until = std::time::Instant::now() + Duration::from_secs(60);
+    while !get(&admin, "/metrics").contains("sealflow_component_sent_events_total{component_id=\"payments-seal\",component_kind=\"sink\",component_type=\"kafka\"} 40") {
+        assert!(std::time::Instant::now() < until, "{}", get(&admin, "/metrics"));
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert!(get(&admin, "/readyz").starts_with("HTTP/1.1 200"));
+    let metrics = get(&admin, "/metrics");
+    for name in [
+        "sealflow_values_sealed_total{flow=\"direct\"}",
+        "sealflow_kms_requests_total{operation=\"GenerateDataKey\",outcome=\"ok\"} 2",
+        "sealflow_data_key_age_seconds",
+    ] {
+        assert!(metrics.contains(name), "{name}: {metrics}");
+    }
+    for secret in sealflow_samples::generate(3, 40).flat_map(|record| record.secrets) {
+        assert!(!metrics.contains(&secret), "{secret}");
+    }
+    assert!(
+        Command::new("kill")
+            .args(["-TERM", &child.id().to_string()])
+            .status()
+            .unwrap()
+            .success()
+    );
+    let mut summary = String::new();
+    child.stdout.take().unwrap().read_to_string(&mut summary).unwrap();
+    assert!(child.wait().unwrap().success());
+    let summary: serde_json::Value = serde_json::from_str(&summary).unwrap();
+    assert_eq!(summary["records"], 40);
+    assert!(log.map(|line| line.unwrap()).any(|line| line.contains("draining")));
+}
+
+#[test]
+fn init_takes_the_key_of_a_local_kms_that_runs() {
+    let place = Place::new();
+    let kms = LocalKms::start(&place);
+    let lines: Vec<u8> = sealflow_samples::generate(1, 30)
+        .flat_map(|record| [record.value, b"\n".to_vec()].concat())
+        .collect();
+    place.write("sample.ndjson", lines);
+    place.ok(&["init", "--sample", "sample.ndjson"]);
+    assert!(place.read("policy.yaml").contains(&kms.arn));
 }
 
 #[test]

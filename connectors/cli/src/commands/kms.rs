@@ -193,6 +193,21 @@ impl KmsFolder {
         Ok(format!("http://{}", self.config()?.listen))
     }
 
+    /// ARNs of the keys in the folder, by what their files are called: a running server does not mind.
+    pub(crate) fn keys(&self) -> Result<Vec<String>> {
+        let config = self.config()?;
+        let folder = config.folder.as_deref().unwrap_or(&self.path);
+        let entries = match std::fs::read_dir(folder) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(Failure::io("read", folder, &error)),
+        };
+        let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        let ids = names.filter_map(|name| Some(name.strip_suffix(".key").filter(|id| *id != "master")?.to_owned()));
+        let arn = |id: String| format!("arn:aws:kms:{}:{}:key/{id}", config.region, config.account);
+        Ok(ids.map(arn).collect())
+    }
+
     /// Makes a key and returns its ARN. No server may be running on the folder.
     pub(crate) async fn create_key(&self, description: &str, policy: Option<&str>) -> Result<String> {
         let mut config = self.config()?;

@@ -52,7 +52,7 @@ pub(crate) struct Args {
     /// Name of the dataset; default: the topic
     #[arg(long, value_name = "NAME")]
     dataset: Option<String>,
-    /// ARN of the KMS key; without it a key is made in a local KMS
+    /// ARN of the KMS key; without it the key of a local KMS, made if there is none
     #[arg(long, value_name = "ARN")]
     key_arn: Option<String>,
     /// Folder of a local KMS, for development; default without --key-arn: local-kms
@@ -269,7 +269,7 @@ impl Key {
         let local = folder.as_deref().map(KmsFolder::open_or_create).transpose()?;
         let arn = match (&args.key_arn, &local) {
             (Some(arn), _) => arn.clone(),
-            (None, Some(folder)) => folder.create_key("made by sealflow init", None).await?,
+            (None, Some(folder)) => local_key(folder).await?,
             (None, None) => String::new(),
         };
         check_key_arn(&arn).map_err(|error| Failure::usage(format_args!("--key-arn: {error}"), error.help()))?;
@@ -290,6 +290,18 @@ impl Key {
             "role/reader"
         };
         format!("arn:aws:iam::{account}:{who}")
+    }
+}
+
+/// The one key that the folder holds, or a new one where there is none.
+async fn local_key(folder: &KmsFolder) -> Result<String> {
+    match &folder.keys()?[..] {
+        [] => folder.create_key("made by sealflow init", None).await,
+        [arn] => Ok(arn.clone()),
+        many => {
+            let message = format!("{} holds {} keys", folder.path().display(), many.len());
+            Err(Failure::usage(message, "choose one with --key-arn ARN"))
+        }
     }
 }
 
