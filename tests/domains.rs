@@ -9,7 +9,9 @@ use bytes::Bytes;
 use sealflow::clock::{Clock, ManualClock, UnixMillis};
 use sealflow::flow::direct::DirectSealer;
 use sealflow::keys::testing::{MemoryCatalogue, MemoryKms};
-use sealflow::keys::{Catalogue as _, DomainKeys, OpeningKeys, SealingKeys, create_domain_secret};
+use sealflow::keys::{
+    Catalogue as _, DomainError, DomainKeys, KeyServiceError, OpeningKeys, SealingKeys, create_domain_secret,
+};
 use sealflow::pipeline::{
     DeadLetter, Format, KeysPlacement, OpenTransform, Position, Record, Route, SealTransform, Timestamp, Transform,
     TransformError,
@@ -241,4 +243,53 @@ async fn a_substituted_secret_is_refused() {
         matches!(&error, TransformError::Stop { reason, .. } if reason.contains("not the one its signed document names")),
         "{error}"
     );
+}
+
+/// The domain keys of a process, and its clock.
+fn domain_keys(company: &Company) -> (DomainKeys, Arc<ManualClock>) {
+    let clock = Arc::new(ManualClock::at(UnixMillis(1)));
+    let policies = CataloguePolicies::new(company.catalogue.clone(), company.trusted.clone(), clock.clone());
+    let age = Duration::from_secs(300);
+    let keys = DomainKeys::new(
+        company.kms.clone(),
+        company.catalogue.clone(),
+        Arc::new(policies),
+        clock.clone(),
+        age,
+    );
+    (keys, clock)
+}
+
+#[tokio::test]
+async fn a_secret_goes_on_to_count_while_kms_is_away_and_stops_when_its_key_is_disabled() {
+    let company = Company::new();
+    company.publish_domain("customers", 1, "utf8").await;
+    let (keys, clock) = domain_keys(&company);
+    keys.get("customers", None).await.unwrap();
+    let away = KeyServiceError::Unavailable { reason: "test".into() };
+    company.kms.fail_with(Some(away));
+    let calls = company.kms.unwrap_calls();
+    clock.advance(Duration::from_secs(300));
+    for _ in 0..50 {
+        keys.get("customers", None).await.unwrap();
+    }
+    assert_eq!(
+        company.kms.unwrap_calls(),
+        calls + 1,
+        "an outage is not answered by a storm"
+    );
+    company.kms.fail_with(None);
+    company.kms.set_unusable(ARN, true);
+    clock.advance(Duration::from_secs(30));
+    for _ in 0..50 {
+        let refused = keys.get("customers", None).await;
+        assert!(matches!(
+            refused,
+            Err(DomainError::Service(KeyServiceError::KeyUnusable { .. }))
+        ));
+    }
+    assert_eq!(company.kms.unwrap_calls(), calls + 2);
+    company.kms.set_unusable(ARN, false);
+    clock.advance(Duration::from_secs(5));
+    keys.get("customers", None).await.unwrap();
 }

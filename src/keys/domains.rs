@@ -78,10 +78,46 @@ struct Inner {
 }
 
 /// Domains are few and named by signed policies, so this map needs no bound of its own.
-type Slot = tokio::sync::Mutex<Option<(UnixMillis, Arc<Domain>)>>;
+type Slot = tokio::sync::Mutex<Known>;
+
+/// What is known of one secret: itself and since when, and the last failure to unwrap it.
+#[derive(Default)]
+struct Known {
+    current: Option<(UnixMillis, Arc<Domain>)>,
+    failure: Option<(UnixMillis, DomainError)>,
+}
+
+impl Known {
+    /// What a failure means: one that may pass does not take away a secret that is there.
+    fn or_error(&self, error: DomainError) -> Result<Arc<Domain>, DomainError> {
+        match &self.current {
+            Some((_, domain)) if error.is_retryable() => Ok(Arc::clone(domain)),
+            _ => Err(error),
+        }
+    }
+
+    /// The last failure, while it is too fresh to try again.
+    fn held_failure(&self, now: UnixMillis) -> Option<DomainError> {
+        let (at, error) = self.failure.as_ref()?;
+        let hold = match (error.is_retryable(), &self.current) {
+            (true, Some(_)) => HOLD_WITH_SECRET,
+            (true, None) => HOLD_RETRYABLE,
+            (false, _) => HOLD_PERMANENT,
+        };
+        (now.since(*at) < hold).then(|| error.clone())
+    }
+}
+
+/// How long a failure that may pass is answered from memory.
+const HOLD_RETRYABLE: Duration = Duration::from_secs(1);
+/// The same while the secret is there: nobody waits for the key service.
+const HOLD_WITH_SECRET: Duration = Duration::from_secs(30);
+/// How long a failure that needs somebody's hand is answered from memory.
+const HOLD_PERMANENT: Duration = Duration::from_secs(5);
 
 impl DomainKeys {
-    /// Secrets are unwrapped again after `max_age`, so that a key disabled in KMS stops working here.
+    /// Secrets are unwrapped again after `max_age`, so that a key disabled in KMS stops working here. While the
+    /// key service or the catalogue is away they go on to count: a domain's secret has no age of its own.
     #[must_use]
     pub fn new(
         service: Arc<dyn KeyService>,
@@ -109,17 +145,31 @@ impl DomainKeys {
             let mut slots = self.0.slots.lock().unwrap_or_else(PoisonError::into_inner);
             Arc::clone(slots.entry(id).or_default())
         };
-        let mut current = slot.lock().await;
+        let mut known = slot.lock().await;
         let now = self.0.clock.now();
-        if let Some((since, domain)) = &*current
+        if let Some((since, domain)) = &known.current
             && now.since(*since) < self.0.max_age
         {
             return Ok(Arc::clone(domain));
         }
-        *current = None;
-        let fresh = Arc::new(self.0.unwrap(document).await?);
-        *current = Some((now, Arc::clone(&fresh)));
-        Ok(fresh)
+        if let Some(error) = known.held_failure(now) {
+            return known.or_error(error);
+        }
+        match self.0.unwrap(document).await {
+            Ok(domain) => {
+                let domain = Arc::new(domain);
+                known.current = Some((now, Arc::clone(&domain)));
+                known.failure = None;
+                Ok(domain)
+            }
+            Err(error) => {
+                if !error.is_retryable() {
+                    known.current = None;
+                }
+                known.failure = Some((self.0.clock.now(), error.clone()));
+                known.or_error(error)
+            }
+        }
     }
 }
 
