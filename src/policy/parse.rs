@@ -18,6 +18,7 @@ use super::raw::{
 use super::template::KeyTemplate;
 use super::yaml::{closest, from_yaml, utf8};
 use crate::acl::{Acl, Principal};
+use crate::keys::KEYS_HEADER;
 use crate::units::Span;
 
 /// The most columns a policy may have.
@@ -251,6 +252,9 @@ fn columns(raw: &[RawColumn], names: &Names<'_>) -> Result<Vec<ColumnRule>, Foun
 
 fn column(raw: &RawColumn, names: &Names<'_>, at: &KeyPath) -> Result<ColumnRule, Found> {
     let path = path(&raw.path, &at.key("path"))?;
+    if *path.root() == Root::Header(KEYS_HEADER.to_owned()) {
+        return Err(Problem::ReservedHeader { name: KEYS_HEADER }.at(&at.key("path")));
+    }
     let flow = match raw.flow {
         RawFlow::Direct => Flow::Direct,
         RawFlow::Hybrid => Flow::Hybrid,

@@ -251,6 +251,16 @@ fn paths_that_do_not_parse_are_refused() {
 }
 
 #[test]
+fn the_header_that_carries_envelopes_is_no_column() {
+    for path in ["$header.sealflow-keys", r#"'$header."sealflow-keys"'"#] {
+        assert_eq!(
+            refused_columns(&format!("  - {{ path: {path}, key: k, acl: a }}")),
+            found("columns[0].path", Problem::ReservedHeader { name: "sealflow-keys" })
+        );
+    }
+}
+
+#[test]
 fn one_path_in_two_spellings_is_refused() {
     let columns = "  - { path: a.b, key: k, acl: a }\n  - { path: '\"a\".b', key: k, acl: a }";
     let problem = Problem::DuplicatePath {

@@ -94,6 +94,8 @@ pub enum Problem {
     TooManyColumns { max: usize },
     #[error("not a column path: {0}")]
     BadPath(PathError),
+    #[error("the header {name} is Sealflow's own: it carries the key envelopes")]
+    ReservedHeader { name: &'static str },
     #[error("{path} is already columns[{first}]")]
     DuplicatePath { path: String, first: usize },
     #[error("{inner} lies inside {outer}, which is sealed whole")]
@@ -184,6 +186,7 @@ impl Problem {
             Self::BadPath(_) => {
                 "write paths like user.email, cards[*].number, \"odd name\".x, $key or $header.NAME".to_owned()
             }
+            Self::ReservedHeader { .. } => "remove the column: envelopes hold wrapped keys and names only".to_owned(),
             Self::DuplicatePath { .. } => "remove one of the two".to_owned(),
             Self::CoveringPaths { outer, .. } => format!("seal either {outer} or what lies inside it"),
             Self::BadLabel { .. } => "leave `label` out to use the path, or choose a plain word".to_owned(),
