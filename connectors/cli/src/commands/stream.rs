@@ -118,7 +118,7 @@ impl Input {
         let mut bytes = 0;
         while pieces.len() < BATCH_RECORDS && bytes < BATCH_BYTES {
             let Some(piece) = self.piece()? else { break };
-            bytes += piece.value.as_ref().map_or(0, Bytes::len);
+            bytes += piece.value.as_ref().map_or(0, Bytes::len) + piece.rest.len();
             pieces.push(piece);
         }
         Ok(pieces)
