@@ -176,8 +176,11 @@ impl OpeningKeys {
         for bytes in candidates.filter(|bytes| names(bytes, id)).take(MAX_CANDIDATES) {
             match self.0.try_envelope(id, bytes, &identity).await {
                 Ok(key) => return Ok(key),
-                // A failure that may pass outweighs a refusal: with it, nothing is proven yet.
-                Err(error) if failure.is_retryable() && !error.is_retryable() => {}
+                // A failure that may pass outweighs a refusal, as does a catalogue that could not be read: with
+                // it, nothing is proven yet.
+                Err(error)
+                    if !error.is_retryable()
+                        && (failure.is_retryable() || matches!(failure, OpenKeyError::Catalogue(_))) => {}
                 Err(error) => failure = error,
             }
         }
@@ -216,13 +219,18 @@ pub(crate) fn governing(dataset: &str) -> &str {
 }
 
 impl Inner {
-    /// The catalogue's envelopes of `id`, newest first, remembered for `max_age` once there are any.
+    /// The catalogue's envelopes of `id`, newest first, remembered for `max_age`; that there are none, briefly.
     async fn stored(&self, id: KeyId) -> Result<Arc<Listing>, CatalogueError> {
         let now = self.clock.now();
-        if let Some(listing) = self.listings.get(&id).await
-            && now.since(listing.read) < self.max_age
-        {
-            return Ok(listing);
+        if let Some(listing) = self.listings.get(&id).await {
+            let hold = if listing.envelopes.is_empty() {
+                HOLD_RETRYABLE
+            } else {
+                self.max_age
+            };
+            if now.since(listing.read) < hold {
+                return Ok(listing);
+            }
         }
         let paths = self.catalogue.list(&format!("keys/{id}")).await?;
         let number = |path: &String| path.rsplit('/').next().and_then(|n| n.parse::<u32>().ok());
@@ -236,9 +244,7 @@ impl Inner {
             envelopes.extend(self.catalogue.get(path).await?);
         }
         let listing = Arc::new(Listing { read: now, envelopes });
-        if !listing.envelopes.is_empty() {
-            self.listings.insert(id, Arc::clone(&listing)).await;
-        }
+        self.listings.insert(id, Arc::clone(&listing)).await;
         Ok(listing)
     }
 

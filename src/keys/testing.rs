@@ -264,6 +264,7 @@ pub struct MemoryCatalogue {
     delay: Mutex<Duration>,
     get_calls: AtomicU64,
     put_calls: AtomicU64,
+    list_calls: AtomicU64,
 }
 
 impl MemoryCatalogue {
@@ -293,6 +294,12 @@ impl MemoryCatalogue {
     #[must_use]
     pub fn put_calls(&self) -> u64 {
         self.put_calls.load(Ordering::SeqCst)
+    }
+
+    /// How many times `list` was called, failed calls included.
+    #[must_use]
+    pub fn list_calls(&self) -> u64 {
+        self.list_calls.load(Ordering::SeqCst)
     }
 
     /// Puts or replaces an object, as somebody who tampers with the store would.
@@ -348,6 +355,7 @@ impl Catalogue for MemoryCatalogue {
     }
 
     async fn list(&self, prefix: &str) -> Result<Vec<String>, CatalogueError> {
+        self.list_calls.fetch_add(1, Ordering::SeqCst);
         self.answer(prefix).await?;
         let below = format!("{prefix}/");
         Ok(lock(&self.objects)
