@@ -23,7 +23,7 @@ use super::transform::{Outcome, Route, StopKind, Transform, TransformError};
 use crate::columns::{Found, Locator, LocatorError, json, splice};
 use crate::flow::direct::DirectSealer;
 use crate::keys::envelope::{KEYS_HEADER, read_header};
-use crate::keys::{DomainError, KeyServiceError, OpenKeyError, OpenedKey, OpeningKeys};
+use crate::keys::{CatalogueError, DomainError, Envelope, KeyServiceError, OpenKeyError, OpenedKey, OpeningKeys};
 use crate::policy::{ColumnPath, PolicySourceError, Root, VerifiedPolicy};
 use crate::seal::{DeterministicOpener, KeyId, Plaintext, RowId, SealedValue, value};
 
@@ -148,7 +148,7 @@ impl OpenTransform {
         }
         Ok(Extracted {
             items,
-            envelopes: travelling(record)?,
+            envelopes: travelling(record, &self.plan.policy.policy().dataset),
         })
     }
 
@@ -231,7 +231,9 @@ impl OpenTransform {
             );
             opened.value = Some(out.into());
         }
-        opened.headers.retain(|header| header.name != KEYS_HEADER);
+        if let Some(added) = keys_header(record, &extracted.items) {
+            opened.headers.remove(added);
+        }
         Ok(opened)
     }
 
@@ -339,18 +341,42 @@ fn outer_places<'r>(root: &Root, record: &'r Record) -> Vec<(Place, &'r Bytes)> 
     }
 }
 
-/// The envelopes in the record's `sealflow-keys` headers.
-fn travelling(record: &Record) -> Result<Vec<Bytes>, Rejection> {
+/// The envelopes of `dataset` in the record's `sealflow-keys` headers. Whatever else is there helps nobody, and
+/// does no harm: anybody can send a header of that name, and keys come from the catalogue too.
+fn travelling(record: &Record, dataset: &str) -> Vec<Bytes> {
+    let is_ours = |bytes: &[u8]| Envelope::from_bytes(bytes).is_ok_and(|envelope| envelope.dataset == dataset);
+    let headers = record.headers.iter().filter(|header| header.name == KEYS_HEADER);
     let mut envelopes = Vec::new();
-    for header in record.headers.iter().filter(|header| header.name == KEYS_HEADER) {
-        let bytes = header
-            .value
-            .as_ref()
-            .ok_or_else(|| Rejection::new("bad-keys-header", "a sealflow-keys header is null"))?;
-        let read = read_header(bytes).map_err(|error| Rejection::new("bad-keys-header", error.to_string()))?;
-        envelopes.extend(read.into_iter().map(|envelope| bytes.slice_ref(envelope)));
+    for bytes in headers.filter_map(|header| header.value.as_ref()) {
+        let read = read_header(bytes).unwrap_or_default();
+        envelopes.extend(
+            read.into_iter()
+                .filter(|envelope| is_ours(envelope))
+                .map(|envelope| bytes.slice_ref(envelope)),
+        );
     }
-    Ok(envelopes)
+    envelopes
+}
+
+/// The header that sealing added: the last one whose envelopes are all of keys that the record's values name.
+/// Others were there before (a record that is sealed twice, a producer's own) and stay.
+fn keys_header(record: &Record, items: &[Item]) -> Option<usize> {
+    let keys: Vec<KeyId> = items
+        .iter()
+        .filter_map(|item| match SealedValue::parse(&item.sealed) {
+            Ok(SealedValue::Randomised { key, .. }) => Some(key),
+            _ => None,
+        })
+        .collect();
+    let is_used = |bytes: &[u8]| Envelope::from_bytes(bytes).is_ok_and(|envelope| keys.contains(&envelope.key_id()));
+    let is_added = |bytes: &[u8]| {
+        let envelopes = read_header(bytes).unwrap_or_default();
+        !envelopes.is_empty() && envelopes.into_iter().all(is_used)
+    };
+    record
+        .headers
+        .iter()
+        .rposition(|header| header.name == KEYS_HEADER && header.value.as_deref().is_some_and(is_added))
 }
 
 /// Tells sets of travelling envelopes apart, so that one record's forged ones do not decide for another's.
@@ -403,6 +429,17 @@ fn key_failure(error: OpenKeyError) -> Result<Result<Arc<OpenedKey>, Rejection>,
         OpenKeyError::Service(
             error @ (KeyServiceError::NotPermitted { .. } | KeyServiceError::NoCredentials { .. }),
         ) => Err(service_stop(&error)),
+        // Of one's own making and of all records alike: no reason to set the whole topic aside.
+        OpenKeyError::Catalogue(error @ CatalogueError::NotPermitted { .. }) => Err(TransformError::Stop {
+            kind: StopKind::NotPermitted,
+            reason: error.to_string(),
+            help: "let this process read the catalogue's keys/".to_owned(),
+        }),
+        OpenKeyError::Service(error @ KeyServiceError::BadAnswer { .. }) => Err(TransformError::Stop {
+            kind: StopKind::Unavailable,
+            reason: error.to_string(),
+            help: "check the `kms` section with `sealflow validate`".to_owned(),
+        }),
         OpenKeyError::Policy(PolicySourceError::Untrusted { what, reason }) => Err(TransformError::Stop {
             kind: StopKind::Config,
             reason: format!("{what} cannot be used: {reason}"),

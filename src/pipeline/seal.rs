@@ -16,13 +16,16 @@ use super::record::{Header, Record};
 use super::transform::{Outcome, Route, StopKind, Transform, TransformError};
 use crate::columns::{Found, LocatorError, coerce, json};
 use crate::flow::direct::{DirectError, DirectSealer};
-use crate::keys::envelope::{KEYS_HEADER, write_header};
+use crate::keys::envelope::{KEYS_HEADER, MAX_ENVELOPES, write_header};
 use crate::keys::{ActiveKey, DomainError, KeyError};
 use crate::policy::{DomainType, Root, VerifiedPolicy};
 use crate::seal::{PlainColumn, Plaintext, SealedColumn, value};
 
 /// Keys that are fetched side by side for one batch.
 pub(super) const FETCHES: usize = 16;
+
+/// The most bytes that padding may add to one record.
+const MAX_PADDING: usize = 16 << 20;
 
 /// Whether envelopes travel with the records.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, serde::Serialize, schemars::JsonSchema)]
@@ -143,9 +146,16 @@ impl SealTransform {
             None => self.extract_outer(record, None, domains, jobs, &mut items)?,
             Some(bytes) => {
                 let mut documents = 0;
+                let mut padding = 0;
                 self.plan.documents(bytes, found, |document| {
                     documents += 1;
                     self.plan.check_missing(&document)?;
+                    padding += self
+                        .plan
+                        .hits(&document)
+                        .map(|(rule, ..)| self.padding(rule, domains))
+                        .sum::<usize>();
+                    check_padding(padding)?;
                     for (rule, place, indexes) in self.plan.hits(&document) {
                         let Place::Value { start, end } = place else { continue };
                         let text = &bytes[start..end];
@@ -200,11 +210,22 @@ impl SealTransform {
                     format!("column {} is missing", self.plan.rules()[*rule].path),
                 ));
             }
+            check_padding(places.len() * self.padding(*rule, domains))?;
             for (place, bytes) in places {
                 items.push(self.add(*rule, place, bytes, &[], document, domains, jobs)?);
             }
         }
         Ok(())
+    }
+
+    /// The most bytes that padding adds to a value of `rule`.
+    fn padding(&self, rule: usize, domains: &HashMap<String, Domain>) -> usize {
+        let model = &self.plan.rules()[rule];
+        let pad_to = match model.domain() {
+            Some(name) => domains.get(name).and_then(|domain| domain.pad_to),
+            None => model.pad_to,
+        };
+        pad_to.unwrap_or(0) as usize
     }
 
     #[allow(clippy::too_many_arguments)] // one value with all that it is sealed under
@@ -399,11 +420,23 @@ impl SealTransform {
     }
 }
 
-/// The header with the envelopes of `jobs`, each key once.
+/// Without this, a few hundred kilobytes of one-byte values could grow to gigabytes.
+fn check_padding(bytes: usize) -> Result<(), Rejection> {
+    if bytes <= MAX_PADDING {
+        return Ok(());
+    }
+    Err(Rejection::new(
+        "too-many-values",
+        "padding adds more than 16 MiB to one record",
+    ))
+}
+
+/// The header with the envelopes of `jobs`, each key once; no more than readers take. The catalogue has them all.
 fn keys_header(jobs: &[usize], sealed: &[Sealed]) -> Bytes {
     let mut keys: Vec<&Arc<ActiveKey>> = jobs.iter().filter_map(|job| sealed[*job].key.as_ref()).collect();
     keys.sort_unstable_by_key(|key| key.key.id());
     keys.dedup_by_key(|key| key.key.id());
+    keys.truncate(MAX_ENVELOPES);
     write_header(keys.iter().map(|key| key.envelope_bytes.as_slice())).into()
 }
 
