@@ -369,6 +369,15 @@ mod tests {
     }
 
     #[test]
+    fn a_signature_whose_point_is_of_small_order_is_refused() {
+        // R is the neutral element and S = H(R, A, M)·a: RFC 8032 itself lets it pass, strict verification does not.
+        let signature = "0100000000000000000000000000000000000000000000000000000000000000\
+                         12e86bd949ae1d005694defe310f210749747dacac3e4892bcd54b29c32a5c0f";
+        let signature = hex::decode(signature).unwrap();
+        assert!(!key().public().verifies(b"dataset: d", &signature));
+    }
+
+    #[test]
     fn other_shapes_and_spellings_are_refused() {
         let jws = sign(JwsType::Policy, b"d", &key()).unwrap();
         for text in ["", "a", "a.b", "....", &format!("{jws}.x"), &jws.replacen('.', "", 1)] {

@@ -440,6 +440,19 @@ mod tests {
         password: String,
     }
 
+    /// Flattened members are buffered, so serde itself words their errors.
+    #[derive(Debug, PartialEq, Deserialize)]
+    struct Flat {
+        #[serde(flatten)]
+        inner: Inner,
+    }
+
+    #[derive(Debug, PartialEq, Deserialize)]
+    struct Inner {
+        port: u16,
+        pin: char,
+    }
+
     fn refused(text: &str) -> YamlError {
         let error = from_yaml::<Config>(text).unwrap_err();
         assert!(!error.help.is_empty(), "{error} without help");
@@ -492,6 +505,11 @@ mod tests {
             let error = refused(text);
             let shown = format!("{error} {}", error.help);
             assert!(!shown.contains("hunter2"), "{text}: {shown}");
+        }
+        for text in ["port: hunter2\npin: x", "port: 1\npin: hunter2"] {
+            let error = from_yaml::<Flat>(text).unwrap_err();
+            assert!(!error.to_string().contains("hunter2"), "{text}: {error}");
+            assert!(error.message.starts_with("expected "), "{text}: {error}");
         }
     }
 
