@@ -308,6 +308,10 @@ columns:
         survey.add(&record("k", r#"{"user":"eve@example.com"}"#, "x"));
         assert_eq!(survey.hits, [3, 0]);
         assert_eq!((survey.elsewhere.len(), survey.wrong_side), (3, 1));
+        assert!(
+            survey.elsewhere.values().all(|records| *records == 1),
+            "a sealed field is its own copy"
+        );
         let mut list = Checklist::printing(Style::PLAIN);
         survey.report(&mut list);
         let text = format!("{list:?}");
