@@ -17,7 +17,10 @@ use sealflow::pipeline::{
     TransformError,
 };
 use sealflow::policy::signed::{sign, sign_domain};
-use sealflow::policy::{CataloguePolicies, OwnerKey, PolicySource, TrustedOwners, publish};
+use sealflow::policy::{
+    CataloguePolicies, OwnerKey, PolicySource, PolicySourceError, TrustedOwners, VerifiedDomain, VerifiedPolicy,
+    publish,
+};
 use sealflow::seal::{KeyId, UsageLimits};
 
 const ARN: &str = "arn:aws:kms:eu-central-1:111122223333:key/1";
@@ -243,6 +246,55 @@ async fn a_substituted_secret_is_refused() {
         matches!(&error, TransformError::Stop { reason, .. } if reason.contains("not the one its signed document names")),
         "{error}"
     );
+}
+
+/// A source that knows version 1 of every domain when it is first asked, and the newest from then on.
+#[derive(Debug)]
+struct Rotating {
+    first: (KeyId, std::sync::atomic::AtomicBool),
+    inner: CataloguePolicies,
+}
+
+#[async_trait::async_trait]
+impl PolicySource for Rotating {
+    async fn policy(&self, dataset: &str) -> Result<Arc<VerifiedPolicy>, PolicySourceError> {
+        self.inner.policy(dataset).await
+    }
+
+    async fn domain(&self, name: &str, key: Option<KeyId>) -> Result<Arc<VerifiedDomain>, PolicySourceError> {
+        let was_asked = self.first.1.swap(true, std::sync::atomic::Ordering::SeqCst);
+        self.inner
+            .domain(name, if was_asked { key } else { Some(self.first.0) })
+            .await
+    }
+}
+
+#[tokio::test]
+async fn a_rotation_in_the_middle_of_a_batch_does_not_mix_two_versions() {
+    let company = Company::new();
+    let id = company.publish_domain("customers", 1, "integer").await;
+    company.publish_domain("customers", 2, "utf8").await;
+    company
+        .publish_policy("orders", "  - { path: id, domain: customers }\n")
+        .await;
+    let clock: Arc<dyn Clock> = Arc::new(ManualClock::at(UnixMillis(1)));
+    let inner = CataloguePolicies::new(company.catalogue.clone(), company.trusted.clone(), clock.clone());
+    let policy = inner.policy("orders").await.unwrap();
+    let first = (id, false.into());
+    let (kms, catalogue) = (company.kms.clone(), company.catalogue.clone());
+    let age = Duration::from_secs(300);
+    let sealer = DirectSealer {
+        keys: SealingKeys::new(kms.clone(), catalogue.clone(), clock.clone(), UsageLimits::STANDARD),
+        domains: DomainKeys::new(kms, catalogue, Arc::new(Rotating { first, inner }), clock, age),
+    };
+    let seal = SealTransform::new(policy, Format::Json, KeysPlacement::Header, sealer).unwrap();
+    let (route, sealed) = apply(&seal, r#"{"id":17}"#).await;
+    assert_eq!(route, Route::Target);
+    let (_, open) = company.process("orders").await;
+    assert_eq!(apply(&open, &sealed).await, (Route::Target, r#"{"id":17}"#.to_owned()));
+    let mut bytes = Vec::new();
+    sealflow::seal::value::read_text(sealed_text(&sealed).as_bytes(), &mut bytes).unwrap();
+    assert_eq!(bytes[1..17], *id.as_bytes(), "an integer under the key of the integers");
 }
 
 /// The domain keys of a process, and its clock.

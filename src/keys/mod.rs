@@ -12,7 +12,7 @@ pub mod service;
 pub mod testing;
 
 pub use catalogue::{Catalogue, CatalogueError, MAX_OBJECT, Put, check_path};
-pub use domains::{DomainError, DomainKeys, create_domain_secret};
+pub use domains::{Domain, DomainError, DomainKeys, create_domain_secret};
 pub use envelope::{Envelope, EnvelopeError, KEYS_HEADER, LabelEntry};
 pub use opening::{OpenKeyError, OpenedKey, OpeningKeys};
 pub use sealing::{ActiveKey, CacheCounters, KeySpec, SealingKeys};

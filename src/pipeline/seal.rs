@@ -17,8 +17,8 @@ use super::transform::{Outcome, Route, StopKind, Transform, TransformError};
 use crate::columns::{Found, LocatorError, coerce, json};
 use crate::flow::direct::{DirectError, DirectSealer};
 use crate::keys::envelope::{KEYS_HEADER, MAX_ENVELOPES, write_header};
-use crate::keys::{ActiveKey, DomainError, KeyError};
-use crate::policy::{DomainType, Root, VerifiedPolicy};
+use crate::keys::{ActiveKey, Domain, DomainError, KeyError};
+use crate::policy::{DomainDocument, DomainType, Root, VerifiedPolicy};
 use crate::seal::{PlainColumn, Plaintext, SealedColumn, value};
 
 /// Keys that are fetched side by side for one batch.
@@ -135,7 +135,7 @@ impl SealTransform {
     fn extract(
         &self,
         record: &Record,
-        domains: &HashMap<String, Domain>,
+        domains: &Domains,
         found: &mut Found,
         jobs: &mut Jobs,
     ) -> Result<Vec<Item>, Rejection> {
@@ -183,7 +183,7 @@ impl SealTransform {
         &self,
         record: &Record,
         document: Option<&Document<'_>>,
-        domains: &HashMap<String, Domain>,
+        domains: &Domains,
         jobs: &mut Jobs,
         items: &mut Vec<Item>,
     ) -> Result<(), Rejection> {
@@ -219,10 +219,10 @@ impl SealTransform {
     }
 
     /// The most bytes that padding adds to a value of `rule`.
-    fn padding(&self, rule: usize, domains: &HashMap<String, Domain>) -> usize {
+    fn padding(&self, rule: usize, domains: &Domains) -> usize {
         let model = &self.plan.rules()[rule];
         let pad_to = match model.domain() {
-            Some(name) => domains.get(name).and_then(|domain| domain.pad_to),
+            Some(name) => domains.get(name).and_then(|domain| domain.document.document().pad_to),
             None => model.pad_to,
         };
         pad_to.unwrap_or(0) as usize
@@ -236,7 +236,7 @@ impl SealTransform {
         text: &[u8],
         indexes: &[u32],
         document: Option<&Document<'_>>,
-        domains: &HashMap<String, Domain>,
+        domains: &Domains,
         jobs: &mut Jobs,
     ) -> Result<Item, Rejection> {
         let model = &self.plan.rules()[rule];
@@ -265,10 +265,11 @@ impl SealTransform {
             let domain = domains
                 .get(name)
                 .ok_or_else(|| Rejection::new("no-domain", format!("domain {name} is not loaded")))?;
+            let document = domain.document.document();
             let mut plaintext = Zeroizing::new(Vec::with_capacity(
-                text.len() * 2 + 64 + domain.pad_to.unwrap_or(0) as usize,
+                text.len() * 2 + 64 + document.pad_to.unwrap_or(0) as usize,
             ));
-            coerce_into(place, text, domain, &mut plaintext)?;
+            coerce_into(place, text, document, &mut plaintext)?;
             target.plain.push(&plaintext).map_err(too_large)?;
         } else {
             let room = json::encode_len_bound(text.len(), model.pad_to);
@@ -322,7 +323,7 @@ impl SealTransform {
     }
 
     /// Seals all jobs of the batch.
-    async fn seal_jobs(&self, jobs: &Jobs) -> Result<Vec<Sealed>, TransformError> {
+    async fn seal_jobs(&self, jobs: &Jobs, domains: &Domains) -> Result<Vec<Sealed>, TransformError> {
         self.fetch_keys(jobs).await?;
         let mut sealed = Vec::with_capacity(jobs.list.len());
         for job in &jobs.list {
@@ -341,7 +342,9 @@ impl SealTransform {
                 }
                 None => {
                     let name = model.domain().unwrap_or_default();
-                    let domain = self.sealer.domains.get(name, None).await.map_err(from_domain)?;
+                    let domain = domains
+                        .get(name)
+                        .ok_or_else(|| TransformError::bug("a domain is not loaded"))?;
                     let column = domain
                         .key
                         .seal(job.plain.view())
@@ -440,13 +443,10 @@ fn keys_header(jobs: &[usize], sealed: &[Sealed]) -> Bytes {
     write_header(keys.iter().map(|key| key.envelope_bytes.as_slice())).into()
 }
 
-/// Type and padding of a domain, as its signed document says.
-struct Domain {
-    kind: DomainType,
-    pad_to: Option<u32>,
-}
+/// The domains of a batch, each in one version: a value gets the type of the document whose secret seals it.
+type Domains = HashMap<String, Arc<Domain>>;
 
-fn coerce_into(place: Place, text: &[u8], domain: &Domain, out: &mut Vec<u8>) -> Result<(), Rejection> {
+fn coerce_into(place: Place, text: &[u8], domain: &DomainDocument, out: &mut Vec<u8>) -> Result<(), Rejection> {
     let coerced = match place {
         Place::Value { .. } => coerce(text, &domain.kind, domain.pad_to, out),
         // Keys and headers are bytes: a text domain takes them as a string, every other one as JSON text.
@@ -469,17 +469,10 @@ fn coerce_into(place: Place, text: &[u8], domain: &Domain, out: &mut Vec<u8>) ->
 #[async_trait]
 impl Transform for SealTransform {
     async fn apply(&self, records: Vec<Record>) -> Result<Vec<Outcome>, TransformError> {
-        let mut domains = HashMap::new();
+        let mut domains = Domains::new();
         for name in self.plan.domains() {
             let domain = self.sealer.domains.get(name, None).await.map_err(from_domain)?;
-            let document = domain.document.document();
-            domains.insert(
-                name.to_owned(),
-                Domain {
-                    kind: document.kind.clone(),
-                    pad_to: document.pad_to,
-                },
-            );
+            domains.insert(name.to_owned(), domain);
         }
         let mut jobs = Jobs::default();
         let extracted: Vec<_> = {
@@ -489,7 +482,7 @@ impl Transform for SealTransform {
                 .map(|record| self.extract(record, &domains, &mut found, &mut jobs))
                 .collect()
         };
-        let sealed = self.seal_jobs(&jobs).await?;
+        let sealed = self.seal_jobs(&jobs, &domains).await?;
         drop(jobs);
         let mut headers = HashMap::new();
         let mut outcomes = Vec::with_capacity(records.len());
