@@ -22,7 +22,12 @@ pub(crate) enum Access {
 
 /// Reads a text file of at most 1 MiB.
 pub(crate) fn read_text(path: &Path) -> Result<String> {
-    let bytes = read_small(path)?;
+    read_text_up_to(path, MAX_TEXT_BYTES)
+}
+
+/// Reads a text file of at most `most` bytes.
+pub(crate) fn read_text_up_to(path: &Path, most: u64) -> Result<String> {
+    let bytes = read_capped(path, most)?;
     String::from_utf8(bytes).map_err(|_| {
         Failure::new(
             Exit::Data,

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use sealflow::pipeline::{Format, KeysPlacement};
 
 use super::access::Access;
-use super::sidecar::Sidecar;
+use super::sidecar::{self, Sidecar};
 use super::stream::{Input, Outputs, StreamArgs, pass};
 use crate::failure::Result;
 use crate::files;
@@ -37,7 +37,7 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
         .map(Sidecar::beside)
         .filter(|path| path.exists());
     let sidecar = match args.keys.as_ref().or(beside.as_ref()) {
-        Some(path) => Some((files::read_text(path)?, path.display().to_string())),
+        Some(path) => Some((sidecar::read(path)?, path.display().to_string())),
         None => None,
     };
     let sidecar = sidecar.as_ref().map(|(text, name)| (text.as_str(), name.as_str()));

@@ -11,6 +11,14 @@ use super::stream::envelopes;
 use crate::failure::{Exit, Failure, Result};
 use crate::files::{self, Access};
 
+/// A file sealed for many tenants has about 600 bytes for each of their keys.
+const MAX_BYTES: u64 = 256 << 20;
+
+/// Reads a sidecar's text.
+pub(crate) fn read(path: &Path) -> Result<String> {
+    files::read_text_up_to(path, MAX_BYTES)
+}
+
 /// A sidecar that is being collected.
 pub(crate) struct Sidecar {
     path: PathBuf,
@@ -23,7 +31,7 @@ impl Sidecar {
     /// A sidecar at `path`. Lines that are there stay: they may belong to another file, or to the one that is replaced.
     pub(crate) fn at(path: &Path) -> Result<Self> {
         let lines = if path.exists() {
-            files::read_text(path)?.lines().map(str::to_owned).collect()
+            read(path)?.lines().map(str::to_owned).collect()
         } else {
             BTreeSet::new()
         };
@@ -73,5 +81,21 @@ impl Sidecar {
         }
         let text: String = self.lines.iter().flat_map(|line| [line.as_str(), "\n"]).collect();
         files::write_new(&self.path, text.as_bytes(), Access::Shared, true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sidecar_of_many_keys_is_read_back_as_it_was_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.sfkeys");
+        let text: String = (0..4_000).map(|n| format!("sfk1.{n:0600}\n")).collect();
+        std::fs::write(&path, &text).unwrap();
+        let mut sidecar = Sidecar::at(&path).unwrap();
+        sidecar.save().unwrap();
+        assert!(read(&path).unwrap() == text);
     }
 }
