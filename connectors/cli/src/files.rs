@@ -97,7 +97,7 @@ impl AtomicFile {
         if let Some(folder) = target.parent() {
             fs::create_dir_all(folder).map_err(failed)?;
         }
-        let temporary = target.with_file_name(format!(".{}.{}.partial", name.to_string_lossy(), std::process::id()));
+        let temporary = target.with_file_name(format!(".{}.{:016x}.partial", name.to_string_lossy(), unique()));
         let mut options = OpenOptions::new();
         options.write(true).create_new(true);
         #[cfg(unix)]
@@ -127,6 +127,13 @@ impl AtomicFile {
         self.committed = true;
         Ok(())
     }
+}
+
+/// A number that no other file has: a container's processes have the same few ids again and again, and one that was
+/// killed leaves its file behind.
+fn unique() -> u64 {
+    use std::hash::{BuildHasher as _, RandomState};
+    RandomState::new().hash_one(std::process::id())
 }
 
 impl Write for AtomicFile {
@@ -159,6 +166,16 @@ mod tests {
         file.write_all(b"half").unwrap();
         drop(file);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn what_a_killed_process_of_the_same_id_left_is_not_in_the_way() {
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path().join("out");
+        let killed = AtomicFile::create(&target, Access::Shared).unwrap();
+        std::mem::forget(killed);
+        AtomicFile::create(&target, Access::Shared).unwrap().commit().unwrap();
+        assert!(target.exists());
     }
 
     #[test]
