@@ -49,7 +49,6 @@ pub(crate) enum KmsOperation {
     GenerateDataKey,
     Decrypt,
     DescribeKey,
-    GetCallerIdentity,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
