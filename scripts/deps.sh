@@ -42,9 +42,10 @@ missing_build_packages() {
     have python3 || names+=(python3)
     if have pkg-config; then
         pkg-config --exists openssl || names+=(libssl-dev)
+        pkg-config --exists libcurl || names+=(libcurl4-openssl-dev)
         pkg-config --exists zlib || names+=(zlib1g-dev)
     else
-        names+=(pkg-config libssl-dev zlib1g-dev)
+        names+=(pkg-config libssl-dev libcurl4-openssl-dev zlib1g-dev)
     fi
     printf '%s' "${names[*]-}"
 }
