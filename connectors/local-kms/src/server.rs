@@ -25,6 +25,8 @@ const MAX_HEADERS: usize = 64;
 /// The request line and all headers together.
 const MAX_HEAD: usize = 32 * 1024;
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long requests that are under way may take after the stop.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Why a local KMS did not start.
 #[derive(Debug, thiserror::Error)]
@@ -136,7 +138,7 @@ impl RunningServer {
         format!("http://{}", self.addr)
     }
 
-    /// Stops listening, lets requests that are under way end, and closes the folder.
+    /// Stops listening, gives requests that are under way three seconds to end, and closes the folder.
     pub async fn shutdown(mut self) {
         let _ = self.stop.send(true);
         if let Some(accepting) = self.accepting.take() {
@@ -218,7 +220,10 @@ async fn accept(listener: TcpListener, endpoint: Arc<Endpoint>, most: usize, mut
         while connections.try_join_next().is_some() {}
     }
     drop(listener);
-    while connections.join_next().await.is_some() {}
+    let drained = async { while connections.join_next().await.is_some() {} };
+    // Whoever is still not done then (a client that sends half a request) is cut off.
+    let _ = tokio::time::timeout(DRAIN_TIMEOUT, drained).await;
+    connections.shutdown().await;
 }
 
 async fn serve(stream: TcpStream, endpoint: Arc<Endpoint>, mut stopped: watch::Receiver<bool>) {

@@ -307,3 +307,18 @@ async fn connections_above_the_limit_wait_for_their_turn() {
     drop(idle);
     assert_eq!(waiting.await.unwrap().status, 200);
 }
+
+#[tokio::test]
+async fn a_client_that_hangs_does_not_hold_up_the_end() {
+    use tokio::io::AsyncWriteExt as _;
+    let (server, _) = start(config()).await;
+    let mut hanging = tokio::net::TcpStream::connect(server.addr()).await.unwrap();
+    hanging
+        .write_all(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 10\r\n\r\nhalf")
+        .await
+        .unwrap();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    tokio::time::timeout(Duration::from_secs(6), server.shutdown())
+        .await
+        .expect("the server did not end");
+}
