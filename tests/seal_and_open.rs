@@ -620,3 +620,21 @@ async fn a_value_of_another_dataset_does_not_open_at_a_place_of_the_same_label()
         Route::DeadLetter
     );
 }
+
+#[tokio::test]
+async fn two_columns_of_one_key_cannot_change_places() {
+    // Neither is bound to a row, so that the label alone keeps them apart.
+    let columns =
+        format!("columns: [ {{ path: a, key: default, acl: pii }}, {{ path: b, key: default, acl: pii }} ]\n{DEAD}");
+    let bench = bench(&columns, Format::Json, KeysPlacement::Header);
+    let mut input = record(0, br#"{"a":"one","b":"two"}"#);
+    (input.key, input.headers) = (None, Vec::new());
+    let out = records(sealed(&bench, vec![input]).await).remove(0);
+    let value = swapped(out.value.as_deref().unwrap(), 0, 1);
+    let moved = Record {
+        value: Some(value.into()),
+        ..out
+    };
+    let outcome = bench.open.apply(vec![moved]).await.unwrap().remove(0);
+    assert_eq!(outcome.route, Route::DeadLetter);
+}
