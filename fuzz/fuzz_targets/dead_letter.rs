@@ -9,6 +9,10 @@ fuzz_target!(|bytes: &[u8]| {
     if let Ok(letter) = DeadLetter::from_json(bytes) {
         assert_eq!(DeadLetter::from_json(&letter.to_json()), Ok(letter));
     }
-    let position = Position { topic: "t".into(), partition: 0, offset: 0 };
+    let position = Position {
+        topic: "t".into(),
+        partition: 0,
+        offset: 0,
+    };
     let _ = decode_record(bytes, position);
 });

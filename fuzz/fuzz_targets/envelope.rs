@@ -18,7 +18,9 @@ fuzz_target!(|bytes: &[u8]| {
         let _ = Envelope::from_text(text);
     }
     if let Ok(envelopes) = read_header(bytes) {
-        assert!(envelopes.len() <= MAX_ENVELOPES && envelopes.iter().all(|envelope| envelope.len() <= MAX_ENVELOPE_BYTES));
+        assert!(
+            envelopes.len() <= MAX_ENVELOPES && envelopes.iter().all(|envelope| envelope.len() <= MAX_ENVELOPE_BYTES)
+        );
         let again = write_header(envelopes.iter().copied());
         assert_eq!(read_header(&again), Ok(envelopes));
     }

@@ -15,7 +15,10 @@ fuzz_target!(|bytes: &[u8]| {
     }
     if let Ok(key) = PrivateJwk::from_json(bytes) {
         let json = key.to_private_json();
-        assert_eq!(PrivateJwk::from_json(json.expose()).map(|key| key.thumbprint()), Ok(key.thumbprint()));
+        assert_eq!(
+            PrivateJwk::from_json(json.expose()).map(|key| key.thumbprint()),
+            Ok(key.thumbprint())
+        );
     }
     // As a header, where base64url is no obstacle.
     let header = URL_SAFE_NO_PAD.encode(bytes);

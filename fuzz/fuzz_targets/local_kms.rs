@@ -8,7 +8,9 @@ use sealflow_local_kms::policy::{Call, KeyPolicy};
 use sealflow_local_kms::sigv4::{SignedRequest, check_scope, check_signature, parse_authorization};
 
 fuzz_target!(|bytes: &[u8]| {
-    let Some((kind, bytes)) = bytes.split_first() else { return };
+    let Some((kind, bytes)) = bytes.split_first() else {
+        return;
+    };
     let Ok(text) = std::str::from_utf8(bytes) else {
         let _ = blob::parse(bytes);
         return;
@@ -17,8 +19,16 @@ fuzz_target!(|bytes: &[u8]| {
         0 => {
             if let Ok(authorization) = parse_authorization(text) {
                 assert!(authorization.signed_headers.is_sorted());
-                let headers = [("authorization", text), ("host", "h"), ("x-amz-date", "20150830T123600Z")];
-                let request = SignedRequest { method: "POST", headers: &headers, body: b"" };
+                let headers = [
+                    ("authorization", text),
+                    ("host", "h"),
+                    ("x-amz-date", "20150830T123600Z"),
+                ];
+                let request = SignedRequest {
+                    method: "POST",
+                    headers: &headers,
+                    body: b"",
+                };
                 let _ = check_scope(&request, &authorization, 1_440_938_160_000, &["eu-central-1"], "kms");
                 assert!(check_signature(&request, &authorization, "a secret that nobody knows").is_err());
             }
