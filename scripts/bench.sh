@@ -17,7 +17,7 @@ main() {
     step "build (optimised, some minutes the first time)"
     supervised cargo build --release -p sealflow-benchmarks -p sealflow-cli
     step "measure"
-    supervised cargo run --release -p sealflow-benchmarks -- "$@" || failed=1
+    supervised target/release/sealflow-benchmarks "$@" || failed=1
 
     python3 scripts/report.py bench "$SEALFLOW_REPORT" --seconds "$((SECONDS - started))" --failed "$failed" \
         --skipped "$SEALFLOW_SKIPPED" --command "make bench"
