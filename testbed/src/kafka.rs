@@ -172,6 +172,7 @@ transaction.state.log.num.partitions=4
 transaction.state.log.min.isr=1
 min.insync.replicas=1
 group.initial.rebalance.delay.ms=0
+log.retention.ms=-1
 group.min.session.timeout.ms=1000
 ",
         data = data.display(),
