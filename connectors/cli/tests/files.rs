@@ -177,3 +177,70 @@ fn without_kms_nothing_is_sealed_or_opened() {
         place.files()
     );
 }
+
+#[test]
+fn two_commands_of_two_datasets_seal_equal_values_of_one_domain_to_equal_bytes() {
+    let place = Place::new();
+    let kms = LocalKms::start(&place);
+    let owner = place.ok(&["policy", "keygen"]).trim().to_owned();
+    let at = ["--catalogue", "catalogue", "--kms-endpoint", &kms.endpoint];
+    place.ok(&[
+        &["policy", "domain", "create", "customers", "--key-arn", &kms.arn],
+        &at[..],
+    ]
+    .concat());
+    // The same names at different places of different records, in two processes side by side.
+    let inputs = [
+        ("orders", "customer", "{\"customer\":\"ann\"}\n{\"customer\":\"bob\"}\n"),
+        (
+            "visits",
+            "who.id",
+            "{\"who\":{\"id\":\"bob\"}}\n{\"who\":{\"id\":\"ann\"}}\n",
+        ),
+    ];
+    let running = inputs.map(|(dataset, path, records)| {
+        let (file, policy) = (format!("{dataset}.ndjson"), format!("{dataset}.yaml"));
+        place.write(&file, records);
+        place.write(&policy, domain_policy(dataset, path, &kms.arn));
+        place.ok(&[
+            "policy",
+            "publish",
+            &policy,
+            "--key",
+            "owner.key",
+            "--catalogue",
+            "catalogue",
+        ]);
+        let out = format!("{dataset}.sealed");
+        let with = ["--dataset", dataset, "--owner", &owner, "-o", &out];
+        place
+            .command(&[&["seal", &file], &with[..], &at[..]].concat())
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .unwrap()
+    });
+    for mut child in running {
+        assert!(child.wait().unwrap().success());
+    }
+    let sealed = |dataset: &str| -> Vec<String> {
+        let text = place.read(&format!("{dataset}.sealed"));
+        text.lines()
+            .map(|line| {
+                line.split('"')
+                    .find(|part| part.starts_with("sf1."))
+                    .unwrap()
+                    .to_owned()
+            })
+            .collect()
+    };
+    let (orders, visits) = (sealed("orders"), sealed("visits"));
+    assert_eq!((&orders[0], &orders[1]), (&visits[1], &visits[0]));
+    assert_ne!(orders[0], orders[1]);
+}
+
+fn domain_policy(dataset: &str, path: &str, arn: &str) -> String {
+    format!(
+        "dataset: {dataset}\nversion: 1\nkeys: {{ default: {{ arn: \"{arn}\" }} }}\nacls: {{ pii: {{}} }}\n\
+         columns:\n  - {{ path: {path}, domain: customers }}\n"
+    )
+}
