@@ -64,7 +64,6 @@ impl Usage {
         };
         let limits = &self.limits;
         if *closed || next.batches > limits.batches || next.values > limits.values || next.bytes > limits.bytes {
-            *closed = true;
             return Err(LimitReached);
         }
         *used = next;
@@ -108,8 +107,11 @@ mod tests {
         std::thread::scope(|scope| {
             for _ in 0..8 {
                 scope.spawn(|| {
-                    while usage.reserve(7, 1).is_ok() {
-                        granted.fetch_add(7, Ordering::Relaxed);
+                    // More than there is to grant, and an end: without the limit this fails instead of hanging.
+                    for _ in 0..1_000 {
+                        if usage.reserve(7, 1).is_ok() {
+                            granted.fetch_add(7, Ordering::Relaxed);
+                        }
                     }
                 });
             }
