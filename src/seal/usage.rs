@@ -64,6 +64,7 @@ impl Usage {
         };
         let limits = &self.limits;
         if *closed || next.batches > limits.batches || next.values > limits.values || next.bytes > limits.bytes {
+            *closed = true;
             return Err(LimitReached);
         }
         *used = next;
