@@ -4,7 +4,7 @@ use std::io::IsTerminal as _;
 
 use tracing_subscriber::EnvFilter;
 
-use crate::term;
+use crate::{redact, term};
 
 /// How log lines are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -23,7 +23,7 @@ pub(crate) fn start(format: LogFormat) {
     let ansi = term::Style::of_stderr().is_coloured();
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_writer(|| redact::StandardError)
         .with_ansi(ansi);
     // A second start (tests) keeps the first subscriber.
     let _ = match format {

@@ -13,6 +13,7 @@ mod log;
 mod metered;
 mod metrics;
 mod overlay;
+mod redact;
 mod services;
 mod signals;
 mod status;

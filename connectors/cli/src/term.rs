@@ -3,6 +3,7 @@
 use std::io::{self, IsTerminal as _, Write as _};
 
 use crate::failure::Failure;
+use crate::redact::redacted;
 
 /// Whether and how a stream is decorated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,8 +104,9 @@ fn colour_is_welcome() -> bool {
 
 /// Writes one line to standard output; a reader that has gone away ends the program quietly, as `head` expects.
 pub(crate) fn say(line: impl std::fmt::Display) {
+    let line = line.to_string();
     let mut out = io::stdout().lock();
-    if writeln!(out, "{line}").is_err() {
+    if writeln!(out, "{}", redacted(&line)).is_err() {
         std::process::exit(crate::failure::Exit::Io as i32);
     }
 }
@@ -120,7 +122,8 @@ pub(crate) fn say_json(value: &impl serde::Serialize) {
 /// Writes one line to standard error.
 pub(crate) fn note(line: impl std::fmt::Display) {
     // Nobody is left to tell if standard error is gone.
-    let _ = writeln!(io::stderr().lock(), "{line}");
+    let line = line.to_string();
+    let _ = writeln!(io::stderr().lock(), "{}", redacted(&line));
 }
 
 /// Writes the two lines of a failure to standard error.

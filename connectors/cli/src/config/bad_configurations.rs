@@ -107,6 +107,31 @@ fn every_bad_configuration_says_where_and_what_to_do() {
             changed("localhost:9092", "SECRET[vault.brokers]"),
         ),
         (
+            "exec_without_the_name",
+            format!(
+                "{}secrets: {{ exec: {{ vault: {{ command: [pass, show] }} }} }}\n",
+                changed("localhost:9092", "SECRET[vault.brokers]")
+            ),
+        ),
+        (
+            "exec_that_fails",
+            format!(
+                "{}secrets: {{ exec: {{ vault: {{ command: [\"false\", \"{{name}}\"] }} }} }}\n",
+                changed("localhost:9092", "SECRET[vault.brokers]")
+            ),
+        ),
+        (
+            "placeholder_in_secrets",
+            format!(
+                "{}secrets: {{ folder: \"${{HOME}}/secrets\" }}\n",
+                changed("localhost", "${HOST:-localhost}")
+            ),
+        ),
+        (
+            "variable_not_allowed",
+            format!("{}secrets: {{ env_prefixes: [KAFKA_] }}\n", changed("9092", "${PORT}")),
+        ),
+        (
             "bad_value_from_environment",
             format!("{GOOD}admin: {{ listen: \"127.0.0.1:${{PORT}}\" }}\n"),
         ),
@@ -150,4 +175,50 @@ fn secrets_are_filled_in_and_never_shown() {
     );
     assert!(!format!("{config:?}").contains("hunter2"));
     assert_eq!(config.catalogue.folder, folder.path().join("catalogue"));
+}
+
+/// Paths of all texts in a document.
+fn texts(node: &serde_json::Value, here: &str, found: &mut Vec<String>) {
+    match node {
+        serde_json::Value::String(_) => found.push(here.to_owned()),
+        serde_json::Value::Array(list) => {
+            for (n, child) in list.iter().enumerate() {
+                texts(child, &format!("{here}/{n}"), found);
+            }
+        }
+        serde_json::Value::Object(map) => {
+            for (name, child) in map {
+                texts(child, &format!("{here}/{name}"), found);
+            }
+        }
+        _ => (),
+    }
+}
+
+#[test]
+fn a_secret_in_the_wrong_place_is_in_no_message() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("pipeline.yaml");
+    let tree: serde_json::Value = sealflow::policy::yaml::from_yaml(&format!(
+        "{GOOD}mode: seal\nformat: json\nkeys: header\nbatch: {{ bytes: 4MiB, time: 100ms }}\ninstance: a\nadmin: {{ listen: \"127.0.0.1:1\" }}\n"
+    ))
+    .unwrap();
+    let mut places = Vec::new();
+    texts(&tree, "", &mut places);
+    assert!(places.len() >= 14, "{places:?}");
+    let mut refused = 0;
+    for (n, place) in places.iter().enumerate() {
+        let canary = format!("Canary-{n}/{{[\"of the wrong place");
+        std::fs::write(folder.path().join("canary"), &canary).unwrap();
+        let mut tree = tree.clone();
+        *tree.pointer_mut(place).unwrap() = "SECRET[file.canary]".into();
+        tree["secrets"] = serde_json::json!({ "folder": "." });
+        std::fs::write(&path, tree.to_string()).unwrap();
+        if let Err(failure) = load(&path, &Environment::default()) {
+            refused += 1;
+            let text = format!("{failure:?} {failure}");
+            assert!(!text.contains(&format!("Canary-{n}")), "{place}: {failure}");
+        }
+    }
+    assert!(refused >= 10, "{refused}");
 }

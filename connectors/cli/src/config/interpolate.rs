@@ -4,10 +4,12 @@
 //! placeholder, never what it stands for.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
 
 use sealflow::policy::KeyPath;
 use serde_json::Value;
+use zeroize::Zeroizing;
+
+use super::secrets::Secrets;
 
 /// Where `${NAME}` and `SECRET[env.NAME]` are looked up.
 #[derive(Clone, Default)]
@@ -23,19 +25,16 @@ impl Environment {
         )
     }
 
+    /// One variable.
+    pub(crate) fn get(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str)
+    }
+
     /// These variables only.
     #[cfg(test)]
     pub(crate) fn of(pairs: &[(&str, &str)]) -> Self {
         Self(pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect())
     }
-}
-
-/// The backends of `SECRET[backend.name]`.
-pub(crate) struct Secrets<'a> {
-    /// Backend `env`.
-    pub(crate) environment: &'a Environment,
-    /// Backend `file`: one file per secret, its name the secret's.
-    pub(crate) folder: PathBuf,
 }
 
 /// A placeholder that could not be filled.
@@ -74,12 +73,15 @@ fn fill_below(node: &mut Value, place: &KeyPath, secrets: &Secrets<'_>) -> Resul
             .try_for_each(|(n, child)| fill_below(child, &place.index(n), secrets)),
         Value::Object(map) => map
             .iter_mut()
+            // What says where secrets are cannot hold one, nor may `$` in a command mean something here.
+            .filter(|(name, _)| !(*place == KeyPath::root() && *name == "secrets"))
             .try_for_each(|(name, child)| fill_below(child, &place.key(name), secrets)),
         _ => Ok(()),
     }
 }
 
-type Unknown = (String, String);
+/// Message and help of a placeholder that stands for nothing.
+pub(super) type Unknown = (String, String);
 
 /// One pass from left to right: what is put in is not looked at again.
 fn filled(text: &str, secrets: &Secrets<'_>) -> Result<String, Unknown> {
@@ -101,17 +103,17 @@ fn filled(text: &str, secrets: &Secrets<'_>) -> Result<String, Unknown> {
         })?;
         out.push_str(&rest[..at]);
         let name = &inside[..end];
-        out.push_str(&if open == "${" {
-            variable_value(name, secrets.environment)?
+        if open == "${" {
+            out.push_str(&variable_value(name, secrets)?);
         } else {
-            secret_value(name, secrets)?
-        });
+            out.push_str(&secret_value(name, secrets)?);
+        }
         rest = &inside[end + close.len()..];
     }
 }
 
 /// `NAME` or `NAME:-default`.
-fn variable_value(inside: &str, environment: &Environment) -> Result<String, Unknown> {
+fn variable_value(inside: &str, secrets: &Secrets<'_>) -> Result<String, Unknown> {
     let (name, default) = inside
         .split_once(":-")
         .map_or((inside, None), |(name, default)| (name, Some(default)));
@@ -119,7 +121,7 @@ fn variable_value(inside: &str, environment: &Environment) -> Result<String, Unk
         let message = "`${` is not followed by a variable's name".to_owned();
         return Err((message, "write `${NAME}` or `${NAME:-default}`".to_owned()));
     }
-    let value = environment.0.get(name).map(String::as_str).or(default);
+    let value = secrets.variable(name)?.or(default);
     value.map(str::to_owned).ok_or_else(|| {
         (
             format!("the environment variable {name} is not set"),
@@ -128,56 +130,37 @@ fn variable_value(inside: &str, environment: &Environment) -> Result<String, Unk
     })
 }
 
-fn secret_value(inside: &str, secrets: &Secrets<'_>) -> Result<String, Unknown> {
+fn secret_value(inside: &str, secrets: &Secrets<'_>) -> Result<Zeroizing<String>, Unknown> {
     let (backend, name) = inside.split_once('.').unwrap_or((inside, ""));
     if !is_name(name) {
         let message = "`SECRET[` is not followed by backend and name".to_owned();
         return Err((message, "write `SECRET[env.NAME]` or `SECRET[file.NAME]`".to_owned()));
     }
-    match backend {
-        "env" => secrets.environment.0.get(name).cloned().ok_or_else(|| {
-            (
-                format!("the secret env.{name} is not there"),
-                format!("set the environment variable {name}"),
-            )
-        }),
-        "file" => read_secret(&secrets.folder, name),
-        _ => Err((
-            "unknown secret backend".to_owned(),
-            "the backends are `env` and `file`".to_owned(),
-        )),
-    }
+    secrets.secret(backend, name)
 }
 
-/// The content of a secret's file without the line break that editors add.
-fn read_secret(folder: &Path, name: &str) -> Result<String, Unknown> {
-    let path = folder.join(name);
-    let text = crate::files::read_text(&path).map_err(|_| {
-        let help = format!("put it into {}, or set `secrets.folder`", path.display());
-        (format!("the secret file.{name} cannot be read"), help)
-    })?;
-    Ok(text.trim_end_matches(['\r', '\n']).to_owned())
-}
-
-/// Names of variables and secrets: no slash, so that no secret leaves its folder.
-fn is_name(name: &str) -> bool {
+/// Names of variables and secrets: no slash, so that no secret leaves its folder; no dash in front, so that none is
+/// an option of a command.
+pub(super) fn is_name(name: &str) -> bool {
     let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.');
-    !name.is_empty() && name.len() <= 128 && !name.starts_with('.') && name.bytes().all(plain)
+    !name.is_empty() && name.len() <= 128 && !name.starts_with(['.', '-']) && name.bytes().all(plain)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
+    use super::super::secrets::SecretsConfig;
     use super::*;
 
     fn fill_text(text: &str, environment: &[(&str, &str)], folder: &Path) -> Result<String, Unknown> {
         let environment = Environment::of(environment);
-        filled(
-            text,
-            &Secrets {
-                environment: &environment,
-                folder: folder.to_owned(),
-            },
-        )
+        let config = SecretsConfig {
+            folder: folder.to_owned(),
+            env_prefixes: None,
+            ..SecretsConfig::default()
+        };
+        filled(text, &Secrets::new(&environment, config, Path::new("")))
     }
 
     #[test]
@@ -203,8 +186,31 @@ mod tests {
             "SECRET[file..hidden]",
             "SECRET[vault.x]",
             "SECRET[env]",
+            "SECRET[file.-rf]",
         ] {
             assert!(fill_text(name, &[], Path::new("/")).is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn only_variables_of_the_allowed_prefixes_are_read() {
+        let environment = Environment::of(&[("APP_HOST", "broker"), ("AWS_SECRET_ACCESS_KEY", "canary")]);
+        let config = SecretsConfig {
+            env_prefixes: Some(vec!["APP_".to_owned()]),
+            ..SecretsConfig::default()
+        };
+        let secrets = Secrets::new(&environment, config, Path::new(""));
+        assert_eq!(filled("${APP_HOST}", &secrets).ok().as_deref(), Some("broker"));
+        for text in [
+            "${AWS_SECRET_ACCESS_KEY}",
+            "${AWS_SECRET_ACCESS_KEY:-x}",
+            "SECRET[env.AWS_SECRET_ACCESS_KEY]",
+        ] {
+            let (message, help) = filled(text, &secrets).unwrap_err();
+            assert!(
+                message.contains("may not be read") && help.contains("env_prefixes"),
+                "{message}"
+            );
         }
     }
 }

@@ -1,17 +1,20 @@
 //! Reads a pipeline file: parse, fill placeholders, check.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use sealflow::policy::KeyPath;
 use sealflow::policy::yaml::{YamlError, from_yaml};
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use zeroize::Zeroizing;
 
 use super::check::check;
-use super::interpolate::{Environment, Secrets, fill, has_placeholder};
-use super::pipeline::{PipelineConfig, SecretsConfig};
+use super::interpolate::{Environment, fill, has_placeholder};
+use super::pipeline::PipelineConfig;
+use super::secrets::{Secrets, SecretsConfig};
 use crate::failure::{Failure, Result};
-use crate::files;
+use crate::{files, redact};
 
 /// Reads, fills and checks the pipeline file at `path`; its folders are resolved against where it stands.
 pub(crate) fn load(path: &Path, environment: &Environment) -> Result<PipelineConfig> {
@@ -34,34 +37,84 @@ fn parse(text: &str, base: &Path, environment: &Environment) -> Result<PipelineC
 }
 
 fn parse_filled<T: DeserializeOwned>(text: &str, base: &Path, environment: &Environment) -> Result<T, YamlError> {
+    hide_credentials(environment);
+    // What is no YAML at all is said by the typed parser, which knows what was expected.
+    if let Ok(tree) = from_yaml::<Value>(text) {
+        hide_secrets(&tree, false);
+    }
     if !has_placeholder(text) {
         return from_yaml(text);
     }
     let mut tree: Value = from_yaml(text)?;
-    let secrets = Secrets {
-        environment,
-        folder: base.join(secrets_folder(&tree)),
-    };
+    let secrets = Secrets::new(environment, backends(text, &tree)?, base);
     fill(&mut tree, &secrets)
         .map_err(|unfilled| YamlError::at(text, &unfilled.place, unfilled.message, unfilled.help))?;
+    hide_secrets(&tree, false);
+    let filled = Zeroizing::new(tree.to_string());
     // JSON is YAML: the same parser gives the same messages; only the lines are those of the file as written.
-    from_yaml(&tree.to_string()).map_err(|error| located(text, &error.path, error.message, error.help))
+    from_yaml(&filled).map_err(|error| located(text, &error.path, error.message, error.help))
 }
 
-/// The folder of secrets has to be known before anything is filled.
-fn secrets_folder(tree: &Value) -> PathBuf {
-    let written = tree
+/// The backends of secrets have to be known before anything is filled.
+fn backends(text: &str, tree: &Value) -> Result<SecretsConfig, YamlError> {
+    /// The rest of the file is read later, when it is filled.
+    #[derive(Deserialize)]
+    struct Head {
+        #[serde(default)]
+        secrets: SecretsConfig,
+    }
+    let place = KeyPath::root().key("secrets");
+    if tree
         .get("secrets")
-        .and_then(|secrets| secrets.get("folder"))
-        .and_then(Value::as_str);
-    written.map_or_else(|| SecretsConfig::default().folder, PathBuf::from)
+        .is_some_and(|section| has_placeholder(&section.to_string()))
+    {
+        let message = "placeholders are not filled in this section".to_owned();
+        let help = "write paths and commands as they are; a command reads the environment itself".to_owned();
+        return Err(YamlError::at(text, &place, message, help));
+    }
+    let Head { secrets } = from_yaml(text)?;
+    match secrets.check() {
+        Ok(()) => Ok(secrets),
+        Err((path, message, help)) => Err(located(text, &format!("{place}.{path}"), message, help)),
+    }
 }
 
-/// The error of the place that messages write as `path`, with its line and column in `text`.
+/// Credentials that are taken from the environment without being named in the file.
+fn hide_credentials(environment: &Environment) {
+    for name in ["AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"] {
+        environment.get(name).into_iter().for_each(redact::hide);
+    }
+}
+
+/// Hides what stands in the file itself under names of secrets, `below` one of them or not.
+fn hide_secrets(node: &Value, below: bool) {
+    const NAMES: [&str; 7] = [
+        "password",
+        "secret_access_key",
+        "session_token",
+        "client.secret",
+        "ssl.key.pem",
+        "sasl.oauthbearer.config",
+        "assertion",
+    ];
+    match node {
+        Value::String(text) if below && !has_placeholder(text) => redact::hide(text),
+        Value::Array(list) => list.iter().for_each(|child| hide_secrets(child, below)),
+        Value::Object(map) => map.iter().for_each(|(name, child)| {
+            let secret = name != "secrets" && NAMES.iter().any(|part| name.contains(part));
+            hide_secrets(child, below || secret);
+        }),
+        _ => (),
+    }
+}
+
+/// The error of the place that messages write as `path`, with its line and column in `text`. Messages may repeat words
+/// and names, and where one was expected a secret may have been put.
 fn located(text: &str, path: &str, message: String, help: String) -> YamlError {
     // It parsed before, else there would be no place to speak of.
     let tree: Value = from_yaml(text).unwrap_or_default();
     let place = place_of(&tree, &KeyPath::root(), path).unwrap_or_default();
+    let [message, help] = [message, help].map(|line| redact::redacted(&line).into_owned());
     YamlError {
         path: path.to_owned(),
         ..YamlError::at(text, &place, message, help)

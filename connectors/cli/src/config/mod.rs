@@ -6,6 +6,7 @@ mod check;
 mod interpolate;
 mod load;
 mod pipeline;
+mod secrets;
 
 pub(crate) use interpolate::Environment;
 pub(crate) use load::{load, yaml_failure};

@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 
 use schemars::JsonSchema;
 use sealflow::jose::Thumbprint;
@@ -11,6 +10,8 @@ use sealflow_kafka::{DeadLetters, KafkaConfig, KafkaSource, KafkaTarget};
 use sealflow_kms::KmsConfig;
 use sealflow_storage::CatalogueConfig;
 use serde::Deserialize;
+
+use super::secrets::SecretsConfig;
 
 /// A pipeline: where records come from, what happens to them, where they go.
 #[derive(Clone, Deserialize, JsonSchema)]
@@ -57,7 +58,7 @@ pub(crate) struct PipelineConfig {
     /// The admin port.
     #[serde(default)]
     pub(crate) admin: Admin,
-    /// Where `SECRET[file.NAME]` is looked up.
+    /// Where `SECRET[backend.NAME]` is looked up.
     #[serde(default)]
     #[allow(dead_code)] // read from the tree, before placeholders are filled and this model exists
     secrets: SecretsConfig,
@@ -163,22 +164,6 @@ impl Default for Admin {
     fn default() -> Self {
         Self {
             listen: Some(SocketAddr::from(([127, 0, 0, 1], 9464))),
-        }
-    }
-}
-
-/// Backends of `SECRET[backend.name]`.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub(crate) struct SecretsConfig {
-    /// The folder of `SECRET[file.NAME]`; relative to the pipeline file.
-    pub(crate) folder: PathBuf,
-}
-
-impl Default for SecretsConfig {
-    fn default() -> Self {
-        Self {
-            folder: PathBuf::from("/run/secrets"),
         }
     }
 }
