@@ -29,7 +29,7 @@ impl From<KeyServiceError> for Failure {
             KeyServiceError::Throttled { .. } => (Exit::Unavailable, "try again later, or ask for a higher KMS quota"),
             KeyServiceError::Unavailable { .. } => (
                 Exit::Unavailable,
-                "check `kms` in the pipeline file and the network; is the local KMS running?",
+                "check `kms` in the pipeline file, the AWS credentials and the network; is the local KMS running?",
             ),
             _ => (Exit::Unavailable, "check that the endpoint is a KMS"),
         };

@@ -1,8 +1,10 @@
 //! Files, read with a cap and written all or not at all.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use sealflow::units::ByteSize;
 
@@ -105,6 +107,7 @@ impl AtomicFile {
             std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
         }
         let file = options.open(&temporary).map_err(failed)?;
+        unfinished().insert(temporary.clone());
         Ok(Self {
             target: target.to_owned(),
             temporary,
@@ -125,8 +128,27 @@ impl AtomicFile {
             .and_then(|()| fs::rename(&self.temporary, &self.target))
             .map_err(|error| Failure::io("write", &self.target, &error))?;
         self.committed = true;
+        unfinished().remove(&self.temporary);
         Ok(())
     }
+}
+
+/// Temporary files that exist now, for a process that is told to end.
+static UNFINISHED: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+
+fn unfinished() -> MutexGuard<'static, BTreeSet<PathBuf>> {
+    UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Removes what is not finished, and keeps new ones from being started: the caller ends the process while it
+/// holds what is returned. Half an output may hold plaintext that nobody asked to keep.
+pub(crate) fn remove_unfinished() -> impl Sized {
+    let mut unfinished = unfinished();
+    for path in std::mem::take(&mut *unfinished) {
+        // What cannot be removed cannot be reported any better than by its name in the folder.
+        let _ = fs::remove_file(path);
+    }
+    unfinished
 }
 
 /// A number that no other file has: a container's processes have the same few ids again and again, and one that was
@@ -151,6 +173,7 @@ impl Drop for AtomicFile {
         if !self.committed {
             // What cannot be removed was never renamed either: no half file under the real name.
             let _ = fs::remove_file(&self.temporary);
+            unfinished().remove(&self.temporary);
         }
     }
 }

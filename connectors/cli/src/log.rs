@@ -19,7 +19,7 @@ pub(crate) enum LogFormat {
 /// Starts logging. `SEALFLOW_LOG` filters (`warn`, `sealflow_kafka=debug,info`), default `info`.
 pub(crate) fn start(format: LogFormat) {
     let filter =
-        EnvFilter::try_from_env("SEALFLOW_LOG").unwrap_or_else(|_| EnvFilter::new("info,librdkafka=warn,aws=warn"));
+        EnvFilter::try_from_env("SEALFLOW_LOG").unwrap_or_else(|_| EnvFilter::new("info,librdkafka=warn,aws=error"));
     let ansi = term::Style::of_stderr().is_coloured();
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)

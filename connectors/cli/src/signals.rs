@@ -5,16 +5,11 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::failure::{Exit, Failure, Result};
+use crate::files;
+use crate::term::note;
 
 /// Listens for both signals from now on; the receiver's level goes up with each.
 pub(crate) fn listen() -> Result<watch::Receiver<Shutdown>> {
-    let failed = |error: std::io::Error| {
-        Failure::new(
-            Exit::Internal,
-            format_args!("cannot listen for signals: {error}"),
-            "report this",
-        )
-    };
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
     let (sender, receiver) = watch::channel(Shutdown::Run);
@@ -29,6 +24,31 @@ pub(crate) fn listen() -> Result<watch::Receiver<Shutdown>> {
         std::future::pending::<()>().await;
     });
     Ok(receiver)
+}
+
+/// For commands that write files: a signal removes what is half written and ends the process, with the exit code
+/// that shells give (128 and the signal's number).
+pub(crate) fn remove_half_written_files() -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    tokio::spawn(async move {
+        let code = tokio::select! {
+            _ = terminate.recv() => 143,
+            _ = interrupt.recv() => 130,
+        };
+        let _held = files::remove_unfinished();
+        note("interrupted: nothing was written");
+        std::process::exit(code);
+    });
+    Ok(())
+}
+
+fn failed(error: std::io::Error) -> Failure {
+    Failure::new(
+        Exit::Internal,
+        format_args!("cannot listen for signals: {error}"),
+        "report this",
+    )
 }
 
 async fn either(terminate: &mut Signal, interrupt: &mut Signal) {

@@ -244,3 +244,46 @@ fn domain_policy(dataset: &str, path: &str, arn: &str) -> String {
          columns:\n  - {{ path: {path}, domain: customers }}\n"
     )
 }
+
+#[test]
+fn an_interrupted_open_leaves_no_plaintext_behind() {
+    use std::io::Write as _;
+    let place = Place::new();
+    let kms = LocalKms::start(&place);
+    place.write("policy.yaml", policy(&kms.arn));
+    let with = ["--dev", "policy.yaml", "--kms-endpoint", &kms.endpoint];
+    place.write("clear.ndjson", samples(20).0);
+    place.ok(&[&["seal", "clear.ndjson", "-o", "sealed.ndjson"], &with[..]].concat());
+    let before = place.files();
+    for (signal, code) in [("-INT", 130), ("-TERM", 143)] {
+        // Standard input stays open, so the command waits for more with its output half written.
+        let args = [
+            &["open", "-o", "opened.ndjson", "--keys", "sealed.ndjson.sfkeys"],
+            &with[..],
+        ];
+        let mut child = place
+            .command(&args.concat())
+            .stdin(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut input = child.stdin.take().unwrap();
+        input.write_all(place.read("sealed.ndjson").as_bytes()).unwrap();
+        let until = std::time::Instant::now() + std::time::Duration::from_secs(30);
+        while place.files() == before {
+            assert!(std::time::Instant::now() < until, "the output is never started");
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        let pid = child.id().to_string();
+        assert!(
+            std::process::Command::new("kill")
+                .args([signal, &pid])
+                .status()
+                .unwrap()
+                .success()
+        );
+        assert_eq!(child.wait().unwrap().code(), Some(code));
+        assert_eq!(place.files(), before);
+        drop(input);
+    }
+}

@@ -159,10 +159,17 @@ fn domains_are_made_once_and_signed() {
             .ok(&[&create[..], &["--allow", "arn:aws:iam::111122223333:role/analyst"]].concat())
             .contains("version 1")
     );
-    assert!(place.ok(&create).contains("version 2"));
+    let again = place.run(&create);
+    assert_eq!(again.code, 64, "{}", again.err);
+    assert!(again.err.contains("--new-version"), "{}", again.err);
+    assert!(
+        place
+            .ok(&[&create[..], &["--new-version"]].concat())
+            .contains("version 2")
+    );
     let before = place.path("catalogue/domains/customers/2/secret");
     assert!(before.exists());
-    let bad = place.run(&[&create[..], &["--type", "colour"]].concat());
+    let bad = place.run(&[&create[..], &["--new-version", "--type", "colour"]].concat());
     assert_eq!(bad.code, 64, "{}", bad.err);
     assert!(
         !place.path("catalogue/domains/customers/3").exists(),

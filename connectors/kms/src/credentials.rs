@@ -108,10 +108,10 @@ pub(crate) fn chain_error(error: &CredentialsError) -> KeyServiceError {
             reason: reason("a credential provider did not answer in time"),
         },
         CredentialsError::ProviderError(_) => KeyServiceError::Unavailable {
-            reason: reason("a credential provider failed; RUST_LOG=aws_config=debug says more"),
+            reason: reason("no provider of the AWS chain gave credentials; SEALFLOW_LOG=aws_config=debug says more"),
         },
         CredentialsError::InvalidConfiguration(_) => KeyServiceError::NoCredentials {
-            reason: reason("the AWS configuration or profile is not valid; RUST_LOG=aws_config=debug says more"),
+            reason: reason("the AWS configuration or profile is not valid; SEALFLOW_LOG=aws_config=debug says more"),
         },
         _ => KeyServiceError::NoCredentials {
             reason: reason(

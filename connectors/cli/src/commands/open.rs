@@ -11,6 +11,7 @@ use super::sidecar::{self, Sidecar};
 use super::stream::{Input, Outputs, StreamArgs, pass};
 use crate::failure::Result;
 use crate::files;
+use crate::signals;
 use crate::term::note;
 
 /// Open sealed JSON records of a file or of standard input
@@ -31,6 +32,7 @@ pub(crate) struct Args {
 /// Runs the subcommand.
 pub(crate) async fn run(args: Args) -> Result<ExitCode> {
     args.stream.check_outputs(&[])?;
+    signals::remove_half_written_files()?;
     let beside = args
         .stream
         .input_file()

@@ -11,6 +11,7 @@ use super::sidecar::Sidecar;
 use super::stream::{Input, Outputs, StreamArgs, pass};
 use crate::failure::{Failure, Result};
 use crate::files;
+use crate::signals;
 use crate::term::note;
 
 /// Seal JSON records of a file or of standard input
@@ -47,6 +48,7 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
         args.dead_letters.as_deref(),
         args.keys.is_none().then_some(keys.as_path()),
     ])?;
+    signals::remove_half_written_files()?;
     let services = args.access.open(None).await?;
     let transform = services.sealing(Format::Json, KeysPlacement::Header, services.sealer())?;
     let counters = transform.counters();

@@ -137,7 +137,7 @@ impl Input {
         }
         self.read += bytes.len() as u64;
         if bytes.len() as u64 > MAX_RECORD_BYTES {
-            let message = format!("{}: record {} is longer than 64 MiB", self.name, self.next);
+            let message = format!("{}: record {} is longer than 64 MiB", self.name, self.next + 1);
             return Err(Failure::new(
                 Exit::Data,
                 message,
@@ -258,7 +258,12 @@ impl Outputs {
         let code = DeadLetter::from_json(json).map_or_else(|_| "unknown".to_owned(), |letter| letter.code);
         let Some(file) = &mut self.dead_letters else {
             let place = &record.position;
-            let message = format!("{}: record {} cannot be processed: {code}", place.topic, place.offset);
+            // People count from 1.
+            let message = format!(
+                "{}: record {} cannot be processed: {code}",
+                place.topic,
+                place.offset + 1
+            );
             return Err(Failure::new(
                 Exit::Data,
                 message,
@@ -301,7 +306,8 @@ pub(crate) struct Passed {
 pub(crate) async fn pass(mut input: Input, transform: &dyn Transform, mut outputs: Outputs) -> Result<Passed> {
     let progress = Progress::bytes(input.length);
     loop {
-        let pieces = input.batch()?;
+        // Standard input may stay silent for ever; signals and timers go on meanwhile.
+        let pieces = tokio::task::block_in_place(|| input.batch())?;
         if pieces.is_empty() {
             break;
         }

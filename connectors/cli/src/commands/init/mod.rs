@@ -70,6 +70,8 @@ pub(crate) struct Args {
 pub(crate) async fn run(args: Args) -> Result<ExitCode> {
     let names = Names::new(&args.folder);
     names.refuse_existing()?;
+    let dataset = args.dataset.clone().unwrap_or_else(|| args.topic.clone());
+    names.refuse_published(&dataset).await?;
     let values = sample(&args).await?;
     let (survey, format) = survey(&values)?;
     let proposals = survey.proposals();
@@ -91,7 +93,6 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
     } else {
         make_owner_key(&names.owner)?
     };
-    let dataset = args.dataset.clone().unwrap_or_else(|| args.topic.clone());
     write(
         &args,
         &names,
@@ -153,6 +154,22 @@ impl Names {
                 "move it away, or choose another --folder",
             )),
         }
+    }
+
+    /// A dataset that has a policy is changed by its next version, not by another first one.
+    async fn refuse_published(&self, dataset: &str) -> Result<()> {
+        if !self.catalogue.is_dir() {
+            return Ok(());
+        }
+        let catalogue = open_catalogue(&self.catalogue)?;
+        if catalogue.list(&format!("policies/{dataset}")).await?.is_empty() {
+            return Ok(());
+        }
+        Err(Failure::config(
+            format_args!("{} holds a policy of {dataset} already", self.catalogue.display()),
+            "change that one: `sealflow policy show DATASET --yaml`, raise its version, `sealflow policy publish`; or \
+             choose another --folder",
+        ))
     }
 }
 

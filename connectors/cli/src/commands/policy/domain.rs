@@ -51,6 +51,9 @@ pub(crate) struct CreateArgs {
     /// Principal that may not, whatever --allow says; may be repeated
     #[arg(long, value_name = "PRINCIPAL")]
     deny: Vec<String>,
+    /// Make the next version of a domain that is there: its values do not join with those of the versions before
+    #[arg(long)]
+    new_version: bool,
     /// The owner's private key
     #[arg(
         long,
@@ -91,7 +94,17 @@ async fn create(args: &CreateArgs) -> Result<ExitCode> {
     let owner = read_owner_key(&args.key)?;
     let trusted = args.trusting.open(Some(owner.thumbprint()))?;
     let newest = newest_domain(trusted.catalogue.as_ref(), &args.name, &trusted.owners).await?;
-    let version = newest.map_or(1, |domain| domain.document().version + 1);
+    let version = match newest.map(|domain| domain.document().version) {
+        None => 1,
+        Some(version) if args.new_version => version + 1,
+        Some(version) => {
+            return Err(Failure::usage(
+                format_args!("domain {} is there already, in version {version}", args.name),
+                "datasets just name it in their policies; values of a new version would not join with those of the \
+                 old one: if that is what you want, say --new-version",
+            ));
+        }
+    };
     // Everything but the key id is known: a bad name or type must not leave a secret behind.
     check(&document(args, version, "00000000000000000000000000000000"))?;
     let kms = open_kms(&KmsConfig {

@@ -14,7 +14,10 @@ use zeroize::Zeroizing;
 use super::broker::{PATIENCE, ask};
 use super::checklist::Checklist;
 use crate::config::{Mode, PipelineConfig};
+use crate::failure::{Exit, Failure};
 
+/// Fewer bad records in a sample say nothing about the topic.
+const ENOUGH_TO_TELL: u64 = 10;
 /// Shorter values occur everywhere by chance.
 const SHORTEST_VALUE: usize = 6;
 
@@ -41,7 +44,7 @@ pub(super) async fn check(config: &PipelineConfig, policy: &VerifiedPolicy, want
     for record in &records {
         survey.add(record);
     }
-    survey.report(list);
+    survey.report(list, config.dead_letters.as_ref().map(|dead| dead.max_ratio));
 }
 
 /// Counts over a sample.
@@ -159,7 +162,7 @@ impl<'a> Survey<'a> {
         }
     }
 
-    fn report(&self, list: &mut Checklist) {
+    fn report(&self, list: &mut Checklist, max_ratio: Option<f64>) {
         let read = self.records - self.tombstones;
         list.ok(
             "sample",
@@ -180,13 +183,14 @@ impl<'a> Survey<'a> {
             }
         }
         for (code, count) in &self.unlocatable {
-            let help = "they become dead letters, or stop the pipeline; docs/operations.md lists the codes";
+            let help = "they become dead letters, or stop the pipeline; docs/format.md lists the codes";
             list.warn(
                 "records",
                 format_args!("{count} of {read} cannot be read: {code}"),
                 help,
             );
         }
+        self.report_ratio(read, max_ratio, list);
         for ((column, place), count) in &self.elsewhere {
             let path = &self.policy.columns[*column].path;
             let help = "that copy stays in clear: make it a column of the policy, or drop it at its source";
@@ -208,6 +212,22 @@ impl<'a> Survey<'a> {
                 format_args!("{count} are not sealed"),
                 "is the source the sealed topic? such records become dead letters",
             ),
+        }
+    }
+}
+
+impl Survey<'_> {
+    /// A share of bad records that would stop the pipeline is a failure, unless there are too few to tell.
+    fn report_ratio(&self, read: u64, max_ratio: Option<f64>, list: &mut Checklist) {
+        let bad: u64 = self.unlocatable.values().sum();
+        let max_ratio = max_ratio.unwrap_or(0.0);
+        // A sample is far below 2^52 records, so the conversion is exact.
+        #[allow(clippy::cast_precision_loss)]
+        let passed = bad as f64 > max_ratio * read as f64;
+        if passed && bad >= ENOUGH_TO_TELL {
+            let message = format!("{bad} of {read} would become dead letters, more than dead_letters.max_ratio takes");
+            let help = "is `format` right, and is this the topic that was meant? else raise max_ratio";
+            list.failed("records", &Failure::new(Exit::Data, message, help));
         }
     }
 }
@@ -313,7 +333,7 @@ columns:
             "a sealed field is its own copy"
         );
         let mut list = Checklist::printing(Style::PLAIN);
-        survey.report(&mut list);
+        survey.report(&mut list, Some(1.0));
         let text = format!("{list:?}");
         assert!(
             text.contains("the message key") && text.contains("a header") && text.contains("another field"),
