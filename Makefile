@@ -20,5 +20,5 @@ soak: ## Run the long tests: a million records, twenty kills, more fuzzing
 lint: ## Check format, lints, dependency trees, licences and documents
 	@scripts/lint.sh
 
-bench: ## Measure, and write benchmarks/results/
+bench: ## Measure, write benchmarks/results/ and plots (ONLY=values,topic for some)
 	@scripts/bench.sh

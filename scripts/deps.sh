@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
 # Installs what is missing, and nothing else. "build" is what a build needs (an error if it cannot be had);
-# "test" are the real servers of the tests (named in the skip ledger if they cannot be had); "all" is both.
+# "test" are the real servers of the tests (named in the skip ledger if they cannot be had); "all" is both;
+# "bench" are valgrind and the peers of the benchmarks (named in the same ledger).
 # Says nothing and takes no time when all is there.
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 KAFKA_POM="$ROOT/testbed/kafka/pom.xml"
 REQUIREMENTS="$ROOT/testbed/requirements.txt"
+PEERS="$ROOT/benchmarks/peers"
 # A download that hangs costs minutes, not the whole run.
 APT_OPTIONS=(-q -y -o Acquire::Retries=2 -o Acquire::http::Timeout=30 -o Acquire::https::Timeout=30 -o Dpkg::Use-Pty=0)
 
@@ -13,8 +15,9 @@ main() {
     case "${1:-all}" in
         build) build_deps ;;
         test) test_deps ;;
+        bench) bench_deps ;;
         all) build_deps && test_deps && say "All dependencies are there." ;;
-        *) fail "unknown tier: $1" "one of: build, test, all" ;;
+        *) fail "unknown tier: $1" "one of: build, test, bench, all" ;;
     esac
 }
 
@@ -66,20 +69,26 @@ kafka_libs() {
         return
     fi
     java_17 || { skip apache-kafka "the Java on the path is older than 17"; return; }
-    stamped "$DEPS/kafka" "$KAFKA_POM" && return
+    maven_libs apache-kafka "$DEPS/kafka" "$KAFKA_POM" "Apache Kafka from Maven Central (about 45 MB)"
+}
+
+# maven_libs NAME FOLDER POM WHAT: the jars that POM names, in FOLDER/libs.
+maven_libs() {
+    local name="$1" folder="$2" pom="$3"
+    stamped "$folder" "$pom" && return
     if ! have mvn && ! install maven; then
-        skip apache-kafka "no Maven to fetch it with: install the package maven"
+        skip "$name" "no Maven to fetch it with: install the package maven"
         return
     fi
-    say "Fetching Apache Kafka from Maven Central (about 45 MB)…"
-    rm -rf "$DEPS/kafka" && mkdir -p "$DEPS/kafka"
-    if timeout 600 mvn -q -B -Dstyle.color=never -f "$KAFKA_POM" dependency:copy-dependencies \
-        -DoutputDirectory="$DEPS/kafka/libs" -DincludeScope=runtime \
+    say "Fetching $4…"
+    rm -rf "$folder" && mkdir -p "$folder"
+    if timeout 600 mvn -q -B -Dstyle.color=never -f "$pom" dependency:copy-dependencies \
+        -DoutputDirectory="$folder/libs" -DincludeScope=runtime \
         -Daether.connector.connectTimeout=15000 -Daether.connector.requestTimeout=60000 \
         -Dmaven.wagon.http.connectionTimeout=15000 -Dmaven.wagon.rto=60000 </dev/null; then
-        stamp "$DEPS/kafka" "$KAFKA_POM"
+        stamp "$folder" "$pom"
     else
-        skip apache-kafka "Maven could not fetch it"
+        skip "$name" "Maven could not fetch it"
     fi
 }
 
@@ -92,21 +101,40 @@ java_17() {
     [ -n "$version" ] && [ "$version" -ge 17 ]
 }
 
-moto_venv() {
-    stamped "$DEPS/venv" "$REQUIREMENTS" && return
+moto_venv() { python_venv moto "$DEPS/venv" "$REQUIREMENTS" "moto, an independent KMS, from PyPI"; }
+
+# python_venv NAME FOLDER REQUIREMENTS WHAT: a virtual environment with what REQUIREMENTS names.
+python_venv() {
+    local name="$1" folder="$2" requirements="$3"
+    stamped "$folder" "$requirements" && return
     if ! python3 -c 'import ensurepip, venv' 2>/dev/null && ! install python3-venv; then
-        skip moto "Python cannot make a virtual environment: install python3-venv"
+        skip "$name" "Python cannot make a virtual environment: install python3-venv"
         return
     fi
-    say "Fetching moto, an independent KMS, from PyPI…"
-    rm -rf "$DEPS/venv"
+    say "Fetching $4…"
+    rm -rf "$folder"
     mkdir -p "$DEPS"
-    if python3 -m venv "$DEPS/venv" \
-        && timeout 600 "$DEPS/venv/bin/pip" install -q --disable-pip-version-check --timeout 30 --retries 2 \
-            -r "$REQUIREMENTS" </dev/null; then
-        stamp "$DEPS/venv" "$REQUIREMENTS"
+    if python3 -m venv "$folder" \
+        && timeout 600 "$folder/bin/pip" install -q --disable-pip-version-check --timeout 30 --retries 2 \
+            -r "$requirements" </dev/null; then
+        stamp "$folder" "$requirements"
     else
-        skip moto "pip could not fetch it"
+        skip "$name" "pip could not fetch it"
+    fi
+}
+
+# ---- what the benchmarks compare with and count by
+
+bench_deps() {
+    if ! have valgrind && ! install valgrind; then
+        skip instructions "no valgrind on this machine: install the package valgrind"
+    fi
+    python_venv tink-python "$DEPS/tink-python" "$PEERS/tink/requirements.txt" "Tink for Python from PyPI"
+    if java_17; then
+        maven_libs tink-java "$DEPS/tink-java" "$PEERS/tink/pom.xml" "Tink for Java from Maven Central"
+        maven_libs kroxylicious "$DEPS/kroxylicious" "$PEERS/kroxylicious/pom.xml" "Kroxylicious from Maven Central (about 30 MB)"
+    else
+        skip tink-java "no Java 17 or newer: install openjdk-17-jdk-headless"
     fi
 }
 

@@ -1,6 +1,7 @@
 """Writes benchmarks/results/KIND-DATE.json: numbers together with the commit, machine and command behind them.
 
 usage: report.py KIND NUMBERS.jsonl --seconds N --failed 0|1 [--fuzz F.tsv] [--skipped S.txt] [--command C]
+       [--load L] [--folder D]
 """
 
 import argparse
@@ -21,6 +22,8 @@ def main():
     parser.add_argument("--fuzz")
     parser.add_argument("--skipped")
     parser.add_argument("--command")
+    parser.add_argument("--load", help="load averages before anything was measured")
+    parser.add_argument("--folder", default="benchmarks/results")
     arguments = parser.parse_args()
 
     now = datetime.datetime.now(datetime.timezone.utc)
@@ -31,7 +34,8 @@ def main():
         "commit": git("rev-parse", "HEAD"),
         "clean": git("status", "--porcelain") == "",
         "rust": output("rustc", "--version"),
-        "machine": machine(),
+        "machine": machine() | ({"load_at_start": arguments.load} if arguments.load else {}),
+        "build": "cargo build --release; RUSTFLAGS: " + (os.environ.get("RUSTFLAGS") or "none"),
         "seconds": arguments.seconds,
         "ok": arguments.failed == 0,
         "numbers": [json.loads(line) for line in lines(arguments.numbers)],
@@ -39,7 +43,7 @@ def main():
     }
     if arguments.fuzz:
         report["fuzz"] = [dict(zip(("verdict", "target", "detail"), line.split("\t"))) for line in lines(arguments.fuzz)]
-    folder = Path("benchmarks/results")
+    folder = Path(arguments.folder)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{arguments.kind}-{now:%Y-%m-%dT%H%MZ}.json"
     path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
@@ -53,9 +57,17 @@ def machine():
         "system": f"{platform.system()} {platform.release()}",
         "architecture": platform.machine(),
         "processor": cpu,
+        "processor_features": features(),
         "processors": os.cpu_count(),
         "memory_gib": round(memory / 2**20, 1),
     }
+
+
+def features():
+    """Those that AES-GCM is fast or slow by."""
+    wanted = {"aes", "pclmulqdq", "vaes", "vpclmulqdq", "avx2", "avx512f", "asimd", "pmull"}
+    line = next((line for line in lines("/proc/cpuinfo") if line.startswith(("flags", "Features"))), "")
+    return sorted(wanted & set(line.split()))
 
 
 def git(*arguments):

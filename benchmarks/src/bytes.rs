@@ -4,20 +4,18 @@
 use std::path::Path;
 use std::process::Command;
 
-use sealflow_testbed::{Kafka, Pipeline, Site};
-use serde_json::json;
+use sealflow_benchmarks::Error;
+use sealflow_benchmarks::report::{exactly, figure};
+use sealflow_testbed::{Kafka, Pipeline, Site, or_skip};
 
-use crate::Error;
-use crate::measure::report;
-use crate::process::{cpu_seconds, sealflow};
-use crate::topic::sample_messages;
+use crate::process::{run as run_to_end, sealflow};
+use crate::topic::{PARTITIONS, sample_messages};
 
 const RECORDS: u64 = 20_000;
-const PARTITIONS: i32 = 6;
 const CODECS: [&str; 5] = ["none", "gzip", "snappy", "lz4", "zstd"];
 
 pub(crate) fn run() -> Result<(), Error> {
-    let Some(kafka) = Kafka::shared("bytes benchmark") else {
+    let Some(kafka) = or_skip("bytes benchmark", Kafka::start()) else {
         return Ok(());
     };
     let program = sealflow()?;
@@ -27,16 +25,19 @@ pub(crate) fn run() -> Result<(), Error> {
     topics.create("size", PARTITIONS, &[]);
     topics.create("size.dead", PARTITIONS, &[]);
     topics.produce("size", &sample_messages(RECORDS));
-    println!("bytes per record on disk ({RECORDS} sample records of about 1 KB, 4 sealed columns)");
     for codec in CODECS {
         let plain = format!("size.plain.{codec}");
         topics.create(&plain, PARTITIONS, &[]);
         let mut copier = Command::new(std::env::current_exe()?);
-        copier.args(["copier", &kafka.brokers(), "size", &plain, &RECORDS.to_string(), codec]);
-        cpu_seconds(copier, &site.path().join("copier.log"))?;
+        copier.args(["copier", &kafka.brokers(), &kafka.brokers(), "size", &plain]);
+        copier.args([&RECORDS.to_string(), codec, "1"]);
+        run_to_end(copier, &site.path().join("copier.log"))?;
         let before = per_record(&kafka.data_dir(), &plain)?;
-        let mut line = json!({ "name": "bytes added per record", "codec": codec, "records": RECORDS, "plain": before });
-        let mut text = format!("{codec:>6}: plain {before:.0}");
+        let show = |contender: &str, bytes| {
+            let what = format!("bytes per record on disk, {codec}");
+            figure("bytes", &what, contender, "bytes", exactly(bytes))
+        };
+        show("plain", before)?;
         for keys in ["header", "catalogue"] {
             let to = format!("size.{keys}.{codec}");
             topics.create(&to, PARTITIONS, &[]);
@@ -57,13 +58,10 @@ pub(crate) fn run() -> Result<(), Error> {
                 "pipeline",
                 &["run", file.to_str().ok_or("a path")?, "--until-end"],
             );
-            cpu_seconds(command, &site.path().join("bytes.log"))?;
+            run_to_end(command, &site.path().join("bytes.log"))?;
             let added = per_record(&kafka.data_dir(), &to)? - before;
-            text += &format!(", keys: {keys} +{added:.0}");
-            line[keys] = json!(added);
+            show(&format!("added with keys: {keys}"), added)?;
         }
-        println!("{text}");
-        report(&line)?;
     }
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! The peer of the topic benchmark: a plain rdkafka program that copies a topic with the same guarantees and
 //! settings (one consumer, one transactional producer, batches of the same size), and does nothing else.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use rdkafka::config::ClientConfig;
@@ -10,41 +11,91 @@ use rdkafka::message::{BorrowedMessage, Message as _};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
-use crate::Error;
+use sealflow_benchmarks::Error;
 
-const ROWS: usize = 8_192;
+const ROWS: u64 = 8_192;
 const TIME: Duration = Duration::from_millis(100);
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// `copier BROKERS FROM TO COUNT CODEC`
+/// `copier BROKERS-TO-READ BROKERS-TO-WRITE FROM TO COUNT CODEC THREADS`
 pub(crate) fn run(args: &[String]) -> Result<(), Error> {
-    let [brokers, from, to, count, codec] = args else {
-        return Err("usage: copier BROKERS FROM TO COUNT CODEC".into());
+    let [source, target, from, to, count, codec, threads] = args else {
+        return Err("usage: copier SOURCE-BROKERS TARGET-BROKERS FROM TO COUNT CODEC THREADS".into());
     };
-    let count: u64 = count.parse()?;
+    let (count, threads): (u64, i32) = (count.parse()?, threads.parse()?);
+    let copied = AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads)
+            .map(|thread| {
+                let copied = &copied;
+                scope.spawn(move || {
+                    let (consumer, producer) = clients(source, target, to, codec, thread)?;
+                    consumer
+                        .assign(&partitions(&consumer, from, thread, threads)?)
+                        .map_err(text)?;
+                    while copied.load(Ordering::Relaxed) < count {
+                        let batch = copy_batch(&consumer, &producer, to)?;
+                        copied.fetch_add(batch, Ordering::Relaxed);
+                    }
+                    Ok::<(), String>(())
+                })
+            })
+            .collect();
+        for worker in workers {
+            worker.join().map_err(|_| "a thread panicked")??;
+        }
+        Ok(())
+    })
+}
+
+fn clients(
+    source: &str,
+    target: &str,
+    to: &str,
+    codec: &str,
+    thread: i32,
+) -> Result<(BaseConsumer, BaseProducer), String> {
     let consumer: BaseConsumer = ClientConfig::new()
-        .set("bootstrap.servers", brokers)
+        .set("bootstrap.servers", source)
         .set("group.id", format!("copier-{to}"))
         .set("enable.auto.commit", "false")
         .set("isolation.level", "read_committed")
         .set("auto.offset.reset", "earliest")
-        .create()?;
+        .create()
+        .map_err(text)?;
     let producer: BaseProducer = ClientConfig::new()
-        .set("bootstrap.servers", brokers)
-        .set("transactional.id", format!("copier-{to}"))
+        .set("bootstrap.servers", target)
+        .set("transactional.id", format!("copier-{to}-{thread}"))
         .set("compression.codec", codec)
         .set("queue.buffering.max.messages", "1000000")
-        .create()?;
-    producer.init_transactions(PATIENCE)?;
-    consumer.subscribe(&[from])?;
-    let mut copied = 0;
-    while copied < count {
-        copied += copy_batch(&consumer, &producer, to, count - copied)?;
-    }
-    Ok(())
+        .create()
+        .map_err(text)?;
+    producer.init_transactions(PATIENCE).map_err(text)?;
+    Ok((consumer, producer))
 }
 
-fn copy_batch(consumer: &BaseConsumer, producer: &BaseProducer, to: &str, most: u64) -> Result<u64, Error> {
+/// Every `threads`-th partition of the topic, from its beginning.
+fn partitions(consumer: &BaseConsumer, topic: &str, thread: i32, threads: i32) -> Result<TopicPartitionList, String> {
+    let metadata = consumer.fetch_metadata(Some(topic), PATIENCE).map_err(text)?;
+    let count = metadata.topics().first().map_or(0, |topic| topic.partitions().len());
+    let mut mine = TopicPartitionList::new();
+    for partition in (0..i32::try_from(count).map_err(text)?).filter(|partition| partition % threads == thread) {
+        mine.add_partition_offset(topic, partition, Offset::Beginning)
+            .map_err(text)?;
+    }
+    Ok(mine)
+}
+
+#[allow(clippy::needless_pass_by_value)] // the shape that `map_err` takes
+fn text(error: impl ToString) -> String {
+    error.to_string()
+}
+
+fn copy_batch(consumer: &BaseConsumer, producer: &BaseProducer, to: &str) -> Result<u64, String> {
+    try_batch(consumer, producer, to).map_err(text)
+}
+
+fn try_batch(consumer: &BaseConsumer, producer: &BaseProducer, to: &str) -> Result<u64, Error> {
     let Some(first) = consumer.poll(TIME) else { return Ok(0) };
     let until = Instant::now() + TIME;
     producer.begin_transaction()?;
@@ -63,7 +114,7 @@ fn copy_batch(consumer: &BaseConsumer, producer: &BaseProducer, to: &str, most: 
             None => offsets.add_partition_offset(topic, partition, offset)?,
         }
         copied += 1;
-        if copied as usize >= ROWS || copied >= most {
+        if copied >= ROWS {
             break;
         }
         next = consumer

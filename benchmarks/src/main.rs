@@ -1,51 +1,76 @@
 //! Measures Sealflow against its peers, on the same work in one run, and reports ratios.
 //!
-//! `sealflow-benchmarks [values] [topic] [bytes]`: without a name all of them. Numbers go to standard output
-//! as a table, and as JSON lines to the file named by `SEALFLOW_REPORT`.
+//! `sealflow-benchmarks [SECTION…]`: without a name all of them. A table goes to standard output, and JSON
+//! lines to the file named by `SEALFLOW_REPORT`.
 
 #![allow(clippy::print_stdout)] // its output is its product
 
+mod allocations;
 mod bytes;
 mod copier;
-mod measure;
+mod instructions;
+mod kroxylicious;
+mod latency;
 mod process;
+mod startup;
+mod sweep;
+mod tink;
 mod topic;
 mod values;
 
 use std::process::ExitCode;
 
-type Error = Box<dyn std::error::Error>;
+use sealflow_benchmarks::Error;
+
+type Section = fn() -> Result<(), Error>;
+
+/// All sections in the order in which they run: name, and the function in the file of that name.
+/// A new one is a file and a line here.
+const SECTIONS: [(&str, Section); 10] = [
+    ("instructions", instructions::run),
+    ("allocations", allocations::run),
+    ("values", values::run),
+    ("tink", tink::run),
+    ("sweep", sweep::run),
+    ("topic", topic::run),
+    ("latency", latency::run),
+    ("startup", startup::run),
+    ("bytes", bytes::run),
+    ("kroxylicious", kroxylicious::run),
+];
 
 fn main() -> ExitCode {
     let names: Vec<String> = std::env::args().skip(1).collect();
     if let [name, rest @ ..] = names.as_slice()
         && name == "copier"
     {
-        return ended(copier::run(rest));
+        return match copier::run(rest) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                println!("error: {error}");
+                ExitCode::FAILURE
+            }
+        };
     }
-    let wanted = |name: &str| names.is_empty() || names.iter().any(|given| given == name);
-    for (name, measure) in [
-        ("values", values::run as fn() -> Result<(), Error>),
-        ("topic", topic::run),
-        ("bytes", bytes::run),
-    ] {
-        if wanted(name) {
+    let known = |name: &String| SECTIONS.iter().any(|(section, _)| section == name);
+    if let Some(unknown) = names.iter().find(|name| !known(name)) {
+        let all = SECTIONS.map(|(section, _)| section).join(", ");
+        println!("error: there is no benchmark {unknown}\n help: one of {all}");
+        return ExitCode::from(64);
+    }
+    let mut failed = Vec::new();
+    for (name, run) in SECTIONS {
+        if names.is_empty() || names.iter().any(|given| given == name) {
             println!("\n== {name}");
-            if let Err(error) = measure() {
+            if let Err(error) = run() {
                 println!("error: {name}: {error}");
-                return ExitCode::FAILURE;
+                failed.push(name);
             }
         }
     }
-    ExitCode::SUCCESS
-}
-
-fn ended(result: Result<(), Error>) -> ExitCode {
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            println!("error: {error}");
-            ExitCode::FAILURE
-        }
+    if failed.is_empty() {
+        return ExitCode::SUCCESS;
     }
+    println!("\nfailed: {}", failed.join(", "));
+    ExitCode::FAILURE
 }

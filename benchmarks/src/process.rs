@@ -1,56 +1,104 @@
-//! CPU time of a child process, as the kernel counted it when the child ended.
+//! What a child process cost, as the kernel counted it.
 
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::Error;
+use nix::sys::resource::{UsageWho, getrusage};
+use sealflow_benchmarks::Error;
+use sealflow_benchmarks::measure::Cost;
 
-/// Clock ticks per second in `/proc/PID/stat`; 100 on every Linux that Rust runs on (`getconf CLK_TCK`).
-const TICKS: f64 = 100.0;
+use crate::instructions::sibling;
 
 /// The optimised `sealflow` beside this program.
 pub(crate) fn sealflow() -> Result<PathBuf, Error> {
-    let path = std::env::current_exe()?.with_file_name("sealflow");
-    if path.is_file() {
-        Ok(path)
-    } else {
-        Err(format!("{} is not built: cargo build --release -p sealflow-cli", path.display()).into())
-    }
+    sibling("sealflow")
 }
 
-/// Runs `command` to its end and returns its CPU seconds (user and system) and wall seconds.
-pub(crate) fn cpu_seconds(mut command: Command, log: &Path) -> Result<(f64, f64), Error> {
+/// Runs `command` to its end.
+pub(crate) fn run(mut command: Command, log: &Path) -> Result<Cost, Error> {
     let out = std::fs::File::create(log)?;
-    let started = Instant::now();
+    let (before, started) = (children_cpu()?, Instant::now());
     let mut child = command
         .stdin(Stdio::null())
         .stdout(out.try_clone()?)
         .stderr(out)
         .spawn()?;
-    let ticks = loop {
-        // A process that has ended keeps its times until it is waited for.
-        let (state, ticks) = stat(&child)?;
-        if state == 'Z' {
-            break ticks;
+    let mut peak = 0.0_f64;
+    let status = loop {
+        // The peak only grows, so the last look before the end misses at most these milliseconds.
+        peak = peak.max(peak_memory(child.id()).unwrap_or_default());
+        if let Some(status) = child.try_wait()? {
+            break status;
         }
         std::thread::sleep(Duration::from_millis(5));
     };
-    let status = child.wait()?;
     if !status.success() {
         return Err(format!("{status}: {}", std::fs::read_to_string(log)?).into());
     }
-    Ok((ticks / TICKS, started.elapsed().as_secs_f64()))
+    Ok(Cost {
+        cpu: children_cpu()? - before,
+        wall: started.elapsed().as_secs_f64(),
+        peak_memory: Some(peak),
+    })
 }
 
-/// State and user plus system ticks of `/proc/PID/stat` (proc(5): fields 3, 14 and 15).
-fn stat(child: &Child) -> Result<(char, f64), Error> {
-    let text = std::fs::read_to_string(format!("/proc/{}/stat", child.id()))?;
-    let (_, fields) = text.rsplit_once(')').ok_or("/proc/PID/stat has another shape")?;
-    let fields: Vec<&str> = fields.split_whitespace().collect();
-    let number = |n: usize| fields.get(n).and_then(|field| field.parse::<f64>().ok());
-    let state = fields.first().and_then(|field| field.chars().next());
-    state
-        .zip(number(11).zip(number(12)).map(|(user, system)| user + system))
-        .ok_or_else(|| "/proc/PID/stat has another shape".into())
+/// A process that is killed when it is dropped.
+pub(crate) struct Running(std::process::Child);
+
+impl Running {
+    /// Starts `command`; its output goes to `log`.
+    pub(crate) fn start(mut command: Command, log: &Path) -> Result<Self, Error> {
+        let out = std::fs::File::create(log)?;
+        command.stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out);
+        Ok(Self(command.spawn()?))
+    }
+
+    /// Kills it and says what CPU time it took until then, in seconds.
+    pub(crate) fn end(self) -> Result<f64, Error> {
+        let before = children_cpu()?;
+        drop(self);
+        Ok(children_cpu()? - before)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// CPU seconds, user and system, of all children that have ended and were waited for (getrusage(2)).
+fn children_cpu() -> Result<f64, Error> {
+    let usage = getrusage(UsageWho::RUSAGE_CHILDREN)?;
+    let seconds = |time: nix::sys::time::TimeVal| time.tv_sec() as f64 + time.tv_usec() as f64 / 1e6;
+    Ok(seconds(usage.user_time()) + seconds(usage.system_time()))
+}
+
+/// The most memory that a process had resident so far, in bytes (`VmHWM` in proc(5)).
+pub(crate) fn peak_memory(pid: u32) -> Option<f64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kibibytes: f64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
+    Some(kibibytes * 1024.0)
+}
+
+/// `program` on the first processor only, where the machine has `taskset`.
+pub(crate) fn on_one_core(command: &Command) -> Command {
+    let mut pinned = Command::new("taskset");
+    pinned
+        .args(["-c", "0"])
+        .arg(command.get_program())
+        .args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => pinned.env(name, value),
+            None => pinned.env_remove(name),
+        };
+    }
+    if let Some(folder) = command.get_current_dir() {
+        pinned.current_dir(folder);
+    }
+    pinned
 }

@@ -1,0 +1,100 @@
+//! The sealing and opening transforms with their keys in memory: the whole of Sealflow except Kafka and KMS.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use sealflow::clock::{ManualClock, UnixMillis};
+use sealflow::flow::direct::DirectSealer;
+use sealflow::keys::testing::{MemoryCatalogue, MemoryKms};
+use sealflow::keys::{DomainKeys, OpeningKeys, SealingKeys};
+use sealflow::pipeline::{
+    Format, KeysPlacement, OpenTransform, Position, Record, Route, SealTransform, Timestamp, Transform as _,
+};
+use sealflow::policy::{FixedPolicies, VerifiedPolicy};
+use sealflow::seal::UsageLimits;
+use tokio::runtime::Runtime;
+
+use crate::Error;
+
+/// Far beyond what a benchmark seals: no key is replaced while it runs.
+const NO_LIMIT: UsageLimits = UsageLimits {
+    batches: u64::MAX,
+    values: u64::MAX,
+    bytes: u64::MAX,
+};
+
+/// Both transforms of one policy, on a runtime of one thread.
+pub struct Engine {
+    runtime: Runtime,
+    seal: SealTransform,
+    open: OpenTransform,
+}
+
+impl Engine {
+    /// Of a policy, which counts as verified.
+    pub fn new(policy: &str) -> Result<Self, Error> {
+        let policy =
+            VerifiedPolicy::unsigned_for_development(policy.as_bytes()).map_err(|error| format!("{error:?}"))?;
+        let policy = Arc::new(policy);
+        let kms = Arc::new(MemoryKms::new());
+        let catalogue = Arc::new(MemoryCatalogue::new());
+        let policies = Arc::new(FixedPolicies::new(vec![Arc::clone(&policy)]));
+        let clock = Arc::new(ManualClock::at(UnixMillis(1_767_225_600_000)));
+        let age = Duration::from_secs(300);
+        let sealer = DirectSealer {
+            keys: SealingKeys::new(kms.clone(), catalogue.clone(), clock.clone(), NO_LIMIT),
+            domains: DomainKeys::new(kms.clone(), catalogue.clone(), policies.clone(), clock.clone(), age),
+        };
+        let keys = OpeningKeys::new(kms, catalogue, policies, clock, age, 1_000);
+        let (format, placement) = (Format::Json, KeysPlacement::Header);
+        Ok(Self {
+            runtime: tokio::runtime::Builder::new_current_thread().enable_time().build()?,
+            seal: SealTransform::new(Arc::clone(&policy), format, placement, sealer.clone())?,
+            open: OpenTransform::new(policy, format, placement, keys, sealer)?,
+        })
+    }
+
+    /// Seals a batch. An error if a record is refused: then a benchmark would measure something else.
+    pub fn seal(&self, records: Vec<Record>) -> Result<Vec<Record>, Error> {
+        let outcomes = self.runtime.block_on(self.seal.apply(records))?;
+        if outcomes.iter().any(|outcome| outcome.route != Route::Target) {
+            return Err("a record was refused".into());
+        }
+        Ok(outcomes.into_iter().map(|outcome| outcome.record).collect())
+    }
+
+    /// Opens a batch, with the same care.
+    pub fn open(&self, records: Vec<Record>) -> Result<Vec<Record>, Error> {
+        let outcomes = self.runtime.block_on(self.open.apply(records))?;
+        if outcomes.iter().any(|outcome| outcome.route != Route::Target) {
+            return Err("a record does not open".into());
+        }
+        Ok(outcomes.into_iter().map(|outcome| outcome.record).collect())
+    }
+}
+
+/// A record without key or headers.
+#[must_use]
+pub fn record(offset: i64, value: impl Into<Bytes>) -> Record {
+    Record {
+        position: Position {
+            topic: "benchmark".into(),
+            partition: 0,
+            offset,
+        },
+        timestamp: Timestamp::Created(1_767_225_600_000),
+        key: None,
+        value: Some(value.into()),
+        headers: Vec::new(),
+    }
+}
+
+/// The first `n` sample records.
+#[must_use]
+pub fn samples(n: u64) -> Vec<Record> {
+    sealflow_samples::generate(3, n)
+        .zip(0..)
+        .map(|(sample, offset)| record(offset, sample.value))
+        .collect()
+}
