@@ -1,16 +1,26 @@
-//! Real servers for the tests and benchmarks: Apache Kafka, moto, and a whole [`Site`] around a broker. Only tests
-//! and benchmarks link this crate.
+//! Real servers for the tests and benchmarks: Apache Kafka, alone or as a [`Cluster`], moto, and a whole [`Site`]
+//! around a broker; and what breaks them: a fault [`Proxy`], full folders, kills. Only tests and benchmarks link this
+//! crate.
 //!
 //! What cannot be had on a machine is named and counted: [`skip`] writes to the ledger that `make test`
 //! prints at its end. A server that is there but does not start is an error, never a skip.
 
 // Only tests link this crate: to panic is its way to say that a test cannot go on.
 #![allow(clippy::expect_used, clippy::panic)]
+#![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod broker;
+mod cluster;
+mod draw;
+mod elect;
+mod full;
+mod instance;
 mod kafka;
 mod moto;
 mod process;
+mod proxy;
 mod site;
+mod tally;
 mod topics;
 
 use std::fs::OpenOptions;
@@ -18,10 +28,16 @@ use std::io::Write;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 
+pub use cluster::{BROKERS, Cluster};
+pub use draw::Draw;
+pub use full::SmallDisk;
+pub use instance::{Instance, peak_memory_kib};
 pub use kafka::Kafka;
 pub use moto::Moto;
+pub use proxy::{Mode, Proxy};
 pub use site::{KEY_ARN, Pipeline, Site};
-pub use topics::{Message, Topics};
+pub use tally::{Expected, Tally, check_opened, check_sealed};
+pub use topics::{Group, Message, Topics};
 
 /// Why a server did not start.
 #[derive(Debug, thiserror::Error)]

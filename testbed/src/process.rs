@@ -6,12 +6,19 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 /// Runs the command until its own standard input ends, which it does when the test's process is gone, even
-/// by SIGKILL; then removes the folder, unless the word `keep` came first.
+/// by SIGKILL; then removes the folder, unless the word `keep` or `term` came first.
 const WATCHER: &str = r#"
 dir="$1"; shift
 "$@" </dev/null &
 child=$!
-read -r word
+while read -r word; do
+    case "$word" in
+        freeze) kill -STOP $child ;;
+        thaw) kill -CONT $child ;;
+        term) kill -TERM $child; wait $child 2>/dev/null; exit 0 ;;
+        *) break ;;
+    esac
+done
 kill -9 $child 2>/dev/null
 wait $child 2>/dev/null
 [ "$word" = keep ] || rm -rf "$dir"
@@ -50,10 +57,35 @@ impl Guarded {
     }
 
     /// Kills the server (SIGKILL) and keeps its folder.
-    pub(crate) fn kill_and_keep(mut self) {
-        if let Some(mut stdin) = self.watcher.stdin.take() {
-            let _ = stdin.write_all(b"keep\n");
+    pub(crate) fn kill_and_keep(self) {
+        self.end("keep\n");
+    }
+
+    /// Asks the server to end (SIGTERM), waits until it has, and keeps its folder.
+    pub(crate) fn terminate_and_keep(self) {
+        self.end("term\n");
+    }
+
+    /// Stops the server in its tracks (SIGSTOP): connections stay, nobody answers.
+    pub(crate) fn freeze(&mut self) {
+        self.say("freeze\n");
+    }
+
+    /// Lets a frozen server go on (SIGCONT).
+    pub(crate) fn thaw(&mut self) {
+        self.say("thaw\n");
+    }
+
+    fn say(&mut self, word: &str) {
+        if let Some(stdin) = self.watcher.stdin.as_mut() {
+            // A watcher that is gone has killed the server; whoever waits for it will say so.
+            let _ = stdin.write_all(word.as_bytes());
         }
+    }
+
+    fn end(mut self, word: &str) {
+        self.say(word);
+        drop(self.watcher.stdin.take());
         let _ = self.watcher.wait();
     }
 

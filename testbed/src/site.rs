@@ -9,7 +9,7 @@ use sealflow::secret::SecretString;
 use sealflow_local_kms::{Principal, RunningServer, Server, ServerConfig};
 use tokio::runtime::Runtime;
 
-use crate::Scratch;
+use crate::{Proxy, Scratch};
 
 const ROLE: &str = "arn:aws:iam::111122223333:role/";
 const KEY_ID: &str = "00000000-0000-4000-8000-000000000001";
@@ -21,6 +21,7 @@ pub struct Site {
     scratch: Scratch,
     runtime: Runtime,
     kms: RunningServer,
+    kms_proxy: Option<Proxy>,
     owner: PrivateJwk,
     brokers: String,
 }
@@ -76,9 +77,31 @@ impl Site {
             scratch: Scratch::new(),
             runtime,
             kms,
+            kms_proxy: None,
             owner,
             brokers: brokers.to_owned(),
         }
+    }
+
+    /// The same with a fault proxy in front of the KMS, for the pipelines written from now on.
+    ///
+    /// # Panics
+    /// If the proxy does not start.
+    #[must_use]
+    pub fn with_kms_proxy(mut self, seed: u64) -> Self {
+        let endpoint = self.kms.endpoint();
+        let address = endpoint.trim_start_matches("http://").trim_end_matches('/');
+        self.kms_proxy = Some(Proxy::start(address, seed).expect("a proxy can listen"));
+        self
+    }
+
+    /// The fault proxy in front of the KMS.
+    ///
+    /// # Panics
+    /// Without [`Site::with_kms_proxy`].
+    #[must_use]
+    pub fn kms_proxy(&self) -> &Proxy {
+        self.kms_proxy.as_ref().expect("the site has a proxy before its KMS")
     }
 
     /// The KMS: its counters, its faults.
@@ -134,7 +157,11 @@ impl Site {
         } else {
             "admin: { listen: \"127.0.0.1:0\" }"
         };
-        let (endpoint, catalogue) = (self.kms.endpoint(), catalogue.display());
+        let endpoint = match &self.kms_proxy {
+            Some(proxy) => format!("http://{}", proxy.address()),
+            None => self.kms.endpoint(),
+        };
+        let catalogue = catalogue.display();
         let yaml = format!(
             r#"name: {name}
 mode: {mode}

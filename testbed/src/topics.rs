@@ -48,6 +48,7 @@ impl Message {
 #[derive(Clone, Debug)]
 pub struct Topics {
     brokers: String,
+    replicas: i32,
 }
 
 impl Topics {
@@ -56,7 +57,15 @@ impl Topics {
     pub fn at(brokers: &str) -> Self {
         Self {
             brokers: brokers.to_owned(),
+            replicas: 1,
         }
+    }
+
+    /// New topics get this many replicas instead of one.
+    #[must_use]
+    pub fn with_replicas(mut self, replicas: i32) -> Self {
+        self.replicas = replicas;
+        self
     }
 
     /// Whether the broker answers within a second.
@@ -66,13 +75,26 @@ impl Topics {
         metadata.is_ok_and(|metadata| !metadata.brokers().is_empty())
     }
 
-    /// Creates a topic with one replica.
+    /// Creates a topic.
     ///
     /// # Panics
     /// If the broker does not.
     pub fn create(&self, topic: &str, partitions: i32, config: &[(&str, &str)]) {
+        self.create_as(topic, partitions, TopicReplication::Fixed(self.replicas), config);
+    }
+
+    /// As [`Topics::create`], each partition on these brokers, the first of which leads.
+    ///
+    /// # Panics
+    /// If the broker does not.
+    pub fn create_on(&self, topic: &str, partitions: i32, brokers: &[i32], config: &[(&str, &str)]) {
+        let each = vec![brokers; usize::try_from(partitions).expect("a partition count")];
+        self.create_as(topic, partitions, TopicReplication::Variable(&each), config);
+    }
+
+    fn create_as(&self, topic: &str, partitions: i32, replicas: TopicReplication<'_>, config: &[(&str, &str)]) {
         let admin: AdminClient<DefaultClientContext> = self.client().create().expect("an admin client can be made");
-        let mut new = NewTopic::new(topic, partitions, TopicReplication::Fixed(1));
+        let mut new = NewTopic::new(topic, partitions, replicas);
         for (name, value) in config {
             new = new.set(name, value);
         }
@@ -110,13 +132,25 @@ impl Topics {
     /// # Panics
     /// If one is not.
     pub fn produce(&self, topic: &str, messages: &[Message]) {
-        let mut config = self.client();
-        config
-            .set("enable.idempotence", "true")
+        let settings = [
             // Small batches, so that a consumer that fetches little gets partitions in turns.
-            .set("batch.num.messages", "100")
-            .set("message.max.bytes", "16777216")
-            .set("compression.codec", "zstd");
+            ("batch.num.messages", "100"),
+            ("message.max.bytes", "16777216"),
+            ("compression.codec", "zstd"),
+        ];
+        self.produce_with(topic, messages.iter().cloned(), &settings);
+    }
+
+    /// As [`Topics::produce`], of messages that need not be in memory together, with further librdkafka settings.
+    ///
+    /// # Panics
+    /// If one is not acknowledged.
+    pub fn produce_with(&self, topic: &str, messages: impl Iterator<Item = Message>, settings: &[(&str, &str)]) {
+        let mut config = self.client();
+        config.set("enable.idempotence", "true");
+        for (name, value) in settings {
+            config.set(*name, *value);
+        }
         let producer: BaseProducer = config.create().expect("a producer can be made");
         for message in messages {
             let mut record: BaseRecord<'_, [u8], [u8]> = BaseRecord::to(topic).partition(message.partition);
@@ -175,6 +209,17 @@ impl Topics {
     /// If the end is not reached within a minute.
     #[must_use]
     pub fn read_all(&self, topic: &str) -> Vec<Message> {
+        let mut messages = Vec::new();
+        self.read_each(topic, |message| messages.push(message));
+        messages.sort_by_key(|message| (message.partition, message.offset));
+        messages
+    }
+
+    /// Everything committed in a topic, one after the other; each partition in order, partitions mixed.
+    ///
+    /// # Panics
+    /// If no record comes for a minute and the end is not reached.
+    pub fn read_each(&self, topic: &str, mut each: impl FnMut(Message)) {
         self.wait_for_markers(topic);
         let partitions = self.partitions(topic);
         let settings = [
@@ -184,6 +229,7 @@ impl Topics {
             ("isolation.level", "read_committed"),
             ("auto.offset.reset", "error"),
             ("check.crcs", "true"),
+            ("receive.message.max.bytes", "300000000"),
         ];
         let consumer = self.consumer(&settings);
         let mut list = TopicPartitionList::new();
@@ -193,8 +239,7 @@ impl Topics {
         }
         consumer.assign(&list).expect("partitions can be assigned");
         let mut open: BTreeSet<i32> = (0..partitions).collect();
-        let mut messages = Vec::new();
-        let until = Instant::now() + PATIENCE;
+        let mut until = Instant::now() + PATIENCE;
         while !open.is_empty() {
             assert!(
                 Instant::now() < until,
@@ -202,7 +247,10 @@ impl Topics {
             );
             match consumer.poll(Duration::from_millis(100)) {
                 None => {}
-                Some(Ok(message)) => messages.push(copy(&message)),
+                Some(Ok(message)) => {
+                    until = Instant::now() + PATIENCE;
+                    each(copy(&message));
+                }
                 Some(Err(KafkaError::PartitionEOF(partition))) => {
                     open.remove(&partition);
                 }
@@ -210,8 +258,43 @@ impl Topics {
                 Some(Err(error)) => panic!("{topic} cannot be read: {error}"),
             }
         }
-        messages.sort_by_key(|message| (message.partition, message.offset));
-        messages
+    }
+
+    /// Follows what a consumer group has committed of a topic.
+    ///
+    /// # Panics
+    /// If no client can be made.
+    #[must_use]
+    pub fn group(&self, group: &str, topic: &str) -> Group {
+        Group {
+            consumer: self.consumer(&[("group.id", group), ("enable.auto.commit", "false")]),
+            topic: topic.to_owned(),
+            partitions: self.partitions(topic),
+            last: 0,
+        }
+    }
+
+    /// How many brokers the cluster has.
+    #[must_use]
+    pub fn brokers_known(&self) -> usize {
+        let metadata = self.consumer(&[]).fetch_metadata(None, PATIENCE);
+        metadata.map_or(0, |metadata| metadata.brokers().len())
+    }
+
+    /// The leader of a partition (-1: none) and its replicas.
+    ///
+    /// # Panics
+    /// If the broker does not answer, or there is no such partition.
+    #[must_use]
+    pub fn leader(&self, topic: &str, partition: i32) -> (i32, Vec<i32>) {
+        let metadata = self
+            .consumer(&[])
+            .fetch_metadata(Some(topic), PATIENCE)
+            .expect("the broker answers");
+        let partitions = metadata.topics().first().map_or(&[][..], |topic| topic.partitions());
+        let found = partitions.iter().find(|known| known.id() == partition);
+        let found = found.expect("there is such a partition");
+        (found.leader(), found.replicas().to_vec())
     }
 
     /// A commit returns before its markers are in every partition, and until then readers of committed records
@@ -273,6 +356,35 @@ impl Topics {
         let mut config = ClientConfig::new();
         config.set("bootstrap.servers", &self.brokers).set("log_level", "0");
         config
+    }
+}
+
+/// How far a consumer group is in one topic.
+pub struct Group {
+    consumer: BaseConsumer,
+    topic: String,
+    partitions: i32,
+    last: u64,
+}
+
+impl Group {
+    /// The sum of the committed offsets: of a topic that was written without transactions, and from which nothing was
+    /// deleted, the number of records that are done. While no broker answers, what it was last.
+    pub fn committed(&mut self) -> u64 {
+        let mut list = TopicPartitionList::new();
+        for partition in 0..self.partitions {
+            list.add_partition(&self.topic, partition);
+        }
+        if let Ok(offsets) = self.consumer.committed_offsets(list, Duration::from_secs(2)) {
+            let of = |offset| match offset {
+                Offset::Offset(offset) => u64::try_from(offset).unwrap_or(0),
+                _ => 0,
+            };
+            let sum = offsets.elements().iter().map(|element| of(element.offset())).sum();
+            // A partition whose offset could not be had counts 0: never go back for that.
+            self.last = self.last.max(sum);
+        }
+        self.last
     }
 }
 
