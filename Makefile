@@ -14,7 +14,7 @@ demo: ## Seal and open 100,000 log records with an embedded Kafka and KMS, and s
 test: ## Run every test, and ten seconds of each fuzz target
 	@scripts/test.sh
 
-soak: ## Run the long tests: a million records, twenty kills, more fuzzing
+soak: ## Run the long tests: a million records through every fault, 100 MB messages, more fuzzing
 	@scripts/soak.sh
 
 lint: ## Check format, lints, dependency trees, licences and documents

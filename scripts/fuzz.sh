@@ -31,6 +31,7 @@ INSTRUMENTED=(
 main() {
     mkdir -p "$LOGS"
     : >"$REPORT"
+    : >"$LOGS/fuzz-runs.jsonl"
     cd "$ROOT"
     local targets=("$@")
     if [ "${#targets[@]}" -eq 0 ]; then

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Runs one fuzz target and appends its verdict to a report: "ok|failed, name, detail", tabs between.
+# Runs one fuzz target and appends its verdict to a report: "ok|failed, name, detail", tabs between; and what it ran to
+# target/logs/fuzz-runs.jsonl, for the tally.
 # usage: fuzz_one.sh NAME SECONDS BINARY REPORT
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 NAME="$1" SECONDS_EACH="$2" BINARY="$3" REPORT="$4"
@@ -23,9 +24,12 @@ corpora=("$FOUND")
 [ -e "$DICTIONARY" ] && options+=(-dict="$DICTIONARY")
 
 status=0
-"$BINARY" "${options[@]}" "${corpora[@]}" >"$LOG" 2>&1 || status=$?
+TIMEFORMAT='%U %S'
+cpu="$({ time "$BINARY" "${options[@]}" "${corpora[@]}" >"$LOG" 2>&1; } 2>&1)" || status=$?
 
 runs="$(sed -n 's/^stat::number_of_executed_units: *//p' "$LOG")"
+printf '{"target": "%s", "executions": %d, "cpu_seconds": %.2f}\n' "$NAME" "${runs:-0}" "$(awk '{ print $1 + $2 }' <<<"$cpu")" \
+    >>"$LOGS/fuzz-runs.jsonl"
 counters="$(sed -n 's/.*Loaded [0-9]* modules *(\([0-9]*\) inline 8-bit counters).*/\1/p' "$LOG" | head -n 1)"
 covered="$(sed -n 's/.* cov: \([0-9]*\) .*/\1/p' "$LOG" | tail -n 1)"
 if [ "$status" -ne 0 ]; then
