@@ -42,13 +42,13 @@ def add(tally, runs_file):
         run = json.loads(line)
         target = tally["targets"].setdefault(run["target"], {"executions": 0, "cpu_seconds": 0, "sessions": []})
         target["executions"] += run["executions"]
-        target["cpu_seconds"] = round(target["cpu_seconds"] + run["cpu_seconds"])
+        target["cpu_seconds"] = round(target["cpu_seconds"] + run["cpu_seconds"], 1)
         sessions = target["sessions"]
         # Sessions of one day and commit are one line.
         if not sessions or (sessions[-1]["commit"], sessions[-1]["date"]) != (commit, today):
             sessions.append({"commit": commit, "date": today, "executions": 0, "cpu_seconds": 0})
         sessions[-1]["executions"] += run["executions"]
-        sessions[-1]["cpu_seconds"] = round(sessions[-1]["cpu_seconds"] + run["cpu_seconds"])
+        sessions[-1]["cpu_seconds"] = round(sessions[-1]["cpu_seconds"] + run["cpu_seconds"], 1)
 
 
 def share(tally, target):
