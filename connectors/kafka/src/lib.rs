@@ -18,6 +18,7 @@ mod sample;
 mod topics;
 mod transaction;
 mod until_end;
+mod watch;
 
 pub use config::{DeadLetters, KafkaConfig, KafkaSource, KafkaTarget};
 pub use error::{ConfigError, RunError};

@@ -17,11 +17,15 @@ use crate::ratio::DeadLetterRatio;
 use crate::topics::{self, Routes};
 use crate::transaction::Committed;
 use crate::until_end::Ends;
+use crate::watch::{STUCK_AFTER, Watch};
 
 /// How long brokers may take to answer at start.
 const START_PATIENCE: Duration = Duration::from_secs(30);
 /// How often a pattern is looked up again.
 const PATTERN_INTERVAL: Duration = Duration::from_secs(30);
+
+/// How often calls are looked for that do not come back.
+const WATCH_INTERVAL: Duration = Duration::from_secs(2);
 
 /// What a running pipeline is told to do. Levels only go up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -127,6 +131,9 @@ impl Runner {
         plan.counters.set_started();
         let mut failure = None;
         let mut signals = true;
+        // Intervals, not sleeps: another branch would begin those anew each time.
+        let mut watching = tokio::time::interval(WATCH_INTERVAL);
+        let mut patterns = tokio::time::interval_at((Instant::now() + PATTERN_INTERVAL).into(), PATTERN_INTERVAL);
         loop {
             tokio::select! {
                 changed = shutdown.changed(), if signals => match changed {
@@ -141,7 +148,15 @@ impl Runner {
                     }
                     None => break,
                 },
-                () = tokio::time::sleep(PATTERN_INTERVAL), if plan.config.source.pattern.is_some() => {
+                _ = watching.tick() => {
+                    if let Some(what) = plan.watch.stuck(STUCK_AFTER) {
+                        // Its thread is left behind: it cannot be reached, and the caller is about to end.
+                        return Err(RunError::Unavailable {
+                            reason: format!("{what} does not come back from librdkafka"),
+                        });
+                    }
+                }
+                _ = patterns.tick(), if plan.config.source.pattern.is_some() => {
                     plan.look_for_topics().await;
                 }
             }
@@ -218,6 +233,7 @@ pub(crate) struct Plan {
     pub runtime: Handle,
     pub ends: Option<Ends>,
     pub ratio: Option<Mutex<DeadLetterRatio>>,
+    pub watch: Watch,
     routes: RwLock<Arc<Routes>>,
     shutdown: AtomicU8,
 }
@@ -231,6 +247,7 @@ impl Plan {
             .map(|dead| Mutex::new(DeadLetterRatio::new(dead.max_ratio)));
         Self {
             ratio,
+            watch: Watch::default(),
             config: runner.config,
             options: runner.options,
             transform: runner.transform,

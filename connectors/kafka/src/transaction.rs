@@ -20,6 +20,7 @@ use crate::properties::{Identity, producer as producer_properties};
 use crate::record::to_message;
 use crate::runner::Plan;
 use crate::topics::Routes;
+use crate::watch::Watch;
 
 /// One call's share of a wait: short, so that a call can be made again and progress be logged.
 const CALL: Duration = Duration::from_secs(5);
@@ -40,6 +41,7 @@ pub(crate) enum Failure {
 pub(crate) struct Transactions {
     producer: ThreadedProducer<Deliveries>,
     instance: String,
+    watch: Watch,
 }
 
 /// What was committed.
@@ -62,6 +64,7 @@ impl Transactions {
         let transactions = Self {
             producer,
             instance: plan.options.instance.clone(),
+            watch: plan.watch.clone(),
         };
         let started = Instant::now();
         loop {
@@ -192,7 +195,9 @@ impl Transactions {
     fn patiently(&self, what: &str, call: impl Fn() -> Result<(), KafkaError>) -> Result<(), Failure> {
         let started = Instant::now();
         loop {
-            let Err(error) = call() else { return Ok(()) };
+            let Err(error) = self.watch.call(what, &call) else {
+                return Ok(());
+            };
             match verdict(&error) {
                 Verdict::Again if started.elapsed() < PATIENCE => {
                     tracing::debug!(what, error = %error, "transaction call is made again");
