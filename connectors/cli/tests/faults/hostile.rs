@@ -6,8 +6,8 @@ use sealflow_testbed::Message;
 use crate::bench::{Bench, PARTITIONS, RECOVERY, Setup, cluster, expect_memory, report, setting};
 
 /// What a process may have resident with small records, and how many times the largest message it may take beyond.
-const BASE_MIB: u64 = 128;
-const PER_LARGEST: u64 = 12;
+const BASE_MIB: u64 = 192;
+const PER_LARGEST: u64 = 10;
 
 #[test]
 fn a_hostile_large_message_stays_in_the_memory_bound_and_holds_nothing_else_up() {
@@ -18,7 +18,7 @@ fn a_hostile_large_message_stays_in_the_memory_bound_and_holds_nothing_else_up()
     let records = 3_000;
     let setup = Setup {
         source_properties: "receive.message.max.bytes: 600000000".into(),
-        target_properties: "message.max.bytes: 500000000".into(),
+        target_properties: "message.max.bytes: 500000000, queue.buffering.max.kbytes: 1000000".into(),
         topics: vec![("max.message.bytes", "400000000")],
         ..Setup::default()
     };
