@@ -1,9 +1,10 @@
 //! Ciphertext blobs of the local KMS: what `GenerateDataKey` and `Encrypt` give out and `Decrypt` takes.
 //!
-//! `"SFLK" ‖ version 01 ‖ u16 BE length ‖ key ARN ‖ salt(16) ‖ ciphertext ‖ tag(16)`. The cipher is AES-256-GCM; its
-//! key and nonce come by HKDF-SHA-256 from the KMS key and the salt, so that no (key, nonce) pair repeats. The additional
-//! authenticated data is everything before the ciphertext, then the encryption context sorted by name, each
-//! name and value behind its u32 BE length.
+//! `"SFLK" ‖ version 02 ‖ u16 BE length ‖ key ARN ‖ u32 BE material ‖ salt(16) ‖ ciphertext ‖ tag(16)`, where `material`
+//! counts the rotations of the KMS key before the blob was made: it says which backing key opens it. Version 01 has no
+//! such number and means 0. The cipher is AES-256-GCM; its key and nonce come by HKDF-SHA-256 from that material and
+//! the salt, so that no (key, nonce) pair repeats. The additional authenticated data is everything before the ciphertext,
+//! then the encryption context sorted by name, each name and value behind its u32 BE length.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +14,9 @@ use hkdf::Hkdf;
 use sha2::Sha256;
 use zeroize::Zeroizing;
 
-const MAGIC: &[u8] = b"SFLK\x01";
+const MAGIC: &[u8] = b"SFLK\x02";
+/// Written before keys could be rotated; still opened.
+const MAGIC_1: &[u8] = b"SFLK\x01";
 const SALT_LEN: usize = 16;
 const TAG_LEN: usize = 16;
 const MAX_ARN: usize = 512;
@@ -30,6 +33,8 @@ pub type Context = BTreeMap<String, String>;
 pub struct Blob<'a> {
     /// The ARN of the key that the blob says it is under.
     pub key_arn: &'a str,
+    /// How often that key had been rotated: which of its materials the blob is under.
+    pub material: u32,
     header: &'a [u8],
     salt: &'a [u8],
     ciphertext: &'a [u8],
@@ -45,7 +50,10 @@ pub fn parse(bytes: &[u8]) -> Result<Blob<'_>, InvalidBlob> {
     if bytes.len() > MAX_BLOB {
         return Err(InvalidBlob);
     }
-    let rest = bytes.strip_prefix(MAGIC).ok_or(InvalidBlob)?;
+    let (rest, is_first) = match bytes.strip_prefix(MAGIC) {
+        Some(rest) => (rest, false),
+        None => (bytes.strip_prefix(MAGIC_1).ok_or(InvalidBlob)?, true),
+    };
     let (length, rest) = rest.split_first_chunk::<2>().ok_or(InvalidBlob)?;
     let length = usize::from(u16::from_be_bytes(*length));
     if length == 0 || length > MAX_ARN {
@@ -53,6 +61,11 @@ pub fn parse(bytes: &[u8]) -> Result<Blob<'_>, InvalidBlob> {
     }
     let (arn, rest) = rest.split_at_checked(length).ok_or(InvalidBlob)?;
     let key_arn = std::str::from_utf8(arn).map_err(|_| InvalidBlob)?;
+    let (material, rest) = match rest.split_first_chunk::<4>() {
+        _ if is_first => (0, rest),
+        Some((number, rest)) => (u32::from_be_bytes(*number), rest),
+        None => return Err(InvalidBlob),
+    };
     let (salt, ciphertext) = rest.split_at_checked(SALT_LEN).ok_or(InvalidBlob)?;
     if ciphertext.len() < TAG_LEN {
         return Err(InvalidBlob);
@@ -60,15 +73,16 @@ pub fn parse(bytes: &[u8]) -> Result<Blob<'_>, InvalidBlob> {
     let header = &bytes[..bytes.len() - ciphertext.len()];
     Ok(Blob {
         key_arn,
+        material,
         header,
         salt,
         ciphertext,
     })
 }
 
-/// Encrypts `plaintext` under the KMS key `material`.
+/// Encrypts `plaintext` under a KMS key's material, given with its number.
 pub(crate) fn seal(
-    material: &[u8; 32],
+    (number, material): (u32, &[u8; 32]),
     key_arn: &str,
     plaintext: &[u8],
     context: &Context,
@@ -76,7 +90,14 @@ pub(crate) fn seal(
     let mut salt = [0; SALT_LEN];
     getrandom::fill(&mut salt).map_err(|_| InvalidBlob)?;
     let length = u16::try_from(key_arn.len()).map_err(|_| InvalidBlob)?;
-    let mut blob = [MAGIC, &length.to_be_bytes(), key_arn.as_bytes(), &salt].concat();
+    let mut blob = [
+        MAGIC,
+        &length.to_be_bytes(),
+        key_arn.as_bytes(),
+        &number.to_be_bytes(),
+        &salt,
+    ]
+    .concat();
     let (cipher, nonce) = cipher(material, &salt)?;
     let payload = Payload {
         msg: plaintext,
@@ -87,7 +108,7 @@ pub(crate) fn seal(
     Ok(blob)
 }
 
-/// Decrypts `blob` with the KMS key `material`.
+/// Decrypts `blob` with the material that it names.
 pub(crate) fn open(material: &[u8; 32], blob: &Blob<'_>, context: &Context) -> Result<Zeroizing<Vec<u8>>, InvalidBlob> {
     let (cipher, nonce) = cipher(material, blob.salt)?;
     let payload = Payload {
@@ -140,9 +161,9 @@ mod tests {
     #[test]
     fn a_blob_opens_only_with_its_key_and_context() {
         let given = context(&[("a", "1"), ("b", "2")]);
-        let blob = seal(&[7; 32], ARN, b"data key", &given).unwrap();
+        let blob = seal((3, &[7; 32]), ARN, b"data key", &given).unwrap();
         let parsed = parse(&blob).unwrap();
-        assert_eq!(parsed.key_arn, ARN);
+        assert_eq!((parsed.key_arn, parsed.material), (ARN, 3));
         assert_eq!(open(&[7; 32], &parsed, &given).unwrap().as_slice(), b"data key");
         assert_eq!(open(&[8; 32], &parsed, &given), Err(InvalidBlob));
         for other in [
@@ -157,7 +178,7 @@ mod tests {
 
     #[test]
     fn every_bit_of_a_blob_counts() {
-        let blob = seal(&[7; 32], ARN, b"data key", &Context::new()).unwrap();
+        let blob = seal((3, &[7; 32]), ARN, b"data key", &Context::new()).unwrap();
         for at in 0..blob.len() * 8 {
             let mut edited = blob.clone();
             edited[at / 8] ^= 1 << (at % 8);
@@ -172,6 +193,29 @@ mod tests {
                 "{end} bytes"
             );
         }
+    }
+
+    #[test]
+    fn a_blob_from_before_rotations_opens_with_the_first_material() {
+        // Made as version 01 made them: no number, everything else the same.
+        let salt = [9; SALT_LEN];
+        let header = [
+            MAGIC_1,
+            &u16::try_from(ARN.len()).unwrap().to_be_bytes(),
+            ARN.as_bytes(),
+            &salt,
+        ]
+        .concat();
+        let given = context(&[("a", "1")]);
+        let (cipher, nonce) = cipher(&[7; 32], &salt).unwrap();
+        let payload = Payload {
+            msg: b"data key",
+            aad: &aad(&header, &given),
+        };
+        let blob = [header.clone(), cipher.encrypt(&nonce, payload).unwrap()].concat();
+        let parsed = parse(&blob).unwrap();
+        assert_eq!((parsed.key_arn, parsed.material), (ARN, 0));
+        assert_eq!(open(&[7; 32], &parsed, &given).unwrap().as_slice(), b"data key");
     }
 
     proptest! {

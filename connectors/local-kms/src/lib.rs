@@ -4,6 +4,8 @@
 //! It is for development, demos and tests. It has no TLS, no audit log and no hardware: whoever can read its memory
 //! has its keys. Clients are stock AWS clients with another endpoint.
 //!
+//! It rotates keys by schedule and on demand, keeping old material for decryption, and re-encrypts from one key to another.
+//!
 //! It makes symmetric keys only, has no IAM policies (a key policy's root principal speaks for everybody in the account)
 //! and no grants; members of a request that it does not know are refused, never ignored.
 

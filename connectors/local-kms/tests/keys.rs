@@ -3,82 +3,13 @@
 
 mod common;
 
-use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
-use common::{NOW, Request, config, principal};
-use sealflow::clock::ManualClock;
+use common::{DAY, Kms, NOW, config, error, principal};
 use sealflow::secret::SecretString;
-use sealflow_local_kms::{RunningServer, Server, ServerConfig, StartError, VaultError};
+use sealflow_local_kms::{Server, ServerConfig, StartError, VaultError};
 use serde_json::{Value, json};
-
-const DAY: Duration = Duration::from_secs(86_400);
-
-struct Kms {
-    server: RunningServer,
-    clock: Arc<ManualClock>,
-}
-
-impl Kms {
-    async fn start(config: ServerConfig) -> Self {
-        Self::start_at(config, Arc::new(ManualClock::at(NOW))).await
-    }
-
-    async fn start_at(config: ServerConfig, clock: Arc<ManualClock>) -> Self {
-        let shared = Arc::clone(&clock);
-        Self {
-            server: Server::start_with_clock(config, shared).await.unwrap(),
-            clock,
-        }
-    }
-
-    fn addr(&self) -> SocketAddr {
-        self.server.addr()
-    }
-
-    async fn call_as(&self, id: &str, operation: &str, body: &Value) -> Result<Value, String> {
-        use sealflow::clock::Clock as _;
-        let request = Request {
-            credentials: (id.to_owned(), format!("secret-of-{id}"), None),
-            time: self.clock.now(),
-            ..Request::kms(operation, body)
-        };
-        let answer = request.call(self.addr()).await;
-        match answer.code.clone() {
-            Some(code) => Err(code),
-            None => Ok(answer.json()),
-        }
-    }
-
-    async fn call(&self, operation: &str, body: &Value) -> Result<Value, String> {
-        self.call_as("AKIAADMIN", operation, body).await
-    }
-
-    async fn create_key(&self) -> String {
-        let made = self.call("CreateKey", &json!({})).await.unwrap();
-        made["KeyMetadata"]["Arn"].as_str().unwrap().to_owned()
-    }
-
-    async fn data_key(&self, arn: &str) -> Value {
-        self.call("GenerateDataKey", &json!({ "KeyId": arn, "KeySpec": "AES_256" }))
-            .await
-            .unwrap()
-    }
-
-    async fn decrypt(&self, arn: &str, key: &Value) -> Result<Value, String> {
-        self.call(
-            "Decrypt",
-            &json!({ "KeyId": arn, "CiphertextBlob": key["CiphertextBlob"] }),
-        )
-        .await
-    }
-}
-
-fn error(code: &str) -> Result<Value, String> {
-    Err(code.to_owned())
-}
 
 #[tokio::test]
 async fn key_states_follow_aws() {

@@ -2,15 +2,16 @@
 #![allow(dead_code, reason = "each test binary uses a part")]
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use aws_credential_types::Credentials;
 use aws_sigv4::http_request::{SignableBody, SignableRequest, SigningSettings, sign};
 use aws_sigv4::sign::v4;
-use sealflow::clock::UnixMillis;
+use sealflow::clock::{ManualClock, UnixMillis};
 use sealflow::secret::SecretString;
-use sealflow_local_kms::{Principal, ServerConfig};
-use serde_json::Value;
+use sealflow_local_kms::{Principal, RunningServer, Server, ServerConfig};
+use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
@@ -31,6 +32,73 @@ pub(crate) fn principal(id: &str, arn: &str) -> Principal {
 
 pub(crate) fn config() -> ServerConfig {
     ServerConfig::in_memory(vec![principal("AKIAADMIN", ADMIN)])
+}
+
+pub(crate) const DAY: Duration = Duration::from_secs(86_400);
+
+/// A server whose clock the test moves, called by a client that signs with the same clock.
+pub(crate) struct Kms {
+    pub(crate) server: RunningServer,
+    pub(crate) clock: Arc<ManualClock>,
+}
+
+impl Kms {
+    pub(crate) async fn start(config: ServerConfig) -> Self {
+        Self::start_at(config, Arc::new(ManualClock::at(NOW))).await
+    }
+
+    pub(crate) async fn start_at(config: ServerConfig, clock: Arc<ManualClock>) -> Self {
+        let shared = Arc::clone(&clock);
+        Self {
+            server: Server::start_with_clock(config, shared).await.unwrap(),
+            clock,
+        }
+    }
+
+    pub(crate) fn addr(&self) -> SocketAddr {
+        self.server.addr()
+    }
+
+    pub(crate) async fn call_as(&self, id: &str, operation: &str, body: &Value) -> Result<Value, String> {
+        use sealflow::clock::Clock as _;
+        let request = Request {
+            credentials: (id.to_owned(), format!("secret-of-{id}"), None),
+            time: self.clock.now(),
+            ..Request::kms(operation, body)
+        };
+        let answer = request.call(self.addr()).await;
+        match answer.code.clone() {
+            Some(code) => Err(code),
+            None => Ok(answer.json()),
+        }
+    }
+
+    pub(crate) async fn call(&self, operation: &str, body: &Value) -> Result<Value, String> {
+        self.call_as("AKIAADMIN", operation, body).await
+    }
+
+    pub(crate) async fn create_key(&self) -> String {
+        let made = self.call("CreateKey", &json!({})).await.unwrap();
+        made["KeyMetadata"]["Arn"].as_str().unwrap().to_owned()
+    }
+
+    pub(crate) async fn data_key(&self, arn: &str) -> Value {
+        self.call("GenerateDataKey", &json!({ "KeyId": arn, "KeySpec": "AES_256" }))
+            .await
+            .unwrap()
+    }
+
+    pub(crate) async fn decrypt(&self, arn: &str, key: &Value) -> Result<Value, String> {
+        self.call(
+            "Decrypt",
+            &json!({ "KeyId": arn, "CiphertextBlob": key["CiphertextBlob"] }),
+        )
+        .await
+    }
+}
+
+pub(crate) fn error(code: &str) -> Result<Value, String> {
+    Err(code.to_owned())
 }
 
 /// What is signed, and then sent. Change a field between [`Request::sign`] and [`Request::send`] to tamper.
