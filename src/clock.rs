@@ -23,32 +23,67 @@ impl UnixMillis {
     }
 }
 
+/// A moment on a clock that is never set back, in milliseconds since some start of its own: for ages and waits,
+/// which must neither stretch nor shrink when somebody sets the wall clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Steady(pub u64);
+
+impl Steady {
+    /// The time from `earlier` to `self`.
+    #[must_use]
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_millis(self.0.saturating_sub(earlier.0))
+    }
+}
+
 /// Where the core gets its time from. Implementations never block.
 pub trait Clock: Send + Sync + fmt::Debug {
     /// The current time.
     fn now(&self) -> UnixMillis;
+
+    /// The current moment of a clock that nobody sets. Only a clock that itself is never set back may leave this
+    /// to the default.
+    fn steady(&self) -> Steady {
+        Steady(self.now().0)
+    }
 }
 
 /// A clock that stands still until it is moved: for tests.
 #[derive(Debug, Default)]
-pub struct ManualClock(AtomicU64);
+pub struct ManualClock {
+    wall: AtomicU64,
+    steady: AtomicU64,
+}
 
 impl ManualClock {
     /// A clock that shows `now`.
     #[must_use]
     pub fn at(now: UnixMillis) -> Self {
-        Self(AtomicU64::new(now.0))
+        Self {
+            wall: AtomicU64::new(now.0),
+            steady: AtomicU64::new(0),
+        }
     }
 
     /// Moves the clock forward by `span`.
     pub fn advance(&self, span: Duration) {
-        let now = self.now().plus(span);
-        self.0.store(now.0, Ordering::SeqCst);
+        self.set(self.now().plus(span));
+        let span = u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
+        self.steady.fetch_add(span, Ordering::SeqCst);
+    }
+
+    /// Sets the wall clock to `now`, forwards or backwards, as an administrator or NTP does. No time passes.
+    pub fn set(&self, now: UnixMillis) {
+        self.wall.store(now.0, Ordering::SeqCst);
     }
 }
 
 impl Clock for ManualClock {
     fn now(&self) -> UnixMillis {
-        UnixMillis(self.0.load(Ordering::SeqCst))
+        UnixMillis(self.wall.load(Ordering::SeqCst))
+    }
+
+    fn steady(&self) -> Steady {
+        Steady(self.steady.load(Ordering::SeqCst))
     }
 }

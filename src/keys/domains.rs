@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::catalogue::{Catalogue, CatalogueError, Put};
 use super::service::{EncryptionContext, KeyService, KeyServiceError};
-use crate::clock::{Clock, UnixMillis};
+use crate::clock::{Clock, Steady};
 use crate::policy::{PolicySource, PolicySourceError, VerifiedDomain};
 use crate::seal::{DOMAIN_SECRET_LEN, DomainKey, KeyId};
 
@@ -83,8 +83,8 @@ type Slot = tokio::sync::Mutex<Known>;
 /// What is known of one secret: itself and since when, and the last failure to unwrap it.
 #[derive(Default)]
 struct Known {
-    current: Option<(UnixMillis, Arc<Domain>)>,
-    failure: Option<(UnixMillis, DomainError)>,
+    current: Option<(Steady, Arc<Domain>)>,
+    failure: Option<(Steady, DomainError)>,
 }
 
 impl Known {
@@ -97,7 +97,7 @@ impl Known {
     }
 
     /// The last failure, while it is too fresh to try again.
-    fn held_failure(&self, now: UnixMillis) -> Option<DomainError> {
+    fn held_failure(&self, now: Steady) -> Option<DomainError> {
         let (at, error) = self.failure.as_ref()?;
         let hold = match (error.is_retryable(), &self.current) {
             (true, Some(_)) => HOLD_WITH_SECRET,
@@ -146,7 +146,7 @@ impl DomainKeys {
             Arc::clone(slots.entry(id).or_default())
         };
         let mut known = slot.lock().await;
-        let now = self.0.clock.now();
+        let now = self.0.clock.steady();
         if let Some((since, domain)) = &known.current
             && now.since(*since) < self.0.max_age
         {
@@ -166,7 +166,7 @@ impl DomainKeys {
                 if !error.is_retryable() {
                     known.current = None;
                 }
-                known.failure = Some((self.0.clock.now(), error.clone()));
+                known.failure = Some((self.0.clock.steady(), error.clone()));
                 known.or_error(error)
             }
         }

@@ -4,8 +4,10 @@ pub mod catalogue;
 #[cfg(any(test, feature = "testing"))]
 pub mod conformance;
 mod domains;
+mod doubt;
 pub mod envelope;
 mod opening;
+pub mod rewrap;
 mod sealing;
 pub mod service;
 #[cfg(any(test, feature = "testing"))]
@@ -14,9 +16,9 @@ pub mod testing;
 pub use catalogue::{Catalogue, CatalogueError, MAX_OBJECT, Put, check_path};
 pub use domains::{Domain, DomainError, DomainKeys, create_domain_secret};
 pub use envelope::{Envelope, EnvelopeError, KEYS_HEADER, LabelEntry};
-pub use opening::{OpenKeyError, OpenedKey, OpeningKeys};
+pub use opening::{OpenKeyError, OpenedKey, OpeningKeys, governing};
 pub use sealing::{ActiveKey, CacheCounters, KeySpec, SealingKeys};
-pub use service::{EncryptionContext, GeneratedKey, KeyDescription, KeyService, KeyServiceError};
+pub use service::{EncryptionContext, GeneratedKey, KeyAdmin, KeyDescription, KeyService, KeyServiceError};
 
 use crate::seal::{KeyId, SealError};
 

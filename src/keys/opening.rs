@@ -10,15 +10,16 @@ use moka::future::Cache;
 use moka::policy::EvictionPolicy;
 
 use super::catalogue::{Catalogue, CatalogueError};
+use super::doubt::Doubt;
 use super::envelope::{Envelope, envelope_hash};
 use super::sealing::CacheCounters;
 use super::service::{EncryptionContext, KeyService, KeyServiceError};
-use crate::clock::{Clock, UnixMillis};
+use crate::clock::{Clock, Steady};
 use crate::policy::{Policy, PolicySource, PolicySourceError};
 use crate::seal::{DATA_KEY_LEN, KeyId, OpeningKey};
 
 /// The most envelopes that are tried for one key id.
-const MAX_CANDIDATES: usize = 8;
+pub(super) const MAX_CANDIDATES: usize = 8;
 /// How long a failure that may pass is answered from memory.
 const HOLD_RETRYABLE: Duration = Duration::from_secs(1);
 /// How long a refusal is answered from memory.
@@ -61,6 +62,14 @@ pub enum OpenKeyError {
         /// The key that was asked for.
         key: KeyId,
     },
+    /// Too many envelopes that came with data, and that the catalogue does not hold, were refused of late: the next
+    /// one is not shown to the key service. Not retryable, or a flood of forgeries would stop a pipeline for good; what
+    /// the catalogue holds opens as ever.
+    #[error("data key {key} is not in the catalogue, and too many envelopes that came with data were refused of late")]
+    TooManyRefused {
+        /// The key.
+        key: KeyId,
+    },
     /// The key service did not deliver.
     #[error(transparent)]
     Service(#[from] KeyServiceError),
@@ -100,23 +109,25 @@ struct Inner {
     /// What the catalogue holds of a key, newest first.
     listings: Cache<KeyId, Arc<Listing>>,
     counters: CacheCounters,
+    /// How much more of what strangers sent may be shown to the key service.
+    doubt: Doubt,
 }
 
 /// The envelopes of one key in the catalogue, newest first, and when they were read.
 #[derive(Default)]
 struct Listing {
-    read: UnixMillis,
+    read: Steady,
     envelopes: Vec<Vec<u8>>,
 }
 
 #[derive(Default)]
 struct Slot {
-    current: RwLock<Option<(UnixMillis, Arc<OpenedKey>)>>,
-    fetch: tokio::sync::Mutex<Option<(UnixMillis, OpenKeyError)>>,
+    current: RwLock<Option<(Steady, Arc<OpenedKey>)>>,
+    fetch: tokio::sync::Mutex<Option<(Steady, OpenKeyError)>>,
 }
 
 impl Slot {
-    fn current(&self, now: UnixMillis, max_age: Duration) -> Option<Arc<OpenedKey>> {
+    fn current(&self, now: Steady, max_age: Duration) -> Option<Arc<OpenedKey>> {
         let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
         current
             .as_ref()
@@ -124,7 +135,7 @@ impl Slot {
             .map(|(_, key)| Arc::clone(key))
     }
 
-    fn set(&self, key: Option<(UnixMillis, Arc<OpenedKey>)>) {
+    fn set(&self, key: Option<(Steady, Arc<OpenedKey>)>) {
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = key;
     }
 }
@@ -156,6 +167,7 @@ impl OpeningKeys {
             keys,
             listings,
             counters: CacheCounters::default(),
+            doubt: Doubt::default(),
         }))
     }
 
@@ -171,10 +183,10 @@ impl OpeningKeys {
         let candidates = stored
             .envelopes
             .iter()
-            .map(Vec::as_slice)
-            .chain(travelling.iter().copied());
-        for bytes in candidates.filter(|bytes| names(bytes, id)).take(MAX_CANDIDATES) {
-            match self.0.try_envelope(id, bytes, &identity).await {
+            .map(|bytes| (bytes.as_slice(), true))
+            .chain(travelling.iter().map(|bytes| (*bytes, false)));
+        for (bytes, is_ours) in candidates.filter(|(bytes, _)| names(bytes, id)).take(MAX_CANDIDATES) {
+            match self.0.try_envelope(id, bytes, is_ours, &identity).await {
                 Ok(key) => return Ok(key),
                 // A failure that may pass outweighs a refusal, as does a catalogue that could not be read: with
                 // it, nothing is proven yet.
@@ -195,7 +207,7 @@ impl OpeningKeys {
 
     /// Forgets keys that are past their age: call it about once a second.
     pub async fn tick(&self) {
-        let now = self.0.clock.now();
+        let now = self.0.clock.steady();
         for (_, slot) in &self.0.keys {
             if slot.current(now, self.0.max_age).is_none() {
                 slot.set(None);
@@ -212,7 +224,8 @@ fn names(bytes: &[u8], id: KeyId) -> bool {
 }
 
 /// The dataset whose policy governs `dataset`: dead letters are governed by their dataset's policy.
-pub(crate) fn governing(dataset: &str) -> &str {
+#[must_use]
+pub fn governing(dataset: &str) -> &str {
     dataset
         .strip_suffix(crate::policy::DEAD_LETTERS_SUFFIX)
         .unwrap_or(dataset)
@@ -221,7 +234,7 @@ pub(crate) fn governing(dataset: &str) -> &str {
 impl Inner {
     /// The catalogue's envelopes of `id`, newest first, remembered for `max_age`; that there are none, briefly.
     async fn stored(&self, id: KeyId) -> Result<Arc<Listing>, CatalogueError> {
-        let now = self.clock.now();
+        let now = self.clock.steady();
         if let Some(listing) = self.listings.get(&id).await {
             let hold = if listing.envelopes.is_empty() {
                 HOLD_RETRYABLE
@@ -248,7 +261,14 @@ impl Inner {
         Ok(listing)
     }
 
-    async fn try_envelope(&self, id: KeyId, bytes: &[u8], identity: &str) -> Result<Arc<OpenedKey>, OpenKeyError> {
+    /// `is_ours`: it comes from the catalogue, which strangers cannot write to.
+    async fn try_envelope(
+        &self,
+        id: KeyId,
+        bytes: &[u8],
+        is_ours: bool,
+        identity: &str,
+    ) -> Result<Arc<OpenedKey>, OpenKeyError> {
         let envelope = Envelope::from_bytes(bytes).map_err(|_| OpenKeyError::NoEnvelope { key: id })?;
         let policy = self.policies.policy(governing(&envelope.dataset)).await?;
         // On every use, cached or not: what the newest policy dropped stops opening at once.
@@ -257,12 +277,12 @@ impl Inner {
             .keys
             .get_with((identity.to_owned(), envelope_hash(bytes)), async { Arc::default() })
             .await;
-        if let Some(key) = slot.current(self.clock.now(), self.max_age) {
+        if let Some(key) = slot.current(self.clock.steady(), self.max_age) {
             self.counters.hits.fetch_add(1, Ordering::Relaxed);
             return Ok(key);
         }
         let mut failure = slot.fetch.lock().await;
-        if let Some(key) = slot.current(self.clock.now(), self.max_age) {
+        if let Some(key) = slot.current(self.clock.steady(), self.max_age) {
             self.counters.hits.fetch_add(1, Ordering::Relaxed);
             return Ok(key);
         }
@@ -272,20 +292,32 @@ impl Inner {
             } else {
                 HOLD_REFUSED
             };
-            if self.clock.now().since(*at) < hold {
+            if self.clock.steady().since(*at) < hold {
                 return Err(error.clone());
             }
         }
+        let chance = match is_ours {
+            true => None,
+            false => Some(
+                self.doubt
+                    .take(self.clock.steady())
+                    .ok_or(OpenKeyError::TooManyRefused { key: id })?,
+            ),
+        };
         self.counters.misses.fetch_add(1, Ordering::Relaxed);
-        match self.unwrap(id, envelope).await {
+        let answer = self.unwrap(id, envelope).await;
+        if let Some(chance) = chance.filter(|_| !answer.as_ref().is_err_and(|error| !error.is_retryable())) {
+            chance.give_back();
+        }
+        match answer {
             Ok(key) => {
                 let key = Arc::new(key);
                 *failure = None;
-                slot.set(Some((self.clock.now(), Arc::clone(&key))));
+                slot.set(Some((self.clock.steady(), Arc::clone(&key))));
                 Ok(key)
             }
             Err(error) => {
-                *failure = Some((self.clock.now(), error.clone()));
+                *failure = Some((self.clock.steady(), error.clone()));
                 slot.set(None);
                 Err(error)
             }
@@ -305,7 +337,7 @@ impl Inner {
 
 /// Key name, ARN and ACL must be in the newest policy, as current or previous; dead letters also need a policy
 /// that still has them.
-fn check_against(envelope: &Envelope, policy: &Policy) -> Result<(), OpenKeyError> {
+pub(super) fn check_against(envelope: &Envelope, policy: &Policy) -> Result<(), OpenKeyError> {
     let known = envelope.dataset == policy.dataset
         || (envelope.dataset == policy.dead_letters_dataset() && policy.dead_letters.is_some());
     if known && policy.opens(&envelope.key_name, &envelope.arn, &envelope.acl) {

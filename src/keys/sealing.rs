@@ -14,7 +14,7 @@ use super::catalogue::{Catalogue, Put};
 use super::envelope::{Envelope, EnvelopeParts, LabelEntry};
 use super::service::{EncryptionContext, KeyService};
 use super::{KeyError, envelope_path};
-use crate::clock::{Clock, UnixMillis};
+use crate::clock::{Clock, Steady, UnixMillis};
 use crate::seal::{DATA_KEY_LEN, SealingKey, UsageLimits};
 
 /// Share of a limit, in percent, at which the next key is fetched in the background.
@@ -56,18 +56,42 @@ pub struct ActiveKey {
     pub envelope: Envelope,
     /// The envelope's bytes.
     pub envelope_bytes: Vec<u8>,
+    /// When it was asked for, by the clock that nobody sets.
+    born: Steady,
+    max_age: Duration,
+}
+
+/// The time by both clocks.
+#[derive(Clone, Copy)]
+struct Now {
+    wall: UnixMillis,
+    steady: Steady,
+}
+
+impl Now {
+    fn of(clock: &dyn Clock) -> Self {
+        Self {
+            wall: clock.now(),
+            steady: clock.steady(),
+        }
+    }
 }
 
 impl ActiveKey {
-    fn is_usable(&self, now: UnixMillis) -> bool {
-        now < self.envelope.not_after() && !self.key.is_exhausted()
+    fn is_usable(&self, now: Now) -> bool {
+        now.wall < self.envelope.not_after() && self.age(now) < self.max_age && !self.key.is_exhausted()
     }
 
-    fn is_due(&self, now: UnixMillis) -> bool {
-        let (created, not_after) = (self.envelope.created(), self.envelope.not_after());
-        let aged =
-            now.since(created).as_millis() * 100 >= not_after.since(created).as_millis() * u128::from(RENEW_AT_PERCENT);
+    fn is_due(&self, now: Now) -> bool {
+        let aged = self.age(now).as_millis() * 100 >= self.max_age.as_millis() * u128::from(RENEW_AT_PERCENT);
         aged || self.key.used_percent() >= RENEW_AT_PERCENT
+    }
+
+    /// By whichever clock it is older: a wall clock that is set back makes no key younger, and a machine that slept
+    /// (when the steady clock may stand still) makes it as old as the wall clock says.
+    fn age(&self, now: Now) -> Duration {
+        let by_wall = now.wall.since(self.envelope.created());
+        by_wall.max(now.steady.since(self.born))
     }
 }
 
@@ -104,7 +128,7 @@ type SlotId = (String, String, [u8; 32]);
 struct Slot {
     current: RwLock<Option<Arc<ActiveKey>>>,
     /// Held by the one caller that fetches; remembers the last failure.
-    fetch: tokio::sync::Mutex<Option<(UnixMillis, KeyError)>>,
+    fetch: tokio::sync::Mutex<Option<(Steady, KeyError)>>,
     renewing: AtomicBool,
 }
 
@@ -142,7 +166,7 @@ impl SealingKeys {
     /// limit is still handed out while its successor is fetched in the background.
     pub async fn get(&self, spec: &KeySpec) -> Result<Arc<ActiveKey>, KeyError> {
         let slot = self.slot(spec).await;
-        let now = self.0.clock.now();
+        let now = Now::of(self.0.clock.as_ref());
         if let Some(key) = slot.current().filter(|key| key.is_usable(now)) {
             self.0.counters.hits.fetch_add(1, Ordering::Relaxed);
             if key.is_due(now) {
@@ -151,7 +175,7 @@ impl SealingKeys {
             return Ok(key);
         }
         let mut failure = slot.fetch.lock().await;
-        let now = self.0.clock.now();
+        let now = Now::of(self.0.clock.as_ref());
         if let Some(key) = slot.current().filter(|key| key.is_usable(now)) {
             self.0.counters.hits.fetch_add(1, Ordering::Relaxed);
             return Ok(key);
@@ -169,7 +193,7 @@ impl SealingKeys {
     /// Forgets keys that are past their age and runs the cache's own house-keeping: call it about once a
     /// second. Correctness does not depend on it; how long unused keys stay in memory does.
     pub async fn tick(&self) {
-        let now = self.0.clock.now();
+        let now = Now::of(self.0.clock.as_ref());
         let caches: Vec<_> = self
             .0
             .caches
@@ -191,7 +215,7 @@ impl SealingKeys {
     /// Age of the oldest key in use and number of keys in use, for metrics.
     #[must_use]
     pub fn ages(&self) -> (Duration, usize) {
-        let now = self.0.clock.now();
+        let now = Now::of(self.0.clock.as_ref());
         let caches: Vec<_> = self
             .0
             .caches
@@ -203,7 +227,7 @@ impl SealingKeys {
         let slots = caches.iter().flat_map(Cache::iter);
         let ages: Vec<_> = slots
             .filter_map(|(_, slot)| slot.current())
-            .map(|key| now.since(key.envelope.created()))
+            .map(|key| key.age(now))
             .collect();
         (ages.iter().max().copied().unwrap_or_default(), ages.len())
     }
@@ -229,7 +253,7 @@ impl SealingKeys {
         runtime.spawn(async move {
             let _done = ResetOnDrop(Arc::clone(&slot));
             let mut failure = slot.fetch.lock().await;
-            let now = inner.clock.now();
+            let now = Now::of(inner.clock.as_ref());
             let fresh = slot.current().is_some_and(|key| key.is_usable(now) && !key.is_due(now));
             if !fresh && inner.fetch_into(&slot, &mut failure, &spec).await.is_ok() {
                 inner.counters.renewals.fetch_add(1, Ordering::Relaxed);
@@ -252,7 +276,7 @@ impl Inner {
     async fn fetch_into(
         &self,
         slot: &Slot,
-        failure: &mut Option<(UnixMillis, KeyError)>,
+        failure: &mut Option<(Steady, KeyError)>,
         spec: &KeySpec,
     ) -> Result<Arc<ActiveKey>, KeyError> {
         if let Some((at, error)) = failure {
@@ -261,7 +285,7 @@ impl Inner {
             } else {
                 HOLD_PERMANENT
             };
-            if self.clock.now().since(*at) < hold {
+            if self.clock.steady().since(*at) < hold {
                 return Err(error.clone());
             }
         }
@@ -272,7 +296,7 @@ impl Inner {
                 Ok(key)
             }
             Err(error) => {
-                *failure = Some((self.clock.now(), error.clone()));
+                *failure = Some((self.clock.steady(), error.clone()));
                 Err(error)
             }
         }
@@ -280,7 +304,10 @@ impl Inner {
 
     /// Generates, checks, and writes the envelope down before anybody can seal with the key.
     async fn fetch(&self, spec: &KeySpec) -> Result<Arc<ActiveKey>, KeyError> {
-        let created = self.clock.now();
+        let Now {
+            wall: created,
+            steady: born,
+        } = Now::of(self.clock.as_ref());
         let context = EncryptionContext::for_data_key(&spec.dataset, &spec.key_name, &spec.acl);
         let generated = self.service.generate(&spec.arn, DATA_KEY_LEN, &context).await?;
         if generated.arn != spec.arn {
@@ -311,6 +338,8 @@ impl Inner {
                 key,
                 envelope,
                 envelope_bytes,
+                born,
+                max_age: spec.max_age,
             })),
             // 128 random bits do not repeat: something else wrote there, so this key is not ours alone.
             Put::Exists => Err(KeyError::NotExclusive { key: key.id() }),
@@ -459,6 +488,33 @@ mod tests {
         bench.keys.get(&spec("a")).await.unwrap();
         bench.clock.advance(Duration::from_millis(1));
         assert!(bench.keys.get(&spec("a")).await.unwrap_err().is_retryable());
+    }
+
+    #[tokio::test]
+    async fn a_wall_clock_that_is_set_back_makes_no_key_younger() {
+        let bench = bench(UsageLimits::STANDARD);
+        let first = bench.keys.get(&spec("a")).await.unwrap().key.id();
+        bench.clock.advance(HOUR / 2);
+        bench.clock.set(UnixMillis(0));
+        assert_eq!(bench.keys.get(&spec("a")).await.unwrap().key.id(), first);
+        bench.clock.advance(HOUR / 2);
+        assert_ne!(bench.keys.get(&spec("a")).await.unwrap().key.id(), first);
+    }
+
+    #[tokio::test]
+    async fn a_wall_clock_that_is_set_forward_ends_a_key_and_one_set_back_does_not_hold_a_failure() {
+        let bench = bench(UsageLimits::STANDARD);
+        let first = bench.keys.get(&spec("a")).await.unwrap().key.id();
+        bench.clock.set(UnixMillis(1_000_000).plus(24 * HOUR));
+        assert_ne!(bench.keys.get(&spec("a")).await.unwrap().key.id(), first);
+        bench
+            .kms
+            .fail_with(Some(KeyServiceError::Throttled { retry_after: None }));
+        assert!(bench.keys.get(&spec("b")).await.is_err());
+        bench.kms.fail_with(None);
+        bench.clock.set(UnixMillis(0));
+        bench.clock.advance(HOLD_RETRYABLE);
+        assert!(bench.keys.get(&spec("b")).await.is_ok());
     }
 
     #[tokio::test]

@@ -94,6 +94,23 @@ pub trait KeyService: Send + Sync + fmt::Debug {
     async fn identity(&self) -> Result<String, KeyServiceError>;
 }
 
+/// What only an operator's tool asks of a KMS. Kept apart from [`KeyService`], so that no pipeline can come to it.
+#[async_trait]
+pub trait KeyAdmin: KeyService {
+    /// Wraps the key in `wrapped`, which is under `from`, anew under `to`, inside the KMS: no plaintext leaves it. Both
+    /// sides have the same `context`. The answer opens by [`unwrap`](KeyService::unwrap) under `to`.
+    async fn rewrap(
+        &self,
+        from: &str,
+        wrapped: &[u8],
+        to: &str,
+        context: &EncryptionContext,
+    ) -> Result<Vec<u8>, KeyServiceError>;
+
+    /// Gives the KMS key `arn` new key material now. Its ARN stays, and what it wrapped before still opens.
+    async fn rotate(&self, arn: &str) -> Result<(), KeyServiceError>;
+}
+
 /// Why a key service did not deliver, by meaning.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 #[non_exhaustive]

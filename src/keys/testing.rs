@@ -13,7 +13,7 @@ use hkdf::Hkdf;
 use sha2::Sha256;
 
 use super::catalogue::{Catalogue, CatalogueError, MAX_OBJECT, Put, check_path};
-use super::service::{EncryptionContext, GeneratedKey, KeyDescription, KeyService, KeyServiceError};
+use super::service::{EncryptionContext, GeneratedKey, KeyAdmin, KeyDescription, KeyService, KeyServiceError};
 use crate::secret::SecretBytes;
 
 const NONCE_LEN: usize = 12;
@@ -253,6 +253,37 @@ impl KeyService for MemoryKms {
 
     async fn identity(&self) -> Result<String, KeyServiceError> {
         Ok(self.behaviour().identity.clone().unwrap_or_else(|| "memory".to_owned()))
+    }
+}
+
+#[async_trait]
+impl KeyAdmin for MemoryKms {
+    async fn rewrap(
+        &self,
+        from: &str,
+        wrapped: &[u8],
+        to: &str,
+        context: &EncryptionContext,
+    ) -> Result<Vec<u8>, KeyServiceError> {
+        let plaintext = self.unwrap(from, wrapped, context).await?;
+        self.check_usable(to)?;
+        let mut nonce = [0_u8; NONCE_LEN];
+        getrandom::fill(&mut nonce).map_err(|_| bad_answer("no random numbers"))?;
+        let payload = Payload {
+            msg: plaintext.expose(),
+            aad: &aad(context),
+        };
+        let ciphertext = self.cipher(to)?.encrypt(&Nonce::from(nonce), payload);
+        Ok([
+            nonce.as_slice(),
+            &ciphertext.map_err(|_| bad_answer("wrapping failed"))?,
+        ]
+        .concat())
+    }
+
+    async fn rotate(&self, arn: &str) -> Result<(), KeyServiceError> {
+        self.answer().await?;
+        self.check_usable(arn)
     }
 }
 

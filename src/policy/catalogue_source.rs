@@ -15,7 +15,7 @@ use super::publish::{PublishError, domain_with_key, newest, newest_domain};
 use super::signed::{TrustError, VerifiedDomain, VerifiedPolicy};
 use super::source::{PolicySource, PolicySourceError};
 use super::trust::TrustedOwners;
-use crate::clock::{Clock, UnixMillis};
+use crate::clock::{Clock, Steady};
 use crate::keys::Catalogue;
 use crate::seal::KeyId;
 
@@ -45,7 +45,7 @@ pub struct CataloguePolicies {
 type KeptBy<K, T> = HashMap<K, Kept<T>>;
 
 struct Kept<T> {
-    read: UnixMillis,
+    read: Steady,
     document: Arc<T>,
 }
 
@@ -86,7 +86,7 @@ impl CataloguePolicies {
     }
 
     fn is_fresh<T>(&self, kept: &Kept<T>) -> bool {
-        self.clock.now().since(kept.read) < self.refresh
+        self.clock.steady().since(kept.read) < self.refresh
     }
 
     /// The document to answer with, after the catalogue was asked.
@@ -96,7 +96,7 @@ impl CataloguePolicies {
         key: K,
         kept: &mut KeptBy<K, T>,
     ) -> Result<Arc<T>, PolicySourceError> {
-        let now = self.clock.now();
+        let now = self.clock.steady();
         match answer {
             Ok(document) => {
                 kept.insert(
@@ -230,7 +230,7 @@ mod tests {
     use super::super::publish::publish;
     use super::super::signed::{OwnerKey, sign};
     use super::*;
-    use crate::clock::ManualClock;
+    use crate::clock::{ManualClock, UnixMillis};
     use crate::keys::CatalogueError;
     use crate::keys::testing::MemoryCatalogue;
 

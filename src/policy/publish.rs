@@ -204,6 +204,27 @@ pub async fn domain_with_key(
     refused.map_or(Ok(None), Err)
 }
 
+/// All versions of the domain `name`, oldest first: each document, or why it is not believed.
+///
+/// # Errors
+/// [`PublishError::Catalogue`]
+pub async fn domain_history(
+    catalogue: &dyn Catalogue,
+    name: &str,
+    trusted: &TrustedOwners,
+) -> Result<Vec<Result<VerifiedDomain, PublishError>>, PublishError> {
+    let folder = Folder::of_domain(name);
+    let mut history = Vec::new();
+    for version in versions(catalogue, &folder).await? {
+        match domain_at(catalogue, &folder, version, trusted).await {
+            Ok(document) => history.extend(document.map(Ok)),
+            Err(PublishError::Catalogue(error)) => return Err(error.into()),
+            Err(error) => history.push(Err(error)),
+        }
+    }
+    Ok(history)
+}
+
 async fn policy_at(
     catalogue: &dyn Catalogue,
     folder: &Folder,
