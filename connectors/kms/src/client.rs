@@ -14,6 +14,9 @@ use aws_sdk_kms::types::DataKeySpec;
 use aws_smithy_http_client::tls::Provider;
 use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
+use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
+use aws_smithy_runtime_api::client::result::SdkError;
+use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 use aws_smithy_types::retry::RetryConfig;
 use aws_smithy_types::timeout::TimeoutConfig;
 use sealflow::keys::{EncryptionContext, GeneratedKey, KeyDescription, KeyService, KeyServiceError};
@@ -21,7 +24,7 @@ use sealflow::secret::SecretBytes;
 use sha2::{Digest as _, Sha256};
 
 use crate::config::{KmsConfig, KmsConfigError, is_region};
-use crate::credentials::{CachedCredentials, chain_error};
+use crate::credentials::{CachedCredentials, are_same, chain_error};
 use crate::error::{Request, classify, is_stale_credentials};
 
 /// The first wait before another attempt is up to this long, then twice as long each time.
@@ -110,7 +113,7 @@ impl AwsKms {
     }
 
     /// The client for the region that `arn` names.
-    fn client(&self, arn: &str) -> Result<aws_sdk_kms::Client, KeyServiceError> {
+    pub(crate) fn client(&self, arn: &str) -> Result<aws_sdk_kms::Client, KeyServiceError> {
         let region = region_of_key(arn).ok_or_else(|| KeyServiceError::KeyUnusable {
             arn: arn.to_owned(),
             code: "NotAKeyArn".to_owned(),
@@ -133,12 +136,28 @@ impl AwsKms {
         self.credentials.get().await.map_err(|e| chain_error(&e))
     }
 
-    /// Passes `error` on; if it says that the credentials are stale, the next request looks them up afresh.
-    async fn failed(&self, error: KeyServiceError) -> KeyServiceError {
-        if is_stale_credentials(&error) {
-            self.credentials.forget().await;
+    /// Sends a request. If the service no longer takes the credentials (an expired token, say) and the chain has others by
+    /// now, it is sent once more with those: a process that refreshes its credentials needs no restart, and no pipeline
+    /// stops for it.
+    pub(crate) async fn send<T, E, F>(&self, about: (Request, &str), send: impl Fn() -> F) -> Result<T, KeyServiceError>
+    where
+        E: ProvideErrorMetadata,
+        F: Future<Output = Result<T, SdkError<E, HttpResponse>>>,
+    {
+        let (request, arn) = about;
+        let used = self.current_credentials().await?;
+        let error = match send().await {
+            Ok(answer) => return Ok(answer),
+            Err(error) => classify(&error, request, arn),
+        };
+        if !is_stale_credentials(&error) {
+            return Err(error);
         }
-        error
+        self.credentials.forget(&used).await;
+        match self.credentials.get().await {
+            Ok(fresh) if !are_same(&fresh, &used) => send().await.map_err(|error| classify(&error, request, arn)),
+            _ => Err(error),
+        }
     }
 }
 
@@ -160,11 +179,7 @@ impl KeyService for AwsKms {
             1..=MAX_DATA_KEY => request.number_of_bytes(i32::try_from(len).unwrap_or(i32::MAX)),
             _ => return Err(bad_answer("a data key has 1 to 1,024 bytes")),
         };
-        self.current_credentials().await?;
-        let answer = match request.send().await {
-            Ok(answer) => answer,
-            Err(error) => return Err(self.failed(classify(&error, Request::Generate, arn)).await),
-        };
+        let answer = self.send((Request::Generate, arn), || request.clone().send()).await?;
         let plaintext = answer.plaintext.map(secret).ok_or_else(|| bad_answer("no plaintext"))?;
         let wrapped = answer
             .ciphertext_blob
@@ -197,11 +212,7 @@ impl KeyService for AwsKms {
             .key_id(arn)
             .ciphertext_blob(blob)
             .set_encryption_context(Some(pairs(context)));
-        self.current_credentials().await?;
-        let answer = match request.send().await {
-            Ok(answer) => answer,
-            Err(error) => return Err(self.failed(classify(&error, Request::Unwrap, arn)).await),
-        };
+        let answer = self.send((Request::Unwrap, arn), || request.clone().send()).await?;
         let plaintext = answer.plaintext.map(secret).ok_or_else(|| bad_answer("no plaintext"))?;
         check_key(answer.key_id.as_deref(), arn)?;
         if plaintext.is_empty() || plaintext.len() > MAX_DATA_KEY {
@@ -212,11 +223,8 @@ impl KeyService for AwsKms {
 
     async fn describe(&self, arn: &str) -> Result<KeyDescription, KeyServiceError> {
         let client = self.client(arn)?;
-        self.current_credentials().await?;
-        let answer = match client.describe_key().key_id(arn).send().await {
-            Ok(answer) => answer,
-            Err(error) => return Err(self.failed(classify(&error, Request::Describe, arn)).await),
-        };
+        let request = client.describe_key().key_id(arn);
+        let answer = self.send((Request::Describe, arn), || request.clone().send()).await?;
         let metadata = answer.key_metadata.ok_or_else(|| bad_answer("no key metadata"))?;
         check_key(metadata.arn.as_deref(), arn)?;
         let state = metadata
@@ -305,7 +313,7 @@ fn region_of_key(arn: &str) -> Option<&str> {
     (partition.starts_with("aws") && is_region(region) && is_account && is_id).then_some(region)
 }
 
-fn check_key(answered: Option<&str>, arn: &str) -> Result<(), KeyServiceError> {
+pub(crate) fn check_key(answered: Option<&str>, arn: &str) -> Result<(), KeyServiceError> {
     if answered == Some(arn) {
         Ok(())
     } else {
@@ -313,7 +321,7 @@ fn check_key(answered: Option<&str>, arn: &str) -> Result<(), KeyServiceError> {
     }
 }
 
-fn pairs(context: &EncryptionContext) -> std::collections::HashMap<String, String> {
+pub(crate) fn pairs(context: &EncryptionContext) -> std::collections::HashMap<String, String> {
     context
         .iter()
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
@@ -334,7 +342,7 @@ fn hashed(access_key_id: &str) -> String {
     format!("access-key:{hex}")
 }
 
-fn bad_answer(reason: &str) -> KeyServiceError {
+pub(crate) fn bad_answer(reason: &str) -> KeyServiceError {
     KeyServiceError::BadAnswer {
         reason: reason.to_owned(),
     }

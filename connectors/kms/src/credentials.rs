@@ -71,10 +71,21 @@ impl CachedCredentials {
         }
     }
 
-    /// Forgets the credentials, because the service no longer takes them.
-    pub(crate) async fn forget(&self) {
-        *self.cached.lock().await = None;
+    /// Forgets `refused`, because the service no longer takes them. What others have renewed meanwhile stays.
+    pub(crate) async fn forget(&self, refused: &Credentials) {
+        let mut cached = self.cached.lock().await;
+        if cached
+            .as_ref()
+            .is_some_and(|known| are_same(&known.credentials, refused))
+        {
+            *cached = None;
+        }
     }
+}
+
+/// Whether a service would tell them apart.
+pub(crate) fn are_same(a: &Credentials, b: &Credentials) -> bool {
+    a.access_key_id() == b.access_key_id() && a.session_token() == b.session_token()
 }
 
 fn remaining(credentials: &Credentials) -> Option<Duration> {
@@ -173,7 +184,11 @@ mod tests {
         }
         tokio::time::advance(REFRESH).await;
         assert_eq!(cache.get().await.unwrap().access_key_id(), "AKIA2");
-        cache.forget().await;
+        let refused = cache.get().await.unwrap();
+        cache.forget(&refused).await;
+        assert_eq!(cache.get().await.unwrap().access_key_id(), "AKIA3");
+        // Somebody who was refused with the old ones does not throw away the new.
+        cache.forget(&refused).await;
         assert_eq!(cache.get().await.unwrap().access_key_id(), "AKIA3");
         assert_eq!(calls.load(Ordering::SeqCst), 3);
     }

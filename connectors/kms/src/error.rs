@@ -13,6 +13,8 @@ pub(crate) enum Request {
     Generate,
     Unwrap,
     Describe,
+    Rewrap,
+    Rotate,
 }
 
 /// Longer codes than AWS has are not passed on.
@@ -67,6 +69,10 @@ fn by_code(
     };
     let arn = arn.to_owned();
     match code.as_str() {
+        // Here it is no quota of requests but the end of what one key can be rotated.
+        "LimitExceededException" | "ConflictException" if request == Request::Rotate => {
+            KeyServiceError::KeyUnusable { arn, code }
+        }
         "ThrottlingException"
         | "Throttling"
         | "ThrottledException"
@@ -94,15 +100,18 @@ fn by_code(
         | "InvalidGrantTokenException" => KeyServiceError::NotPermitted { arn, code },
         "InvalidCiphertextException" | "IncorrectKeyException" => KeyServiceError::Refused { arn, code },
         // Wrapped bytes of a length that no KMS gives out fail validation before they are looked at.
-        "ValidationException" if request == Request::Unwrap => KeyServiceError::Refused { arn, code },
+        "ValidationException" if matches!(request, Request::Unwrap | Request::Rewrap) => {
+            KeyServiceError::Refused { arn, code }
+        }
         "DisabledException"
         | "NotFoundException"
         | "KMSInvalidStateException"
-        | "KeyUnavailableException"
         | "InvalidKeyUsageException"
         | "InvalidArnException"
         | "UnsupportedOperationException" => KeyServiceError::KeyUnusable { arn, code },
-        "DependencyTimeoutException"
+        // KMS says of it: "You can retry the request".
+        "KeyUnavailableException"
+        | "DependencyTimeoutException"
         | "KMSInternalException"
         | "InternalFailure"
         | "InternalError"
@@ -192,12 +201,7 @@ mod tests {
             };
             assert_eq!(map(code, 400, Request::Unwrap), expected);
         }
-        for code in [
-            "DisabledException",
-            "NotFoundException",
-            "KMSInvalidStateException",
-            "KeyUnavailableException",
-        ] {
+        for code in ["DisabledException", "NotFoundException", "KMSInvalidStateException"] {
             let expected = KeyServiceError::KeyUnusable {
                 arn: arn(),
                 code: code.to_owned(),
@@ -207,6 +211,7 @@ mod tests {
         for (code, status) in [
             ("KMSInternalException", 500),
             ("DependencyTimeoutException", 503),
+            ("KeyUnavailableException", 500),
             ("Strange", 502),
         ] {
             assert!(map(code, status, Request::Generate).is_retryable(), "{code}");
