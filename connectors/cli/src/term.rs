@@ -153,6 +153,12 @@ impl Progress {
         Self(Self::drawn(bar, wanted, "{spinner} {pos} records, {per_sec}"))
     }
 
+    /// Counts `total` things.
+    pub(crate) fn counted(total: u64, what: &str) -> Self {
+        let template = format!("{{bar:30}} {{pos}} of {{len}} {what}, {{eta}} left");
+        Self(Self::drawn(indicatif::ProgressBar::new(total), true, &template))
+    }
+
     /// Counts bytes of `total`.
     pub(crate) fn bytes(total: Option<u64>) -> Self {
         let template = "{bar:30} {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left";

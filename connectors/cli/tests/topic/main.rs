@@ -8,4 +8,5 @@
 mod exactly_once;
 mod leaks;
 mod refusals;
+mod rewrap;
 mod support;

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use sealflow::jose::Thumbprint;
 use sealflow::keys::Catalogue;
 use sealflow::policy::TrustedOwners;
+use sealflow_kms::KmsConfig;
 
 use crate::config::{self, Environment};
 use crate::failure::{Failure, Result};
@@ -63,10 +64,10 @@ pub(crate) async fn run(command: Command) -> Result<ExitCode> {
 /// Catalogue and owners
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Catalogue and owners")]
-pub(super) struct Trusting {
+pub(in crate::commands) struct Trusting {
     /// Take catalogue, owners and dataset from this pipeline file
     #[arg(long, value_name = "FILE", env = "SEALFLOW_PIPELINE", hide_env_values = true)]
-    pipeline: Option<PathBuf>,
+    pub(in crate::commands) pipeline: Option<PathBuf>,
     /// Catalogue of signed policies
     #[arg(long, value_name = "DIR", env = "SEALFLOW_CATALOGUE", hide_env_values = true)]
     catalogue: Option<PathBuf>,
@@ -83,16 +84,18 @@ pub(super) struct Trusting {
 }
 
 /// What [`Trusting`] comes to.
-struct Trusted {
-    catalogue: Arc<dyn Catalogue>,
-    owners: TrustedOwners,
+pub(in crate::commands) struct Trusted {
+    pub(in crate::commands) catalogue: Arc<dyn Catalogue>,
+    pub(in crate::commands) owners: TrustedOwners,
     /// Of the pipeline file.
     dataset: Option<String>,
+    /// Of the pipeline file, or the default.
+    pub(in crate::commands) kms: KmsConfig,
 }
 
 impl Trusting {
     /// `also` is believed as well: the key that signs right now.
-    fn open(&self, also: Option<Thumbprint>) -> Result<Trusted> {
+    pub(in crate::commands) fn open(&self, also: Option<Thumbprint>) -> Result<Trusted> {
         let loaded = match &self.pipeline {
             Some(path) => Some(config::load(path, &Environment::of_process())?),
             None => None,
@@ -113,17 +116,20 @@ impl Trusting {
                 "give --owner THUMBPRINT or --pipeline FILE",
             ));
         }
-        let dataset = loaded.map(|config| config.dataset);
+        let (dataset, kms) = loaded.map_or((None, KmsConfig::default()), |config| {
+            (Some(config.dataset), config.kms)
+        });
         Ok(Trusted {
             catalogue: open_catalogue(&folder)?,
             owners: trust::owners(&owners)?,
             dataset,
+            kms,
         })
     }
 }
 
 impl Trusted {
-    fn dataset(&self, given: Option<&String>) -> Result<String> {
+    pub(in crate::commands) fn dataset(&self, given: Option<&String>) -> Result<String> {
         given
             .or(self.dataset.as_ref())
             .cloned()

@@ -1,10 +1,11 @@
-//! `sealflow keys`: the key envelopes of a catalogue. They hold wrapped keys, and even those are not shown.
+//! `keys list` and `keys show`: the data keys of a catalogue by their envelopes. They hold wrapped keys, and even those
+//! are not shown.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use sealflow::keys::{Catalogue, Envelope};
+use sealflow::keys::Envelope;
+use sealflow::keys::rewrap::{Wrapped, inventory};
 use serde::Serialize;
 
 use crate::config::{self, Environment};
@@ -12,17 +13,6 @@ use crate::failure::{Exit, Failure, Result};
 use crate::services::open_catalogue;
 use crate::term::{OutputFormat, say, say_json, table};
 use crate::time::rfc3339;
-
-/// Show the key envelopes of a catalogue, never a key
-///
-/// Each data key lies in the catalogue as an envelope: wrapped by KMS, with dataset, policy key, ACL and labels.
-#[derive(Debug, clap::Subcommand)]
-pub(crate) enum Command {
-    /// List all data keys, newest first
-    List(ListArgs),
-    /// Show one data key
-    Show(ShowArgs),
-}
 
 /// List all data keys, newest first
 #[derive(Debug, clap::Args)]
@@ -79,16 +69,8 @@ struct ShownLabel {
     bind_row: Option<String>,
 }
 
-/// Runs the subcommand.
-pub(crate) async fn run(command: Command) -> Result<ExitCode> {
-    match command {
-        Command::List(args) => list(&args).await,
-        Command::Show(args) => show(&args).await,
-    }
-}
-
-async fn list(args: &ListArgs) -> Result<ExitCode> {
-    let mut keys = args.place.keys("keys").await?;
+pub(super) async fn list(args: &ListArgs) -> Result<ExitCode> {
+    let mut keys = args.place.keys().await?;
     keys.retain(|key| args.dataset.as_ref().is_none_or(|dataset| *dataset == key.dataset));
     if args.place.output == OutputFormat::Json {
         say_json(&keys);
@@ -110,8 +92,8 @@ async fn list(args: &ListArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn show(args: &ShowArgs) -> Result<ExitCode> {
-    let mut keys = args.place.keys("keys").await?;
+pub(super) async fn show(args: &ShowArgs) -> Result<ExitCode> {
+    let mut keys = args.place.keys().await?;
     keys.retain(|key| key.key.starts_with(&args.key));
     let [key] = &keys[..] else {
         let message = format!("{} data keys start with {}", keys.len(), args.key);
@@ -143,7 +125,7 @@ async fn show(args: &ShowArgs) -> Result<ExitCode> {
 }
 
 impl Place {
-    async fn keys(&self, prefix: &str) -> Result<Vec<Shown>> {
+    async fn keys(&self) -> Result<Vec<Shown>> {
         let folder = match (&self.catalogue, &self.pipeline) {
             (Some(folder), _) => folder.clone(),
             (None, Some(path)) => config::load(path, &Environment::of_process())?.catalogue.folder,
@@ -162,32 +144,20 @@ impl Place {
             ));
         }
         let catalogue = open_catalogue(&folder)?;
-        let mut keys: Vec<_> = collect(catalogue.as_ref(), prefix).await?.into_values().collect();
+        let found = inventory(catalogue.as_ref()).await?;
+        for path in found.unreadable {
+            tracing::warn!(path, "not a key envelope of a version known here");
+        }
+        let shown = |key: &Wrapped| Some(Shown::new(key.newest()?, key.envelopes.len()));
+        let mut keys: Vec<_> = found.keys.iter().filter_map(shown).collect();
         keys.sort_by(|a, b| b.created.cmp(&a.created).then_with(|| a.key.cmp(&b.key)));
         Ok(keys)
     }
 }
 
-async fn collect(catalogue: &dyn Catalogue, prefix: &str) -> Result<BTreeMap<String, Shown>> {
-    let mut keys: BTreeMap<String, Shown> = BTreeMap::new();
-    for path in catalogue.list(prefix).await? {
-        let Some(bytes) = catalogue.get(&path).await? else {
-            continue;
-        };
-        let Ok(envelope) = Envelope::from_bytes(&bytes) else {
-            tracing::warn!(path, "not a key envelope of a version known here");
-            continue;
-        };
-        let shown = Shown::new(&envelope);
-        keys.entry(shown.key.clone())
-            .and_modify(|known| known.envelopes += 1)
-            .or_insert(shown);
-    }
-    Ok(keys)
-}
-
 impl Shown {
-    fn new(envelope: &Envelope) -> Self {
+    /// `envelope` is the newest: the one that counts.
+    fn new(envelope: &Envelope, envelopes: usize) -> Self {
         let label = |entry: &sealflow::keys::LabelEntry| ShownLabel {
             label: entry.label.clone(),
             bind_row: entry.bind_row.clone(),
@@ -202,7 +172,7 @@ impl Shown {
             created: rfc3339(envelope.created()),
             not_after: rfc3339(envelope.not_after()),
             labels: envelope.labels.iter().map(label).collect(),
-            envelopes: 1,
+            envelopes,
         }
     }
 }

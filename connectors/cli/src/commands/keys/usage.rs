@@ -1,0 +1,339 @@
+//! `keys usage`: which KMS keys are used by which datasets, policies and domains, and what a deletion would cost.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use sealflow::keys::envelope::read_header;
+use sealflow::keys::rewrap::{Inventory, inventory};
+use sealflow::keys::{Catalogue, Envelope, governing};
+use sealflow::policy::publish::domain_history;
+use sealflow::policy::{PolicySource, TrustedOwners};
+use serde::Serialize;
+
+use crate::commands::policy::Trusting;
+use crate::commands::sidecar;
+use crate::commands::stream::envelopes;
+use crate::config::{self, Environment};
+use crate::failure::{Exit, Failure, Result};
+use crate::term::{OutputFormat, note, say, say_json, table};
+use crate::trust;
+
+/// How long the brokers may take.
+const SCAN_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Show which KMS keys are used by what, and which could be deleted
+///
+/// Reads policies, domains and key envelopes of the catalogue, asks no KMS. `superseded` means that nothing in this
+/// catalogue needs the key any more: no policy or domain names it, and every data key that was wrapped by it has a newer
+/// envelope under another key. The catalogue cannot know of sealed data whose readers do not have it, of other
+/// catalogues, nor of backups: disable a key and wait before it is deleted.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Also count the envelopes of this .sfkeys file; may be repeated
+    #[arg(long = "file", value_name = "FILE")]
+    files: Vec<PathBuf>,
+    /// Also count envelopes that travel with the newest records of this topic (needs --pipeline); may be repeated
+    #[arg(long = "topic", value_name = "TOPIC")]
+    topics: Vec<String>,
+    /// How many records of each topic are read, spread over its partitions
+    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    records: u32,
+    /// How to print it
+    #[arg(long, value_enum, default_value_t)]
+    output: OutputFormat,
+    #[command(flatten)]
+    trusting: Trusting,
+}
+
+/// What depends on a KMS key, the strongest first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum State {
+    /// A policy or domain seals under it.
+    Seals,
+    /// Data keys or domain secrets open only with it.
+    Opens,
+    /// A policy names it under `previous:`, but no data key needs it.
+    Listed,
+    /// Nothing of this catalogue needs it.
+    Superseded,
+    /// Something could not be read, so nobody can say.
+    #[default]
+    Unknown,
+}
+
+/// One KMS key.
+#[derive(Debug, Default, Serialize)]
+struct Usage {
+    arn: String,
+    state: State,
+    /// Datasets whose newest policy seals under it, and domains (`domain:NAME`) whose newest version does.
+    seals: BTreeSet<String>,
+    /// Datasets whose newest policy lists it under `previous:`.
+    previous: BTreeSet<String>,
+    /// Data keys whose newest envelope is under it, by dataset.
+    opens: BTreeMap<String, usize>,
+    /// Data keys that it wrapped once and that have a newer envelope under another key.
+    superseded: usize,
+    /// Domain secrets of any version, which cannot be moved.
+    domain_secrets: BTreeSet<String>,
+    /// Travelling envelopes under it, in the files and topics that were read, whose data key the catalogue does not
+    /// have under another KMS key.
+    travelling: BTreeMap<String, usize>,
+}
+
+/// Everything found.
+#[derive(Debug, Serialize)]
+struct Report {
+    kms_keys: Vec<Usage>,
+    /// What could not be read or believed: while there is any, no key is called superseded.
+    unreadable: Vec<String>,
+    /// Files and topics that were read for travelling envelopes.
+    scanned: Vec<String>,
+    /// What the catalogue cannot know.
+    caveat: &'static str,
+}
+
+const CAVEAT: &str = "this says what the catalogue knows: envelopes in topics, files and backups that were not scanned, \
+    readers without this catalogue, other catalogues and other users of a KMS key are not in it";
+
+type Found = BTreeMap<String, Usage>;
+
+pub(super) async fn run(args: &Args) -> Result<ExitCode> {
+    let trusted = args.trusting.open(None)?;
+    let policies = trust::policies(&trusted.catalogue, trusted.owners.clone());
+    let catalogue = trusted.catalogue.as_ref();
+    let inventory = inventory(catalogue).await?;
+    let mut found = Found::new();
+    let mut unreadable = inventory.unreadable.clone();
+    for wrapped in &inventory.keys {
+        for (place, (_, envelope)) in wrapped.envelopes.iter().enumerate() {
+            let is_newest_under_it = !wrapped.envelopes[..place].iter().any(|(_, e)| e.arn == envelope.arn);
+            let usage = entry(&mut found, &envelope.arn);
+            if place == 0 {
+                *usage.opens.entry(envelope.dataset.clone()).or_default() += 1;
+            } else if is_newest_under_it {
+                usage.superseded += 1;
+            }
+        }
+    }
+    of_policies(catalogue, &policies, &inventory, &mut found, &mut unreadable).await?;
+    of_domains(catalogue, &trusted.owners, &mut found, &mut unreadable).await?;
+    let scanned = travelling(args, &inventory, &mut found).await?;
+    let mut kms_keys: Vec<_> = found.into_values().collect();
+    for usage in &mut kms_keys {
+        usage.state = usage.judge(unreadable.is_empty());
+    }
+    kms_keys.sort_by(|a, b| (a.state, &a.arn).cmp(&(b.state, &b.arn)));
+    tell(
+        &Report {
+            kms_keys,
+            unreadable,
+            scanned,
+            caveat: CAVEAT,
+        },
+        args.output,
+    );
+    Ok(ExitCode::SUCCESS)
+}
+
+impl Usage {
+    fn judge(&self, all_was_read: bool) -> State {
+        if !self.seals.is_empty() {
+            State::Seals
+        } else if !self.opens.is_empty() || !self.domain_secrets.is_empty() || !self.travelling.is_empty() {
+            State::Opens
+        } else if !all_was_read {
+            State::Unknown
+        } else if !self.previous.is_empty() {
+            State::Listed
+        } else {
+            State::Superseded
+        }
+    }
+}
+
+fn entry<'a>(found: &'a mut Found, arn: &str) -> &'a mut Usage {
+    found.entry(arn.to_owned()).or_insert_with(|| Usage {
+        arn: arn.to_owned(),
+        ..Usage::default()
+    })
+}
+
+/// The newest policy of every dataset that the catalogue knows, by policy or by envelope.
+async fn of_policies(
+    catalogue: &dyn Catalogue,
+    policies: &dyn PolicySource,
+    inventory: &Inventory,
+    found: &mut Found,
+    unreadable: &mut Vec<String>,
+) -> Result<()> {
+    let mut datasets = names(catalogue, "policies").await?;
+    let envelopes = inventory.keys.iter().filter_map(|key| key.newest());
+    datasets.extend(envelopes.map(|envelope| governing(&envelope.dataset).to_owned()));
+    for dataset in datasets {
+        match policies.policy(&dataset).await {
+            Ok(policy) => {
+                for key in policy.policy().keys.values() {
+                    entry(found, &key.arn).seals.insert(dataset.clone());
+                }
+                for key in &policy.policy().previous.keys {
+                    entry(found, &key.arn).previous.insert(dataset.clone());
+                }
+            }
+            Err(error) if error.is_retryable() => return Err(error.into()),
+            Err(error) => unreadable.push(format!("policy of {dataset}: {error}")),
+        }
+    }
+    Ok(())
+}
+
+async fn of_domains(
+    catalogue: &dyn Catalogue,
+    owners: &TrustedOwners,
+    found: &mut Found,
+    unreadable: &mut Vec<String>,
+) -> Result<()> {
+    for name in names(catalogue, "domains").await? {
+        let history = domain_history(catalogue, &name, owners).await?;
+        let newest = history.len();
+        for (n, document) in history.into_iter().enumerate() {
+            match document {
+                Ok(document) => {
+                    let document = document.document();
+                    let usage = entry(found, &document.arn);
+                    usage
+                        .domain_secrets
+                        .insert(format!("{name} version {}", document.version));
+                    if n + 1 == newest {
+                        usage.seals.insert(format!("domain:{name}"));
+                    }
+                }
+                Err(error) => unreadable.push(format!("domain {name}: {error}")),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Names of the folders below `prefix`.
+async fn names(catalogue: &dyn Catalogue, prefix: &str) -> Result<BTreeSet<String>> {
+    let paths = catalogue.list(prefix).await?;
+    let name = |path: &String| path.split('/').nth(1).map(str::to_owned);
+    Ok(paths.iter().filter_map(name).collect())
+}
+
+/// Counts envelopes of files and topics, and returns what was read.
+async fn travelling(args: &Args, inventory: &Inventory, found: &mut Found) -> Result<Vec<String>> {
+    let newest: BTreeMap<_, _> = inventory
+        .keys
+        .iter()
+        .filter_map(|key| Some((key.key.to_string(), key.newest()?.arn.clone())))
+        .collect();
+    let mut count = |envelope: &Envelope, place: &str| {
+        let elsewhere = newest.get(&envelope.key_id().to_string());
+        if elsewhere.is_none_or(|arn| *arn == envelope.arn) {
+            let places = &mut entry(found, &envelope.arn).travelling;
+            *places.entry(place.to_owned()).or_default() += 1;
+        }
+    };
+    let mut scanned = Vec::new();
+    for path in &args.files {
+        let place = path.display().to_string();
+        let lines = sidecar::read(path)?;
+        let lines = lines
+            .lines()
+            .filter(|line| !line.trim().is_empty() && !line.starts_with('#'));
+        for line in lines {
+            let envelope = Envelope::from_text(line.trim())
+                .map_err(|error| Failure::new(Exit::Data, format_args!("{place}: {error}"), "give a .sfkeys file"))?;
+            count(&envelope, &place);
+        }
+        scanned.push(place);
+    }
+    for topic in &args.topics {
+        let (records, seen) = scan(args, topic).await?;
+        for bytes in &seen {
+            if let Ok(envelope) = Envelope::from_bytes(bytes) {
+                count(&envelope, topic);
+            }
+        }
+        scanned.push(format!(
+            "{topic}: the newest {records} records, {} different envelopes",
+            seen.len()
+        ));
+    }
+    Ok(scanned)
+}
+
+/// The different envelopes that travel with the newest records of `topic`, and how many records were read.
+async fn scan(args: &Args, topic: &str) -> Result<(usize, BTreeSet<Vec<u8>>)> {
+    let Some(path) = &args.trusting.pipeline else {
+        return Err(Failure::usage(
+            "no brokers",
+            "give --pipeline FILE together with --topic",
+        ));
+    };
+    let mut kafka = config::load(path, &Environment::of_process())?.kafka();
+    kafka.source.topics = vec![topic.to_owned()];
+    kafka.source.pattern = None;
+    // Only read from: a name that is not the source's passes the check that a pipeline does not read what it writes.
+    kafka.target.topic = "{topic}.not-written".to_owned();
+    let wanted = args.records as usize;
+    let read = tokio::task::spawn_blocking(move || sealflow_kafka::sample(&kafka, wanted, SCAN_TIMEOUT)).await;
+    let records = read.map_err(|error| Failure::new(Exit::Internal, error, "report this"))??;
+    let mut seen = BTreeSet::new();
+    for header in records.iter().flat_map(envelopes) {
+        if let Ok(found) = read_header(header) {
+            seen.extend(found.into_iter().map(<[u8]>::to_vec));
+        }
+    }
+    Ok((records.len(), seen))
+}
+
+fn tell(report: &Report, output: OutputFormat) {
+    if output == OutputFormat::Json {
+        say_json(report);
+        return;
+    }
+    let mut rows = vec![
+        [
+            "KMS KEY",
+            "STATE",
+            "DATA KEYS",
+            "SUPERSEDED",
+            "SEALS",
+            "PREVIOUS",
+            "OPENS",
+        ]
+        .map(str::to_owned),
+    ];
+    rows.extend(report.kms_keys.iter().map(|usage| {
+        let list = |names: &BTreeSet<String>| names.iter().cloned().collect::<Vec<_>>().join(",");
+        let travelling = usage.travelling.keys().map(|place| format!("in {place}"));
+        let opens = usage
+            .opens
+            .keys()
+            .cloned()
+            .chain(usage.domain_secrets.iter().map(|d| format!("domain {d}")));
+        [
+            usage.arn.clone(),
+            format!("{:?}", usage.state).to_lowercase(),
+            usage.opens.values().sum::<usize>().to_string(),
+            usage.superseded.to_string(),
+            list(&usage.seals),
+            list(&usage.previous),
+            opens.chain(travelling).collect::<Vec<_>>().join(","),
+        ]
+    }));
+    table(&rows);
+    for what in &report.unreadable {
+        say(format_args!("cannot be read, so no key is called superseded: {what}"));
+    }
+    for place in &report.scanned {
+        say(format_args!("also read: {place}"));
+    }
+    note(CAVEAT);
+}
