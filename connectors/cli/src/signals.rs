@@ -10,8 +10,8 @@ use crate::term::note;
 
 /// Listens for both signals from now on; the receiver's level goes up with each.
 pub(crate) fn listen() -> Result<watch::Receiver<Shutdown>> {
-    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(|error| failed(&error))?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| failed(&error))?;
     let (sender, receiver) = watch::channel(Shutdown::Run);
     tokio::spawn(async move {
         either(&mut terminate, &mut interrupt).await;
@@ -29,8 +29,8 @@ pub(crate) fn listen() -> Result<watch::Receiver<Shutdown>> {
 /// For commands that write files: a signal removes what is half written and ends the process, with the exit code
 /// that shells give (128 and the signal's number).
 pub(crate) fn remove_half_written_files() -> Result<()> {
-    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(|error| failed(&error))?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| failed(&error))?;
     tokio::spawn(async move {
         let code = tokio::select! {
             _ = terminate.recv() => 143,
@@ -43,7 +43,7 @@ pub(crate) fn remove_half_written_files() -> Result<()> {
     Ok(())
 }
 
-fn failed(error: std::io::Error) -> Failure {
+fn failed(error: &std::io::Error) -> Failure {
     Failure::new(
         Exit::Internal,
         format_args!("cannot listen for signals: {error}"),
