@@ -28,7 +28,7 @@ pub type Path = Box<dyn FnMut()>;
 pub type Prepare = fn() -> Result<Path, Error>;
 
 /// All of them: name and constructor. A new one is a function and a line here.
-pub const PATHS: [(&str, Prepare); 9] = [
+pub const PATHS: &[(&str, Prepare)] = &[
     ("locate the columns of a record", locate),
     ("encode the values of a record", encode),
     ("seal a column", seal_column),

@@ -34,7 +34,7 @@ pub(crate) fn run() -> Result<(), Error> {
         return Ok(());
     }
     let mut counts = BTreeMap::new();
-    for (name, _) in PATHS {
+    for (name, _) in PATHS.iter().copied() {
         let count = count(name)? / ITEMS as u64;
         report::figure(SECTION, "instructions", name, "per item", report::exactly(count as f64))?;
         counts.insert(name.to_owned(), count);
@@ -63,7 +63,8 @@ fn compare(checked: &Checked, here: &Checked) -> Result<(), Error> {
         };
         let change = (*count as f64 / *before as f64 - 1.0) * 100.0;
         println!("  {name}: {change:+.1} % against the checked-in {before}");
-        if change > checked.tolerance_percent {
+        // Multiplied, not divided: exactly the tolerance is within it.
+        if *count as f64 * 100.0 > *before as f64 * (100.0 + checked.tolerance_percent) {
             slower.push(format!("{name} takes {change:.1} % more instructions"));
         }
     }

@@ -26,7 +26,7 @@ type Section = fn() -> Result<(), Error>;
 
 /// All sections in the order in which they run: name, and the function in the file of that name.
 /// A new one is a file and a line here.
-const SECTIONS: [(&str, Section); 10] = [
+const SECTIONS: &[(&str, Section)] = &[
     ("instructions", instructions::run),
     ("allocations", allocations::run),
     ("values", values::run),
@@ -54,12 +54,13 @@ fn main() -> ExitCode {
     }
     let known = |name: &String| SECTIONS.iter().any(|(section, _)| section == name);
     if let Some(unknown) = names.iter().find(|name| !known(name)) {
-        let all = SECTIONS.map(|(section, _)| section).join(", ");
+        let all: Vec<&str> = SECTIONS.iter().map(|(section, _)| *section).collect();
+        let all = all.join(", ");
         println!("error: there is no benchmark {unknown}\n help: one of {all}");
         return ExitCode::from(64);
     }
     let mut failed = Vec::new();
-    for (name, run) in SECTIONS {
+    for (name, run) in SECTIONS.iter().copied() {
         if names.is_empty() || names.iter().any(|given| given == name) {
             println!("\n== {name}");
             if let Err(error) = run() {

@@ -39,7 +39,7 @@ fn run() -> Result<bool, Error> {
     let given = std::env::args().nth(1).map(std::fs::read_to_string).transpose()?;
     let bounds: BTreeMap<String, Bound> = serde_json::from_str(given.as_deref().unwrap_or(BOUNDS))?;
     let mut within = true;
-    for (name, prepare) in PATHS {
+    for (name, prepare) in PATHS.iter().copied() {
         let mut path = prepare()?;
         // What is kept from run to run is not counted.
         path();
