@@ -33,6 +33,8 @@ forbid "the catalogue has no Arrow, no Kafka and no AWS client" "arrow.*|rdkafka
 forbid "the development KMS is no part of the client" "aws-.*|rdkafka.*|arrow.*" -p sealflow-local-kms -e normal,build
 forbid "private-key operations never use the rsa crate (RUSTSEC-2023-0071)" "rsa" --workspace -e normal,build
 
+forbid "what is released has no failpoints" "fail" -p sealflow-cli -e normal,build
+
 versions="$(cargo tree --workspace --all-features --prefix none --format '{p}' -e normal | grep -oE '^arrow-array v[^ ]+' | sort -u | wc -l)"
 if [ "$versions" -gt 1 ]; then
     say "broken: more than one version of Arrow"

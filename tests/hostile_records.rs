@@ -13,8 +13,8 @@ use sealflow::flow::direct::DirectSealer;
 use sealflow::keys::testing::{MemoryCatalogue, MemoryKms};
 use sealflow::keys::{CatalogueError, DomainKeys, KEYS_HEADER, OpeningKeys, SealingKeys, envelope};
 use sealflow::pipeline::{
-    Format, Header, KeysPlacement, OpenTransform, Outcome, Position, Record, Route, SealTransform, StopKind, Timestamp,
-    Transform, TransformError,
+    Format, Header, KeysPlacement, OpenTransform, Outcome, OutputLimits, Position, Record, Route, SealTransform,
+    StopKind, Timestamp, Transform, TransformError,
 };
 use sealflow::policy::{FixedPolicies, VerifiedPolicy};
 use sealflow::seal::UsageLimits;
@@ -133,6 +133,8 @@ async fn a_record_with_more_keys_than_a_header_holds_opens_again() {
 async fn padding_cannot_blow_one_record_up_without_bound() {
     let column = r#"{ path: "a[*]", key: default, acl: pii, pad_to: 65536 }"#;
     let (seal, _) = Bench::new().process(column, Format::Json);
+    // The limit of a record would be reached before.
+    let seal = seal.with_limits(OutputLimits::FILES);
     for (values, route) in [(256, Route::Target), (257, Route::DeadLetter)] {
         let list = vec!["1"; values].join(",");
         let outcome = apply(&seal, record(&format!(r#"{{"a":[{list}]}}"#), None)).await;

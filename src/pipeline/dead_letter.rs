@@ -52,15 +52,19 @@ impl DeadLetter {
             topic: position.topic.to_string(),
             partition: position.partition,
             offset: position.offset,
-            record: String::from_utf8_lossy(&text).into_owned(),
+            // The text form is ASCII.
+            record: String::from_utf8(text).unwrap_or_default(),
         }
     }
 
     /// The JSON that is written to the dead-letter topic.
     #[must_use]
     pub fn to_json(&self) -> Vec<u8> {
-        // Strings and integers always serialise.
-        serde_json::to_vec(self).unwrap_or_default()
+        // Room from the start: growing would copy what may be the largest message of all.
+        let mut json = Vec::with_capacity(self.record.len() + self.topic.len() + 256);
+        // Strings and integers always serialise, and a `Vec` takes all of it.
+        let _ = serde_json::to_writer(&mut json, self);
+        json
     }
 
     /// Reads that JSON.
@@ -72,6 +76,21 @@ impl DeadLetter {
             Err(NotADeadLetter)
         }
     }
+}
+
+/// SHA-256 of a letter's JSON, in hexadecimal digits: names the letter wherever it lies. Each has a nonce of its own.
+#[must_use]
+pub fn digest(json: &[u8]) -> String {
+    use std::fmt::Write as _;
+
+    use sha2::{Digest as _, Sha256};
+    Sha256::digest(json)
+        .iter()
+        .fold(String::with_capacity(64), |mut hex, byte| {
+            // Writing into a `String` cannot fail.
+            let _ = write!(hex, "{byte:02x}");
+            hex
+        })
 }
 
 /// A record's key, value, headers and time stamp as CBOR: array of five, what a dead letter seals.

@@ -16,9 +16,11 @@ use tokio::task::{JoinError, JoinSet};
 use zeroize::Zeroizing;
 
 use super::dead_letter::CANNOT_OPEN;
+use super::output::{OutputLimits, too_large_unread};
 use super::plan::{Format, Place, Plan, Rejection};
 use super::record::Record;
-use super::seal::{FETCHES, KeysPlacement, TransformCounters, from_domain, joined, seal_dead_letters, service_stop};
+use super::seal::{FETCHES, KeysPlacement, TransformCounters};
+use super::set_aside::{SetAside, from_domain, joined, service_stop};
 use super::transform::{Outcome, Route, StopKind, Transform, TransformError};
 use crate::columns::{Found, Locator, LocatorError, json, splice};
 use crate::flow::direct::DirectSealer;
@@ -34,6 +36,7 @@ pub struct OpenTransform {
     /// Seals dead letters and knows the domains.
     sealer: DirectSealer,
     placement: KeysPlacement,
+    limits: OutputLimits,
     counters: Arc<TransformCounters>,
 }
 
@@ -89,8 +92,23 @@ impl OpenTransform {
             keys,
             sealer,
             placement,
+            limits: OutputLimits::default(),
             counters: Arc::default(),
         })
+    }
+
+    /// The same transform with other limits of what records and batches may become.
+    #[must_use]
+    pub fn with_limits(mut self, limits: OutputLimits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// The same transform, counting where an earlier one did.
+    #[must_use]
+    pub fn with_counters(mut self, counters: Arc<TransformCounters>) -> Self {
+        self.counters = counters;
+        self
     }
 
     /// What it did so far.
@@ -99,7 +117,36 @@ impl OpenTransform {
         Arc::clone(&self.counters)
     }
 
+    /// The first records whose outcomes fit the limit of a batch's output, at least one.
+    fn extract_prefix(&self, records: &[Record]) -> Vec<Result<Extracted, Rejection>> {
+        let mut found = Found::default();
+        let mut bytes = 0;
+        let mut all = Vec::with_capacity(records.len());
+        for record in records {
+            let extracted = self.extract(record, &mut found);
+            // Opening makes records smaller, letters make them larger.
+            bytes += SetAside::letter_bytes(record);
+            all.push(extracted);
+            if bytes >= self.limits.batch.0 {
+                break;
+            }
+        }
+        all
+    }
+
+    fn set_aside(&self) -> SetAside<'_> {
+        SetAside {
+            plan: &self.plan,
+            sealer: &self.sealer,
+            placement: self.placement,
+            stage: "open",
+        }
+    }
+
     fn extract(&self, record: &Record, found: &mut Found) -> Result<Extracted, Rejection> {
+        if record.payload_bytes() as u64 > self.limits.record.0 {
+            return Err(too_large_unread());
+        }
         let mut items = Vec::new();
         let mut first = 0..0;
         if let Some(bytes) = &record.value {
@@ -343,7 +390,7 @@ fn outer_places<'r>(root: &Root, record: &'r Record) -> Vec<(Place, &'r Bytes)> 
 
 /// The envelopes of `dataset` in the record's `sealflow-keys` headers. Whatever else is there helps nobody, and
 /// does no harm: anybody can send a header of that name, and keys come from the catalogue too.
-fn travelling(record: &Record, dataset: &str) -> Vec<Bytes> {
+pub(super) fn travelling(record: &Record, dataset: &str) -> Vec<Bytes> {
     let is_ours = |bytes: &[u8]| Envelope::from_bytes(bytes).is_ok_and(|envelope| envelope.dataset == dataset);
     let headers = record.headers.iter().filter(|header| header.name == KEYS_HEADER);
     let mut envelopes = Vec::new();
@@ -421,7 +468,7 @@ fn outer_bytes(encoding: &[u8]) -> Result<Bytes, Rejection> {
 }
 
 /// A key that is not there: wait for it, stop for want of rights, or set the record aside.
-fn key_failure(error: OpenKeyError) -> Result<Result<Arc<OpenedKey>, Rejection>, TransformError> {
+pub(super) fn key_failure(error: OpenKeyError) -> Result<Result<Arc<OpenedKey>, Rejection>, TransformError> {
     match error {
         error if error.is_retryable() => Err(TransformError::Retry {
             reason: error.to_string(),
@@ -460,11 +507,9 @@ fn domain_failure(error: DomainError) -> Result<Result<DeterministicOpener, Reje
 
 #[async_trait]
 impl Transform for OpenTransform {
-    async fn apply(&self, records: Vec<Record>) -> Result<Vec<Outcome>, TransformError> {
-        let extracted: Vec<_> = {
-            let mut found = Found::default();
-            records.iter().map(|record| self.extract(record, &mut found)).collect()
-        };
+    async fn apply(&self, mut records: Vec<Record>) -> Result<Vec<Outcome>, TransformError> {
+        let extracted = self.extract_prefix(&records);
+        records.truncate(extracted.len());
         let mut ring = self.keyring(&extracted).await?;
         let mut outcomes = Vec::with_capacity(records.len());
         let mut rejected = Vec::new();
@@ -487,18 +532,17 @@ impl Transform for OpenTransform {
                 }
             }
         }
-        seal_dead_letters(
-            &self.plan,
-            &self.sealer,
-            self.placement,
-            "open",
-            &rejected,
-            &mut outcomes,
-        )
-        .await?;
+        self.set_aside().seal(&rejected, &mut outcomes).await?;
         self.counters
             .dead_letters
             .fetch_add(rejected.len() as u64, Ordering::Relaxed);
+        Ok(outcomes)
+    }
+    async fn refuse(&self, records: Vec<Record>, code: &'static str) -> Result<Vec<Outcome>, TransformError> {
+        let outcomes = self.set_aside().refuse(records, code, self.limits.batch.0).await?;
+        self.counters
+            .dead_letters
+            .fetch_add(outcomes.len() as u64, Ordering::Relaxed);
         Ok(outcomes)
     }
 }

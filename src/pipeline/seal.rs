@@ -10,14 +10,15 @@ use bytes::Bytes;
 use tokio::task::JoinSet;
 use zeroize::Zeroizing;
 
-use super::dead_letter::{self, DeadLetter};
+use super::output::{OutputLimits, too_large, too_large_unread};
 use super::plan::{Document, Format, Place, Plan, Rejection, is_domain};
 use super::record::{Header, Record};
-use super::transform::{Outcome, Route, StopKind, Transform, TransformError};
+use super::set_aside::{SetAside, from_direct, from_domain, joined};
+use super::transform::{Outcome, Route, Transform, TransformError};
 use crate::columns::{Found, LocatorError, coerce, json};
-use crate::flow::direct::{DirectError, DirectSealer};
+use crate::flow::direct::DirectSealer;
 use crate::keys::envelope::{KEYS_HEADER, MAX_ENVELOPES, write_header};
-use crate::keys::{ActiveKey, Domain, DomainError, KeyError};
+use crate::keys::{ActiveKey, Domain, KeyError};
 use crate::policy::{DomainDocument, DomainType, Root, VerifiedPolicy};
 use crate::seal::{PlainColumn, Plaintext, SealedColumn, value};
 
@@ -52,6 +53,7 @@ pub struct SealTransform {
     plan: Plan,
     sealer: DirectSealer,
     placement: KeysPlacement,
+    limits: OutputLimits,
     counters: Arc<TransformCounters>,
 }
 
@@ -79,6 +81,8 @@ struct Jobs {
     list: Vec<Job>,
     plain_keys: HashMap<usize, usize>,
     template_keys: HashMap<(usize, String), usize>,
+    /// Bytes that the records so far become: sealed values in their text form, row ids, dead letters.
+    bytes: u64,
 }
 
 impl Jobs {
@@ -121,8 +125,23 @@ impl SealTransform {
             plan: Plan::new(policy, format)?,
             sealer,
             placement,
+            limits: OutputLimits::default(),
             counters: Arc::default(),
         })
+    }
+
+    /// The same transform with other limits of what records and batches may become.
+    #[must_use]
+    pub fn with_limits(mut self, limits: OutputLimits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// The same transform, counting where an earlier one did.
+    #[must_use]
+    pub fn with_counters(mut self, counters: Arc<TransformCounters>) -> Self {
+        self.counters = counters;
+        self
     }
 
     /// What it did so far.
@@ -139,6 +158,10 @@ impl SealTransform {
         found: &mut Found,
         jobs: &mut Jobs,
     ) -> Result<Vec<Item>, Rejection> {
+        if record.payload_bytes() as u64 > self.limits.record.0 {
+            return Err(too_large_unread());
+        }
+        let before = jobs.bytes;
         let mut items = Vec::new();
         let outer = self.plan.outer_rules();
         match &record.value {
@@ -164,6 +187,7 @@ impl SealTransform {
                         }
                         let item = self.add(rule, place, text, indexes, Some(&document), domains, jobs)?;
                         items.push(item);
+                        self.check_room(record, before, jobs)?;
                     }
                     if documents == 1 && !outer.is_empty() {
                         self.extract_outer(record, Some(&document), domains, jobs, &mut items)?;
@@ -175,7 +199,49 @@ impl SealTransform {
                 }
             }
         }
+        self.check_room(record, before, jobs)?;
         Ok(items)
+    }
+
+    /// Whether the record, sealed as far as it has been read, is still within the limit.
+    fn check_room(&self, record: &Record, before: u64, jobs: &Jobs) -> Result<(), Rejection> {
+        if record.payload_bytes() as u64 + (jobs.bytes - before) <= self.limits.record.0 {
+            return Ok(());
+        }
+        Err(too_large())
+    }
+
+    /// Finds the values of the first records that fit the limit of a batch's output, at least of one.
+    fn extract_prefix(
+        &self,
+        records: &[Record],
+        domains: &Domains,
+        jobs: &mut Jobs,
+    ) -> Vec<Result<Vec<Item>, Rejection>> {
+        let mut found = Found::default();
+        let mut all = Vec::with_capacity(records.len());
+        for record in records {
+            let extracted = self.extract(record, domains, &mut found, jobs);
+            // What a rejected record has put into the columns stays there, and is counted too.
+            jobs.bytes += match &extracted {
+                Ok(_) => record.payload_bytes() as u64,
+                Err(_) => SetAside::letter_bytes(record),
+            };
+            all.push(extracted);
+            if jobs.bytes >= self.limits.batch.0 {
+                break;
+            }
+        }
+        all
+    }
+
+    fn set_aside(&self) -> SetAside<'_> {
+        SetAside {
+            plan: &self.plan,
+            sealer: &self.sealer,
+            placement: self.placement,
+            stage: "seal",
+        }
     }
 
     /// `$key` and `$header` columns. Their fields are those of the record's first document.
@@ -259,7 +325,8 @@ impl SealTransform {
         }
         let job = jobs.of(rule, key_name, row_field.is_some());
         let target = &mut jobs.list[job];
-        let too_large = |_| Rejection::new("batch-too-large", "more than 2 GiB of one column in a batch");
+        let before = target.plain.byte_len();
+        let column_full = |_| Rejection::new("batch-too-large", "more than 2 GiB of one column in a batch");
         if is_domain(model) {
             let name = model.domain().unwrap_or_default();
             let domain = domains
@@ -270,7 +337,7 @@ impl SealTransform {
                 text.len() * 2 + 64 + document.pad_to.unwrap_or(0) as usize,
             ));
             coerce_into(place, text, document, &mut plaintext)?;
-            target.plain.push(&plaintext).map_err(too_large)?;
+            target.plain.push(&plaintext).map_err(column_full)?;
         } else {
             let room = json::encode_len_bound(text.len(), model.pad_to);
             let written = match place {
@@ -281,16 +348,23 @@ impl SealTransform {
                     .plain
                     .push_with(room, |out| Plaintext::Bytes(text).encode(model.pad_to, out)),
             };
-            written.map_err(too_large)?;
+            written.map_err(column_full)?;
         }
         if let Some(rows) = &mut target.rows {
-            rows.push(&row).map_err(too_large)?;
+            rows.push(&row).map_err(column_full)?;
         }
         target.len += 1;
+        let overhead = if is_domain(model) {
+            value::SIV_OVERHEAD
+        } else {
+            value::GCM_OVERHEAD
+        };
+        let sealed = value::text_len(target.plain.byte_len() - before + overhead) + 2;
+        jobs.bytes += (sealed + row.len()) as u64;
         Ok(Item {
             place,
             job,
-            index: target.len - 1,
+            index: jobs.list[job].len - 1,
         })
     }
 
@@ -468,20 +542,15 @@ fn coerce_into(place: Place, text: &[u8], domain: &DomainDocument, out: &mut Vec
 
 #[async_trait]
 impl Transform for SealTransform {
-    async fn apply(&self, records: Vec<Record>) -> Result<Vec<Outcome>, TransformError> {
+    async fn apply(&self, mut records: Vec<Record>) -> Result<Vec<Outcome>, TransformError> {
         let mut domains = Domains::new();
         for name in self.plan.domains() {
             let domain = self.sealer.domains.get(name, None).await.map_err(from_domain)?;
             domains.insert(name.to_owned(), domain);
         }
         let mut jobs = Jobs::default();
-        let extracted: Vec<_> = {
-            let mut found = Found::default();
-            records
-                .iter()
-                .map(|record| self.extract(record, &domains, &mut found, &mut jobs))
-                .collect()
-        };
+        let extracted = self.extract_prefix(&records, &domains, &mut jobs);
+        records.truncate(extracted.len());
         let sealed = self.seal_jobs(&jobs, &domains).await?;
         drop(jobs);
         let mut headers = HashMap::new();
@@ -505,113 +574,18 @@ impl Transform for SealTransform {
                 }
             }
         }
-        seal_dead_letters(
-            &self.plan,
-            &self.sealer,
-            self.placement,
-            "seal",
-            &rejected,
-            &mut outcomes,
-        )
-        .await?;
+        drop(sealed);
+        self.set_aside().seal(&rejected, &mut outcomes).await?;
         self.counters
             .dead_letters
             .fetch_add(rejected.len() as u64, Ordering::Relaxed);
         Ok(outcomes)
     }
-}
-
-/// Replaces each rejected record among `outcomes` by its dead letter, or stops where the policy has none.
-pub(super) async fn seal_dead_letters(
-    plan: &Plan,
-    sealer: &DirectSealer,
-    placement: KeysPlacement,
-    stage: &str,
-    rejected: &[(usize, Rejection)],
-    outcomes: &mut [Outcome],
-) -> Result<(), TransformError> {
-    let Some((first, rejection)) = rejected.first() else {
-        return Ok(());
-    };
-    let Some(spec) = &plan.dead_letters else {
-        return Err(TransformError::Stop {
-            kind: StopKind::Data,
-            reason: format!("record {} cannot be processed ({}): {}", outcomes[*first].record.position, rejection.code, rejection.detail),
-            help: "mend the record, or add `dead_letters: {key, acl}` to the policy so that such records are set aside, sealed whole".to_owned(),
-        });
-    };
-    let mut plain = PlainColumn::with_capacity(rejected.len(), 0);
-    for (n, _) in rejected {
-        let cbor = dead_letter::encode_record(&outcomes[*n].record);
-        plain
-            .push_with(cbor.len() + 8, |out| Plaintext::Bytes(&cbor).encode(None, out))
-            .map_err(|error| from_direct(DirectError::Seal(error.into())))?;
-    }
-    let (key, sealed) = sealer.seal(spec, 0, None, plain.view()).await.map_err(from_direct)?;
-    let header: Bytes = write_header([key.envelope_bytes.as_slice()].into_iter()).into();
-    for (index, (n, rejection)) in rejected.iter().enumerate() {
-        let Some(bytes) = sealed.view().get(index) else {
-            return Err(TransformError::bug("a sealed column lacks a value"));
-        };
-        let record = &mut outcomes[*n].record;
-        let letter = DeadLetter::new(rejection.code, stage, &record.position, bytes);
-        record.key = None;
-        record.value = Some(letter.to_json().into());
-        record.headers.clear();
-        if placement == KeysPlacement::Header {
-            record.headers.push(Header {
-                name: KEYS_HEADER.to_owned(),
-                value: Some(header.clone()),
-            });
-        }
-    }
-    Ok(())
-}
-
-/// The result of a task of ours, which is never aborted.
-pub(super) fn joined<T>(result: Result<T, tokio::task::JoinError>) -> Result<T, TransformError> {
-    result.map_err(|_| TransformError::bug("fetching a key panicked"))
-}
-
-/// What a pipeline does about a key or column that cannot be had.
-pub(super) fn from_direct(error: DirectError) -> TransformError {
-    match error {
-        DirectError::Key(error) if error.is_retryable() => TransformError::Retry {
-            reason: error.to_string(),
-        },
-        DirectError::Key(KeyError::Service(error)) => service_stop(&error),
-        DirectError::Key(error) => TransformError::Stop {
-            kind: StopKind::Unavailable,
-            reason: error.to_string(),
-            help: "check the policy's keys and the catalogue with `sealflow validate`".to_owned(),
-        },
-        DirectError::Seal(error) => TransformError::Stop {
-            kind: StopKind::Data,
-            reason: error.to_string(),
-            help: "make batches smaller (`batch:` in the pipeline file)".to_owned(),
-        },
-    }
-}
-
-pub(super) fn from_domain(error: DomainError) -> TransformError {
-    match error {
-        error if error.is_retryable() => TransformError::Retry {
-            reason: error.to_string(),
-        },
-        DomainError::Service(error) => service_stop(&error),
-        error => TransformError::Stop {
-            kind: StopKind::Config,
-            reason: error.to_string(),
-            help: "check the domain with `sealflow policy domain show`".to_owned(),
-        },
-    }
-}
-
-/// A refusal of the key service that no waiting mends.
-pub(super) fn service_stop(error: &crate::keys::KeyServiceError) -> TransformError {
-    TransformError::Stop {
-        kind: StopKind::NotPermitted,
-        reason: error.to_string(),
-        help: "check the credentials, the KMS key's policy and its state with `sealflow validate`".to_owned(),
+    async fn refuse(&self, records: Vec<Record>, code: &'static str) -> Result<Vec<Outcome>, TransformError> {
+        let outcomes = self.set_aside().refuse(records, code, self.limits.batch.0).await?;
+        self.counters
+            .dead_letters
+            .fetch_add(outcomes.len() as u64, Ordering::Relaxed);
+        Ok(outcomes)
     }
 }

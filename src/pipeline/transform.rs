@@ -11,6 +11,9 @@ pub enum Route {
     Target,
     /// To the dead letters, sealed whole.
     DeadLetter,
+    /// To a folder, as a dead letter that is larger than its topic takes. No transform answers so; the sink
+    /// decides it.
+    Oversize,
 }
 
 /// What became of one record.
@@ -22,14 +25,54 @@ pub struct Outcome {
     pub record: Record,
 }
 
-/// Turns a batch of records into as many outcomes, in the same order.
+/// Turns a batch of records into outcomes, in the same order.
 ///
 /// A transform holds no state between batches that a repeat would notice: after an error or an abort the
 /// caller hands the same records in again.
 #[async_trait]
 pub trait Transform: Send + Sync {
-    /// One outcome per record, in order. An error means that *nothing* of the batch may leave.
+    /// One outcome per record for the first k >= 1 of `records`, in order: as many as its limit of output has
+    /// room for. The caller hands the others in again. An error means that *nothing* of the batch may leave.
     async fn apply(&self, records: Vec<Record>) -> Result<Vec<Outcome>, TransformError>;
+
+    /// Dead letters with `code`, without a look at the records: the target does not take what they become.
+    /// A prefix, as `apply`. The default is for transforms that make no dead letters.
+    async fn refuse(&self, records: Vec<Record>, code: &'static str) -> Result<Vec<Outcome>, TransformError> {
+        let position = records.first().map(|record| record.position.to_string());
+        Err(TransformError::Stop {
+            kind: StopKind::Data,
+            reason: format!("record {} cannot be set aside ({code})", position.unwrap_or_default()),
+            help: "raise max.message.bytes of the target topic".to_owned(),
+        })
+    }
+}
+
+/// The outcomes of all `records`, piece after piece. They are held together, so this is for few records.
+///
+/// # Errors
+/// The first of a piece.
+pub async fn apply_all(transform: &dyn Transform, mut records: Vec<Record>) -> Result<Vec<Outcome>, TransformError> {
+    let mut all = Vec::with_capacity(records.len());
+    while !records.is_empty() {
+        let outcomes = transform.apply(records.clone()).await?;
+        check_prefix(outcomes.len(), records.len())?;
+        records.drain(..outcomes.len());
+        all.extend(outcomes);
+    }
+    Ok(all)
+}
+
+/// Whether a transform that was given `records` may have answered with `outcomes`.
+///
+/// # Errors
+/// If not, as a bug of the transform.
+pub fn check_prefix(outcomes: usize, records: usize) -> Result<(), TransformError> {
+    if (1..=records).contains(&outcomes) {
+        return Ok(());
+    }
+    Err(TransformError::bug(
+        "a transform answered with too few or too many outcomes",
+    ))
 }
 
 /// Why a whole batch could not be transformed.

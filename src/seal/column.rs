@@ -166,6 +166,12 @@ impl PlainColumn {
         self.parts.push(true, self.bytes.len())
     }
 
+    /// Bytes of all encodings together.
+    #[must_use]
+    pub fn byte_len(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// The column as borrowed parts.
     #[must_use]
     pub fn view(&self) -> ByteColumn<'_> {

@@ -1,5 +1,7 @@
 //! The `kafka` sections of a pipeline's file, and what can be checked of them without a broker.
 
+use std::path::PathBuf;
+
 use regex::Regex;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -60,6 +62,10 @@ pub struct DeadLetters {
     #[serde(default = "default_ratio")]
     #[schemars(range(min = 0.0, max = 1.0))]
     pub max_ratio: f64,
+    /// Folder for dead letters that are larger than their topic takes, a file each
+    /// (`TOPIC/PARTITION/OFFSET.MILLIS.json`). Without it, such a record stops the pipeline.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oversize: Option<PathBuf>,
 }
 
 /// All that a pipeline says about Kafka.

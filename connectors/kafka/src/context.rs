@@ -4,6 +4,7 @@
 //! open. So what is held can be finished and committed right there.
 
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -20,12 +21,14 @@ use crate::config::OffsetReset;
 use crate::error::{RunError, unreachable_or_denied};
 use crate::flow::{Flow, Partition, Transformed};
 use crate::runner::Plan;
-use crate::transaction::{Failure, Transactions};
+use crate::transaction::{Failure, Refused, Transactions};
 
 /// How long a revoked partition waits for what is held of it. Beyond that, the next owner reads it again.
 const REVOKE_PATIENCE: Duration = Duration::from_secs(20);
 /// How long committed offsets are asked for when partitions are assigned.
 const ASSIGN_PATIENCE: Duration = Duration::from_secs(60);
+/// Outcomes that one transaction gathers before it is committed, beside those of the last batch.
+const GATHER_BYTES: usize = 16 << 20;
 /// First and longest pause after an aborted transaction.
 const ABORT_BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
@@ -97,17 +100,22 @@ impl GroupContext {
     ) -> Result<bool, RunError> {
         let mut ready = Vec::new();
         let mut wait = wait;
-        while let Some(batch) = held.flow.next_transformed(wait)? {
+        let mut bytes = 0;
+        while bytes < GATHER_BYTES
+            && let Some(batch) = held.flow.next_transformed(wait)?
+        {
+            let outcomes = batch.outcomes.iter();
+            bytes += outcomes.map(|outcome| outcome.record.payload_bytes()).sum::<usize>();
             ready.push(batch);
             wait = Duration::ZERO;
         }
         if ready.is_empty() {
             return Ok(false);
         }
-        self.check_ratio(&ready)?;
+        let note = self.check_ratio(&ready)?;
         match self
             .transactions
-            .commit(&ready, &self.plan.routes(), || consumer.group_metadata())
+            .commit(&ready, &self.plan.routes(), &note, || consumer.group_metadata())
         {
             Ok(committed) => {
                 held.aborts_in_a_row = 0;
@@ -115,6 +123,7 @@ impl GroupContext {
                     if let Some(ends) = &self.plan.ends {
                         ends.committed(&partition.0, partition.1, next);
                     }
+                    held.flow.committed(&partition, next);
                     if let Some(at) = held.assigned.get_mut(&partition) {
                         *at = Some(next);
                     }
@@ -140,18 +149,50 @@ impl GroupContext {
                 held.aborts_in_a_row += 1;
                 held.retry_at = Some(Instant::now() + pause);
             }
+            Err(Failure::TooLarge(refused)) => {
+                self.check_refused(&refused)?;
+                let read_at: Vec<_> = ready.iter().flat_map(|batch| &batch.read_at).collect();
+                for refused in &refused {
+                    let (position, bytes) = (&refused.position, refused.bytes);
+                    tracing::warn!(%position, bytes, "larger than its topic takes: the record is set aside");
+                    if let Some(read_at) = read_at.get(refused.index) {
+                        held.flow.refused(read_at, refused.route);
+                    }
+                }
+                Counters::add(&self.plan.counters.aborts, 1);
+                for batch in &ready {
+                    held.flow.rewind(&batch.ranges);
+                }
+                held.flow.drop_all();
+            }
             Err(Failure::Ended(error)) => return Err(error),
         }
         Ok(true)
     }
 
-    fn check_ratio(&self, batches: &[Transformed]) -> Result<(), RunError> {
+    /// Whether every refused outcome has somewhere else to go: sealed forms to the dead letters, dead letters
+    /// to the folder.
+    fn check_refused(&self, refused: &[Refused]) -> Result<(), RunError> {
+        let dead_letters = self.plan.config.dead_letters.as_ref();
+        let folder = dead_letters.and_then(|dead| dead.oversize.as_ref());
+        let lost = refused.iter().find(|refused| match refused.route {
+            Route::Target => dead_letters.is_none(),
+            _ => folder.is_none(),
+        });
+        lost.map_or(Ok(()), |refused| Err(refused.stop()))
+    }
+
+    /// The note that is committed with the offsets: how many of the last records went to the dead letters.
+    fn check_ratio(&self, batches: &[Transformed]) -> Result<String, RunError> {
         let outcomes = || batches.iter().flat_map(|batch| &batch.outcomes);
-        let dead = outcomes().filter(|outcome| outcome.route == Route::DeadLetter).count() as u64;
-        let Some(ratio) = &self.plan.ratio else { return Ok(()) };
+        let dead = outcomes().filter(|outcome| outcome.route != Route::Target).count() as u64;
+        let records = outcomes().count() as u64;
+        let Some(ratio) = &self.plan.ratio else {
+            return Ok(String::new());
+        };
         let ratio = ratio.lock().unwrap_or_else(PoisonError::into_inner);
-        if !ratio.would_pass(outcomes().count() as u64, dead) {
-            return Ok(());
+        if !ratio.would_pass(records, dead) {
+            return Ok(ratio.note_after(records, dead));
         }
         Err(RunError::stopped(
             StopKind::Data,
@@ -222,7 +263,7 @@ impl GroupContext {
         };
         let until = Instant::now() + ASSIGN_PATIENCE;
         loop {
-            match committed_or(first, consumer, partitions) {
+            match committed_or(first, consumer, partitions, |note| self.remember(note)) {
                 Ok(starts) => return Ok(starts),
                 Err(error) if Instant::now() >= until || self.plan.is_stopping() => {
                     return Err(unreachable_or_denied(&error, self.last_log()));
@@ -232,6 +273,12 @@ impl GroupContext {
                     std::thread::sleep(Duration::from_millis(200));
                 }
             }
+        }
+    }
+
+    fn remember(&self, note: &str) {
+        if let Some(ratio) = &self.plan.ratio {
+            ratio.lock().unwrap_or_else(PoisonError::into_inner).remember(note);
         }
     }
 
@@ -276,13 +323,20 @@ fn committed_or(
     first: Offset,
     consumer: &BaseConsumer<GroupContext>,
     partitions: &TopicPartitionList,
+    remember: impl Fn(&str),
 ) -> Result<TopicPartitionList, KafkaError> {
     let committed = consumer.committed_offsets(partitions.clone(), Duration::from_secs(5))?;
     let mut starts = TopicPartitionList::with_capacity(committed.count());
     for element in committed.elements() {
         element.error()?;
         let offset = match element.offset() {
-            offset @ Offset::Offset(_) => offset,
+            offset @ Offset::Offset(_) => {
+                // rdkafka panics on metadata that is not UTF-8, which another program may have committed.
+                if let Ok(note) = catch_unwind(AssertUnwindSafe(|| element.metadata().to_owned())) {
+                    remember(&note);
+                }
+                offset
+            }
             _ => first,
         };
         starts.add_partition_offset(element.topic(), element.partition(), offset)?;

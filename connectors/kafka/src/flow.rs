@@ -6,7 +6,10 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
-use sealflow::pipeline::{BatchLimits, Collector, Counters, Outcome, Record, StopKind, Transform, TransformError};
+use sealflow::pipeline::{
+    BatchLimits, Collector, Counters, Outcome, Position, Record, Route, StopKind, TOO_LARGE, Transform, TransformError,
+    check_prefix,
+};
 use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
 
@@ -31,20 +34,50 @@ pub(crate) struct Offsets {
 /// Offsets per partition.
 pub(crate) type Ranges = BTreeMap<Partition, Offsets>;
 
-/// A batch whose transform has answered.
+/// The first records of a batch, whose transform has answered.
 #[derive(Debug)]
 pub(crate) struct Transformed {
     pub ranges: Ranges,
     pub outcomes: Vec<Outcome>,
+    /// Where each outcome's record was read. An outcome's own position may be another one: that of the record in a
+    /// dead letter.
+    pub read_at: Vec<Position>,
     pub source_bytes: u64,
 }
+
+impl Transformed {
+    pub(crate) fn new(records: &[Record], outcomes: Vec<Outcome>) -> Self {
+        Self {
+            ranges: ranges_of(records),
+            outcomes,
+            read_at: records.iter().map(|record| record.position.clone()).collect(),
+            source_bytes: records.iter().map(|record| record.payload_bytes() as u64).sum(),
+        }
+    }
+}
+
+/// What a record became that was larger than its topic takes: what the next attempt does about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Refusal {
+    /// Its sealed form: it becomes a dead letter.
+    Outcome,
+    /// Its dead letter, for which there was another reason: it goes to the folder.
+    Letter,
+    /// First the one, then the other.
+    Both,
+}
+
+/// Records whose outcomes were too large, by topic, partition and offset. Of records that are held only, so no
+/// longer than the batches in flight.
+type Refusals = BTreeMap<(Arc<str>, i32, i64), Refusal>;
+
+/// What a transform said, and the records it left for the next time.
+type Answer = Result<(Transformed, Vec<Record>), TransformError>;
 
 /// A batch that the transform works on.
 struct InFlight {
     ranges: Ranges,
-    records: usize,
-    source_bytes: u64,
-    answer: Receiver<Result<Vec<Outcome>, TransformError>>,
+    answer: Receiver<Answer>,
     task: AbortHandle,
 }
 
@@ -63,6 +96,7 @@ pub(crate) struct Flow {
     runtime: Handle,
     /// Where to go on reading, for partitions whose records were dropped.
     rewinds: BTreeMap<Partition, i64>,
+    refusals: Arc<Refusals>,
 }
 
 impl Flow {
@@ -79,6 +113,7 @@ impl Flow {
             counters,
             runtime,
             rewinds: BTreeMap::new(),
+            refusals: Arc::default(),
         }
     }
 
@@ -119,27 +154,31 @@ impl Flow {
             return;
         }
         let records = self.collector.take();
-        let (sender, answer) = sync_channel(1);
-        let (ranges, count) = (ranges_of(&records), records.len());
-        let source_bytes = records.iter().map(|record| record.payload_bytes() as u64).sum();
-        let task = transform_until_answered(Arc::clone(&self.transform), Arc::clone(&self.counters), records, sender);
-        let task = self.runtime.spawn(task).abort_handle();
-        self.in_flight.push_back(InFlight {
-            ranges,
-            records: count,
-            source_bytes,
-            answer,
-            task,
-        });
+        let batch = self.start(records);
+        self.in_flight.push_back(batch);
     }
 
-    /// The oldest batch, if its transform answers within `wait`.
+    fn start(&self, records: Vec<Record>) -> InFlight {
+        let (sender, answer) = sync_channel(1);
+        let ranges = ranges_of(&records);
+        let work = Work {
+            transform: Arc::clone(&self.transform),
+            counters: Arc::clone(&self.counters),
+            refusals: Arc::clone(&self.refusals),
+            records,
+        };
+        let task = self.runtime.spawn(work.until_answered(sender)).abort_handle();
+        InFlight { ranges, answer, task }
+    }
+
+    /// The first records of the oldest batch, if its transform answers within `wait`. What is left of the batch
+    /// goes to the transform again, and stays the oldest.
     pub(crate) fn next_transformed(&mut self, wait: Duration) -> Result<Option<Transformed>, RunError> {
         let Some(batch) = self.in_flight.front_mut() else {
             return Ok(None);
         };
-        let outcomes = match batch.answer.recv_timeout(wait) {
-            Ok(Ok(outcomes)) => outcomes,
+        let (transformed, rest) = match batch.answer.recv_timeout(wait) {
+            Ok(Ok(answer)) => answer,
             Ok(Err(TransformError::Stop { kind, reason, help })) => {
                 return Err(RunError::Stopped { kind, reason, help });
             }
@@ -148,17 +187,32 @@ impl Flow {
             Err(RecvTimeoutError::Timeout) => return Ok(None),
             Err(RecvTimeoutError::Disconnected) => return Err(transform_is_broken("ended without an answer")),
         };
-        if outcomes.len() != batch.records {
-            return Err(transform_is_broken("did not answer with one outcome per record"));
-        }
-        let ranges = std::mem::take(&mut batch.ranges);
-        let source_bytes = batch.source_bytes;
         self.in_flight.pop_front();
-        Ok(Some(Transformed {
-            ranges,
-            outcomes,
-            source_bytes,
-        }))
+        if !rest.is_empty() {
+            let rest = self.start(rest);
+            self.in_flight.push_front(rest);
+        }
+        Ok(Some(transformed))
+    }
+
+    /// Notes that what became of the record at `position` was larger than its topic takes.
+    pub(crate) fn refused(&mut self, position: &Position, route: Route) {
+        let key = (Arc::clone(&position.topic), position.partition, position.offset);
+        let refusals = Arc::make_mut(&mut self.refusals);
+        let refusal = match (route, refusals.get(&key)) {
+            (Route::Target, _) => Refusal::Outcome,
+            (_, Some(Refusal::Outcome | Refusal::Both)) => Refusal::Both,
+            _ => Refusal::Letter,
+        };
+        refusals.insert(key, refusal);
+    }
+
+    /// Forgets what was refused of records that are committed now.
+    pub(crate) fn committed(&mut self, (topic, partition): &Partition, next: i64) {
+        if !self.refusals.is_empty() {
+            Arc::make_mut(&mut self.refusals)
+                .retain(|(t, p, offset), _| t != topic || p != partition || *offset >= next);
+        }
     }
 
     /// Drops everything that is held; its partitions are to be read again from the first dropped record.
@@ -182,6 +236,7 @@ impl Flow {
     /// Forgets where a partition was to be read again: another member reads it now.
     pub(crate) fn forget(&mut self, partition: &Partition) {
         self.rewinds.remove(partition);
+        self.committed(partition, i64::MAX);
     }
 
     /// Partitions to read again, and from where.
@@ -213,35 +268,84 @@ fn ranges_of(records: &[Record]) -> Ranges {
     ranges
 }
 
-/// Hands the same records in until the answer is final. No transaction is open meanwhile.
-async fn transform_until_answered(
+/// A batch on its way through the transform.
+struct Work {
     transform: Arc<dyn Transform>,
     counters: Arc<Counters>,
+    refusals: Arc<Refusals>,
     records: Vec<Record>,
-    sender: SyncSender<Result<Vec<Outcome>, TransformError>>,
-) {
-    let mut waiting = None;
-    let mut pause = BACKOFF.0;
-    let answer = loop {
-        match transform.apply(records.clone()).await {
-            Err(TransformError::Retry { reason }) => {
-                if waiting.is_none() {
-                    tracing::warn!(reason, records = records.len(), "batch waits for a service");
+}
+
+impl Work {
+    /// Hands the same records in until the answer is final. No transaction is open meanwhile.
+    async fn until_answered(self, sender: SyncSender<Answer>) {
+        let mut waiting = None;
+        let mut pause = BACKOFF.0;
+        let answer = loop {
+            match self.attempt().await {
+                Err(TransformError::Retry { reason }) => {
+                    if waiting.is_none() {
+                        tracing::warn!(reason, records = self.records.len(), "batch waits for a service");
+                    }
+                    waiting.get_or_insert_with(|| Waiting::new(Arc::clone(&self.counters)));
+                    Counters::add(&self.counters.retries, 1);
+                    tokio::time::sleep(jitter(pause)).await;
+                    pause = (pause * 2).min(BACKOFF.1);
                 }
-                waiting.get_or_insert_with(|| Waiting::new(Arc::clone(&counters)));
-                Counters::add(&counters.retries, 1);
-                tokio::time::sleep(jitter(pause)).await;
-                pause = (pause * 2).min(BACKOFF.1);
+                answer => break answer,
             }
-            answer => break answer,
+        };
+        if waiting.take().is_some() {
+            tracing::info!(records = self.records.len(), "batch goes on");
         }
-    };
-    if waiting.take().is_some() {
-        tracing::info!(records = records.len(), "batch goes on");
+        Counters::add(&self.counters.batches, 1);
+        let mut records = self.records;
+        let answer = answer.map(|outcomes| {
+            let rest = records.split_off(outcomes.len());
+            (Transformed::new(&records, outcomes), rest)
+        });
+        // Nobody listens any more if the batch was dropped, which is fine: it will be read again.
+        let _ = sender.send(answer);
     }
-    Counters::add(&counters.batches, 1);
-    // Nobody listens any more if the batch was dropped, which is fine: it will be read again.
-    let _ = sender.send(answer);
+
+    /// Outcomes of the first records: of those up to the next one that was refused, or of that one.
+    async fn attempt(&self) -> Result<Vec<Outcome>, TransformError> {
+        let of = |record: &Record| self.refusal(&record.position);
+        failpoint!("before-transform", injected());
+        let first = self.records.first().and_then(of);
+        let run = match first {
+            None => self.records.iter().take_while(|record| of(record).is_none()).count(),
+            Some(_) => 1,
+        };
+        let records = self.records[..run].to_vec();
+        let mut outcomes = match first {
+            None | Some(Refusal::Letter) => self.transform.apply(records).await?,
+            Some(Refusal::Outcome | Refusal::Both) => self.transform.refuse(records, TOO_LARGE).await?,
+        };
+        failpoint!("after-transform", injected());
+        check_prefix(outcomes.len(), run)?;
+        if matches!(first, Some(Refusal::Letter | Refusal::Both)) {
+            for outcome in outcomes.iter_mut().filter(|outcome| outcome.route == Route::DeadLetter) {
+                outcome.route = Route::Oversize;
+            }
+        }
+        Ok(outcomes)
+    }
+
+    fn refusal(&self, position: &Position) -> Option<Refusal> {
+        if self.refusals.is_empty() {
+            return None;
+        }
+        let key = (Arc::clone(&position.topic), position.partition, position.offset);
+        self.refusals.get(&key).copied()
+    }
+}
+
+#[cfg(feature = "failpoints")]
+fn injected() -> TransformError {
+    TransformError::Retry {
+        reason: "failed by a failpoint".into(),
+    }
 }
 
 /// Half to all of a pause, so that many waiting pipelines do not come back at once.

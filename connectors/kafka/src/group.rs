@@ -33,7 +33,7 @@ const SEEK_PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) fn run(plan: &Arc<Plan>, index: u16) -> Result<(), RunError> {
     let identity = Identity {
         group: plan.group(),
-        member: format!("sealflow.{}.{}.{index}", plan.options.pipeline, plan.options.instance),
+        member: plan.member(index),
     };
     // First the producer: it ends what an earlier run left open, before offsets are read.
     let transactions = Transactions::start(plan, &identity)?;
@@ -181,6 +181,7 @@ impl Group<'_> {
                 "such a record cannot be copied as it is; move the group's offset past it, or delete it at the source",
             )
         })?;
+        failpoint!("after-read");
         if let Some(ends) = &self.plan.ends {
             ends.read(&topic, partition, offset);
         }

@@ -116,6 +116,11 @@ impl Properties {
         self.0.get(name).map(String::as_str)
     }
 
+    /// Takes one out.
+    pub(crate) fn remove(&mut self, name: &str) {
+        self.0.remove(name);
+    }
+
     fn shown(&self) -> impl Iterator<Item = (&str, &str)> {
         self.0.iter().map(|(name, value)| {
             let secret = SECRET.iter().any(|part| name.contains(part));
@@ -193,7 +198,9 @@ pub(crate) fn consumer(config: &KafkaConfig, identity: &Identity<'_>, statistics
     // Bounds of what librdkafka fetches ahead; part of the memory bound, so a user may change them.
     client
         .set("queued.max.messages.kbytes", "16384")
-        .set("fetch.max.bytes", "16777216");
+        .set("fetch.max.bytes", "16777216")
+        // Brokers take requests of 100 MiB by default: a single message that large must be read, to be set aside.
+        .set("receive.message.max.bytes", "134217728");
     config.source.properties.apply(&mut client);
     client
         .set("bootstrap.servers", &config.source.brokers)

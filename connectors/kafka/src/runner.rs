@@ -12,9 +12,11 @@ use tokio::sync::{mpsc, watch};
 
 use crate::config::KafkaConfig;
 use crate::error::{ConfigError, RunError};
+use crate::folder::{self, FolderLetter, FolderSummary};
 use crate::group;
+use crate::letters;
 use crate::ratio::DeadLetterRatio;
-use crate::topics::{self, Routes};
+use crate::topics::{self, ReplayTo, Routes};
 use crate::transaction::Committed;
 use crate::until_end::Ends;
 use crate::watch::{STUCK_AFTER, Watch};
@@ -80,6 +82,7 @@ pub struct Runner {
     options: RunnerOptions,
     transform: Arc<dyn Transform>,
     counters: Arc<Counters>,
+    replay: Option<ReplayTo>,
 }
 
 impl Runner {
@@ -109,7 +112,26 @@ impl Runner {
             options,
             transform,
             counters,
+            replay: None,
         })
+    }
+
+    /// The same run over the pipeline's dead letters instead of its source topics, once to the end that they have
+    /// at the start. The group and the transactional id are of its own. Outcomes whose position is one of the
+    /// source topics go to `to`; letters that the transform hands back, and new ones, to the dead letters again.
+    ///
+    /// # Errors
+    /// [`RunError::Config`] if the pipeline has none.
+    pub fn replaying(mut self, to: ReplayTo) -> Result<Self, RunError> {
+        letters::dead_letter_topic(&self.config)?;
+        let group = self.config.source.group.as_deref().unwrap_or(&self.options.pipeline);
+        self.config.source.group = Some(letters::replay_group(group));
+        // A replay starts with the oldest letter, wherever the pipeline itself would start.
+        self.config.source.properties.remove("auto.offset.reset");
+        self.options.threads = 1;
+        self.options.until_end = true;
+        self.replay = Some(to);
+        Ok(self)
     }
 
     /// Runs until the end (with `until_end`), until told to stop, or until it cannot go on. On the runtime it
@@ -120,9 +142,9 @@ impl Runner {
     /// See [`RunError`]; what was committed stays.
     pub async fn run(self, mut shutdown: watch::Receiver<Shutdown>) -> Result<Summary, RunError> {
         let started = Instant::now();
-        let (config, options) = (self.config.clone(), self.options.clone());
+        let (config, options, replay) = (self.config.clone(), self.options.clone(), self.replay);
         let runtime = Handle::current();
-        let prepared = tokio::task::spawn_blocking(move || prepare(&config, &options, &runtime)).await;
+        let prepared = tokio::task::spawn_blocking(move || prepare(&config, &options, replay, &runtime)).await;
         let (routes, ends) = prepared.map_err(|error| panicked(&error.to_string()))??;
         let plan = Arc::new(Plan::new(self, routes, ends));
         let _stop = StopOnDrop(Arc::clone(&plan));
@@ -156,7 +178,7 @@ impl Runner {
                         });
                     }
                 }
-                _ = patterns.tick(), if plan.config.source.pattern.is_some() => {
+                _ = patterns.tick(), if plan.config.source.pattern.is_some() && plan.replay.is_none() => {
                     plan.look_for_topics().await;
                 }
             }
@@ -165,12 +187,49 @@ impl Runner {
     }
 }
 
+impl Runner {
+    /// Replays the letters of the folder, of a runner that is [replaying](Self::replaying). Each letter is read when
+    /// its turn comes, its file removed when its record is committed.
+    ///
+    /// # Errors
+    /// See [`RunError`]; what was committed stays, and is not replayed by the next run.
+    pub async fn run_folder(
+        self,
+        mut shutdown: watch::Receiver<Shutdown>,
+        mut letters: impl Iterator<Item = Result<FolderLetter, RunError>> + Send + 'static,
+    ) -> Result<FolderSummary, RunError> {
+        let (config, options, replay) = (self.config.clone(), self.options.clone(), self.replay);
+        let runtime = Handle::current();
+        let prepared = tokio::task::spawn_blocking(move || prepare(&config, &options, replay, &runtime)).await;
+        let (routes, _) = prepared.map_err(|error| panicked(&error.to_string()))??;
+        let plan = Arc::new(Plan::new(self, routes, None));
+        let _stop = StopOnDrop(Arc::clone(&plan));
+        plan.raise(*shutdown.borrow_and_update());
+        let inside = Arc::clone(&plan);
+        let mut replayed = tokio::task::spawn_blocking(move || folder::replay(&inside, &mut letters));
+        let mut signals = true;
+        loop {
+            tokio::select! {
+                changed = shutdown.changed(), if signals => match changed {
+                    Ok(()) => plan.raise(*shutdown.borrow_and_update()),
+                    Err(_) => signals = false,
+                },
+                replayed = &mut replayed => return replayed.map_err(|error| panicked(&error.to_string()))?,
+            }
+        }
+    }
+}
+
 fn prepare(
     config: &KafkaConfig,
     options: &RunnerOptions,
+    replay: Option<ReplayTo>,
     runtime: &Handle,
 ) -> Result<(Routes, Option<Ends>), RunError> {
-    let routes = topics::prepare(config, START_PATIENCE, runtime)?;
+    let mut routes = topics::prepare(config, START_PATIENCE, runtime)?;
+    if let Some(to) = replay {
+        routes = routes.into_replay(to)?;
+    }
     if !options.until_end {
         return Ok((routes, None));
     }
@@ -234,6 +293,7 @@ pub(crate) struct Plan {
     pub ends: Option<Ends>,
     pub ratio: Option<Mutex<DeadLetterRatio>>,
     pub watch: Watch,
+    replay: Option<ReplayTo>,
     routes: RwLock<Arc<Routes>>,
     shutdown: AtomicU8,
 }
@@ -244,10 +304,13 @@ impl Plan {
             .config
             .dead_letters
             .as_ref()
+            // Of dead letters, many may become dead letters again.
+            .filter(|_| runner.replay.is_none())
             .map(|dead| Mutex::new(DeadLetterRatio::new(dead.max_ratio)));
         Self {
             ratio,
             watch: Watch::default(),
+            replay: runner.replay,
             config: runner.config,
             options: runner.options,
             transform: runner.transform,
@@ -261,6 +324,17 @@ impl Plan {
 
     pub(crate) fn group(&self) -> &str {
         self.config.source.group.as_deref().unwrap_or(&self.options.pipeline)
+    }
+
+    /// `transactional.id` and `group.instance.id` of a thread group. Names hold no dots, so that no pipeline's is
+    /// that of another's replay.
+    pub(crate) fn member(&self, index: u16) -> String {
+        let kind = if self.replay.is_some() {
+            "sealflow-replay"
+        } else {
+            "sealflow"
+        };
+        format!("{kind}.{}.{}.{index}", self.options.pipeline, self.options.instance)
     }
 
     pub(crate) fn routes(&self) -> Arc<Routes> {

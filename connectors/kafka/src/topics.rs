@@ -68,32 +68,58 @@ pub fn check_topics(config: &KafkaConfig, timeout: Duration) -> Result<Vec<Findi
     Ok(survey.findings)
 }
 
+/// Where a replay writes the records of dead letters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ReplayTo {
+    /// To the pipeline's targets, through its transform.
+    #[default]
+    Target,
+    /// Back to the source topics, as they were.
+    Source,
+}
+
 /// Where each source topic goes.
 #[derive(Debug, Default)]
 pub(crate) struct Routes {
-    targets: BTreeMap<String, (Arc<str>, String)>,
+    targets: BTreeMap<String, String>,
     dead_letters: Option<(String, i32)>,
-    /// Partitions per source topic.
-    partitions: BTreeMap<String, i32>,
+    /// Topics that are read, with their partitions: the source topics, or in a replay the dead letters.
+    read: BTreeMap<Arc<str>, i32>,
 }
 
 impl Routes {
     pub(crate) fn sources(&self) -> impl Iterator<Item = &str> {
-        self.targets.keys().map(String::as_str)
+        self.read.keys().map(|topic| &**topic)
     }
 
     pub(crate) fn partitions(&self) -> impl Iterator<Item = (&str, i32)> {
-        self.partitions.iter().map(|(topic, count)| (topic.as_str(), *count))
+        self.read.iter().map(|(topic, count)| (&**topic, *count))
     }
 
     /// The shared name of a source topic.
     pub(crate) fn source(&self, topic: &str) -> Option<&Arc<str>> {
-        self.targets.get(topic).map(|(name, _)| name)
+        self.read.get_key_value(topic).map(|(name, _)| name)
+    }
+
+    /// Routes of a replay: the dead letters are read, and records go where those of their topic go, or back to it.
+    pub(crate) fn into_replay(mut self, to: ReplayTo) -> Result<Self, ConfigError> {
+        let Some((topic, partitions)) = &self.dead_letters else {
+            return Err(ConfigError::new(
+                "dead_letters",
+                "this pipeline has none",
+                "there is nothing to replay",
+            ));
+        };
+        self.read = BTreeMap::from([(topic.as_str().into(), *partitions)]);
+        if to == ReplayTo::Source {
+            self.targets = self.targets.into_keys().map(|topic| (topic.clone(), topic)).collect();
+        }
+        Ok(self)
     }
 
     pub(crate) fn target(&self, source: &str) -> Result<&str, RunError> {
         match self.targets.get(source) {
-            Some((_, target)) => Ok(target),
+            Some(target) => Ok(target),
             None => Err(RunError::stopped(
                 StopKind::Internal,
                 format!("topic {source} is not a source of this pipeline"),
@@ -218,8 +244,8 @@ impl Survey {
             )),
             None => self.add_missing(config, path, &target, count),
         }
-        self.routes.partitions.insert(source.clone(), count);
-        self.routes.targets.insert(source.clone(), (source.into(), target));
+        self.routes.read.insert(source.as_str().into(), count);
+        self.routes.targets.insert(source, target);
     }
 
     fn add_dead_letters(&mut self, config: &KafkaConfig, topic: &str, widest: i32, targets: &HashMap<String, i32>) {
@@ -265,6 +291,20 @@ fn list(client: &ClientConfig, path: &str, timeout: Duration) -> Result<HashMap<
         .filter(|topic| topic.error().is_none())
         .map(|topic| (topic.name().to_owned(), count(topic)))
         .collect())
+}
+
+/// How many partitions a topic has.
+pub(crate) fn partitions_of(config: &KafkaConfig, topic: &str, timeout: Duration) -> Result<i32, RunError> {
+    let targets = list(&target_observer(config), "target.kafka.properties", timeout)?;
+    targets.get(topic).copied().ok_or_else(|| {
+        let message = format!("topic {topic} does not exist, or may not be seen");
+        ConfigError::new(
+            "dead_letters.topic",
+            message,
+            "nothing was written to it yet, or the name is wrong",
+        )
+        .into()
+    })
 }
 
 /// The source topics, whatever is wrong with their targets.

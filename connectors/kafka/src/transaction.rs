@@ -1,6 +1,8 @@
 //! One transaction: outcomes and source offsets become visible together, or not at all.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -11,11 +13,12 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::DeliveryResult;
 use rdkafka::producer::{Producer, ProducerContext, ThreadedProducer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
-use sealflow::pipeline::{Outcome, Route, StopKind};
+use sealflow::pipeline::{Outcome, Position, Route, StopKind};
 
 use crate::context::log_line;
 use crate::error::{RunError, Verdict, unreachable_or_denied, verdict};
 use crate::flow::{Ranges, Transformed};
+use crate::oversize;
 use crate::properties::{Identity, producer as producer_properties};
 use crate::record::to_message;
 use crate::runner::Plan;
@@ -33,8 +36,48 @@ const PATIENCE: Duration = Duration::from_secs(90);
 pub(crate) enum Failure {
     /// Nothing of it is visible; its records must be read again.
     Aborted(String),
+    /// As aborted, and these outcomes are larger than their topic takes.
+    TooLarge(Vec<Refused>),
     /// The thread group must end.
     Ended(RunError),
+}
+
+/// An outcome that is larger than its topic takes.
+#[derive(Clone, Debug)]
+pub(crate) struct Refused {
+    /// Its number in the transaction.
+    pub index: usize,
+    pub position: Position,
+    pub route: Route,
+    pub bytes: usize,
+}
+
+impl Refused {
+    fn new(outcomes: &[&Outcome], index: usize) -> Self {
+        let outcome = outcomes[index];
+        Self {
+            index,
+            position: outcome.record.position.clone(),
+            route: outcome.route,
+            bytes: outcome.record.payload_bytes(),
+        }
+    }
+
+    /// The end of a pipeline in which it has nowhere else to go.
+    pub(crate) fn stop(&self) -> RunError {
+        let (what, target, missing) = match self.route {
+            Route::Target => ("outcome", "target", "dead_letters"),
+            _ => ("dead letter", "dead-letter topic", "dead_letters.oversize: FOLDER"),
+        };
+        let (position, bytes) = (&self.position, self.bytes);
+        RunError::stopped(
+            StopKind::Config,
+            format!("the {what} of {position} has {bytes} bytes, more than the {target} takes"),
+            format!(
+                "add `{missing}` to the pipeline, or raise max.message.bytes of the {target} (and message.max.bytes in target.kafka.properties)"
+            ),
+        )
+    }
 }
 
 /// A transactional producer and what its deliveries said.
@@ -42,6 +85,10 @@ pub(crate) struct Transactions {
     producer: ThreadedProducer<Deliveries>,
     instance: String,
     watch: Watch,
+    oversize: Option<PathBuf>,
+    /// Bytes sent before the producer is emptied; lowered when a topic refuses a batch of records whose sum is
+    /// too large for it, and not the single record.
+    chunk: AtomicUsize,
 }
 
 /// What was committed.
@@ -65,6 +112,8 @@ impl Transactions {
             producer,
             instance: plan.options.instance.clone(),
             watch: plan.watch.clone(),
+            oversize: plan.config.dead_letters.as_ref().and_then(|dead| dead.oversize.clone()),
+            chunk: AtomicUsize::new(usize::MAX),
         };
         let started = Instant::now();
         loop {
@@ -84,23 +133,29 @@ impl Transactions {
         }
     }
 
-    /// Writes batches and the offsets they came from. On [`Failure::Aborted`] nothing of it is visible.
+    /// Writes batches and the offsets they came from, with `note` as their metadata. On [`Failure::Aborted`] nothing of it is visible.
     pub(crate) fn commit(
         &self,
         batches: &[Transformed],
         routes: &Routes,
+        note: &str,
         metadata: impl FnOnce() -> Option<ConsumerGroupMetadata>,
     ) -> Result<Committed, Failure> {
+        failpoint!("begin", injected("begin"));
         self.producer.context().clear();
         match self.producer.begin_transaction() {
             Ok(()) => {}
             Err(error) => return Err(self.ended(&error, "begin")),
         }
-        match self.fill(batches, routes, metadata) {
+        match self.fill(batches, routes, note, metadata) {
             Ok(committed) => Ok(committed),
             Err(Failure::Aborted(reason)) => {
                 self.abort()?;
                 Err(Failure::Aborted(reason))
+            }
+            Err(Failure::TooLarge(refused)) => {
+                self.abort()?;
+                Err(Failure::TooLarge(refused))
             }
             Err(Failure::Ended(error)) => {
                 // Best effort: what is not aborted here, the next start or the coordinator's timeout aborts.
@@ -114,15 +169,25 @@ impl Transactions {
         &self,
         batches: &[Transformed],
         routes: &Routes,
+        note: &str,
         metadata: impl FnOnce() -> Option<ConsumerGroupMetadata>,
     ) -> Result<Committed, Failure> {
         let mut committed = Committed::default();
         let outcomes: Vec<&Outcome> = batches.iter().flat_map(|batch| &batch.outcomes).collect();
+        let chunk = self.chunk.load(Ordering::Relaxed);
+        let mut unflushed = 0;
         for (index, outcome) in outcomes.iter().enumerate() {
-            self.send(outcome, index, routes)?;
+            let bytes = outcome.record.payload_bytes();
+            if unflushed > 0 && unflushed + bytes > chunk {
+                self.flush(&outcomes, routes)?;
+                unflushed = 0;
+            }
+            failpoint!("send", injected("send"));
+            self.send(&outcomes, index, routes)?;
+            unflushed += bytes;
             committed.records += 1;
-            committed.dead_letters += u64::from(outcome.route == Route::DeadLetter);
-            committed.bytes_sent += outcome.record.payload_bytes() as u64;
+            committed.dead_letters += u64::from(outcome.route != Route::Target);
+            committed.bytes_sent += bytes as u64;
         }
         for batch in batches {
             committed.bytes_received += batch.source_bytes;
@@ -134,10 +199,10 @@ impl Transactions {
                     .or_insert(*offsets);
             }
         }
-        self.patiently("flush", || self.producer.flush(CALL))
-            .map_err(|failure| self.explain(failure, &outcomes))?;
-        self.check_deliveries(&outcomes)?;
-        let offsets = offset_list(&committed.ranges).map_err(|error| self.ended(&error, "list offsets"))?;
+        failpoint!("flush", injected("flush"));
+        self.flush(&outcomes, routes)?;
+        failpoint!("send-offsets", injected("send offsets"));
+        let offsets = offset_list(&committed.ranges, note).map_err(|error| self.ended(&error, "list offsets"))?;
         // Read afresh, so that a member of an older generation is refused.
         let Some(metadata) = metadata() else {
             return Err(Failure::Aborted("the consumer has no group metadata".into()));
@@ -145,21 +210,47 @@ impl Transactions {
         self.patiently("send offsets", || {
             self.producer.send_offsets_to_transaction(&offsets, &metadata, CALL)
         })?;
+        failpoint!("before-commit", injected("commit"));
         self.patiently("commit", || self.producer.commit_transaction(CALL))
-            .map_err(|failure| self.explain(failure, &outcomes))?;
+            .map_err(|failure| self.explain(failure, &outcomes, routes))?;
+        // No error here: what is committed cannot be aborted.
+        failpoint!("after-commit");
         Ok(committed)
     }
 
-    fn send(&self, outcome: &Outcome, index: usize, routes: &Routes) -> Result<(), Failure> {
-        let record = &outcome.record;
-        let position = &record.position;
-        let (topic, partition) = match outcome.route {
-            Route::Target => (
-                routes.target(&position.topic).map_err(Failure::Ended)?,
-                position.partition,
-            ),
-            Route::DeadLetter => routes.dead_letter(position).map_err(Failure::Ended)?,
+    /// Everything sent so far is delivered.
+    fn flush(&self, outcomes: &[&Outcome], routes: &Routes) -> Result<(), Failure> {
+        self.patiently("flush", || self.producer.flush(CALL))
+            .map_err(|failure| self.explain(failure, outcomes, routes))?;
+        self.check_deliveries(outcomes, routes)
+    }
+
+    /// Writes a dead letter to the folder. What is not committed afterwards is written again.
+    fn set_aside(&self, outcomes: &[&Outcome], index: usize) -> Result<(), Failure> {
+        let Some(folder) = &self.oversize else {
+            return Err(Failure::Ended(Refused::new(outcomes, index).stop()));
         };
+        let outcome = outcomes[index];
+        match oversize::write(folder, &outcome.record) {
+            Ok(path) => {
+                tracing::warn!(position = %outcome.record.position, path = %path.display(), "dead letter written to the folder");
+                Ok(())
+            }
+            // A full disk may have room again: nothing is committed until then.
+            Err(error) => Err(Failure::Aborted(format!(
+                "dead letters cannot be written to {}: {error}",
+                folder.display()
+            ))),
+        }
+    }
+
+    fn send(&self, outcomes: &[&Outcome], index: usize, routes: &Routes) -> Result<(), Failure> {
+        let outcome = outcomes[index];
+        let record = &outcome.record;
+        if outcome.route == Route::Oversize {
+            return self.set_aside(outcomes, index);
+        }
+        let (topic, partition) = destination(outcome, routes)?;
         let mut message = to_message(topic, partition, record, index);
         if outcome.route == Route::DeadLetter {
             message.key = None;
@@ -176,6 +267,16 @@ impl Transactions {
                     // The producer's own thread empties the queue.
                     std::thread::sleep(Duration::from_millis(1));
                 }
+                Err((KafkaError::MessageProduction(code), _)) if is_size(code) => {
+                    // The client has a limit for all topics: what is as large will be refused too.
+                    let is_as_large = |other: &usize| {
+                        let other = outcomes[*other];
+                        other.route != Route::Oversize && other.record.payload_bytes() >= record.payload_bytes()
+                    };
+                    let as_large = (index..outcomes.len()).filter(is_as_large);
+                    let refused = as_large.map(|index| Refused::new(outcomes, index));
+                    return Err(Failure::TooLarge(refused.collect()));
+                }
                 Err((KafkaError::MessageProduction(code), _)) => return Err(not_delivered(outcome, code)),
                 Err((error, _)) => return Err(self.ended(&error, "produce")),
             }
@@ -184,10 +285,11 @@ impl Transactions {
 
     /// Aborts the open transaction.
     fn abort(&self) -> Result<(), Failure> {
+        failpoint!("abort");
         self.patiently("abort", || self.producer.abort_transaction(CALL))
             .map_err(|failure| match failure {
                 Failure::Aborted(reason) => Failure::Ended(RunError::Unavailable { reason }),
-                ended @ Failure::Ended(_) => ended,
+                other => other,
             })
     }
 
@@ -211,19 +313,55 @@ impl Transactions {
         }
     }
 
-    fn check_deliveries(&self, outcomes: &[&Outcome]) -> Result<(), Failure> {
-        match self.producer.context().first_failure() {
-            Some((index, code)) => match outcomes.get(index) {
-                Some(outcome) => Err(not_delivered(outcome, code)),
-                None => Err(Failure::Aborted(format!("a record was not delivered: {code}"))),
-            },
-            None => Ok(()),
+    fn check_deliveries(&self, outcomes: &[&Outcome], routes: &Routes) -> Result<(), Failure> {
+        let failures = self.producer.context().failures();
+        let Some((index, code)) = failures.first().copied() else {
+            return Ok(());
+        };
+        if is_size(code) {
+            return Err(self.too_large(&failures, outcomes, routes));
+        }
+        match outcomes.get(index) {
+            Some(outcome) => Err(not_delivered(outcome, code)),
+            None => Err(Failure::Aborted(format!("a record was not delivered: {code}"))),
         }
     }
 
+    /// Which outcomes are too large. A broker measures the producer's batches, which hold several records of a
+    /// partition: one that was refused with others may be small, so next time less is sent at once.
+    fn too_large(&self, failures: &[(usize, RDKafkaErrorCode)], outcomes: &[&Outcome], routes: &Routes) -> Failure {
+        let mut by_partition: BTreeMap<(&str, i32), Vec<usize>> = BTreeMap::new();
+        let sizes = failures
+            .iter()
+            .filter(|(_, code)| is_size(*code))
+            .map(|(index, _)| *index);
+        for index in sizes.filter(|index| *index < outcomes.len()) {
+            if let Ok(to) = destination(outcomes[index], routes) {
+                by_partition.entry(to).or_default().push(index);
+            }
+        }
+        let alone = by_partition.values().filter(|refused| refused.len() == 1).flatten();
+        let refused: Vec<_> = alone.map(|index| Refused::new(outcomes, *index)).collect();
+        let together = by_partition.values().filter(|refused| refused.len() > 1);
+        let bytes = |index: &usize| outcomes[*index].record.payload_bytes();
+        let sums = together.map(|refused| refused.iter().map(bytes).sum());
+        if let Some(smallest) = sums.min() {
+            let chunk = (self.chunk.load(Ordering::Relaxed).min(smallest) / 2).max(1);
+            self.chunk.store(chunk, Ordering::Relaxed);
+            tracing::info!(
+                chunk,
+                "a topic takes less at once than the producer sends: less is sent at once"
+            );
+        }
+        if refused.is_empty() {
+            return Failure::Aborted("a topic takes less at once than was sent".into());
+        }
+        Failure::TooLarge(refused)
+    }
+
     /// A failed delivery says more than the abort it leads to.
-    fn explain(&self, failure: Failure, outcomes: &[&Outcome]) -> Failure {
-        match (&failure, self.check_deliveries(outcomes)) {
+    fn explain(&self, failure: Failure, outcomes: &[&Outcome], routes: &Routes) -> Failure {
+        match (&failure, self.check_deliveries(outcomes, routes)) {
             (Failure::Aborted(_), Err(better)) => better,
             _ => failure,
         }
@@ -256,16 +394,34 @@ impl Transactions {
     }
 }
 
+/// The error that a failpoint stands for: whatever it is, the transaction is aborted and its records read again.
+#[cfg(feature = "failpoints")]
+fn injected(what: &str) -> Failure {
+    Failure::Aborted(format!("{what}: failed by a failpoint"))
+}
+
+/// Topic and partition that an outcome is written to.
+fn destination<'r>(outcome: &Outcome, routes: &'r Routes) -> Result<(&'r str, i32), Failure> {
+    let position = &outcome.record.position;
+    let to = match outcome.route {
+        Route::Target => routes.target(&position.topic).map(|topic| (topic, position.partition)),
+        _ => routes.dead_letter(position),
+    };
+    to.map_err(Failure::Ended)
+}
+
+fn is_size(code: RDKafkaErrorCode) -> bool {
+    matches!(
+        code,
+        RDKafkaErrorCode::MessageSizeTooLarge | RDKafkaErrorCode::InvalidMessageSize
+    )
+}
+
 /// What a refused record means: some refusals cannot get better by trying again.
 fn not_delivered(outcome: &Outcome, code: RDKafkaErrorCode) -> Failure {
     let position = &outcome.record.position;
-    let size = outcome.record.payload_bytes();
     let stopped = |reason: String, help: &str| Failure::Ended(RunError::stopped(StopKind::Config, reason, help));
     match code {
-        RDKafkaErrorCode::MessageSizeTooLarge | RDKafkaErrorCode::InvalidMessageSize => stopped(
-            format!("the outcome of {position} has {size} bytes, more than the target takes"),
-            "raise max.message.bytes of the target topic (and message.max.bytes in target.kafka.properties)",
-        ),
         RDKafkaErrorCode::UnknownPartition => stopped(
             format!("the target of {position} has no partition {}", position.partition),
             "add partitions to the target topic until it has as many as the source",
@@ -289,28 +445,33 @@ fn not_delivered(outcome: &Outcome, code: RDKafkaErrorCode) -> Failure {
     }
 }
 
-fn offset_list(ranges: &Ranges) -> Result<TopicPartitionList, KafkaError> {
+fn offset_list(ranges: &Ranges, note: &str) -> Result<TopicPartitionList, KafkaError> {
     let mut list = TopicPartitionList::with_capacity(ranges.len());
     for ((topic, partition), offsets) in ranges {
         list.add_partition_offset(topic, *partition, Offset::Offset(offsets.next))?;
+        if let Some(mut element) = list.find_partition(topic, *partition)
+            && !note.is_empty()
+        {
+            element.set_metadata(note);
+        }
     }
     Ok(list)
 }
 
-/// Remembers the first failed delivery of a transaction.
+/// Remembers the failed deliveries of a transaction, which are no more than its records.
 #[derive(Default)]
 struct Deliveries {
-    failure: Mutex<Option<(usize, RDKafkaErrorCode)>>,
+    failures: Mutex<Vec<(usize, RDKafkaErrorCode)>>,
     last_log: Mutex<Option<String>>,
 }
 
 impl Deliveries {
     fn clear(&self) {
-        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
-    fn first_failure(&self) -> Option<(usize, RDKafkaErrorCode)> {
-        *self.failure.lock().unwrap_or_else(PoisonError::into_inner)
+    fn failures(&self) -> Vec<(usize, RDKafkaErrorCode)> {
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn last_log(&self) -> Option<String> {
@@ -338,10 +499,8 @@ impl ProducerContext for Deliveries {
             let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail);
             // Deliveries purged by an abort follow from an earlier failure and say nothing.
             if !matches!(code, RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight) {
-                self.failure
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .get_or_insert((index, code));
+                let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+                failures.push((index, code));
             }
         }
     }

@@ -141,6 +141,7 @@ async fn bad_records_go_to_the_dead_letters_in_the_same_transaction_and_too_many
     assert_eq!(of_partition_1, 10, "source partition modulo the count");
 
     topics.produce("mixed", &(0..2_000).map(bad).collect::<Vec<_>>());
+    let again = config.clone();
     let stopped = run_to_end(config, options("mixed", "a", true)).await;
     assert!(
         matches!(&stopped, Err(RunError::Stopped { reason, .. }) if reason.contains("max_ratio")),
@@ -148,6 +149,14 @@ async fn bad_records_go_to_the_dead_letters_in_the_same_transaction_and_too_many
     );
     let after = topics.read_all("mixed.dead").len();
     assert!(after < 1_030, "the batch that passed the limit was written: {after}");
+
+    // A restart does not forget: it stops before a single record more is set aside.
+    let again = run_to_end(again, options("mixed", "a", true)).await;
+    assert!(
+        matches!(&again, Err(RunError::Stopped { reason, .. }) if reason.contains("max_ratio")),
+        "{again:?}"
+    );
+    assert_eq!(topics.read_all("mixed.dead").len(), after);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use schemars::JsonSchema;
 use sealflow::keys::{Catalogue, CatalogueError};
@@ -9,6 +10,7 @@ use serde::Deserialize;
 
 use crate::catalogue::ObjectCatalogue;
 use crate::folder::DurableFolder;
+use crate::timeout::WithTimeout;
 
 /// Where policies, key envelopes and domains are kept. `{ folder: PATH }`; buckets will be a key of their own.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
@@ -18,11 +20,15 @@ pub struct CatalogueConfig {
     pub folder: PathBuf,
 }
 
+/// How long a call may take. Beyond it the catalogue is away, and what waits for it tries again.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
 impl CatalogueConfig {
-    /// Opens the catalogue.
+    /// Opens the catalogue. A call that takes longer than ten seconds fails as if the folder were away.
     pub fn open(&self) -> Result<Arc<dyn Catalogue>, CatalogueError> {
         let folder = DurableFolder::open(&self.folder)?;
-        Ok(Arc::new(ObjectCatalogue::new(Arc::new(folder))))
+        let catalogue = ObjectCatalogue::new(Arc::new(folder));
+        Ok(Arc::new(WithTimeout::new(Arc::new(catalogue), TIMEOUT)))
     }
 }
 

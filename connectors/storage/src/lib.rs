@@ -4,7 +4,9 @@
 mod catalogue;
 mod config;
 mod folder;
+mod timeout;
 
 pub use catalogue::ObjectCatalogue;
 pub use config::CatalogueConfig;
 pub use folder::DurableFolder;
+pub use timeout::WithTimeout;

@@ -59,6 +59,20 @@ impl Transform for Sorter {
             })
             .collect())
     }
+
+    /// Dead letters of the same size, or of a tenth where a record's value starts with `shrinks`.
+    async fn refuse(&self, records: Vec<Record>, _: &'static str) -> Result<Vec<Outcome>, TransformError> {
+        let letter = |mut record: Record| {
+            if let Some(value) = record.value.as_mut().filter(|value| value.starts_with(b"shrinks")) {
+                value.truncate(value.len() / 10);
+            }
+            Outcome {
+                route: Route::DeadLetter,
+                record,
+            }
+        };
+        Ok(records.into_iter().map(letter).collect())
+    }
 }
 
 pub fn config(brokers: &str, topics: &[&str]) -> KafkaConfig {
@@ -95,6 +109,7 @@ pub fn dead_letters(topic: &str, max_ratio: f64) -> Option<DeadLetters> {
     Some(DeadLetters {
         topic: topic.into(),
         max_ratio,
+        oversize: None,
     })
 }
 

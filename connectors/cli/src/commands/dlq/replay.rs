@@ -1,0 +1,108 @@
+//! `sealflow dlq replay`: the records of dead letters through the pipeline again, each once.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sealflow::pipeline::{Counters, LetterOpener, ReplayTransform, Transform};
+use sealflow_kafka::{ReplayTo, Runner, RunnerOptions, source_topics};
+use serde::Serialize;
+
+use super::{Place, Select, read};
+use crate::commands::run::{services, transform};
+use crate::config::{self, Environment};
+use crate::failure::{Exit, Failure, Result};
+use crate::metrics::Metrics;
+use crate::signals;
+use crate::term::{OutputFormat, note, say, say_json};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Send the records of dead letters through the pipeline again, each once
+///
+/// One pass over the letters that are there at the start. Records and the replay's own offsets are committed
+/// together, so a replay that is killed goes on where it stopped. Records go through the pipeline's transform to
+/// its target, at their partition, with key, headers and time stamp. Letters that are not selected, do not open or
+/// fail again go to the end of the dead-letter topic. Needs rights on the KMS key of the dead letters.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    place: Place,
+    #[command(flatten)]
+    select: Select,
+    /// Where records go: `target`, or `source` for the pipeline to read them again, in clear
+    #[arg(long, value_enum, default_value_t)]
+    to: To,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+enum To {
+    /// The pipeline's target, through its transform
+    #[default]
+    Target,
+    /// The source topic, in clear as it was: the running pipeline takes it from there
+    Source,
+}
+
+#[derive(Serialize)]
+struct Replayed {
+    letters: u64,
+    replayed: u64,
+    kept: u64,
+    aborts: u64,
+}
+
+pub(super) async fn run(args: Args) -> Result<ExitCode> {
+    let config = config::load(&args.place.pipeline, &Environment::of_process())?;
+    let shutdown = signals::listen()?;
+    let metrics = Arc::new(Metrics::new(&config.name));
+    let services = services(&config, None, &metrics).await?;
+    let kafka = config.kafka();
+    let known = {
+        let kafka = kafka.clone();
+        let asked = tokio::task::spawn_blocking(move || source_topics(&kafka, PATIENCE)).await;
+        asked.map_err(|_| Failure::new(Exit::Internal, "asking for topics panicked", "please report this bug"))??
+    };
+    let then: Option<Arc<dyn Transform>> = match args.to {
+        To::Target => Some(transform(&config, &services)?),
+        To::Source => {
+            note("warning: records go back to the source topic in clear, as they were read there");
+            None
+        }
+    };
+    let opener = LetterOpener::new(&config.dataset, services.opening_keys());
+    let replay = ReplayTransform::new(opener, args.select.filter(), known, then);
+    let options = RunnerOptions {
+        pipeline: config.name.clone(),
+        instance: "replay".to_owned(),
+        threads: 1,
+        batch: config.batch,
+        until_end: true,
+    };
+    let to = match args.to {
+        To::Target => ReplayTo::Target,
+        To::Source => ReplayTo::Source,
+    };
+    let runner = Runner::new(kafka, options, Arc::new(replay), Arc::new(Counters::default()))?.replaying(to)?;
+    let summary = runner.run(shutdown).await?;
+    let replayed = Replayed {
+        letters: summary.records,
+        replayed: summary.records - summary.dead_letters,
+        kept: summary.dead_letters,
+        aborts: summary.aborts,
+    };
+    match args.place.output {
+        OutputFormat::Json => say_json(&replayed),
+        OutputFormat::Text => say(format_args!(
+            "{}: {} letters, {} replayed, {} kept",
+            config.name, replayed.letters, replayed.replayed, replayed.kept
+        )),
+    }
+    let files = read::files(&config)?.len();
+    if files > 0 {
+        note(format_args!(
+            "{files} oversize letters are in the folder, which a replay leaves alone"
+        ));
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,141 @@
+//! Records that are larger than their topics take, on Apache Kafka: they are set aside, and the others go on.
+
+#![allow(clippy::expect_used, clippy::panic)]
+
+mod common;
+
+use std::path::Path;
+
+use common::{config, dead_letters, options, run_to_end};
+use sealflow_kafka::{KafkaConfig, RunError};
+use sealflow_testbed::{Kafka, Message, Topics};
+
+/// Source, target and dead letters, the latter two with a limit.
+fn topics(kafka: &Kafka, name: &str, limit: &str) -> Topics {
+    let topics = kafka.topics();
+    topics.create(name, 2, &[("max.message.bytes", "8000000")]);
+    for suffix in ["sealed", "dead"] {
+        topics.create(&format!("{name}.{suffix}"), 2, &[("max.message.bytes", limit)]);
+    }
+    topics
+}
+
+fn small(n: i32) -> Message {
+    Message::new(n % 2, format!("small {n} {}", "x".repeat(300)))
+}
+
+fn large(start: &str, bytes: usize) -> Message {
+    Message::new(0, format!("{start} {}", "y".repeat(bytes)))
+}
+
+fn with_letters(kafka: &Kafka, name: &str, oversize: Option<&Path>) -> KafkaConfig {
+    let mut config = config(&kafka.brokers(), &[name]);
+    config.source.properties = [("fetch.message.max.bytes".to_owned(), "1000000".to_owned())]
+        .into_iter()
+        .collect();
+    // Topics measure what is compressed, and one letter over and over becomes nothing.
+    config.target.properties = [("compression.codec".to_owned(), "none".to_owned())]
+        .into_iter()
+        .collect();
+    config.dead_letters = dead_letters(&format!("{name}.dead"), 1.0);
+    if let Some(letters) = &mut config.dead_letters {
+        letters.oversize = oversize.map(Into::into);
+    }
+    config
+}
+
+/// How the values in `topic` start, of partition 0, in order.
+fn first_words(topics: &Topics, topic: &str) -> Vec<String> {
+    let word = |message: Message| {
+        let value = String::from_utf8(message.value.expect("a value")).expect("text");
+        value
+            .split(' ')
+            .take(2)
+            .map(|word| word.get(..8).unwrap_or(word))
+            .collect::<Vec<_>>()
+            .join(" ")
+    };
+    let all = topics.read_all(topic).into_iter();
+    all.filter(|message| message.partition == 0).map(word).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_too_large_for_the_target_becomes_a_dead_letter_and_one_too_large_for_those_a_file() {
+    let Some(kafka) = Kafka::shared("oversize records") else {
+        return;
+    };
+    let topics = topics(kafka, "big", "100000");
+    let records = [
+        small(0),
+        large("shrinks", 200_000),
+        small(2),
+        large("stays", 200_000),
+        large("bad", 300_000),
+        small(4),
+        // Larger than the producer itself sends.
+        large("stays", 6_000_000),
+        small(6),
+    ];
+    topics.produce("big", &records);
+    let folder = std::env::temp_dir().join(format!("sealflow-oversize-{}", std::process::id()));
+    let mut config = with_letters(kafka, "big", Some(&folder));
+    let limits = [("message.max.bytes", "4000000"), ("compression.codec", "none")];
+    config.target.properties = limits
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .into_iter()
+        .collect();
+    let summary = run_to_end(config, options("big", "a", true)).await.expect("it goes on");
+    assert_eq!((summary.records, summary.dead_letters), (8, 4));
+    assert_eq!(
+        first_words(&topics, "big.sealed"),
+        ["small 0", "small 2", "small 4", "small 6"]
+    );
+    assert_eq!(first_words(&topics, "big.dead"), ["shrinks yyyyyyyy"]);
+    let mut files: Vec<_> = std::fs::read_dir(folder.join("big/0"))
+        .expect("the folder of the partition")
+        .map(|entry| entry.expect("readable").path())
+        .collect();
+    files.sort();
+    let sizes: Vec<_> = files.iter().map(|path| path.metadata().expect("there").len()).collect();
+    assert_eq!(sizes, [200_007, 300_005, 6_000_007], "{files:?}");
+    let _ = std::fs::remove_dir_all(&folder);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_folder_a_dead_letter_that_is_too_large_stops_the_pipeline_and_says_what_helps() {
+    let Some(kafka) = Kafka::shared("oversize dead letters without a folder") else {
+        return;
+    };
+    let topics = topics(kafka, "bigger", "100000");
+    topics.produce("bigger", &[small(0), large("stays", 200_000)]);
+    let stopped = run_to_end(with_letters(kafka, "bigger", None), options("bigger", "a", true)).await;
+    let Err(error @ RunError::Stopped { .. }) = stopped else {
+        panic!("{stopped:?}");
+    };
+    assert!(
+        error
+            .to_string()
+            .contains("the dead letter of bigger/0/1 has 200006 bytes"),
+        "{error}"
+    );
+    assert!(error.help().contains("dead_letters.oversize"), "{}", error.help());
+    assert_eq!(topics.read_all("bigger.dead").len(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn small_records_whose_batch_is_too_large_for_the_target_are_sent_in_smaller_ones() {
+    let Some(kafka) = Kafka::shared("batches larger than the target takes") else {
+        return;
+    };
+    let topics = topics(kafka, "many", "3000");
+    topics.produce("many", &(0..400).map(small).collect::<Vec<_>>());
+    let mut config = with_letters(kafka, "many", None);
+    config.target.properties = [("compression.codec".to_owned(), "none".to_owned())]
+        .into_iter()
+        .collect();
+    let summary = run_to_end(config, options("many", "a", true))
+        .await
+        .expect("it goes on");
+    assert_eq!((summary.records, summary.dead_letters), (400, 0));
+    assert_eq!(first_words(&topics, "many.sealed"), first_words(&topics, "many"));
+}

@@ -1,0 +1,212 @@
+//! The replaying transform: dead letters in, their records out, through the pipeline's own transform or as they
+//! were. It reads letters; where they and their records go is the sink's business.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use zeroize::Zeroizing;
+
+use super::dead_letter::{DeadLetter, decode_record};
+use super::open::{key_failure, travelling};
+use super::output::OutputLimits;
+use super::record::{Position, Record};
+use super::transform::{Outcome, Route, Transform, TransformError};
+use crate::keys::OpeningKeys;
+use crate::policy::{DEAD_LETTER_LABEL, DEAD_LETTERS_SUFFIX};
+use crate::seal::{Plaintext, SealedValue, value};
+
+/// Which dead letters are meant. What is not said is not asked for.
+#[derive(Clone, Debug, Default)]
+pub struct LetterFilter {
+    /// Any of these codes.
+    pub codes: BTreeSet<String>,
+    /// Records of this topic.
+    pub topic: Option<String>,
+    /// Records of this partition.
+    pub partition: Option<i32>,
+    /// Records of this offset.
+    pub offset: Option<i64>,
+}
+
+impl LetterFilter {
+    /// Whether this letter is meant.
+    #[must_use]
+    pub fn matches(&self, letter: &DeadLetter) -> bool {
+        (self.codes.is_empty() || self.codes.contains(&letter.code))
+            && self.topic.as_ref().is_none_or(|topic| *topic == letter.topic)
+            && self.partition.is_none_or(|partition| partition == letter.partition)
+            && self.offset.is_none_or(|offset| offset == letter.offset)
+    }
+}
+
+/// Opens dead letters of one dataset, for whoever has rights on their key.
+#[derive(Clone)]
+pub struct LetterOpener {
+    keys: OpeningKeys,
+    dataset: String,
+}
+
+impl LetterOpener {
+    /// Opens the dead letters of `dataset` with `keys`.
+    #[must_use]
+    pub fn new(dataset: &str, keys: OpeningKeys) -> Self {
+        Self {
+            keys,
+            dataset: format!("{dataset}{DEAD_LETTERS_SUFFIX}"),
+        }
+    }
+
+    /// The record that `letter` seals; `message` is the record that the letter came in, with its envelopes.
+    /// `None`: it does not open here, whatever the reason.
+    ///
+    /// # Errors
+    /// If a service is away, or refuses this identity.
+    pub async fn open(&self, letter: &DeadLetter, message: &Record) -> Result<Option<Record>, TransformError> {
+        let mut sealed = Vec::new();
+        if value::read_text(letter.record.as_bytes(), &mut sealed).is_err() {
+            return Ok(None);
+        }
+        let Ok(SealedValue::Randomised {
+            key,
+            column,
+            nonce,
+            ciphertext,
+            tag,
+        }) = SealedValue::parse(&sealed)
+        else {
+            return Ok(None);
+        };
+        let envelopes = travelling(message, &self.dataset);
+        let envelopes: Vec<&[u8]> = envelopes.iter().map(Bytes::as_ref).collect();
+        let key = match self
+            .keys
+            .get(key, &envelopes)
+            .await
+            .map_or_else(key_failure, |key| Ok(Ok(key)))?
+        {
+            Ok(key) => key,
+            Err(_) => return Ok(None),
+        };
+        // The dataset and label that count are those that the value proves.
+        let label = key.envelope.labels.get(usize::from(column));
+        if key.envelope.dataset != self.dataset || label.is_none_or(|label| label.label != DEAD_LETTER_LABEL) {
+            return Ok(None);
+        }
+        let mut plain = Zeroizing::new(Vec::with_capacity(ciphertext.len()));
+        let mut opener = key.key.opener(&self.dataset, DEAD_LETTER_LABEL);
+        if opener.open(nonce, ciphertext, tag, None, &mut plain).is_err() {
+            return Ok(None);
+        }
+        let Ok(Plaintext::Bytes(cbor)) = Plaintext::decode(&plain) else {
+            return Ok(None);
+        };
+        let position = Position {
+            topic: letter.topic.as_str().into(),
+            partition: letter.partition,
+            offset: letter.offset,
+        };
+        Ok(decode_record(cbor, position).ok())
+    }
+}
+
+/// Opens dead letters and hands their records to another transform.
+///
+/// The outcome of a record has the position that its letter names. What is not meant, is no letter or does not
+/// open comes out as the dead letter that it was: none is ever lost by a replay.
+pub struct ReplayTransform {
+    opener: LetterOpener,
+    filter: LetterFilter,
+    /// Partitions of the topics that records may go back to.
+    known: Vec<(Arc<str>, i32)>,
+    then: Option<Arc<dyn Transform>>,
+}
+
+impl ReplayTransform {
+    /// Replays what `filter` means of the letters of records of the topics `known` (each with its number of
+    /// partitions) through `then`; as they were without it.
+    #[must_use]
+    pub fn new(
+        opener: LetterOpener,
+        filter: LetterFilter,
+        known: Vec<(Arc<str>, i32)>,
+        then: Option<Arc<dyn Transform>>,
+    ) -> Self {
+        Self {
+            opener,
+            filter,
+            known,
+            then,
+        }
+    }
+
+    async fn read(&self, message: &Record) -> Result<Option<Record>, TransformError> {
+        let Some(letter) = message
+            .value
+            .as_deref()
+            .and_then(|json| DeadLetter::from_json(json).ok())
+        else {
+            return Ok(None);
+        };
+        // The position stands in clear and proves nothing: it may lead nowhere but into this pipeline's topics.
+        let is_known = |(topic, partitions): &(Arc<str>, i32)| {
+            **topic == *letter.topic && (0..*partitions).contains(&letter.partition)
+        };
+        if !self.filter.matches(&letter) || !self.known.iter().any(is_known) {
+            return Ok(None);
+        }
+        self.opener.open(&letter, message).await
+    }
+}
+
+#[async_trait]
+impl Transform for ReplayTransform {
+    async fn apply(&self, records: Vec<Record>) -> Result<Vec<Outcome>, TransformError> {
+        let limit = OutputLimits::default().batch.0;
+        let mut bytes = 0;
+        let (mut is_opened, mut opened) = (Vec::with_capacity(records.len()), Vec::new());
+        for message in &records {
+            let record = self.read(message).await?;
+            bytes += message.payload_bytes() as u64;
+            is_opened.push(record.is_some());
+            opened.extend(record);
+            if bytes >= limit {
+                break;
+            }
+        }
+        let replayed = match &self.then {
+            _ if opened.is_empty() => Vec::new(),
+            Some(then) => then.apply(opened).await?,
+            None => opened
+                .into_iter()
+                .map(|record| outcome(Route::Target, record))
+                .collect(),
+        };
+        let mut replayed = replayed.into_iter();
+        let mut outcomes = Vec::with_capacity(is_opened.len());
+        for (message, is_opened) in records.into_iter().zip(is_opened) {
+            if !is_opened {
+                outcomes.push(outcome(Route::DeadLetter, message));
+            } else if let Some(outcome) = replayed.next() {
+                outcomes.push(outcome);
+            } else {
+                // The other transform has answered with a prefix, and so does this one.
+                break;
+            }
+        }
+        Ok(outcomes)
+    }
+
+    /// What the target still does not take stays the dead letter that it was.
+    async fn refuse(&self, records: Vec<Record>, _: &'static str) -> Result<Vec<Outcome>, TransformError> {
+        Ok(records
+            .into_iter()
+            .map(|message| outcome(Route::DeadLetter, message))
+            .collect())
+    }
+}
+
+fn outcome(route: Route, record: Record) -> Outcome {
+    Outcome { route, record }
+}

@@ -1,0 +1,190 @@
+//! G8: what a batch becomes is bounded, whatever its records are. One test, in a process of its own, because it
+//! measures the memory of the process.
+#![cfg(all(feature = "pipeline", feature = "testing", target_os = "linux"))]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use sealflow::clock::{ManualClock, UnixMillis};
+use sealflow::flow::direct::DirectSealer;
+use sealflow::keys::testing::{MemoryCatalogue, MemoryKms};
+use sealflow::keys::{DomainKeys, OpeningKeys, SealingKeys};
+use sealflow::pipeline::{
+    DeadLetter, Format, KeysPlacement, OpenTransform, Outcome, OutputLimits, Position, Record, Route, SealTransform,
+    TOO_LARGE, Timestamp, Transform,
+};
+use sealflow::policy::{FixedPolicies, VerifiedPolicy};
+use sealflow::seal::UsageLimits;
+use sealflow::units::ByteSize;
+
+const POLICY: &str = r#"
+dataset: payments
+version: 1
+keys: { default: { arn: "arn:aws:kms:eu-central-1:111122223333:key/1" } }
+acls: { pii: {} }
+dead_letters: { key: default, acl: pii }
+columns:
+  - { path: "a[*]", key: default, acl: pii }
+  - { path: "padded[*]", key: default, acl: pii, pad_to: 64 }
+  - { path: "bound[*]", key: default, acl: pii, bind_row: id }
+"#;
+const MIB: usize = 1 << 20;
+const LIMITS: OutputLimits = OutputLimits {
+    batch: ByteSize(4 << 20),
+    record: ByteSize(8 << 20),
+};
+
+fn transforms() -> (SealTransform, OpenTransform) {
+    let policy = Arc::new(VerifiedPolicy::unsigned_for_development(POLICY.as_bytes()).unwrap());
+    let policies = Arc::new(FixedPolicies::new(vec![policy.clone()]));
+    let clock = Arc::new(ManualClock::at(UnixMillis(1)));
+    let (kms, catalogue) = (Arc::new(MemoryKms::new()), Arc::new(MemoryCatalogue::new()));
+    let age = Duration::from_secs(300);
+    let sealer = DirectSealer {
+        keys: SealingKeys::new(kms.clone(), catalogue.clone(), clock.clone(), UsageLimits::STANDARD),
+        domains: DomainKeys::new(kms.clone(), catalogue.clone(), policies.clone(), clock.clone(), age),
+    };
+    let keys = OpeningKeys::new(kms, catalogue, policies, clock, age, 1_000);
+    let (format, placement) = (Format::Json, KeysPlacement::Header);
+    let seal = SealTransform::new(policy.clone(), format, placement, sealer.clone()).unwrap();
+    let open = OpenTransform::new(policy, format, placement, keys, sealer).unwrap();
+    (seal.with_limits(LIMITS), open.with_limits(LIMITS))
+}
+
+fn record(offset: usize, value: String) -> Record {
+    Record {
+        position: Position {
+            topic: "payments".into(),
+            partition: 0,
+            offset: i64::try_from(offset).unwrap(),
+        },
+        timestamp: Timestamp::None,
+        key: None,
+        value: Some(Bytes::from(value)),
+        headers: Vec::new(),
+    }
+}
+
+/// `{"NAME":[1,1,1,…]}`.
+fn ones(name: &str, count: usize) -> String {
+    format!(r#"{{"id":"7","{name}":[1{}]}}"#, ",1".repeat(count - 1))
+}
+
+/// A line of /proc/self/status, in bytes.
+fn memory(what: &str) -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with(what)).unwrap();
+    let kibibytes: usize = line.split_whitespace().nth(1).unwrap().parse().unwrap();
+    kibibytes * 1024
+}
+
+/// All outcomes, piece by piece as the runner takes them, and how far the memory grew beyond the start.
+async fn pieces(transform: &dyn Transform, mut records: Vec<Record>, mut each: impl FnMut(Vec<Outcome>)) -> usize {
+    // 5: forget the highest so far (proc(5)).
+    std::fs::write("/proc/self/clear_refs", "5").unwrap();
+    let before = memory("VmRSS:");
+    while !records.is_empty() {
+        let outcomes = transform.apply(records.clone()).await.unwrap();
+        assert!((1..=records.len()).contains(&outcomes.len()));
+        for (record, outcome) in records.drain(..outcomes.len()).zip(&outcomes) {
+            assert_eq!(record.position, outcome.record.position, "in order");
+        }
+        each(outcomes);
+    }
+    memory("VmHWM:") - before
+}
+
+fn code(outcome: &Outcome) -> String {
+    let json = outcome.record.value.as_deref().unwrap();
+    assert_eq!(outcome.route, Route::DeadLetter);
+    DeadLetter::from_json(json).unwrap().code
+}
+
+/// The bound of `docs/operations.md`: of the work on one batch, without the batch itself.
+fn bound(largest: usize) -> usize {
+    let (batch, record) = (
+        usize::try_from(LIMITS.batch.0).unwrap(),
+        usize::try_from(LIMITS.record.0).unwrap(),
+    );
+    4 * (batch + record.max(largest * 4 / 3))
+}
+
+#[tokio::test]
+async fn what_a_batch_becomes_is_bounded_whatever_its_records_are() {
+    let (seal, open) = transforms();
+    let batch = |name: &str, count: usize, bytes: usize| -> Vec<Record> {
+        let value = ones(name, count);
+        (0..bytes / value.len()).map(|n| record(n, value.clone())).collect()
+    };
+    // Warm: keys, and what the allocator keeps.
+    pieces(&seal, batch("a", 1_000, MIB), drop).await;
+
+    // Sealed whole, this would be 36 times its 8 MiB.
+    let tiny = batch("a", 10_000, 8 * MIB);
+    let count = tiny.len();
+    let (mut sealed, mut answers) = (Vec::new(), 0);
+    let grown = pieces(&seal, tiny, |outcomes| {
+        answers += 1;
+        let bytes: usize = outcomes.iter().map(|outcome| outcome.record.payload_bytes()).sum();
+        let one = outcomes.last().unwrap().record.payload_bytes();
+        assert!(bytes - one < 5 * MIB, "a piece of {bytes} bytes");
+        if sealed.is_empty() {
+            sealed.extend(outcomes.into_iter().map(|outcome| outcome.record));
+        }
+    })
+    .await;
+    assert!(answers > 50, "{answers} pieces of {count} records");
+    println!("tiny values: {} MiB", grown / MIB);
+    assert!(grown < bound(0), "tiny values took {} MiB", grown / MIB);
+
+    let grown = pieces(&open, sealed, |outcomes| assert_eq!(outcomes[0].route, Route::Target)).await;
+    println!("opening: {} MiB", grown / MIB);
+    assert!(grown < bound(0), "opening took {} MiB", grown / MIB);
+
+    // Sealed, one of these would be beyond the limit of a record, and all of them 600 MiB.
+    let padded = batch("padded", 60_000, 4 * MIB);
+    let grown = pieces(&seal, padded, |outcomes| assert_eq!(code(&outcomes[0]), TOO_LARGE)).await;
+    println!("padded values: {} MiB", grown / MIB);
+    assert!(grown < bound(0), "padded values took {} MiB", grown / MIB);
+
+    // A row id is part of every value's context: this one is as long as they are many.
+    let long_id = format!(r#"{{"id":"{}","bound":[1{}]}}"#, "i".repeat(MIB), ",1".repeat(50_000));
+    let grown = pieces(&seal, vec![record(0, long_id)], |outcomes| {
+        assert_eq!(code(&outcomes[0]), TOO_LARGE);
+    })
+    .await;
+    println!("long row ids: {} MiB", grown / MIB);
+    assert!(grown < bound(0), "long row ids took {} MiB", grown / MIB);
+
+    // Beyond the limit before it is sealed, so it is not even read.
+    let largest = 64 * MIB;
+    let huge = record(0, format!(r#"{{"a":"{}"}}"#, "x".repeat(largest)));
+    let grown = pieces(&seal, vec![huge.clone()], |outcomes| {
+        assert_eq!(code(&outcomes[0]), TOO_LARGE)
+    })
+    .await;
+    println!("huge: {} MiB", grown / MIB);
+    assert!(grown < bound(largest), "a record of 64 MiB took {} MiB", grown / MIB);
+    let grown = pieces(&open, vec![huge], |outcomes| assert_eq!(code(&outcomes[0]), TOO_LARGE)).await;
+    assert!(
+        grown < bound(largest),
+        "a record of 64 MiB took {} MiB to open",
+        grown / MIB
+    );
+}
+
+#[tokio::test]
+async fn records_that_were_refused_are_set_aside_piece_by_piece() {
+    let (seal, _) = transforms();
+    let mut records: Vec<_> = (0..6).map(|n| record(n, "x".repeat(MIB))).collect();
+    let mut answers = Vec::new();
+    while !records.is_empty() {
+        let outcomes = seal.refuse(records.clone(), TOO_LARGE).await.unwrap();
+        records.drain(..outcomes.len());
+        answers.push(outcomes.len());
+        assert!(outcomes.iter().all(|outcome| code(outcome) == TOO_LARGE));
+    }
+    assert_eq!(answers, [3, 3]);
+}
