@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::{completion, demo, init, keys, kms, open, policy, run, schema, seal, validate, version};
+use crate::commands::{completion, demo, dlq, init, keys, kms, open, policy, run, schema, seal, validate, version};
 use crate::failure::{Exit, Failure, Result};
 use crate::log::{self, LogFormat};
 use crate::term;
@@ -48,6 +48,8 @@ enum Command {
     Policy(policy::Command),
     #[command(subcommand)]
     Keys(keys::Command),
+    #[command(subcommand)]
+    Dlq(dlq::Command),
     #[command(subcommand)]
     Kms(kms::Command),
     Schema(schema::Args),
@@ -127,6 +129,7 @@ async fn execute(command: Command) -> Result<ExitCode> {
         Command::Open(args) => open::run(args).await,
         Command::Policy(command) => policy::run(command).await,
         Command::Keys(command) => keys::run(command).await,
+        Command::Dlq(command) => dlq::run(command).await,
         Command::Kms(command) => kms::run(command).await,
         Command::Schema(args) => schema::run(&args),
         Command::Completion(args) => completion::run(&args),

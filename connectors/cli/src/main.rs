@@ -14,6 +14,7 @@ mod metered;
 mod metrics;
 mod overlay;
 mod redact;
+mod reload;
 mod services;
 mod signals;
 mod status;
@@ -23,5 +24,7 @@ mod trust;
 
 fn main() -> std::process::ExitCode {
     log::install_panic_hook();
+    #[cfg(feature = "failpoints")]
+    let _failpoints = sealflow_kafka::failpoints::of_environment();
     cli::main()
 }

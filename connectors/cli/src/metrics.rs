@@ -85,6 +85,7 @@ pub(crate) struct Metrics {
     values_sealed: Family<FlowLabel, Counter>,
     values_opened: Family<FlowLabel, Counter>,
     source_lag: Family<PartitionLabel, Gauge<i64, AtomicI64>>,
+    policy_version: Gauge<f64, AtomicU64>,
 }
 
 impl Metrics {
@@ -107,6 +108,7 @@ impl Metrics {
             values_sealed: Family::default(),
             values_opened: Family::default(),
             source_lag: Family::default(),
+            policy_version: Gauge::default(),
         };
         metrics.register();
         metrics
@@ -169,6 +171,11 @@ impl Metrics {
             "Records at the source that are not yet read",
             self.source_lag.clone(),
         );
+        registry.register(
+            "policy_version",
+            "Version of the policy in use",
+            self.policy_version.clone(),
+        );
         let build: Family<VersionLabel, Gauge> = Family::default();
         build
             .get_or_create(&VersionLabel {
@@ -192,6 +199,13 @@ impl Metrics {
             component_kind: kind,
             component_type: "kafka",
         }
+    }
+
+    /// This version of the policy is in use.
+    pub(crate) fn policy_version(&self, version: u64) {
+        // Nobody signs 2^53 versions.
+        #[allow(clippy::cast_precision_loss)]
+        self.policy_version.set(version as f64);
     }
 
     /// Records were read.
@@ -289,6 +303,7 @@ mod tests {
         metrics.key_age(Duration::from_secs(2));
         metrics.sealed("direct", 9);
         metrics.opened("direct", 9);
+        metrics.policy_version(7);
         metrics.lags(&BTreeMap::from([(("t".into(), 0), 5)]));
         let text = metrics.encode();
         for line in [
@@ -303,6 +318,7 @@ mod tests {
             "sealflow_data_key_age_seconds 2.0",
             r#"sealflow_values_sealed_total{flow="direct"} 9"#,
             r#"sealflow_source_lag_records{topic="t",partition="0"} 5"#,
+            "sealflow_policy_version 7.0",
             "# EOF",
         ] {
             assert!(text.contains(line), "{line} is missing in:\n{text}");

@@ -9,6 +9,7 @@ use sealflow::flow::direct::DirectSealer;
 use sealflow::jose::Thumbprint;
 use sealflow::keys::{Catalogue, DomainKeys, KeyService, OpeningKeys, SealingKeys};
 use sealflow::pipeline::{Format, KeysPlacement, OpenTransform, SealTransform};
+use sealflow::policy::catalogue_source::{DEFAULT_MAX_STALE, DEFAULT_REFRESH};
 use sealflow::policy::{FixedPolicies, PolicySource, VerifiedPolicy};
 use sealflow::seal::UsageLimits;
 use sealflow_kms::{AwsKms, KmsConfig};
@@ -95,9 +96,19 @@ pub(crate) async fn open_policy(
     dataset: &str,
     catalogue: &Arc<dyn Catalogue>,
 ) -> Result<(Arc<dyn PolicySource>, Arc<VerifiedPolicy>)> {
+    open_policy_asked_every(DEFAULT_REFRESH, origin, dataset, catalogue).await
+}
+
+/// As [`open_policy`]; the catalogue is asked for newer versions when `refresh` has passed.
+pub(crate) async fn open_policy_asked_every(
+    refresh: Duration,
+    origin: &PolicyOrigin,
+    dataset: &str,
+    catalogue: &Arc<dyn Catalogue>,
+) -> Result<(Arc<dyn PolicySource>, Arc<VerifiedPolicy>)> {
     match origin {
         PolicyOrigin::Signed { owners } => {
-            let policies = trust::policies(catalogue, trust::owners(owners)?);
+            let policies = trust::policies(catalogue, trust::owners(owners)?).with_ages(refresh, DEFAULT_MAX_STALE);
             let policy = policies.policy(dataset).await?;
             Ok((Arc::new(policies), policy))
         }
@@ -121,16 +132,27 @@ pub(crate) fn read_unsigned(path: &Path) -> Result<VerifiedPolicy> {
         .map_err(|error| Failure::config(format_args!("{}: {error}", path.display()), error.help()))
 }
 
+/// Refuses a policy that this version cannot carry out in full.
+pub(crate) fn check_supported(policy: &VerifiedPolicy) -> Result<()> {
+    let policy = policy.policy();
+    match policy.unsupported().first() {
+        None => Ok(()),
+        Some(first) => Err(Failure::config(
+            format_args!("policy of {}, version {}: {first}", policy.dataset, policy.version),
+            &first.help,
+        )),
+    }
+}
+
 impl Services {
     /// Refuses a policy that this version cannot carry out in full.
     pub(crate) fn check_supported(&self) -> Result<()> {
-        match self.policy.policy().unsupported().first() {
-            None => Ok(()),
-            Some(first) => Err(Failure::config(
-                format_args!("policy of {}: {first}", self.policy.policy().dataset),
-                &first.help,
-            )),
-        }
+        check_supported(&self.policy)
+    }
+
+    /// The same services, with another version of the dataset's policy.
+    pub(crate) fn with_policy(&self, policy: Arc<VerifiedPolicy>) -> Self {
+        Self { policy, ..self.clone() }
     }
 
     /// Keys to seal with.

@@ -3,6 +3,7 @@
 mod access;
 pub(crate) mod completion;
 pub(crate) mod demo;
+pub(crate) mod dlq;
 pub(crate) mod init;
 pub(crate) mod keys;
 pub(crate) mod kms;

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
 
-use sealflow::pipeline::{Format, KeysPlacement};
+use sealflow::pipeline::{Format, KeysPlacement, OutputLimits};
 
 use super::access::Access;
 use super::sidecar::{self, Sidecar};
@@ -44,12 +44,14 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
     };
     let sidecar = sidecar.as_ref().map(|(text, name)| (text.as_str(), name.as_str()));
     let services = args.access.open(sidecar).await?;
-    let transform = services.opening(
-        Format::Json,
-        KeysPlacement::Catalogue,
-        services.opening_keys(),
-        services.sealer(),
-    )?;
+    let transform = services
+        .opening(
+            Format::Json,
+            KeysPlacement::Catalogue,
+            services.opening_keys(),
+            services.sealer(),
+        )?
+        .with_limits(OutputLimits::FILES);
     let counters = transform.counters();
     let input = Input::open(&args.stream)?;
     let outputs = Outputs::create(&args.stream, files::Access::Private, None, None)?;

@@ -5,7 +5,10 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use sealflow::flow::direct::DirectSealer;
+use sealflow::keys::OpeningKeys;
 use sealflow::pipeline::{Counters, Transform, TransformCounters};
+use sealflow::policy::VerifiedPolicy;
 use sealflow_kafka::{Runner, RunnerOptions, Summary};
 use serde::Serialize;
 
@@ -14,7 +17,10 @@ use crate::config::{self, Environment, Mode, PipelineConfig};
 use crate::failure::{Failure, Result};
 use crate::metered::Metered;
 use crate::metrics::Metrics;
-use crate::services::{PolicyOrigin, Services, clock, open_catalogue, open_kms, open_policy};
+use crate::reload::Reloading;
+use crate::services::{
+    PolicyOrigin, Services, check_supported, clock, open_catalogue, open_kms, open_policy_asked_every,
+};
 use crate::signals;
 use crate::status::Status;
 use crate::term::{OutputFormat, Progress, say, say_json};
@@ -65,7 +71,14 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
     };
     say_start(&config, &services, admin.as_ref());
     let housekeeping = tokio::spawn(keep_house(Arc::clone(&assembled.status), args.until_end));
-    let ended = runner.run(shutdown).await;
+    let newest = assembled
+        .reloading
+        .follow(&*services.policies, &config.dataset, config.policy_refresh.0);
+    let ended = tokio::select! {
+        ended = runner.run(shutdown) => ended.map_err(Failure::from),
+        // What is not committed is dropped: it may have been sealed under a policy that counts no more.
+        failure = newest => Err(failure),
+    };
     housekeeping.abort();
     // The admin port answers until everything is committed.
     drop(admin);
@@ -85,7 +98,9 @@ pub(crate) async fn services(
 ) -> Result<Services> {
     let origin = PolicyOrigin::of(config, dev)?;
     let catalogue = open_catalogue(&config.catalogue.folder)?;
-    let (policies, policy) = open_policy(&origin, &config.dataset, &catalogue).await?;
+    // Half the interval, so that every look reaches the catalogue.
+    let refresh = config.policy_refresh.0 / 2;
+    let (policies, policy) = open_policy_asked_every(refresh, &origin, &config.dataset, &catalogue).await?;
     let kms = Arc::new(Metered::new(open_kms(&config.kms).await?, Arc::clone(metrics)));
     let services = Services {
         catalogue,
@@ -101,39 +116,81 @@ pub(crate) async fn services(
 /// The transform of a pipeline, and what it counts.
 struct Assembled {
     transform: Arc<dyn Transform>,
+    reloading: Arc<Reloading>,
     status: Arc<Status>,
 }
 
 impl Assembled {
     fn new(config: &PipelineConfig, services: &Services, metrics: Arc<Metrics>) -> Result<Self> {
-        let format = config
-            .format
-            .core()
-            .ok_or_else(|| Failure::config("format: not taken by this version", "use json, ndjson or json-sr"))?;
-        let sealer = services.sealer();
-        let sealing = sealer.keys.clone();
-        let opening = (config.mode == Mode::Open).then(|| services.opening_keys());
-        let (transform, counted): (Arc<dyn Transform>, Arc<TransformCounters>) = match &opening {
-            None => {
-                let transform = services.sealing(format, config.keys, sealer)?;
-                let counters = transform.counters();
-                (Arc::new(transform), counters)
-            }
-            Some(keys) => {
-                let transform = services.opening(format, config.keys, keys.clone(), sealer)?;
-                let counters = transform.counters();
-                (Arc::new(transform), counters)
+        let keys = Keys::new(config, services);
+        let counted = Arc::new(TransformCounters::default());
+        let make = {
+            let (config, services, keys, counted) =
+                (config.clone(), services.clone(), keys.clone(), Arc::clone(&counted));
+            move |policy: Arc<VerifiedPolicy>| {
+                check_supported(&policy)?;
+                make(&config, &services.with_policy(policy), &keys, &counted)
             }
         };
+        let policy = Arc::clone(&services.policy);
+        let reloading = Arc::new(Reloading::new(policy, Arc::clone(&metrics), Box::new(make))?);
         let status = Arc::new(Status::new(
             Arc::new(Counters::default()),
             counted,
-            sealing,
-            opening,
+            keys.sealer.keys,
+            keys.opening,
             metrics,
         ));
-        Ok(Self { transform, status })
+        Ok(Self {
+            transform: Arc::clone(&reloading) as Arc<dyn Transform>,
+            reloading,
+            status,
+        })
     }
+}
+
+/// Caches of keys, which outlive a version of the policy.
+#[derive(Clone)]
+struct Keys {
+    sealer: DirectSealer,
+    opening: Option<OpeningKeys>,
+}
+
+impl Keys {
+    fn new(config: &PipelineConfig, services: &Services) -> Self {
+        Self {
+            sealer: services.sealer(),
+            opening: (config.mode == Mode::Open).then(|| services.opening_keys()),
+        }
+    }
+}
+
+/// The transform of a pipeline under the policy that there is now.
+pub(crate) fn transform(config: &PipelineConfig, services: &Services) -> Result<Arc<dyn Transform>> {
+    make(config, services, &Keys::new(config, services), &Arc::default())
+}
+
+fn make(
+    config: &PipelineConfig,
+    services: &Services,
+    keys: &Keys,
+    counted: &Arc<TransformCounters>,
+) -> Result<Arc<dyn Transform>> {
+    let format = config
+        .format
+        .core()
+        .ok_or_else(|| Failure::config("format: not taken by this version", "use json, ndjson or json-sr"))?;
+    let (sealer, counted) = (keys.sealer.clone(), Arc::clone(counted));
+    Ok(match &keys.opening {
+        None => {
+            let transform = services.sealing(format, config.keys, sealer)?;
+            Arc::new(transform.with_limits(config.output).with_counters(counted))
+        }
+        Some(keys) => {
+            let transform = services.opening(format, config.keys, keys.clone(), sealer)?;
+            Arc::new(transform.with_limits(config.output).with_counters(counted))
+        }
+    })
 }
 
 fn say_start(config: &PipelineConfig, services: &Services, admin: Option<&AdminServer>) {

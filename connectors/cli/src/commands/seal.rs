@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
 
-use sealflow::pipeline::{Format, KeysPlacement};
+use sealflow::pipeline::{Format, KeysPlacement, OutputLimits};
 
 use super::access::Access;
 use super::sidecar::Sidecar;
@@ -50,7 +50,9 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
     ])?;
     signals::remove_half_written_files()?;
     let services = args.access.open(None).await?;
-    let transform = services.sealing(Format::Json, KeysPlacement::Header, services.sealer())?;
+    let transform = services
+        .sealing(Format::Json, KeysPlacement::Header, services.sealer())?
+        .with_limits(OutputLimits::FILES);
     let counters = transform.counters();
     let input = Input::open(&args.stream)?;
     let outputs = Outputs::create(

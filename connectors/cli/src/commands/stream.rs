@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use sealflow::keys::KEYS_HEADER;
-use sealflow::pipeline::{DeadLetter, Outcome, Position, Record, Route, Timestamp, Transform};
+use sealflow::pipeline::{DeadLetter, Outcome, Position, Record, Route, Timestamp, Transform, check_prefix};
 
 use super::sidecar::Sidecar;
 use crate::failure::{Exit, Failure, Result};
@@ -217,7 +217,8 @@ impl Outputs {
         })
     }
 
-    fn write(&mut self, pieces: &[Piece], outcomes: Vec<Outcome>) -> Result<()> {
+    /// Writes the pieces that `outcomes` are of, and returns how many these are.
+    fn write(&mut self, pieces: &[Piece], outcomes: Vec<Outcome>) -> Result<usize> {
         if let Some(sidecar) = &mut self.sidecar {
             sidecar.add(&outcomes)?;
             // What goes down a pipe cannot be taken back, so its keys are written down before.
@@ -226,22 +227,26 @@ impl Outputs {
             }
         }
         let mut outcomes = outcomes.into_iter();
+        let mut written = 0;
         for piece in pieces {
             if piece.value.is_some() {
                 // One outcome per record, in order: the transform's contract.
-                let Some(outcome) = outcomes.next() else { continue };
+                let Some(outcome) = outcomes.next() else { break };
+                written += 1;
                 if outcome.route == Route::DeadLetter {
                     self.dead_letter(&outcome.record)?;
                     continue;
                 }
                 self.put(outcome.record.value.as_deref().unwrap_or_default())?;
+            } else {
+                written += 1;
             }
             self.put(&piece.rest)?;
         }
         if let Output::Pipe(pipe) = &mut self.records {
             pipe.flush().map_err(|error| pipe_failure(&error))?;
         }
-        Ok(())
+        Ok(written)
     }
 
     fn put(&mut self, bytes: &[u8]) -> Result<()> {
@@ -311,13 +316,21 @@ pub(crate) async fn pass(mut input: Input, transform: &dyn Transform, mut output
         if pieces.is_empty() {
             break;
         }
-        let records = pieces
+        let mut records: Vec<Record> = pieces
             .iter()
             .filter_map(|piece| piece.value.clone())
             .map(|value| input.record(value))
             .collect();
-        let outcomes = transform.apply(records).await?;
-        outputs.write(&pieces, outcomes)?;
+        let mut rest = pieces.as_slice();
+        while !records.is_empty() {
+            let outcomes = transform.apply(records.clone()).await?;
+            check_prefix(outcomes.len(), records.len())?;
+            records.drain(..outcomes.len());
+            let written = outputs.write(rest, outcomes)?;
+            rest = &rest[written..];
+        }
+        // Blank lines, if a batch holds nothing else.
+        outputs.write(rest, Vec::new())?;
         progress.set(input.read);
     }
     let dead_letters = outputs.dead;

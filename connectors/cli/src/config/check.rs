@@ -1,5 +1,7 @@
 //! What a pipeline file may not say although its form is right.
 
+use std::time::Duration;
+
 use sealflow::policy::KeyPath;
 
 use super::pipeline::{Format, PipelineConfig};
@@ -23,6 +25,11 @@ pub(super) fn check(config: &PipelineConfig) -> Result<(), Wrong> {
     let batch = root.key("batch");
     count(&batch.key("rows"), u64::from(config.batch.rows), 1_000_000)?;
     count(&batch.key("bytes"), config.batch.bytes.0, 1 << 30)?;
+    count(&root.key("output").key("batch"), config.output.batch.0, 1 << 30)?;
+    count(&root.key("output").key("record"), config.output.record.0, 1 << 30)?;
+    if config.policy_refresh.0 < Duration::from_millis(100) {
+        return wrong(&root.key("policy_refresh"), "less than 100ms", "30s is usual");
+    }
     kms(config)?;
     config.kafka().check().map_err(|error| Wrong {
         path: error.path,

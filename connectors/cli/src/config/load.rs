@@ -22,6 +22,9 @@ pub(crate) fn load(path: &Path, environment: &Environment) -> Result<PipelineCon
     let base = path.parent().unwrap_or(Path::new("")).to_owned();
     let mut config = parse(&text, &base, environment).map_err(|error| yaml_failure(path, &error))?;
     config.catalogue.folder = base.join(&config.catalogue.folder);
+    if let Some(folder) = config.dead_letters.as_mut().and_then(|dead| dead.oversize.as_mut()) {
+        *folder = base.join(&*folder);
+    }
     Ok(config)
 }
 

@@ -2,10 +2,12 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use schemars::JsonSchema;
 use sealflow::jose::Thumbprint;
-use sealflow::pipeline::{self, BatchLimits, KeysPlacement};
+use sealflow::pipeline::{self, BatchLimits, KeysPlacement, OutputLimits};
+use sealflow::units::Span;
 use sealflow_kafka::{DeadLetters, KafkaConfig, KafkaSource, KafkaTarget};
 use sealflow_kms::KmsConfig;
 use sealflow_storage::CatalogueConfig;
@@ -40,6 +42,9 @@ pub(crate) struct PipelineConfig {
     /// Whose policies are believed. Only `--dev` goes without.
     #[serde(default)]
     pub(crate) trust: Trust,
+    /// How often the catalogue is asked for a newer policy, which is taken in between two batches.
+    #[serde(default = "policy_refresh")]
+    pub(crate) policy_refresh: Span,
     /// The KMS. Without this section: the AWS credential chain and its region.
     #[serde(default)]
     pub(crate) kms: KmsConfig,
@@ -49,6 +54,9 @@ pub(crate) struct PipelineConfig {
     /// When a batch is closed.
     #[serde(default)]
     pub(crate) batch: BatchLimits,
+    /// How large records and batches may become.
+    #[serde(default)]
+    pub(crate) output: OutputLimits,
     /// Threads, each with its own consumer and producer.
     #[serde(default = "one")]
     pub(crate) threads: u16,
@@ -166,6 +174,10 @@ impl Default for Admin {
             listen: Some(SocketAddr::from(([127, 0, 0, 1], 9464))),
         }
     }
+}
+
+fn policy_refresh() -> Span {
+    Span(Duration::from_secs(30))
 }
 
 fn one() -> u16 {

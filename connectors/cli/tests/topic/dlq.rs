@@ -212,3 +212,70 @@ fn mode(path: &Path) -> u32 {
     use std::os::unix::fs::PermissionsExt as _;
     path.metadata().unwrap().permissions().mode()
 }
+
+#[test]
+fn oversize_letters_of_the_folder_are_replayed_each_once_when_their_topic_takes_them() {
+    let Some(kafka) = Kafka::shared("replay of oversize letters") else {
+        return;
+    };
+    let topics = kafka.topics();
+    create_topics(&topics, "oversize");
+    let site = Site::new(&kafka.brokers());
+    site.publish("payments", 1, &policy(1, "name"));
+    let large = |n: i32| {
+        Message::new(
+            n % 2,
+            format!(r#"{{"n":{n},"name":"{CANARY} {}"}}"#, "x".repeat(200_000)),
+        )
+    };
+    topics.produce("oversize", &(0..6).map(large).collect::<Vec<_>>());
+    let folder = site.path().join("set-aside");
+    let narrow = pipeline(&site, "oversize", "seal", "");
+    let yaml = std::fs::read_to_string(&narrow).unwrap();
+    let wide = yaml.replace(
+        "max_ratio: 1.0",
+        &format!("max_ratio: 1.0, oversize: {}", folder.display()),
+    );
+    std::fs::write(
+        &narrow,
+        wide.replace("codec: none", "codec: none, message.max.bytes: \"100000\""),
+    )
+    .unwrap();
+    run_to_end(&site, &narrow, Duration::from_secs(60));
+    assert_eq!(
+        topics.read_all("oversize.sealed").len() + topics.read_all("oversize.dead").len(),
+        0
+    );
+    let file = narrow.to_str().unwrap().to_owned();
+    assert_eq!(
+        listed(&site, &file, &[])["codes"],
+        serde_json::json!({ "too-large": 6 })
+    );
+    let replayed = dlq(&site, "pipeline", &["replay", &file], "");
+    assert!(
+        text(&replayed).contains("6 letters, 0 replayed, 6 kept"),
+        "{}",
+        text(&replayed)
+    );
+
+    // The limit is raised. Replays die with a record committed and its file still there, and before the commit.
+    std::fs::write(&narrow, wide).unwrap();
+    for failpoint in [
+        "before-remove=1*off->1*return(abort)",
+        "before-commit=1*off->1*return(abort)",
+    ] {
+        let output = dlq(&site, "pipeline", &["replay", &file], failpoint);
+        assert_eq!(output.status.signal(), Some(6), "{failpoint}: {}", text(&output));
+    }
+    let replayed = dlq(&site, "pipeline", &["replay", &file], "");
+    assert!(replayed.status.success(), "{}", text(&replayed));
+    assert_eq!(listed(&site, &file, &[])["codes"], serde_json::json!({}));
+    let mut numbers: Vec<String> = Vec::new();
+    for message in topics.read_all("oversize.sealed") {
+        let value = String::from_utf8(message.value.unwrap()).unwrap();
+        assert!(value.contains("sf1.") && !value.contains(CANARY));
+        numbers.push(value.split(',').next().unwrap().to_owned());
+    }
+    numbers.sort();
+    assert_eq!(numbers, (0..6).map(|n| format!(r#"{{"n":{n}"#)).collect::<Vec<_>>());
+}

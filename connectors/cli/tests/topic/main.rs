@@ -5,8 +5,12 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)] // tests
 
+mod dlq;
 mod exactly_once;
+#[cfg(feature = "failpoints")]
+mod failpoints;
 mod leaks;
 mod refusals;
+mod reload;
 mod rewrap;
 mod support;

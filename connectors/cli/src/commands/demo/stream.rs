@@ -123,6 +123,7 @@ fn runner(bench: &Bench, name: &str, from: &str, to: &str, transform: Arc<dyn Tr
         dead_letters: Some(DeadLetters {
             topic: TOPICS[3].to_owned(),
             max_ratio: 0.01,
+            oversize: None,
         }),
     };
     let options = RunnerOptions {

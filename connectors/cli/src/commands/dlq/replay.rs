@@ -1,11 +1,12 @@
 //! `sealflow dlq replay`: the records of dead letters through the pipeline again, each once.
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sealflow::pipeline::{Counters, LetterOpener, ReplayTransform, Transform};
-use sealflow_kafka::{ReplayTo, Runner, RunnerOptions, source_topics};
+use sealflow::pipeline::{Counters, LetterOpener, ReplayTransform, StopKind, Transform};
+use sealflow_kafka::{FolderLetter, FolderSummary, ReplayTo, RunError, Runner, RunnerOptions, source_topics};
 use serde::Serialize;
 
 use super::{Place, Select, read};
@@ -23,7 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// One pass over the letters that are there at the start. Records and the replay's own offsets are committed
 /// together, so a replay that is killed goes on where it stopped. Records go through the pipeline's transform to
 /// its target, at their partition, with key, headers and time stamp. Letters that are not selected, do not open or
-/// fail again go to the end of the dead-letter topic. Needs rights on the KMS key of the dead letters.
+/// fail again go to the end of the dead-letter topic, files of the oversize folder stay. Needs rights on the KMS key of the dead letters.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]
@@ -83,12 +84,23 @@ pub(super) async fn run(args: Args) -> Result<ExitCode> {
         To::Target => ReplayTo::Target,
         To::Source => ReplayTo::Source,
     };
-    let runner = Runner::new(kafka, options, Arc::new(replay), Arc::new(Counters::default()))?.replaying(to)?;
-    let summary = runner.run(shutdown).await?;
+    let replay: Arc<dyn Transform> = Arc::new(replay);
+    let runner = || {
+        let counters = Arc::new(Counters::default());
+        Runner::new(kafka.clone(), options.clone(), Arc::clone(&replay), counters)?.replaying(to)
+    };
+    let summary = runner()?.run(shutdown.clone()).await?;
+    let files = read::files(&config)?;
+    let folder = if files.is_empty() {
+        FolderSummary::default()
+    } else {
+        let letters = files.into_iter().map(|path| folder_letter(&path));
+        runner()?.run_folder(shutdown, letters).await?
+    };
     let replayed = Replayed {
-        letters: summary.records,
-        replayed: summary.records - summary.dead_letters,
-        kept: summary.dead_letters,
+        letters: summary.records + folder.replayed + folder.kept,
+        replayed: summary.records - summary.dead_letters + folder.replayed,
+        kept: summary.dead_letters + folder.kept,
         aborts: summary.aborts,
     };
     match args.place.output {
@@ -98,11 +110,19 @@ pub(super) async fn run(args: Args) -> Result<ExitCode> {
             config.name, replayed.letters, replayed.replayed, replayed.kept
         )),
     }
-    let files = read::files(&config)?.len();
-    if files > 0 {
-        note(format_args!(
-            "{files} oversize letters are in the folder, which a replay leaves alone"
-        ));
-    }
     Ok(ExitCode::SUCCESS)
+}
+
+fn folder_letter(path: &Path) -> Result<FolderLetter, RunError> {
+    let found = read::of_file(path).map_err(|failure| RunError::Stopped {
+        kind: StopKind::Data,
+        reason: failure.message,
+        help: failure.help,
+    })?;
+    let json = found.message.value.as_deref().unwrap_or_default();
+    Ok(FolderLetter {
+        path: path.to_owned(),
+        digest: sealflow::pipeline::dead_letter::digest(json),
+        message: found.message,
+    })
 }
