@@ -326,6 +326,11 @@ impl Plan {
         self.config.source.group.as_deref().unwrap_or(&self.options.pipeline)
     }
 
+    /// Whether the dead letters are read instead of the source.
+    pub(crate) fn is_replay(&self) -> bool {
+        self.replay.is_some()
+    }
+
     /// `transactional.id` and `group.instance.id` of a thread group. Names hold no dots, so that no pipeline's is
     /// that of another's replay.
     pub(crate) fn member(&self, index: u16) -> String {

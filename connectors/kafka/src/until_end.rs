@@ -15,6 +15,8 @@ const QUIET: Duration = Duration::from_secs(5);
 #[derive(Debug, Default)]
 pub(crate) struct Ends {
     open: Mutex<BTreeMap<Partition, Progress>>,
+    /// Where the partitions ended at the start, for as long as the run lasts.
+    limits: Mutex<BTreeMap<Partition, i64>>,
 }
 
 #[derive(Debug, Default)]
@@ -32,6 +34,9 @@ struct Progress {
 impl Ends {
     /// Adds a partition whose offsets in `[start, end)` may hold records.
     pub(crate) fn expect(&self, topic: &Arc<str>, partition: i32, end: i64) {
+        let mut limits = self.limits.lock().unwrap_or_else(PoisonError::into_inner);
+        limits.insert((Arc::clone(topic), partition), end);
+        drop(limits);
         self.lock().insert(
             (Arc::clone(topic), partition),
             Progress {
@@ -39,6 +44,13 @@ impl Ends {
                 ..Progress::default()
             },
         );
+    }
+
+    /// Whether a record was written after the start.
+    pub(crate) fn is_beyond(&self, topic: &Arc<str>, partition: i32, offset: i64) -> bool {
+        let limits = self.limits.lock().unwrap_or_else(PoisonError::into_inner);
+        let limit = limits.get(&(Arc::clone(topic), partition));
+        limit.is_none_or(|end| offset >= *end)
     }
 
     /// A record was taken in.
@@ -142,6 +154,15 @@ mod tests {
         assert!(!ends.are_reached());
         ends.committed(&topic, 0, 10);
         assert!(ends.are_reached());
+    }
+
+    #[test]
+    fn what_was_written_after_the_start_is_told_apart_even_when_the_end_is_reached() {
+        let (ends, (topic, _)) = expecting(10);
+        ends.committed(&topic, 0, 10);
+        assert!(!ends.is_beyond(&topic, 0, 9));
+        assert!(ends.is_beyond(&topic, 0, 10));
+        assert!(ends.is_beyond(&topic, 1, 0), "a partition that was empty");
     }
 
     #[test]

@@ -148,6 +148,11 @@ fn dead_letters_are_listed_unopened_and_replayed_each_once_although_replays_are_
     for args in [&["replay", file, "--code", "no-such-code"][..], &["replay", file]] {
         let output = dlq(&site, "pipeline", args, "");
         assert!(output.status.success(), "{}", text(&output));
+        assert!(
+            text(&output).contains(&format!("{broken} letters, 0 replayed, {broken} kept")),
+            "one pass: {}",
+            text(&output)
+        );
         let after = listed(&site, file, &[]);
         assert_eq!(
             after["codes"],

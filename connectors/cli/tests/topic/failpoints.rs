@@ -9,7 +9,7 @@ use sealflow_testbed::{Kafka, Message, Site};
 
 use crate::support::{binary, create_topics, of_partition, pipeline, progress, run_to_end, sample_messages};
 
-const RECORDS: u64 = 3_000;
+const RECORDS: u64 = 6_000;
 
 /// Dies at the second pass of a batch, or at the thirtieth of a record.
 fn dies_at(step: &str) -> String {
