@@ -162,7 +162,7 @@ async fn what_a_batch_becomes_is_bounded_whatever_its_records_are() {
     let largest = 64 * MIB;
     let huge = record(0, format!(r#"{{"a":"{}"}}"#, "x".repeat(largest)));
     let grown = pieces(&seal, vec![huge.clone()], |outcomes| {
-        assert_eq!(code(&outcomes[0]), TOO_LARGE)
+        assert_eq!(code(&outcomes[0]), TOO_LARGE);
     })
     .await;
     println!("huge: {} MiB", grown / MIB);

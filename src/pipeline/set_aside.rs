@@ -84,7 +84,7 @@ impl SetAside<'_> {
         drop(plain);
         let header: Bytes = write_header([key.envelope_bytes.as_slice()].into_iter()).into();
         let header = (self.placement == KeysPlacement::Header).then_some(header);
-        self.write(rejected, outcomes, &sealed, header)
+        self.write(rejected, outcomes, &sealed, header.as_ref())
     }
 
     fn write(
@@ -92,7 +92,7 @@ impl SetAside<'_> {
         rejected: &[(usize, Rejection)],
         outcomes: &mut [Outcome],
         sealed: &SealedColumn,
-        header: Option<Bytes>,
+        header: Option<&Bytes>,
     ) -> Result<(), TransformError> {
         for (index, (n, rejection)) in rejected.iter().enumerate() {
             let Some(bytes) = sealed.view().get(index) else {
@@ -105,7 +105,7 @@ impl SetAside<'_> {
             record.headers.clear();
             let letter = DeadLetter::new(rejection.code, self.stage, &record.position, bytes);
             record.value = Some(letter.to_json().into());
-            record.headers.extend(header.clone().map(|value| Header {
+            record.headers.extend(header.cloned().map(|value| Header {
                 name: KEYS_HEADER.to_owned(),
                 value: Some(value),
             }));

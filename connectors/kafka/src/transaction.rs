@@ -256,9 +256,14 @@ impl Transactions {
             message.key = None;
         }
         let started = Instant::now();
+        let mut was_empty = false;
         loop {
             match self.producer.send(message) {
                 Ok(()) => return Ok(()),
+                // An empty queue that is too full: the record is larger than the whole of it.
+                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) if was_empty => {
+                    return Err(as_large_as(outcomes, index));
+                }
                 Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back)) => {
                     if started.elapsed() > PATIENCE {
                         return Err(Failure::Aborted("the producer's queue stays full".into()));
@@ -266,16 +271,10 @@ impl Transactions {
                     message = back;
                     // The producer's own thread empties the queue.
                     std::thread::sleep(Duration::from_millis(1));
+                    was_empty = self.producer.in_flight_count() == 0;
                 }
                 Err((KafkaError::MessageProduction(code), _)) if is_size(code) => {
-                    // The client has a limit for all topics: what is as large will be refused too.
-                    let is_as_large = |other: &usize| {
-                        let other = outcomes[*other];
-                        other.route != Route::Oversize && other.record.payload_bytes() >= record.payload_bytes()
-                    };
-                    let as_large = (index..outcomes.len()).filter(is_as_large);
-                    let refused = as_large.map(|index| Refused::new(outcomes, index));
-                    return Err(Failure::TooLarge(refused.collect()));
+                    return Err(as_large_as(outcomes, index));
                 }
                 Err((KafkaError::MessageProduction(code), _)) => return Err(not_delivered(outcome, code)),
                 Err((error, _)) => return Err(self.ended(&error, "produce")),
@@ -408,6 +407,17 @@ fn destination<'r>(outcome: &Outcome, routes: &'r Routes) -> Result<(&'r str, i3
         _ => routes.dead_letter(position),
     };
     to.map_err(Failure::Ended)
+}
+
+/// The producer has limits for all topics: what is as large as the outcome that it refused will be refused too.
+fn as_large_as(outcomes: &[&Outcome], index: usize) -> Failure {
+    let bytes = outcomes[index].record.payload_bytes();
+    let is_as_large = |other: &usize| {
+        let other = outcomes[*other];
+        other.route != Route::Oversize && other.record.payload_bytes() >= bytes
+    };
+    let as_large = (index..outcomes.len()).filter(is_as_large);
+    Failure::TooLarge(as_large.map(|index| Refused::new(outcomes, index)).collect())
 }
 
 fn is_size(code: RDKafkaErrorCode) -> bool {

@@ -139,3 +139,23 @@ async fn small_records_whose_batch_is_too_large_for_the_target_are_sent_in_small
     assert_eq!((summary.records, summary.dead_letters), (400, 0));
     assert_eq!(first_words(&topics, "many.sealed"), first_words(&topics, "many"));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_larger_than_the_producers_queue_is_set_aside_instead_of_tried_for_ever() {
+    let Some(kafka) = Kafka::shared("records larger than the producer's queue") else {
+        return;
+    };
+    let topics = topics(kafka, "queue", "8000000");
+    topics.produce("queue", &[small(0), large("shrinks", 3_000_000), small(2)]);
+    let mut config = with_letters(kafka, "queue", None);
+    let limits = [("queue.buffering.max.kbytes", "1000"), ("compression.codec", "none")];
+    config.target.properties = limits
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .into_iter()
+        .collect();
+    let summary = run_to_end(config, options("queue", "a", true))
+        .await
+        .expect("it goes on");
+    assert_eq!((summary.records, summary.dead_letters), (3, 1));
+    assert_eq!(first_words(&topics, "queue.sealed"), ["small 0", "small 2"]);
+}

@@ -20,6 +20,8 @@ fn a_hostile_large_message_stays_in_the_memory_bound_and_holds_nothing_else_up()
         source_properties: "receive.message.max.bytes: 600000000".into(),
         target_properties: "message.max.bytes: 500000000, queue.buffering.max.kbytes: 1000000".into(),
         topics: vec![("max.message.bytes", "400000000")],
+        // Large records are to be sealed here, not set aside.
+        more: "output: { record: 600MiB }".into(),
         ..Setup::default()
     };
     let mut bench = Bench::new(&cluster, "hostile", records, setup);

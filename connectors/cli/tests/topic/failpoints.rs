@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use sealflow_kafka::failpoints::STEPS;
 use sealflow_testbed::{Kafka, Message, Site};
 
-use crate::support::{binary, create_topics, of_partition, pipeline, progress, run_to_end, sample_messages};
+use crate::support::{binary, create_topics, pipeline, progress, run_to_end, sample_messages};
 
 const RECORDS: u64 = 6_000;
 
@@ -74,15 +74,14 @@ fn at_every_step_from_read_to_commit_a_process_may_die_or_fail_and_every_record_
     assert!(log.contains("by a failpoint"), "{log}");
     run_to_end(&site, &file, Duration::from_secs(60));
 
-    let sealed: Vec<((), Message)> = topics
-        .read_all("steps.sealed")
-        .into_iter()
-        .map(|message| ((), message))
-        .collect();
+    let sealed = topics.read_all("steps.sealed");
     assert_eq!(sealed.len(), messages.len());
+    let of = |partition: i32, message: &Message| {
+        (message.partition == partition).then(|| (message.key.clone(), message.timestamp))
+    };
     for partition in 0..crate::support::PARTITIONS {
-        let before = of_partition(&messages, partition).map(|(_, message)| (&message.key, message.timestamp));
-        let after = of_partition(&sealed, partition).map(|(_, message)| (&message.key, message.timestamp));
+        let before = messages.iter().filter_map(|(_, message)| of(partition, message));
+        let after = sealed.iter().filter_map(|message| of(partition, message));
         assert!(before.eq(after), "partition {partition}: each once, in order");
     }
 }
