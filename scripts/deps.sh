@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what is missing, and nothing else. "build" is what a build needs (an error if it cannot be had);
-# "test" are the real servers of the tests (named in the skip ledger if they cannot be had); "all" is both;
-# "bench" are valgrind and the peers of the benchmarks (named in the same ledger).
+# "test" are the real servers of the tests (named in the skip ledger if they cannot be had); "lint" are linters; "all" is all
+# of these; "bench" are valgrind and the peers of the benchmarks (named in the same ledger).
 # Says nothing and takes no time when all is there.
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
@@ -15,9 +15,10 @@ main() {
     case "${1:-all}" in
         build) build_deps ;;
         test) test_deps ;;
+        lint) lint_deps ;;
         bench) bench_deps ;;
-        all) build_deps && test_deps && say "All dependencies are there." ;;
-        *) fail "unknown tier: $1" "one of: build, test, bench, all" ;;
+        all) build_deps && test_deps && lint_deps && say "All dependencies are there." ;;
+        *) fail "unknown tier: $1" "one of: build, test, lint, bench, all" ;;
     esac
 }
 
@@ -135,6 +136,31 @@ bench_deps() {
         maven_libs kroxylicious "$DEPS/kroxylicious" "$PEERS/kroxylicious/pom.xml" "Kroxylicious from Maven Central (about 30 MB)"
     else
         skip tink-java "no Java 17 or newer: install openjdk-17-jdk-headless"
+    fi
+}
+
+# ---- what lint needs beyond it: checks are skipped by name without it
+
+lint_deps() {
+    local requirements="$ROOT/docker/requirements.txt"
+    if ! stamped "$DEPS/lint" "$requirements"; then
+        say "Fetching linters for docker/ from PyPI…"
+        rm -rf "$DEPS/lint"
+        mkdir -p "$DEPS"
+        if python3 -m venv "$DEPS/lint" >/dev/null 2>&1 \
+            && timeout 300 "$DEPS/lint/bin/pip" install -q --disable-pip-version-check --only-binary :all: --timeout 30 \
+                --retries 2 -r "$requirements" </dev/null; then
+            stamp "$DEPS/lint" "$requirements"
+        else
+            rm -rf "$DEPS/lint"
+        fi
+    fi
+    # Debian's Prometheus holds promtool; unpacked, since installing it would start a server.
+    if ! have promtool && [ ! -x "$DEPS/promtool/usr/bin/promtool" ] && have apt-get && have dpkg-deb; then
+        mkdir -p "$DEPS/promtool"
+        (cd "$DEPS/promtool" && timeout 120 apt-get -qq download prometheus && dpkg-deb -x prometheus_*.deb .) \
+            >/dev/null 2>&1 </dev/null || true
+        rm -f "$DEPS"/promtool/*.deb
     fi
 }
 

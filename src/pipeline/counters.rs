@@ -36,6 +36,7 @@ pub struct Counters {
     draining: AtomicBool,
     target_failing: AtomicBool,
     lag: Mutex<BTreeMap<(Arc<str>, i32), i64>>,
+    position: Mutex<BTreeMap<(Arc<str>, i32), i64>>,
 }
 
 impl Counters {
@@ -93,6 +94,22 @@ impl Counters {
             Some(records) => lag.insert((Arc::clone(topic), partition), records),
             None => lag.remove(&(Arc::clone(topic), partition)),
         };
+        if records.is_none() {
+            let mut position = self.position.lock().unwrap_or_else(PoisonError::into_inner);
+            position.remove(&(Arc::clone(topic), partition));
+        }
+    }
+
+    /// The next offset of a partition that is not committed; forgotten together with its lag.
+    pub fn set_position(&self, topic: &Arc<str>, partition: i32, offset: i64) {
+        let mut position = self.position.lock().unwrap_or_else(PoisonError::into_inner);
+        position.insert((Arc::clone(topic), partition), offset);
+    }
+
+    /// Next offset per topic and partition, as last measured.
+    #[must_use]
+    pub fn positions(&self) -> BTreeMap<(Arc<str>, i32), i64> {
+        self.position.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Lag per topic and partition, as last measured.
@@ -128,7 +145,13 @@ mod tests {
         let topic: Arc<str> = "t".into();
         counters.set_lag(&topic, 0, Some(7));
         counters.set_lag(&topic, 1, Some(8));
+        counters.set_position(&topic, 0, 40);
+        counters.set_position(&topic, 1, 41);
         counters.set_lag(&topic, 0, None);
+        assert_eq!(
+            counters.positions().into_iter().collect::<Vec<_>>(),
+            [((Arc::clone(&topic), 1), 41)]
+        );
         assert_eq!(counters.lag().into_iter().collect::<Vec<_>>(), [((topic, 1), 8)]);
     }
 }

@@ -23,4 +23,4 @@ pub use plan::Format;
 pub use record::{Header, Position, Record, Timestamp};
 pub use replay::{LetterFilter, LetterOpener, ReplayTransform};
 pub use seal::{KeysPlacement, SealTransform, TransformCounters};
-pub use transform::{Outcome, Route, StopKind, Transform, TransformError, apply_all, check_prefix};
+pub use transform::{Outcome, Route, SPANS, StopKind, Transform, TransformError, apply_all, check_prefix};

@@ -13,6 +13,7 @@ use std::sync::atomic::Ordering;
 use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::task::{JoinError, JoinSet};
+use tracing::Instrument as _;
 use zeroize::Zeroizing;
 
 use super::dead_letter::CANNOT_OPEN;
@@ -21,7 +22,7 @@ use super::plan::{Format, Place, Plan, Rejection};
 use super::record::Record;
 use super::seal::{FETCHES, KeysPlacement, TransformCounters};
 use super::set_aside::{SetAside, from_domain, joined, service_stop};
-use super::transform::{Outcome, Route, StopKind, Transform, TransformError};
+use super::transform::{Outcome, Route, SPANS, StopKind, Transform, TransformError};
 use crate::columns::{Found, Locator, LocatorError, json, splice};
 use crate::flow::direct::DirectSealer;
 use crate::keys::envelope::{KEYS_HEADER, read_header};
@@ -508,14 +509,21 @@ fn domain_failure(error: DomainError) -> Result<Result<DeterministicOpener, Reje
 #[async_trait]
 impl Transform for OpenTransform {
     async fn apply(&self, mut records: Vec<Record>) -> Result<Vec<Outcome>, TransformError> {
-        let extracted = self.extract_prefix(&records);
+        let extracted = {
+            let _span = tracing::debug_span!(target: SPANS, "locate", records = records.len()).entered();
+            self.extract_prefix(&records)
+        };
         records.truncate(extracted.len());
-        let mut ring = self.keyring(&extracted).await?;
+        let mut ring = self
+            .keyring(&extracted)
+            .instrument(tracing::debug_span!(target: SPANS, "fetch_keys"))
+            .await?;
+        let opening = tracing::debug_span!(target: SPANS, "open");
         let mut outcomes = Vec::with_capacity(records.len());
         let mut rejected = Vec::new();
         for (record, extracted) in records.into_iter().zip(extracted) {
             let values = extracted.as_ref().map_or(0, |extracted| extracted.items.len());
-            match extracted.and_then(|extracted| self.open(&record, &extracted, &mut ring)) {
+            match extracted.and_then(|extracted| opening.in_scope(|| self.open(&record, &extracted, &mut ring))) {
                 Ok(record) => {
                     self.counters.values.fetch_add(values as u64, Ordering::Relaxed);
                     outcomes.push(Outcome {

@@ -8,13 +8,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::task::JoinSet;
+use tracing::Instrument as _;
 use zeroize::Zeroizing;
 
 use super::output::{OutputLimits, too_large, too_large_unread};
 use super::plan::{Document, Format, Place, Plan, Rejection, is_domain};
 use super::record::{Header, Record};
 use super::set_aside::{SetAside, from_direct, from_domain, joined};
-use super::transform::{Outcome, Route, Transform, TransformError};
+use super::transform::{Outcome, Route, SPANS, Transform, TransformError};
 use crate::columns::{Found, LocatorError, coerce, json};
 use crate::flow::direct::DirectSealer;
 use crate::keys::envelope::{KEYS_HEADER, MAX_ENVELOPES, write_header};
@@ -398,7 +399,8 @@ impl SealTransform {
 
     /// Seals all jobs of the batch.
     async fn seal_jobs(&self, jobs: &Jobs, domains: &Domains) -> Result<Vec<Sealed>, TransformError> {
-        self.fetch_keys(jobs).await?;
+        let fetching = tracing::debug_span!(target: SPANS, "fetch_keys");
+        self.fetch_keys(jobs).instrument(fetching).await?;
         let mut sealed = Vec::with_capacity(jobs.list.len());
         for job in &jobs.list {
             let model = &self.plan.rules()[job.rule];
@@ -549,9 +551,14 @@ impl Transform for SealTransform {
             domains.insert(name.to_owned(), domain);
         }
         let mut jobs = Jobs::default();
-        let extracted = self.extract_prefix(&records, &domains, &mut jobs);
+        let extracted = {
+            let _span = tracing::debug_span!(target: SPANS, "locate", records = records.len()).entered();
+            self.extract_prefix(&records, &domains, &mut jobs)
+        };
         records.truncate(extracted.len());
-        let sealed = self.seal_jobs(&jobs, &domains).await?;
+        let values: usize = jobs.list.iter().map(|job| job.len).sum();
+        let sealing = tracing::debug_span!(target: SPANS, "seal", values, columns = jobs.list.len());
+        let sealed = self.seal_jobs(&jobs, &domains).instrument(sealing).await?;
         drop(jobs);
         let mut headers = HashMap::new();
         let mut outcomes = Vec::with_capacity(records.len());

@@ -4,6 +4,10 @@ use async_trait::async_trait;
 
 use super::record::Record;
 
+/// Target of the spans that a batch leaves behind (`batch`, `read`, `transform`, `locate`, `fetch_keys`, `seal`, `open`,
+/// `transaction`, `produce`, `commit`). Their fields are counts and codes, never a value.
+pub const SPANS: &str = "sealflow::spans";
+
 /// Where an outcome goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Route {

@@ -4,7 +4,9 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::{completion, demo, dlq, init, keys, kms, open, policy, run, schema, seal, validate, version};
+use crate::commands::{
+    completion, demo, dlq, init, keys, kms, open, policy, run, schema, seal, top, validate, version,
+};
 use crate::failure::{Exit, Failure, Result};
 use crate::log::{self, LogFormat};
 use crate::term;
@@ -52,6 +54,7 @@ enum Command {
     Dlq(dlq::Command),
     #[command(subcommand)]
     Kms(kms::Command),
+    Top(top::Args),
     Schema(schema::Args),
     Completion(completion::Args),
     Version(version::Args),
@@ -59,11 +62,16 @@ enum Command {
 
 /// Parses the arguments, runs the command, reports its failure.
 pub(crate) fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let mut cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return not_a_command(error),
     };
-    log::start(cli.log);
+    // A pipeline starts its log itself, when it knows where its traces go.
+    if let Command::Run(args) = &mut cli.command {
+        args.log = cli.log;
+    } else {
+        log::start(cli.log, None);
+    }
     match in_runtime(cli.command) {
         Ok(code) => code,
         Err(failure) => {
@@ -131,6 +139,7 @@ async fn execute(command: Command) -> Result<ExitCode> {
         Command::Keys(command) => keys::run(command).await,
         Command::Dlq(command) => dlq::run(command).await,
         Command::Kms(command) => kms::run(command).await,
+        Command::Top(args) => top::run(args).await,
         Command::Schema(args) => schema::run(&args),
         Command::Completion(args) => completion::run(&args),
         Command::Version(args) => version::run(&args),

@@ -2,8 +2,11 @@
 
 use std::io::IsTerminal as _;
 
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, Layer as _};
 
+use crate::telemetry::Telemetry;
 use crate::{redact, term};
 
 /// How log lines are written.
@@ -17,18 +20,24 @@ pub(crate) enum LogFormat {
 }
 
 /// Starts logging. `SEALFLOW_LOG` filters (`warn`, `sealflow_kafka=debug,info`), default `info`.
-pub(crate) fn start(format: LogFormat) {
+///
+/// Spans go to `telemetry` if there is one, whatever the filter says of log lines; log lines never do.
+pub(crate) fn start(format: LogFormat, telemetry: Option<&Telemetry>) {
     let filter =
         EnvFilter::try_from_env("SEALFLOW_LOG").unwrap_or_else(|_| EnvFilter::new("info,librdkafka=warn,aws=error"));
     let ansi = term::Style::of_stderr().is_coloured();
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let lines = tracing_subscriber::fmt::layer()
         .with_writer(|| redact::StandardError)
         .with_ansi(ansi);
+    let lines = match format {
+        LogFormat::Text => lines.with_target(std::io::stderr().is_terminal()).boxed(),
+        LogFormat::Json => lines.json().flatten_event(true).boxed(),
+    };
+    let registry = tracing_subscriber::registry().with(lines.with_filter(filter));
     // A second start (tests) keeps the first subscriber.
-    let _ = match format {
-        LogFormat::Text => builder.with_target(std::io::stderr().is_terminal()).try_init(),
-        LogFormat::Json => builder.json().flatten_event(true).try_init(),
+    let _ = match telemetry {
+        None => registry.try_init(),
+        Some(telemetry) => registry.with(telemetry.layer()).try_init(),
     };
 }
 

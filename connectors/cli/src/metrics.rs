@@ -15,6 +15,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
+use crate::status::Phase;
+
 /// One part of the pipeline, in Vector's words.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub(crate) struct Component {
@@ -63,6 +65,11 @@ struct PartitionLabel {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct PhaseLabel {
+    phase: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct VersionLabel {
     version: &'static str,
 }
@@ -86,6 +93,8 @@ pub(crate) struct Metrics {
     values_opened: Family<FlowLabel, Counter>,
     source_lag: Family<PartitionLabel, Gauge<i64, AtomicI64>>,
     policy_version: Gauge<f64, AtomicU64>,
+    source_position: Family<PartitionLabel, Gauge<i64, AtomicI64>>,
+    phase: Family<PhaseLabel, Gauge>,
 }
 
 impl Metrics {
@@ -109,6 +118,8 @@ impl Metrics {
             values_opened: Family::default(),
             source_lag: Family::default(),
             policy_version: Gauge::default(),
+            source_position: Family::default(),
+            phase: Family::default(),
         };
         metrics.register();
         metrics
@@ -176,6 +187,12 @@ impl Metrics {
             "Version of the policy in use",
             self.policy_version.clone(),
         );
+        registry.register(
+            "source_position",
+            "Offset that is committed next at the source",
+            self.source_position.clone(),
+        );
+        registry.register("phase", "1 for the phase that the pipeline is in", self.phase.clone());
         let build: Family<VersionLabel, Gauge> = Family::default();
         build
             .get_or_create(&VersionLabel {
@@ -271,16 +288,34 @@ impl Metrics {
         self.values_opened.get_or_create(&FlowLabel { flow }).inc_by(values);
     }
 
+    /// What the pipeline is doing.
+    pub(crate) fn phase(&self, now: Phase) {
+        for phase in [Phase::Starting, Phase::Ready, Phase::Waiting, Phase::Draining] {
+            let labels = PhaseLabel { phase: phase.name() };
+            self.phase.get_or_create(&labels).set(i64::from(phase == now));
+        }
+    }
+
+    /// How far each partition is; as for [`Self::lags`].
+    pub(crate) fn positions(&self, positions: &BTreeMap<(Arc<str>, i32), i64>) {
+        set_partitions(&self.source_position, positions);
+    }
+
     /// How far behind each partition is; those that are not in `lags` are another process's now.
     pub(crate) fn lags(&self, lags: &BTreeMap<(Arc<str>, i32), i64>) {
-        self.source_lag.clear();
-        for ((topic, partition), records) in lags {
-            let labels = PartitionLabel {
-                topic: topic.to_string(),
-                partition: *partition,
-            };
-            self.source_lag.get_or_create(&labels).set(*records);
-        }
+        set_partitions(&self.source_lag, lags);
+    }
+}
+
+/// Exactly these partitions, with these numbers.
+fn set_partitions(family: &Family<PartitionLabel, Gauge<i64, AtomicI64>>, numbers: &BTreeMap<(Arc<str>, i32), i64>) {
+    family.clear();
+    for ((topic, partition), number) in numbers {
+        let labels = PartitionLabel {
+            topic: topic.to_string(),
+            partition: *partition,
+        };
+        family.get_or_create(&labels).set(*number);
     }
 }
 
@@ -289,10 +324,13 @@ const KMS_BUCKETS: [f64; 9] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 2.5, 10
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+    use std::path::Path;
+
     use super::*;
 
-    #[test]
-    fn every_name_of_the_design_is_scraped() {
+    /// Metrics of which each was seen once.
+    fn all() -> Metrics {
         let metrics = Metrics::new("p");
         metrics.received(1, 2);
         metrics.sent(1, 2);
@@ -305,7 +343,14 @@ mod tests {
         metrics.opened("direct", 9);
         metrics.policy_version(7);
         metrics.lags(&BTreeMap::from([(("t".into(), 0), 5)]));
-        let text = metrics.encode();
+        metrics.positions(&BTreeMap::from([(("t".into(), 0), 7)]));
+        metrics.phase(Phase::Ready);
+        metrics
+    }
+
+    #[test]
+    fn every_name_of_the_design_is_scraped() {
+        let text = all().encode();
         for line in [
             r#"sealflow_component_received_events_total{component_id="p",component_kind="source",component_type="kafka"} 1"#,
             r#"sealflow_component_sent_events_total{component_id="p",component_kind="sink",component_type="kafka"} 1"#,
@@ -319,9 +364,58 @@ mod tests {
             r#"sealflow_values_sealed_total{flow="direct"} 9"#,
             r#"sealflow_source_lag_records{topic="t",partition="0"} 5"#,
             "sealflow_policy_version 7.0",
+            r#"sealflow_source_position{topic="t",partition="0"} 7"#,
+            r#"sealflow_phase{phase="ready"} 1"#,
+            r#"sealflow_phase{phase="waiting"} 0"#,
             "# EOF",
         ] {
             assert!(text.contains(line), "{line} is missing in:\n{text}");
+        }
+    }
+
+    /// Names that look like ours in a file of `docker/`.
+    fn names_in(path: &str) -> BTreeSet<String> {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docker").join(path);
+        let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
+            .filter(|word| word.starts_with("sealflow_"))
+            .map(str::to_owned)
+            .collect()
+    }
+
+    #[test]
+    fn dashboard_and_alerts_name_only_metrics_that_exist() {
+        let text = all().encode();
+        let scraped: BTreeSet<&str> = text
+            .lines()
+            .filter(|line| !line.starts_with('#'))
+            .filter_map(|line| line.split(['{', ' ']).next())
+            .collect();
+        for file in [
+            "grafana/sealflow.json",
+            "prometheus/alerts.yaml",
+            "prometheus/alerts_test.yaml",
+        ] {
+            let names = names_in(file);
+            assert!(names.len() >= 7, "{file} names {names:?}");
+            for name in names {
+                assert!(
+                    scraped.contains(name.as_str()),
+                    "{file} names {name}, which is not scraped"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn the_manual_names_every_metric() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/operations.md");
+        let manual = std::fs::read_to_string(path).unwrap();
+        for line in all().encode().lines() {
+            let Some(name) = line.strip_prefix("# HELP ").and_then(|rest| rest.split(' ').next()) else {
+                continue;
+            };
+            assert!(manual.contains(name), "docs/operations.md does not name {name}");
         }
     }
 }

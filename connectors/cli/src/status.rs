@@ -21,6 +21,18 @@ pub(crate) enum Phase {
     Draining,
 }
 
+impl Phase {
+    /// As metrics spell it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Ready => "ready",
+            Self::Waiting => "waiting",
+            Self::Draining => "draining",
+        }
+    }
+}
+
 /// Everything that counts in one pipeline.
 pub(crate) struct Status {
     /// Records, bytes, lag: counted by the runner.
@@ -137,6 +149,8 @@ impl Status {
             metrics.sealed("direct", values);
         }
         metrics.lags(&self.counters.lag());
+        metrics.positions(&self.counters.positions());
+        metrics.phase(self.phase());
         *before = now;
     }
 }

@@ -190,12 +190,18 @@ impl Drop for Progress {
     }
 }
 
-/// Prints rows as aligned columns, two spaces between.
+/// Prints rows as aligned columns.
 pub(crate) fn table<const N: usize>(rows: &[[String; N]]) {
+    columns(rows).iter().for_each(say);
+}
+
+/// Rows as lines of aligned columns, two spaces between.
+pub(crate) fn columns<const N: usize>(rows: &[[String; N]]) -> Vec<String> {
     let width = |n: usize| rows.iter().map(|row| row[n].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..N).map(width).collect();
-    for row in rows {
+    let line = |row: &[String; N]| {
         let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
-        say(cells.collect::<Vec<_>>().join("  ").trim_end());
-    }
+        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    };
+    rows.iter().map(line).collect()
 }

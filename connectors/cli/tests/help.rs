@@ -33,6 +33,7 @@ const COMMANDS: &[&[&str]] = &[
     &["dlq", "replay"],
     &["kms"],
     &["kms", "serve"],
+    &["top"],
     &["schema"],
     &["completion"],
     &["version"],

@@ -385,13 +385,11 @@ impl ClientContext for GroupContext {
             } else {
                 partition.hi_offset
             };
+            let position = next.unwrap_or(partition.lo_offset.max(0));
+            self.plan.counters.set_position(topic, *number, position);
             // Beyond the last record there may be transaction markers, which are never committed.
             let all_done = idle && partition.app_offset >= end;
-            let lag = if all_done {
-                0
-            } else {
-                end - next.unwrap_or(partition.lo_offset.max(0))
-            };
+            let lag = if all_done { 0 } else { end - position };
             self.plan.counters.set_lag(topic, *number, Some(lag.max(0)));
         }
     }

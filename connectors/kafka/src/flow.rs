@@ -7,11 +7,12 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
 use sealflow::pipeline::{
-    BatchLimits, Collector, Counters, Outcome, Position, Record, Route, StopKind, TOO_LARGE, Transform, TransformError,
-    check_prefix,
+    BatchLimits, Collector, Counters, Outcome, Position, Record, Route, SPANS, StopKind, TOO_LARGE, Transform,
+    TransformError, check_prefix,
 };
 use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
+use tracing::{Instrument as _, Span};
 
 use crate::error::RunError;
 
@@ -43,15 +44,18 @@ pub(crate) struct Transformed {
     /// dead letter.
     pub read_at: Vec<Position>,
     pub source_bytes: u64,
+    /// From its first record to its commit.
+    pub span: Span,
 }
 
 impl Transformed {
-    pub(crate) fn new(records: &[Record], outcomes: Vec<Outcome>) -> Self {
+    pub(crate) fn new(records: &[Record], outcomes: Vec<Outcome>, span: Span) -> Self {
         Self {
             ranges: ranges_of(records),
             outcomes,
             read_at: records.iter().map(|record| record.position.clone()).collect(),
             source_bytes: records.iter().map(|record| record.payload_bytes() as u64).sum(),
+            span,
         }
     }
 }
@@ -79,6 +83,7 @@ struct InFlight {
     ranges: Ranges,
     answer: Receiver<Answer>,
     task: AbortHandle,
+    span: Span,
 }
 
 impl Drop for InFlight {
@@ -90,6 +95,8 @@ impl Drop for InFlight {
 /// Reading side of a thread group.
 pub(crate) struct Flow {
     collector: Collector,
+    /// The span of the batch being collected, and within it that of reading.
+    collecting: Option<(Span, Span)>,
     in_flight: VecDeque<InFlight>,
     transform: Arc<dyn Transform>,
     counters: Arc<Counters>,
@@ -108,6 +115,7 @@ impl Flow {
     ) -> Self {
         Self {
             collector: Collector::new(limits),
+            collecting: None,
             in_flight: VecDeque::new(),
             transform,
             counters,
@@ -119,6 +127,7 @@ impl Flow {
 
     /// Takes a record in.
     pub(crate) fn push(&mut self, record: Record) {
+        self.collecting.get_or_insert_with(batch_span);
         self.collector.push(record, Instant::now());
     }
 
@@ -154,21 +163,38 @@ impl Flow {
             return;
         }
         let records = self.collector.take();
-        let batch = self.start(records);
+        let (span, _) = self.collecting.take().unwrap_or_else(batch_span);
+        span.record("records", records.len());
+        span.record(
+            "bytes",
+            records.iter().map(|record| record.payload_bytes() as u64).sum::<u64>(),
+        );
+        let batch = self.start(records, span);
         self.in_flight.push_back(batch);
     }
 
-    fn start(&self, records: Vec<Record>) -> InFlight {
+    fn start(&self, records: Vec<Record>, span: Span) -> InFlight {
         let (sender, answer) = sync_channel(1);
         let ranges = ranges_of(&records);
+        span.record("partitions", ranges.len());
         let work = Work {
             transform: Arc::clone(&self.transform),
             counters: Arc::clone(&self.counters),
             refusals: Arc::clone(&self.refusals),
             records,
+            span: span.clone(),
         };
-        let task = self.runtime.spawn(work.until_answered(sender)).abort_handle();
-        InFlight { ranges, answer, task }
+        let transform = tracing::debug_span!(target: SPANS, parent: &span, "transform");
+        let task = self
+            .runtime
+            .spawn(work.until_answered(sender).instrument(transform))
+            .abort_handle();
+        InFlight {
+            ranges,
+            answer,
+            task,
+            span,
+        }
     }
 
     /// The first records of the oldest batch, if its transform answers within `wait`. What is left of the batch
@@ -187,9 +213,10 @@ impl Flow {
             Err(RecvTimeoutError::Timeout) => return Ok(None),
             Err(RecvTimeoutError::Disconnected) => return Err(transform_is_broken("ended without an answer")),
         };
+        let span = batch.span.clone();
         self.in_flight.pop_front();
         if !rest.is_empty() {
-            let rest = self.start(rest);
+            let rest = self.start(rest, span);
             self.in_flight.push_front(rest);
         }
         Ok(Some(transformed))
@@ -218,6 +245,7 @@ impl Flow {
     /// Drops everything that is held; its partitions are to be read again from the first dropped record.
     pub(crate) fn drop_all(&mut self) {
         let collected = ranges_of(&self.collector.take());
+        self.collecting = None;
         let in_flight = std::mem::take(&mut self.in_flight);
         for batch in &in_flight {
             self.rewind(&batch.ranges);
@@ -253,6 +281,15 @@ fn transform_is_broken(what: &str) -> RunError {
     )
 }
 
+/// A new trace: the batch, and reading as its first part.
+fn batch_span() -> (Span, Span) {
+    use tracing::field::Empty;
+    let batch =
+        tracing::debug_span!(target: SPANS, parent: None, "batch", records = Empty, bytes = Empty, partitions = Empty);
+    let read = tracing::debug_span!(target: SPANS, parent: &batch, "read");
+    (batch, read)
+}
+
 fn ranges_of(records: &[Record]) -> Ranges {
     let mut ranges = Ranges::new();
     for record in records {
@@ -274,6 +311,8 @@ struct Work {
     counters: Arc<Counters>,
     refusals: Arc<Refusals>,
     records: Vec<Record>,
+    /// The batch's.
+    span: Span,
 }
 
 impl Work {
@@ -299,10 +338,10 @@ impl Work {
             tracing::info!(records = self.records.len(), "batch goes on");
         }
         Counters::add(&self.counters.batches, 1);
-        let mut records = self.records;
+        let (mut records, span) = (self.records, self.span);
         let answer = answer.map(|outcomes| {
             let rest = records.split_off(outcomes.len());
-            (Transformed::new(&records, outcomes), rest)
+            (Transformed::new(&records, outcomes, span), rest)
         });
         // Nobody listens any more if the batch was dropped, which is fine: it will be read again.
         let _ = sender.send(answer);

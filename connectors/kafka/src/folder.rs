@@ -105,7 +105,11 @@ fn replay_one(
     let Some(outcome) = transformed(plan, &letter.message)? else {
         return Ok(false);
     };
-    let batch = [Transformed::new(std::slice::from_ref(&letter.message), vec![outcome])];
+    let batch = [Transformed::new(
+        std::slice::from_ref(&letter.message),
+        vec![outcome],
+        tracing::Span::none(),
+    )];
     let mut reason = String::new();
     for _ in 0..ATTEMPTS {
         match transactions.commit(&batch, &plan.routes(), &letter.digest, || consumer.group_metadata()) {

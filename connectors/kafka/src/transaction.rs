@@ -13,7 +13,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::DeliveryResult;
 use rdkafka::producer::{Producer, ProducerContext, ThreadedProducer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
-use sealflow::pipeline::{Outcome, Position, Route, StopKind};
+use sealflow::pipeline::{Outcome, Position, Route, SPANS, StopKind};
 
 use crate::context::log_line;
 use crate::error::{RunError, Verdict, unreachable_or_denied, verdict};
@@ -142,14 +142,23 @@ impl Transactions {
         metadata: impl FnOnce() -> Option<ConsumerGroupMetadata>,
     ) -> Result<Committed, Failure> {
         failpoint!("begin", injected("begin"));
+        let parent = batches.first().and_then(|batch| batch.span.id());
+        let (count, unknown) = (batches.len(), tracing::field::Empty);
+        let span =
+            tracing::debug_span!(target: SPANS, parent: parent, "transaction", batches = count, outcome = unknown);
+        let _in_span = span.enter();
         self.producer.context().clear();
         match self.producer.begin_transaction() {
             Ok(()) => {}
             Err(error) => return Err(self.ended(&error, "begin")),
         }
         match self.fill(batches, routes, note, metadata) {
-            Ok(committed) => Ok(committed),
+            Ok(committed) => {
+                span.record("outcome", "committed");
+                Ok(committed)
+            }
             Err(Failure::Aborted(reason)) => {
+                span.record("outcome", "aborted");
                 self.abort()?;
                 Err(Failure::Aborted(reason))
             }
@@ -176,6 +185,7 @@ impl Transactions {
         let outcomes: Vec<&Outcome> = batches.iter().flat_map(|batch| &batch.outcomes).collect();
         let chunk = self.chunk.load(Ordering::Relaxed);
         let mut unflushed = 0;
+        let producing = tracing::debug_span!(target: SPANS, "produce", records = outcomes.len()).entered();
         for (index, outcome) in outcomes.iter().enumerate() {
             let bytes = outcome.record.payload_bytes();
             if unflushed > 0 && unflushed + bytes > chunk {
@@ -201,6 +211,8 @@ impl Transactions {
         }
         failpoint!("flush", injected("flush"));
         self.flush(&outcomes, routes)?;
+        drop(producing);
+        let _committing = tracing::debug_span!(target: SPANS, "commit", partitions = committed.ranges.len()).entered();
         failpoint!("send-offsets", injected("send offsets"));
         let offsets = offset_list(&committed.ranges, note).map_err(|error| self.ended(&error, "list offsets"))?;
         // Read afresh, so that a member of an older generation is refused.

@@ -14,5 +14,6 @@ pub(crate) mod schema;
 pub(crate) mod seal;
 mod sidecar;
 mod stream;
+pub(crate) mod top;
 pub(crate) mod validate;
 pub(crate) mod version;

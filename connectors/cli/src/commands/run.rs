@@ -15,6 +15,7 @@ use serde::Serialize;
 use crate::admin::AdminServer;
 use crate::config::{self, Environment, Mode, PipelineConfig};
 use crate::failure::{Failure, Result};
+use crate::log::{self, LogFormat};
 use crate::metered::Metered;
 use crate::metrics::Metrics;
 use crate::reload::Reloading;
@@ -23,6 +24,7 @@ use crate::services::{
 };
 use crate::signals;
 use crate::status::Status;
+use crate::telemetry::Telemetry;
 use crate::term::{OutputFormat, Progress, say, say_json};
 
 /// Run a pipeline: topic in, sealed (or opened) topic out, exactly once
@@ -43,15 +45,28 @@ pub(crate) struct Args {
     /// How to print the summary
     #[arg(long, value_enum, default_value_t)]
     output: OutputFormat,
+    /// The global option, handed on.
+    #[arg(skip)]
+    pub(crate) log: LogFormat,
 }
 
 /// Runs the subcommand.
 pub(crate) async fn run(args: Args) -> Result<ExitCode> {
     let config = config::load(&args.pipeline, &Environment::of_process())?;
+    let telemetry = Telemetry::start(&config.telemetry, &config.name, &config.instance)?;
+    log::start(args.log, telemetry.as_ref());
+    let ended = run_pipeline(args, &config).await;
+    if let Some(telemetry) = telemetry {
+        telemetry.flush().await;
+    }
+    ended
+}
+
+async fn run_pipeline(args: Args, config: &PipelineConfig) -> Result<ExitCode> {
     let shutdown = signals::listen()?;
     let metrics = Arc::new(Metrics::new(&config.name));
-    let services = services(&config, args.dev, &metrics).await?;
-    let assembled = Assembled::new(&config, &services, metrics)?;
+    let services = services(config, args.dev, &metrics).await?;
+    let assembled = Assembled::new(config, &services, metrics)?;
     let options = RunnerOptions {
         pipeline: config.name.clone(),
         instance: config.instance.clone(),
@@ -69,7 +84,7 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
         Some(address) => Some(AdminServer::start(address, Arc::clone(&assembled.status)).await?),
         None => None,
     };
-    say_start(&config, &services, admin.as_ref());
+    say_start(config, &services, admin.as_ref());
     let housekeeping = tokio::spawn(keep_house(Arc::clone(&assembled.status), args.until_end));
     let newest = assembled
         .reloading
@@ -82,7 +97,7 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
     housekeeping.abort();
     // The admin port answers until everything is committed.
     drop(admin);
-    let summary = RunSummary::new(&config, &ended?, &assembled.status);
+    let summary = RunSummary::new(config, &ended?, &assembled.status);
     match args.output {
         OutputFormat::Json => say_json(&summary),
         OutputFormat::Text => say(summary.line()),

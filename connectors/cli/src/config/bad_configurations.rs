@@ -107,6 +107,14 @@ fn every_bad_configuration_says_where_and_what_to_do() {
             changed("localhost:9092", "SECRET[vault.brokers]"),
         ),
         (
+            "telemetry_by_grpc",
+            format!("{GOOD}telemetry: {{ otlp: {{ endpoint: \"grpc://localhost:4317\" }} }}\n"),
+        ),
+        (
+            "telemetry_of_more_than_all",
+            format!("{GOOD}telemetry: {{ otlp: {{ endpoint: \"http://localhost:4318\", sample_ratio: 2 }} }}\n"),
+        ),
+        (
             "exec_without_the_name",
             format!(
                 "{}secrets: {{ exec: {{ vault: {{ command: [pass, show] }} }} }}\n",

@@ -31,6 +31,9 @@ pub(super) fn check(config: &PipelineConfig) -> Result<(), Wrong> {
         return wrong(&root.key("policy_refresh"), "less than 100ms", "30s is usual");
     }
     kms(config)?;
+    if let Err((key, message, help)) = config.telemetry.check() {
+        return wrong(&root.key("telemetry").key("otlp").key(key), message, help);
+    }
     config.kafka().check().map_err(|error| Wrong {
         path: error.path,
         message: error.message,

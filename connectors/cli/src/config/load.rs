@@ -104,7 +104,7 @@ fn hide_secrets(node: &Value, below: bool) {
         Value::String(text) if below && !has_placeholder(text) => redact::hide(text),
         Value::Array(list) => list.iter().for_each(|child| hide_secrets(child, below)),
         Value::Object(map) => map.iter().for_each(|(name, child)| {
-            let secret = name != "secrets" && NAMES.iter().any(|part| name.contains(part));
+            let secret = name == "headers" || name != "secrets" && NAMES.iter().any(|part| name.contains(part));
             hide_secrets(child, below || secret);
         }),
         _ => (),

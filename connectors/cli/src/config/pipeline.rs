@@ -14,6 +14,7 @@ use sealflow_storage::CatalogueConfig;
 use serde::Deserialize;
 
 use super::secrets::SecretsConfig;
+use crate::telemetry::TelemetryConfig;
 
 /// A pipeline: where records come from, what happens to them, where they go.
 #[derive(Clone, Deserialize, JsonSchema)]
@@ -66,6 +67,9 @@ pub(crate) struct PipelineConfig {
     /// The admin port.
     #[serde(default)]
     pub(crate) admin: Admin,
+    /// Where traces go.
+    #[serde(default)]
+    pub(crate) telemetry: TelemetryConfig,
     /// Where `SECRET[backend.NAME]` is looked up.
     #[serde(default)]
     #[allow(dead_code)] // read from the tree, before placeholders are filled and this model exists

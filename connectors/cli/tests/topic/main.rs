@@ -14,3 +14,4 @@ mod refusals;
 mod reload;
 mod rewrap;
 mod support;
+mod watched;
