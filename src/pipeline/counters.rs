@@ -35,6 +35,7 @@ pub struct Counters {
     started: AtomicBool,
     draining: AtomicBool,
     target_failing: AtomicBool,
+    source_away: AtomicBool,
     lag: Mutex<BTreeMap<(Arc<str>, i32), i64>>,
     position: Mutex<BTreeMap<(Arc<str>, i32), i64>>,
 }
@@ -51,12 +52,14 @@ impl Counters {
         counter.load(Ordering::Relaxed)
     }
 
-    /// Whether records flow: started, not draining, no batch waiting for a service, last write went well.
+    /// Whether records flow: started, not draining, no batch waiting for a service, last write went well,
+    /// a broker of the source connected.
     #[must_use]
     pub fn is_ready(&self) -> bool {
         self.started.load(Ordering::Relaxed)
             && !self.draining.load(Ordering::Relaxed)
             && !self.target_failing.load(Ordering::Relaxed)
+            && !self.source_away.load(Ordering::Relaxed)
             && Self::get(&self.waiting) == 0
     }
 
@@ -85,6 +88,11 @@ impl Counters {
     /// Whether the last write to the target failed.
     pub fn set_target_failing(&self, failing: bool) {
         self.target_failing.store(failing, Ordering::Relaxed);
+    }
+
+    /// Whether no broker of the source is connected.
+    pub fn set_source_away(&self, away: bool) {
+        self.source_away.store(away, Ordering::Relaxed);
     }
 
     /// Records of a partition that are not committed yet; `None` once another instance reads it.
@@ -135,6 +143,10 @@ mod tests {
         counters.set_target_failing(true);
         assert!(!counters.is_ready());
         counters.set_target_failing(false);
+        counters.set_source_away(true);
+        assert!(!counters.is_ready());
+        counters.set_source_away(false);
+        assert!(counters.is_ready());
         counters.set_draining();
         assert!(!counters.is_ready());
     }

@@ -20,6 +20,7 @@ use sealflow::pipeline::{Counters, Route, StopKind};
 use crate::config::OffsetReset;
 use crate::error::{RunError, unreachable_or_denied};
 use crate::flow::{Flow, Partition, Transformed};
+use crate::reasons::Reasons;
 use crate::runner::Plan;
 use crate::transaction::{Failure, Refused, Transactions};
 
@@ -196,8 +197,12 @@ impl GroupContext {
         }
         Err(RunError::stopped(
             StopKind::Data,
-            "more records went to the dead letters than dead_letters.max_ratio allows; the batch that passed it was not written",
-            "look at the codes of the newest dead letters, correct policy or source, and start again",
+            format!(
+                "more records went to the dead letters than dead_letters.max_ratio allows; the batch that passed it was \
+                 not written: {}",
+                Reasons::of(outcomes())
+            ),
+            "docs/format.md says what the codes mean: correct policy or source, or raise max_ratio, and start again",
         ))
     }
 
@@ -373,6 +378,10 @@ impl ClientContext for GroupContext {
         {
             ends.observe(&statistics, held.assigned.keys(), Instant::now());
         }
+        let is_up = |broker: &rdkafka::statistics::Broker| broker.state == "UP";
+        self.plan
+            .counters
+            .set_source_away(!statistics.brokers.values().any(is_up));
         let idle = held.flow.is_empty();
         for ((topic, number), next) in &held.assigned {
             let found = statistics

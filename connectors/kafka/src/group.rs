@@ -26,6 +26,8 @@ const BUSY: Duration = Duration::from_millis(2);
 /// How long reading may wait for the transform before partitions are paused and polling goes on. Pausing
 /// throws away what librdkafka has fetched ahead, so it is not done for a short wait.
 const PAUSE_AFTER: Duration = Duration::from_millis(500);
+/// How long draining waits for a key service or catalogue that does not answer.
+const DRAIN_PATIENCE: Duration = Duration::from_secs(10);
 /// How long it may take to go back after an abort.
 const SEEK_PATIENCE: Duration = Duration::from_secs(60);
 
@@ -46,6 +48,7 @@ pub(crate) fn run(plan: &Arc<Plan>, index: u16) -> Result<(), RunError> {
         consumer,
         routes: None,
         last_poll: Instant::now(),
+        held_up: None,
     };
     let result = group.run();
     let mut held = group.consumer.context().held();
@@ -61,6 +64,8 @@ struct Group<'a> {
     /// The routes that are subscribed to.
     routes: Option<Arc<Routes>>,
     last_poll: Instant,
+    /// Since when draining waits for a service that is away.
+    held_up: Option<Instant>,
 }
 
 impl Group<'_> {
@@ -71,6 +76,7 @@ impl Group<'_> {
                 return Ok(());
             }
             let draining = shutdown == Shutdown::Drain;
+            self.give_up_waiting(draining)?;
             self.follow_routes()?;
             self.go_back()?;
             let wait = {
@@ -96,6 +102,22 @@ impl Group<'_> {
             }
             self.plan.drain_if_ends_are_reached();
         }
+    }
+
+    /// Draining does not wait for a service that is away: what it holds up is not committed, so nothing is lost.
+    fn give_up_waiting(&mut self, draining: bool) -> Result<(), RunError> {
+        if !draining || Counters::get(&self.plan.counters.waiting) == 0 {
+            self.held_up = None;
+            return Ok(());
+        }
+        if self.held_up.get_or_insert_with(Instant::now).elapsed() < DRAIN_PATIENCE {
+            return Ok(());
+        }
+        Err(RunError::stopped(
+            StopKind::Unavailable,
+            "told to stop while a service is away: the records that wait for it were given up, not lost",
+            "start again when it answers: they are read again",
+        ))
     }
 
     /// Subscribes to what the plan says; patterns find new topics while running.

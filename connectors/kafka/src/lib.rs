@@ -33,6 +33,7 @@ mod letters;
 mod oversize;
 mod properties;
 mod ratio;
+mod reasons;
 mod record;
 mod runner;
 mod sample;

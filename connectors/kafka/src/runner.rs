@@ -16,6 +16,7 @@ use crate::folder::{self, FolderLetter, FolderSummary};
 use crate::group;
 use crate::letters;
 use crate::ratio::DeadLetterRatio;
+use crate::reasons::Teller;
 use crate::topics::{self, ReplayTo, Routes};
 use crate::transaction::Committed;
 use crate::until_end::Ends;
@@ -293,6 +294,7 @@ pub(crate) struct Plan {
     pub ends: Option<Ends>,
     pub ratio: Option<Mutex<DeadLetterRatio>>,
     pub watch: Watch,
+    teller: Teller,
     replay: Option<ReplayTo>,
     routes: RwLock<Arc<Routes>>,
     shutdown: AtomicU8,
@@ -310,6 +312,7 @@ impl Plan {
         Self {
             ratio,
             watch: Watch::default(),
+            teller: Teller::default(),
             replay: runner.replay,
             config: runner.config,
             options: runner.options,
@@ -397,6 +400,7 @@ impl Plan {
         Counters::add(&counters.bytes_sent, committed.bytes_sent);
         Counters::add(&counters.commits, 1);
         counters.set_target_failing(false);
+        self.teller.tell(committed.reasons.clone());
         if let Some(ratio) = &self.ratio {
             let mut ratio = ratio.lock().unwrap_or_else(PoisonError::into_inner);
             ratio.committed(committed.records, committed.dead_letters);

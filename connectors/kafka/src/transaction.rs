@@ -20,6 +20,7 @@ use crate::error::{RunError, Verdict, unreachable_or_denied, verdict};
 use crate::flow::{Ranges, Transformed};
 use crate::oversize;
 use crate::properties::{Identity, producer as producer_properties};
+use crate::reasons::Reasons;
 use crate::record::to_message;
 use crate::runner::Plan;
 use crate::topics::Routes;
@@ -98,6 +99,8 @@ pub(crate) struct Committed {
     pub dead_letters: u64,
     pub bytes_received: u64,
     pub bytes_sent: u64,
+    /// Why records became dead letters.
+    pub reasons: Reasons,
     /// Next offset per partition.
     pub ranges: Ranges,
 }
@@ -183,6 +186,7 @@ impl Transactions {
     ) -> Result<Committed, Failure> {
         let mut committed = Committed::default();
         let outcomes: Vec<&Outcome> = batches.iter().flat_map(|batch| &batch.outcomes).collect();
+        committed.reasons = Reasons::of(outcomes.iter().copied());
         let chunk = self.chunk.load(Ordering::Relaxed);
         let mut unflushed = 0;
         let producing = tracing::debug_span!(target: SPANS, "produce", records = outcomes.len()).entered();

@@ -136,6 +136,30 @@ async fn while_a_service_is_away_nothing_is_written_and_nothing_is_lost() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_drain_does_not_wait_for_ever_for_a_service_that_is_away() {
+    let mock = Mock::with(&[("in", 1), ("in.sealed", 1)]);
+    mock.topics().produce("in", &numbered(1, 100));
+    let sorter = Arc::new(Sorter::default());
+    sorter.away.store(true, Ordering::Relaxed);
+    let running = Running::start(
+        config(&mock.brokers(), &["in"]),
+        options("gives-up", "a", false),
+        sorter.clone(),
+    );
+    let waiting = || Counters::get(&running.counters.waiting);
+    until(|| waiting() > 0, || "nothing waits".into()).await;
+    running.signal(Shutdown::Drain);
+    let ended = tokio::time::timeout(Duration::from_secs(30), running.result()).await;
+    let error = ended.expect("it ends by itself").expect_err("its work is not done");
+    assert!(error.to_string().contains("while a service is away"), "{error}");
+    assert!(mock.topics().read_all("in.sealed").is_empty());
+
+    sorter.away.store(false, Ordering::Relaxed);
+    let summary = run_to_end(config(&mock.brokers(), &["in"]), options("gives-up", "a", true)).await;
+    assert_eq!(summary.expect("it runs").records, 100);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn after_an_abort_everything_dropped_is_read_again() {
     let mock = Mock::with(&[("in", 2), ("in.sealed", 2)]);
     mock.topics().produce("in", &numbered(2, 6_000));
