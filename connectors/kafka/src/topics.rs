@@ -18,6 +18,9 @@ use crate::context::log_line;
 use crate::error::{ConfigError, RunError, is_denial, unreachable_or_denied};
 use crate::properties::{source_observer, target_observer};
 
+/// For how long a client's queue is served before it is looked whether the answer is there.
+const SERVED: Duration = Duration::from_millis(20);
+
 /// How good a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
@@ -281,9 +284,7 @@ impl Survey {
 /// Topics and their partition counts. Names are not asked for, as that could create them.
 fn list(client: &ClientConfig, path: &str, timeout: Duration) -> Result<HashMap<String, i32>, RunError> {
     let observer = observer(client, path)?;
-    let metadata = observer
-        .fetch_metadata(None, timeout)
-        .map_err(|error| explain(&error, &observer))?;
+    let metadata = ask(&observer, || observer.fetch_metadata(None, timeout))?;
     let count = |topic: &rdkafka::metadata::MetadataTopic| i32::try_from(topic.partitions().len()).unwrap_or(i32::MAX);
     Ok(metadata
         .topics()
@@ -328,20 +329,21 @@ pub(crate) fn ends(config: &KafkaConfig, routes: &Routes, timeout: Duration) -> 
     let mut client = source_observer(config);
     client.set("isolation.level", "read_uncommitted");
     let observer = observer(&client, "source.kafka.properties")?;
-    let mut ends = Vec::new();
-    for (topic, count) in routes.partitions() {
-        for partition in 0..count {
-            let watermarks = observer.fetch_watermarks(topic, partition, timeout);
-            let (start, end) = watermarks.map_err(|error| explain(&error, &observer))?;
-            ends.push(Watermarks {
-                topic: topic.into(),
-                partition,
-                start,
-                end,
-            });
+    ask(&observer, || {
+        let mut ends = Vec::new();
+        for (topic, count) in routes.partitions() {
+            for partition in 0..count {
+                let (start, end) = observer.fetch_watermarks(topic, partition, timeout)?;
+                ends.push(Watermarks {
+                    topic: topic.into(),
+                    partition,
+                    start,
+                    end,
+                });
+            }
         }
-    }
-    Ok(ends)
+        Ok(ends)
+    })
 }
 
 fn create(config: &KafkaConfig, topics: &[(String, i32)], timeout: Duration, runtime: &Handle) -> Result<(), RunError> {
@@ -393,16 +395,28 @@ pub(crate) fn observer(client: &ClientConfig, path: &str) -> Result<ObserverClie
         .map_err(|error| client_not_made(path, &error))
 }
 
-/// An error together with what librdkafka has logged about it, which waits in the client's queue.
-fn explain(error: &KafkaError, observer: &BaseConsumer<Observer>) -> RunError {
-    for _ in 0..20 {
-        if let Some(Err(cause)) = observer.poll(Duration::ZERO)
-            && cause.rdkafka_error_code().is_some_and(is_denial)
-        {
-            return unreachable_or_denied(&cause, observer.context().last_log());
+/// Makes a call that waits for brokers. Meanwhile the client's queue is served, so that librdkafka's log says at once
+/// why there is no answer, and an error comes with its cause.
+fn ask<T: Send>(observer: &ObserverClient, call: impl FnOnce() -> Result<T, KafkaError> + Send) -> Result<T, RunError> {
+    let (answer, denial) = std::thread::scope(|scope| {
+        let waiting = scope.spawn(call);
+        let mut denial = None;
+        loop {
+            // Looked at first: what was logged before the end is served after it.
+            let is_over = waiting.is_finished();
+            while let Some(event) = observer.poll(SERVED) {
+                let denied = event
+                    .err()
+                    .filter(|cause| cause.rdkafka_error_code().is_some_and(is_denial));
+                denial = denied.or(denial);
+            }
+            if is_over {
+                break (waiting.join(), denial);
+            }
         }
-    }
-    unreachable_or_denied(error, observer.context().last_log())
+    });
+    let answer = answer.map_err(|_| RunError::stopped(StopKind::Internal, "a request panicked", "report this bug"))?;
+    answer.map_err(|error| unreachable_or_denied(&denial.unwrap_or(error), observer.context().last_log()))
 }
 
 /// Keeps the last log line, which says more than an error code.
