@@ -13,6 +13,7 @@ mod replay;
 mod seal;
 mod set_aside;
 pub mod transform;
+mod travelling;
 
 pub use batch::{BatchLimits, Collector};
 pub use counters::Counters;

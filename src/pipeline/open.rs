@@ -23,10 +23,10 @@ use super::record::Record;
 use super::seal::{FETCHES, KeysPlacement, TransformCounters};
 use super::set_aside::{SetAside, from_domain, joined, service_stop};
 use super::transform::{Outcome, Route, SPANS, StopKind, Transform, TransformError};
+use super::travelling::{Travelling, TravellingReader};
 use crate::columns::{Found, Locator, LocatorError, json, splice};
 use crate::flow::direct::DirectSealer;
-use crate::keys::envelope::{KEYS_HEADER, read_header};
-use crate::keys::{CatalogueError, DomainError, Envelope, KeyServiceError, OpenKeyError, OpenedKey, OpeningKeys};
+use crate::keys::{CatalogueError, DomainError, KeyServiceError, OpenKeyError, OpenedKey, OpeningKeys};
 use crate::policy::{ColumnPath, PolicySourceError, Root, VerifiedPolicy};
 use crate::seal::{DeterministicOpener, KeyId, Plaintext, RowId, SealedValue, value};
 
@@ -56,13 +56,15 @@ struct Item {
 /// What was found in one record, and the envelopes that travel with it.
 struct Extracted {
     items: Vec<Item>,
-    envelopes: Vec<Bytes>,
+    travelling: Travelling,
 }
 
 /// Data keys and domains of a batch: found, or refused for a reason that makes a dead letter.
 #[derive(Default)]
 struct Keyring {
     keys: HashMap<(KeyId, u64), Result<Arc<OpenedKey>, Rejection>>,
+    /// The one of them that was asked for last, as most values of a batch name the same.
+    last: Option<((KeyId, u64), Result<Arc<OpenedKey>, Rejection>)>,
     domains: HashMap<(String, KeyId), Result<DeterministicOpener, Rejection>>,
 }
 
@@ -70,6 +72,15 @@ struct Keyring {
 type Fetched = ((KeyId, u64), Result<Arc<OpenedKey>, OpenKeyError>);
 
 impl Keyring {
+    fn key(&mut self, id: (KeyId, u64)) -> Result<&OpenedKey, Rejection> {
+        if self.last.as_ref().is_none_or(|(last, _)| *last != id) {
+            let key = self.keys.get(&id).ok_or_else(cannot_open)?;
+            self.last = Some((id, key.clone()));
+        }
+        let (_, key) = self.last.as_ref().ok_or_else(cannot_open)?;
+        key.as_deref().map_err(Clone::clone)
+    }
+
     fn take(&mut self, fetched: Option<Result<Fetched, JoinError>>) -> Result<(), TransformError> {
         if let Some(fetched) = fetched {
             let (id, key) = joined(fetched)?;
@@ -121,10 +132,14 @@ impl OpenTransform {
     /// The first records whose outcomes fit the limit of a batch's output, at least one.
     fn extract_prefix(&self, records: &[Record]) -> Vec<Result<Extracted, Rejection>> {
         let mut found = Found::default();
+        let mut travelling = TravellingReader::new(&self.plan.policy.policy().dataset);
         let mut bytes = 0;
         let mut all = Vec::with_capacity(records.len());
         for record in records {
-            let extracted = self.extract(record, &mut found);
+            let extracted = self.extract(record, &mut found).map(|items| Extracted {
+                items,
+                travelling: travelling.of(record),
+            });
             // Opening makes records smaller, letters make them larger.
             bytes += SetAside::letter_bytes(record);
             all.push(extracted);
@@ -144,7 +159,7 @@ impl OpenTransform {
         }
     }
 
-    fn extract(&self, record: &Record, found: &mut Found) -> Result<Extracted, Rejection> {
+    fn extract(&self, record: &Record, found: &mut Found) -> Result<Vec<Item>, Rejection> {
         if record.payload_bytes() as u64 > self.limits.record.0 {
             return Err(too_large_unread());
         }
@@ -194,26 +209,25 @@ impl OpenTransform {
                 });
             }
         }
-        Ok(Extracted {
-            items,
-            envelopes: travelling(record, &self.plan.policy.policy().dataset),
-        })
+        Ok(items)
     }
 
     /// Fetches every key that the batch's values name, each once per set of travelling envelopes, side by side.
     async fn keyring(&self, extracted: &[Result<Extracted, Rejection>]) -> Result<Keyring, TransformError> {
         let mut ring = Keyring::default();
-        let mut wanted = HashSet::new();
+        let (mut wanted, mut last) = (HashSet::new(), None);
         let mut fetches = JoinSet::new();
         for extracted in extracted.iter().flatten() {
-            let fingerprint = fingerprint(&extracted.envelopes);
+            let fingerprint = extracted.travelling.fingerprint();
             for item in &extracted.items {
                 match SealedValue::parse(&item.sealed) {
+                    Ok(SealedValue::Randomised { key, .. }) if last == Some((key, fingerprint)) => {}
                     Ok(SealedValue::Randomised { key, .. }) if wanted.insert((key, fingerprint)) => {
+                        last = Some((key, fingerprint));
                         if fetches.len() >= FETCHES {
                             ring.take(fetches.join_next().await)?;
                         }
-                        let (keys, envelopes) = (self.keys.clone(), extracted.envelopes.clone());
+                        let (keys, envelopes) = (self.keys.clone(), extracted.travelling.envelopes());
                         fetches.spawn(async move {
                             let travelling: Vec<&[u8]> = envelopes.iter().map(Bytes::as_ref).collect();
                             ((key, fingerprint), keys.get(key, &travelling).await)
@@ -248,38 +262,44 @@ impl OpenTransform {
     }
 
     /// The record with its values opened, or the reason why not all of them do.
-    fn open(&self, record: &Record, extracted: &Extracted, ring: &mut Keyring) -> Result<Record, Rejection> {
-        let fingerprint = fingerprint(&extracted.envelopes);
+    fn open(
+        &self,
+        record: &Record,
+        extracted: &Extracted,
+        ring: &mut Keyring,
+        scratch: &mut Scratch,
+    ) -> Result<Record, Rejection> {
+        let fingerprint = extracted.travelling.fingerprint();
         let mut opened = record.clone();
-        let mut replacements: Vec<(Range<usize>, Zeroizing<Vec<u8>>)> = Vec::with_capacity(extracted.items.len());
+        scratch.texts.clear();
+        let mut replacements: Vec<(Range<usize>, Range<usize>)> = Vec::with_capacity(extracted.items.len());
         for item in &extracted.items {
-            let mut encoding = Zeroizing::new(Vec::with_capacity(item.sealed.len()));
-            self.open_value(record, item, fingerprint, ring, &mut encoding)?;
+            let encoding = &mut scratch.encoding;
+            encoding.clear();
+            reserve(encoding, item.sealed.len());
+            self.open_value(record, item, fingerprint, ring, encoding)?;
             match item.place {
                 Place::Value { start, end } => {
-                    let mut text = Zeroizing::new(Vec::with_capacity(encoding.len() * 6 + 64));
-                    json::decode_json(&encoding, &mut text).map_err(|_| cannot_open())?;
-                    replacements.push((start..end, text));
+                    // No JSON text is longer than six bytes for each of its encoding's, and a number's 64.
+                    reserve(&mut scratch.texts, encoding.len() * 6 + 64);
+                    let at = scratch.texts.len();
+                    json::decode_json(encoding, &mut scratch.texts).map_err(|_| cannot_open())?;
+                    replacements.push((start..end, at..scratch.texts.len()));
                 }
-                Place::Key => opened.key = Some(outer_bytes(&encoding)?),
-                Place::Header(n) => opened.headers[n].value = Some(outer_bytes(&encoding)?),
+                Place::Key => opened.key = Some(outer_bytes(encoding)?),
+                Place::Header(n) => opened.headers[n].value = Some(outer_bytes(encoding)?),
             }
         }
         if let Some(original) = &record.value
             && !replacements.is_empty()
         {
-            let added: usize = replacements.iter().map(|(_, text)| text.len()).sum();
-            let mut out = Vec::with_capacity(original.len() + added);
-            splice(
-                original,
-                replacements
-                    .iter()
-                    .map(|(range, text)| (range.clone(), text.as_slice())),
-                &mut out,
-            );
+            let mut out = Vec::with_capacity(original.len() + scratch.texts.len());
+            let replacements = replacements.into_iter();
+            let texts = replacements.map(|(range, text)| (range, &scratch.texts[text]));
+            splice(original, texts, &mut out);
             opened.value = Some(out.into());
         }
-        if let Some(added) = keys_header(record, &extracted.items) {
+        if let Some(added) = extracted.travelling.added(&keys_of(&extracted.items)) {
             opened.headers.remove(added);
         }
         Ok(opened)
@@ -302,12 +322,7 @@ impl OpenTransform {
                 ciphertext,
                 tag,
             } => {
-                let key = ring
-                    .keys
-                    .get(&(key, fingerprint))
-                    .ok_or_else(cannot_open)?
-                    .as_ref()
-                    .map_err(Clone::clone)?;
+                let key = ring.key((key, fingerprint))?;
                 let envelope = &key.envelope;
                 let entry = envelope.labels.get(usize::from(column)).ok_or_else(cannot_open)?;
                 let policy = self.plan.policy.policy();
@@ -344,6 +359,25 @@ impl OpenTransform {
                     .map_err(|_| cannot_open())
             }
         }
+    }
+}
+
+/// Where the values of one record after another are opened; wiped once, when the batch is done.
+#[derive(Default)]
+struct Scratch {
+    /// Plaintext encoding of one value.
+    encoding: Zeroizing<Vec<u8>>,
+    /// JSON texts of one record.
+    texts: Zeroizing<Vec<u8>>,
+}
+
+/// Room for `more` bytes. What is too small is wiped, as growing a `Vec` would leave a copy behind.
+fn reserve(buffer: &mut Zeroizing<Vec<u8>>, more: usize) {
+    let wanted = buffer.len() + more;
+    if wanted > buffer.capacity() {
+        let mut larger = Vec::with_capacity(wanted.next_power_of_two());
+        larger.extend_from_slice(buffer);
+        *buffer = Zeroizing::new(larger);
     }
 }
 
@@ -389,50 +423,15 @@ fn outer_places<'r>(root: &Root, record: &'r Record) -> Vec<(Place, &'r Bytes)> 
     }
 }
 
-/// The envelopes of `dataset` in the record's `sealflow-keys` headers. Whatever else is there helps nobody, and
-/// does no harm: anybody can send a header of that name, and keys come from the catalogue too.
-pub(super) fn travelling(record: &Record, dataset: &str) -> Vec<Bytes> {
-    let is_ours = |bytes: &[u8]| Envelope::from_bytes(bytes).is_ok_and(|envelope| envelope.dataset == dataset);
-    let headers = record.headers.iter().filter(|header| header.name == KEYS_HEADER);
-    let mut envelopes = Vec::new();
-    for bytes in headers.filter_map(|header| header.value.as_ref()) {
-        let read = read_header(bytes).unwrap_or_default();
-        envelopes.extend(
-            read.into_iter()
-                .filter(|envelope| is_ours(envelope))
-                .map(|envelope| bytes.slice_ref(envelope)),
-        );
-    }
-    envelopes
-}
-
-/// The header that sealing added: the last one whose envelopes are all of keys that the record's values name.
-/// Others were there before (a record that is sealed twice, a producer's own) and stay.
-fn keys_header(record: &Record, items: &[Item]) -> Option<usize> {
-    let keys: Vec<KeyId> = items
-        .iter()
-        .filter_map(|item| match SealedValue::parse(&item.sealed) {
-            Ok(SealedValue::Randomised { key, .. }) => Some(key),
-            _ => None,
-        })
-        .collect();
-    let is_used = |bytes: &[u8]| Envelope::from_bytes(bytes).is_ok_and(|envelope| keys.contains(&envelope.key_id()));
-    let is_added = |bytes: &[u8]| {
-        let envelopes = read_header(bytes).unwrap_or_default();
-        !envelopes.is_empty() && envelopes.into_iter().all(is_used)
+/// The data keys that a record's values name.
+fn keys_of(items: &[Item]) -> Vec<KeyId> {
+    let key = |item: &Item| match SealedValue::parse(&item.sealed) {
+        Ok(SealedValue::Randomised { key, .. }) => Some(key),
+        _ => None,
     };
-    record
-        .headers
-        .iter()
-        .rposition(|header| header.name == KEYS_HEADER && header.value.as_deref().is_some_and(is_added))
-}
-
-/// Tells sets of travelling envelopes apart, so that one record's forged ones do not decide for another's.
-fn fingerprint(envelopes: &[Bytes]) -> u64 {
-    use std::hash::{BuildHasher as _, RandomState};
-    use std::sync::LazyLock;
-    static STATE: LazyLock<RandomState> = LazyLock::new(RandomState::new);
-    STATE.hash_one(envelopes)
+    let mut keys: Vec<KeyId> = items.iter().filter_map(key).collect();
+    keys.dedup();
+    keys
 }
 
 /// Appends the row id of `item`, read along the path that its envelope names. The policy may have moved on to
@@ -521,9 +520,12 @@ impl Transform for OpenTransform {
         let opening = tracing::debug_span!(target: SPANS, "open");
         let mut outcomes = Vec::with_capacity(records.len());
         let mut rejected = Vec::new();
+        let mut scratch = Scratch::default();
         for (record, extracted) in records.into_iter().zip(extracted) {
             let values = extracted.as_ref().map_or(0, |extracted| extracted.items.len());
-            match extracted.and_then(|extracted| opening.in_scope(|| self.open(&record, &extracted, &mut ring))) {
+            match extracted
+                .and_then(|extracted| opening.in_scope(|| self.open(&record, &extracted, &mut ring, &mut scratch)))
+            {
                 Ok(record) => {
                     self.counters.values.fetch_add(values as u64, Ordering::Relaxed);
                     outcomes.push(Outcome {

@@ -9,10 +9,11 @@ use bytes::Bytes;
 use zeroize::Zeroizing;
 
 use super::dead_letter::{DeadLetter, decode_record};
-use super::open::{key_failure, travelling};
+use super::open::key_failure;
 use super::output::OutputLimits;
 use super::record::{Position, Record};
 use super::transform::{Outcome, Route, Transform, TransformError};
+use super::travelling::TravellingReader;
 use crate::keys::OpeningKeys;
 use crate::policy::{DEAD_LETTER_LABEL, DEAD_LETTERS_SUFFIX};
 use crate::seal::{Plaintext, SealedValue, value};
@@ -78,7 +79,7 @@ impl LetterOpener {
         else {
             return Ok(None);
         };
-        let envelopes = travelling(message, &self.dataset);
+        let envelopes = TravellingReader::new(&self.dataset).of(message).envelopes();
         let envelopes: Vec<&[u8]> = envelopes.iter().map(Bytes::as_ref).collect();
         let key = match self
             .keys

@@ -1,5 +1,6 @@
 //! What every fault test stands on: the cluster, a site with a proxy before its KMS, records that are counted.
 
+use std::cell::RefCell;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::ops::{Deref, DerefMut};
@@ -8,7 +9,7 @@ use std::sync::{OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard
 use std::time::{Duration, Instant};
 
 use sealflow_testbed::{
-    BROKERS, Cluster, Expected, Group, Instance, Message, Mode, Pipeline, Site, StartError, Tally, Topics,
+    BROKERS, Cluster, Draw, Expected, Group, Instance, Message, Mode, Pipeline, Site, StartError, Tally, Topics,
     check_sealed, free_port, or_skip,
 };
 
@@ -102,6 +103,8 @@ pub(crate) struct Setup {
     pub(crate) kms: String,
     /// Configuration of the topics.
     pub(crate) topics: Vec<(&'static str, &'static str)>,
+    /// Every instance aborts one of its first transactions, at a step and a pass that are drawn.
+    pub(crate) aborts: bool,
     /// Brokers of the source and of the target, their leader first.
     pub(crate) placed: Option<([i32; 3], [i32; 3])>,
 }
@@ -115,6 +118,8 @@ pub(crate) struct Bench {
     setup: Setup,
     written: u64,
     group: Group,
+    /// Which transaction of the next instance is aborted.
+    aborts: RefCell<Draw>,
 }
 
 impl Bench {
@@ -141,6 +146,7 @@ impl Bench {
             setup,
             written: 0,
             group,
+            aborts: RefCell::new(Draw::new(seed() ^ 0xab)),
         }
     }
 
@@ -208,6 +214,9 @@ impl Bench {
             .site
             .command(Path::new(env!("CARGO_BIN_EXE_sealflow")), "pipeline", &args);
         command.env("SEALFLOW_LOG", "info,sealflow=debug,sealflow_kafka=debug");
+        if self.setup.aborts {
+            command.env("FAILPOINTS", abort(&mut self.aborts.borrow_mut()));
+        }
         Instance::start(command, &file.with_extension("log"))
     }
 
@@ -330,4 +339,13 @@ pub(crate) fn report(numbers: &serde_json::Value) {
         let mut file = std::fs::File::options().create(true).append(true).open(path).unwrap();
         writeln!(file, "{numbers}").unwrap();
     }
+}
+
+/// A failpoint that aborts one transaction.
+fn abort(draw: &mut Draw) -> String {
+    const STEPS: [&str; 5] = ["begin", "send", "flush", "send-offsets", "before-commit"];
+    let step = STEPS[usize::try_from(draw.below(STEPS.len() as u64)).unwrap()];
+    // One pass of `send` is a record, of the others a transaction.
+    let passed = draw.below(if step == "send" { 4_000 } else { 5 });
+    format!("{step}={passed}*off->1*return->off")
 }

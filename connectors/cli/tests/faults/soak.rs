@@ -68,6 +68,7 @@ fn every_record_passes_once_through_every_fault_of_the_bench() {
         max_age: Some("20s"),
         more: "batch: { rows: 2000 }".into(),
         target_properties: "transaction.timeout.ms: \"10000\"".into(),
+        aborts: true,
         ..Setup::default()
     };
     let mut bench = Bench::new(&cluster, "soak", records, setup);
@@ -142,6 +143,7 @@ fn every_record_passes_once_through_every_fault_of_the_bench() {
     let tally = bench.tally();
     let dead: i64 = bench.topics.high_watermarks("soak.dead").iter().sum();
     let leaks = Leaks::search(&cluster, &bench);
+    let injected = count_in_logs(&bench, "by a failpoint");
     let mut ended: BTreeMap<String, u64> = BTreeMap::new();
     for code in &instances.ended {
         *ended
@@ -156,6 +158,7 @@ fn every_record_passes_once_through_every_fault_of_the_bench() {
         "dead_letters": dead,
         "kills": instances.kills,
         "ended_by_themselves_and_restarted": ended,
+        "aborts_injected": injected,
         "aborts_logged": count_in_logs(&bench, "transaction aborted"),
         "broker_restarts": counted.restarts.values().collect::<Vec<_>>(),
         "leaders_moved": counted.leaders_moved,
@@ -173,6 +176,7 @@ fn every_record_passes_once_through_every_fault_of_the_bench() {
     assert!(tally.is_exact(records), "{tally:?}");
     assert_eq!((dead, leaks.found), (0, 0), "dead letters, plaintexts");
     assert_eq!(instances.kills, kills);
+    assert!(injected > 0, "no transaction was aborted by a failpoint");
     assert_eq!(counted.restarts.values().collect::<Vec<_>>(), [&2; BROKERS]);
     assert!(
         instances.peak_kib / 1024 <= BOUND_MIB,
