@@ -59,6 +59,8 @@ pub struct ActiveKey {
     /// When it was asked for, by the clock that nobody sets.
     born: Steady,
     max_age: Duration,
+    /// Somebody sealed with it when it was due, so a successor is being fetched.
+    successor_asked: AtomicBool,
 }
 
 /// The time by both clocks.
@@ -92,6 +94,13 @@ impl ActiveKey {
     fn age(&self, now: Now) -> Duration {
         let by_wall = now.wall.since(self.envelope.created());
         by_wall.max(now.steady.since(self.born))
+    }
+
+    /// The share of its age that has passed; `None` when it is due and nobody has sealed with it since, so that it may
+    /// simply run out.
+    fn age_ratio(&self, now: Now) -> Option<f64> {
+        let counts = !self.is_due(now) || self.successor_asked.load(Ordering::Relaxed);
+        counts.then(|| self.age(now).div_duration_f64(self.max_age))
     }
 }
 
@@ -170,6 +179,7 @@ impl SealingKeys {
         if let Some(key) = slot.current().filter(|key| key.is_usable(now)) {
             self.0.counters.hits.fetch_add(1, Ordering::Relaxed);
             if key.is_due(now) {
+                key.successor_asked.store(true, Ordering::Relaxed);
                 self.renew_in_background(&slot, spec);
             }
             return Ok(key);
@@ -216,6 +226,22 @@ impl SealingKeys {
     #[must_use]
     pub fn ages(&self) -> (Duration, usize) {
         let now = Now::of(self.0.clock.as_ref());
+        let keys = self.in_use();
+        let oldest = keys.iter().map(|key| key.age(now)).max();
+        (oldest.unwrap_or_default(), keys.len())
+    }
+
+    /// The largest share of its `max_age` that a key has passed, 0 without keys, for metrics. Keys are replaced at 0.8;
+    /// more says that no successor comes, and at 1 sealing stops. A key that nobody seals with any more just runs out:
+    /// it counts until it is due.
+    #[must_use]
+    pub fn age_ratio(&self) -> f64 {
+        let now = Now::of(self.0.clock.as_ref());
+        let keys = self.in_use();
+        keys.iter().filter_map(|key| key.age_ratio(now)).fold(0.0, f64::max)
+    }
+
+    fn in_use(&self) -> Vec<Arc<ActiveKey>> {
         let caches: Vec<_> = self
             .0
             .caches
@@ -225,11 +251,7 @@ impl SealingKeys {
             .cloned()
             .collect();
         let slots = caches.iter().flat_map(Cache::iter);
-        let ages: Vec<_> = slots
-            .filter_map(|(_, slot)| slot.current())
-            .map(|key| key.age(now))
-            .collect();
-        (ages.iter().max().copied().unwrap_or_default(), ages.len())
+        slots.filter_map(|(_, slot)| slot.current()).collect()
     }
 
     async fn slot(&self, spec: &KeySpec) -> Arc<Slot> {
@@ -340,6 +362,7 @@ impl Inner {
                 envelope_bytes,
                 born,
                 max_age: spec.max_age,
+                successor_asked: AtomicBool::new(false),
             })),
             // 128 random bits do not repeat: something else wrote there, so this key is not ours alone.
             Put::Exists => Err(KeyError::NotExclusive { key: key.id() }),
@@ -570,6 +593,39 @@ mod tests {
         bench.clock.advance(HOUR);
         bench.keys.tick().await;
         assert!(weak.upgrade().is_none());
+    }
+
+    #[tokio::test]
+    async fn the_age_ratio_tells_a_successor_that_does_not_come_from_a_key_that_nobody_uses() {
+        let bench = bench(UsageLimits::STANDARD);
+        assert!(bench.keys.age_ratio() < 0.01);
+        bench.keys.get(&spec("used")).await.unwrap();
+        bench.keys.get(&spec("idle")).await.unwrap();
+        bench.clock.advance(HOUR * 79 / 100);
+        let ratio = bench.keys.age_ratio();
+        assert!((0.78..0.80).contains(&ratio), "{ratio}");
+        bench.clock.advance(HOUR * 16 / 100);
+        let ratio = bench.keys.age_ratio();
+        assert!(ratio < 0.01, "nobody has asked for either since: {ratio}");
+
+        bench
+            .kms
+            .fail_with(Some(KeyServiceError::Unavailable { reason: "test".into() }));
+        bench.keys.get(&spec("used")).await.unwrap();
+        while bench.kms.generate_calls() < 3 {
+            tokio::task::yield_now().await;
+        }
+        let ratio = bench.keys.age_ratio();
+        assert!((0.94..0.96).contains(&ratio), "{ratio}");
+
+        bench.kms.fail_with(None);
+        bench.clock.advance(HOLD_RETRYABLE);
+        while bench.keys.counters().renewals.load(Ordering::Relaxed) == 0 {
+            bench.keys.get(&spec("used")).await.unwrap();
+            tokio::task::yield_now().await;
+        }
+        let ratio = bench.keys.age_ratio();
+        assert!(ratio < 0.01, "{ratio}");
     }
 
     #[tokio::test]

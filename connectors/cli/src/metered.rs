@@ -88,6 +88,7 @@ mod tests {
     use sealflow::keys::testing::MemoryKms;
 
     use super::*;
+    use crate::metrics::KMS_OUTCOMES;
 
     #[tokio::test]
     async fn requests_are_counted_by_how_they_ended() {
@@ -109,16 +110,45 @@ mod tests {
         assert!(metered.identity().await.is_ok());
         kms.fail_with(Some(KeyServiceError::Throttled { retry_after: None }));
         assert!(metered.generate(arn, 32, &context).await.is_err());
+        let errors = [
+            KeyServiceError::NotPermitted {
+                arn: arn.into(),
+                code: "test".into(),
+            },
+            KeyServiceError::KeyUnusable {
+                arn: arn.into(),
+                code: "test".into(),
+            },
+            KeyServiceError::Unavailable { reason: "test".into() },
+            KeyServiceError::NoCredentials { reason: "test".into() },
+            KeyServiceError::BadAnswer { reason: "test".into() },
+        ];
+        for error in errors {
+            kms.fail_with(Some(error));
+            assert!(metered.describe(arn).await.is_err());
+        }
         let text = metrics.encode();
         for (operation, outcome) in [
             ("GenerateDataKey", "ok"),
             ("Decrypt", "ok"),
             ("Decrypt", "refused"),
             ("GenerateDataKey", "throttled"),
+            ("DescribeKey", "key_unusable"),
+            ("DescribeKey", "unavailable"),
+            ("DescribeKey", "other"),
         ] {
             let line = format!("sealflow_kms_requests_total{{operation=\"{operation}\",outcome=\"{outcome}\"}} 1\n");
             assert!(text.contains(&line), "{line}{text}");
         }
-        assert_eq!(text.matches("sealflow_kms_requests_total{").count(), 4, "{text}");
+        assert!(
+            text.contains("{operation=\"DescribeKey\",outcome=\"not_permitted\"} 2\n"),
+            "{text}"
+        );
+        let series = text.matches("sealflow_kms_requests_total{").count();
+        assert_eq!(
+            series,
+            3 * KMS_OUTCOMES.len(),
+            "no outcome that was not there at zero: {text}"
+        );
     }
 }

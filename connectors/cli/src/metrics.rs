@@ -53,6 +53,21 @@ pub(crate) enum KmsOperation {
     DescribeKey,
 }
 
+impl KmsOperation {
+    const ALL: [Self; 3] = [Self::GenerateDataKey, Self::Decrypt, Self::DescribeKey];
+}
+
+/// How a request to the KMS can end.
+pub(crate) const KMS_OUTCOMES: [&str; 7] = [
+    "ok",
+    "not_permitted",
+    "refused",
+    "key_unusable",
+    "throttled",
+    "unavailable",
+    "other",
+];
+
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct FlowLabel {
     flow: &'static str,
@@ -89,6 +104,7 @@ pub(crate) struct Metrics {
     cache_hits: Counter,
     cache_misses: Counter,
     key_age: Gauge<f64, AtomicU64>,
+    key_age_ratio: Gauge<f64, AtomicU64>,
     values_sealed: Family<FlowLabel, Counter>,
     values_opened: Family<FlowLabel, Counter>,
     source_lag: Family<PartitionLabel, Gauge<i64, AtomicI64>>,
@@ -114,6 +130,7 @@ impl Metrics {
             cache_hits: Counter::default(),
             cache_misses: Counter::default(),
             key_age: Gauge::default(),
+            key_age_ratio: Gauge::default(),
             values_sealed: Family::default(),
             values_opened: Family::default(),
             source_lag: Family::default(),
@@ -122,7 +139,20 @@ impl Metrics {
             phase: Family::default(),
         };
         metrics.register();
+        metrics.zero();
         metrics
+    }
+
+    /// Series that start with their first event show no increase at it: what is rare is there from the beginning.
+    fn zero(&self) {
+        for operation in KmsOperation::ALL {
+            for outcome in KMS_OUTCOMES {
+                self.kms_requests
+                    .get_or_create(&KmsLabels { operation, outcome })
+                    .inc_by(0);
+            }
+        }
+        self.discarded(0);
     }
 
     fn register(&mut self) {
@@ -174,6 +204,11 @@ impl Metrics {
             "data_key_age_seconds",
             "Age of the oldest data key that seals",
             self.key_age.clone(),
+        );
+        registry.register(
+            "data_key_age_ratio",
+            "Largest share of its max_age that a data key in use has passed; beyond 0.8 its successor is late",
+            self.key_age_ratio.clone(),
         );
         registry.register("values_sealed", "Values sealed", self.values_sealed.clone());
         registry.register("values_opened", "Values opened", self.values_opened.clone());
@@ -273,9 +308,10 @@ impl Metrics {
         self.cache_misses.inc_by(misses);
     }
 
-    /// How old the oldest key is that seals.
-    pub(crate) fn key_age(&self, age: Duration) {
+    /// How old the oldest key is that seals, and which share of its `max_age` the one closest to its end has passed.
+    pub(crate) fn key_age(&self, age: Duration, ratio: f64) {
         self.key_age.set(age.as_secs_f64());
+        self.key_age_ratio.set(ratio);
     }
 
     /// Values were sealed by that flow.
@@ -338,7 +374,7 @@ mod tests {
         metrics.errors("x", "sending", 1);
         metrics.kms_request(KmsOperation::GenerateDataKey, "ok", Duration::from_millis(3));
         metrics.cache(3, 1);
-        metrics.key_age(Duration::from_secs(2));
+        metrics.key_age(Duration::from_secs(2), 0.5);
         metrics.sealed("direct", 9);
         metrics.opened("direct", 9);
         metrics.policy_version(7);
@@ -361,6 +397,7 @@ mod tests {
             "sealflow_data_key_cache_hits_total 3",
             "sealflow_data_key_cache_misses_total 1",
             "sealflow_data_key_age_seconds 2.0",
+            "sealflow_data_key_age_ratio 0.5",
             r#"sealflow_values_sealed_total{flow="direct"} 9"#,
             r#"sealflow_source_lag_records{topic="t",partition="0"} 5"#,
             "sealflow_policy_version 7.0",
@@ -371,6 +408,20 @@ mod tests {
         ] {
             assert!(text.contains(line), "{line} is missing in:\n{text}");
         }
+    }
+
+    #[test]
+    fn what_alerts_count_the_first_of_is_zero_at_the_first_scrape() {
+        let text = Metrics::new("p").encode();
+        for operation in ["GenerateDataKey", "Decrypt", "DescribeKey"] {
+            for outcome in KMS_OUTCOMES {
+                let line =
+                    format!("sealflow_kms_requests_total{{operation=\"{operation}\",outcome=\"{outcome}\"}} 0\n");
+                assert!(text.contains(&line), "{line} is missing in:\n{text}");
+            }
+        }
+        let dead = r#"sealflow_component_discarded_events_total{component_id="p",error_type="dead_letter",stage="processing"} 0"#;
+        assert!(text.contains(dead), "{text}");
     }
 
     /// Names that look like ours in a file of `docker/`.

@@ -141,7 +141,7 @@ impl Status {
         metrics.errors("transaction_aborted", "sending", now.aborts - before.aborts);
         metrics.errors("service_unavailable", "processing", now.retries - before.retries);
         metrics.cache(now.hits - before.hits, now.misses - before.misses);
-        metrics.key_age(self.sealing.ages().0);
+        metrics.key_age(self.sealing.ages().0, self.sealing.age_ratio());
         let values = now.values - before.values;
         if self.opens {
             metrics.opened("direct", values);
