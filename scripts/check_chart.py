@@ -43,7 +43,11 @@ def good():
             "image": {"digest": "sha256:" + "0" * 64},
             "imagePullSecrets": [{"name": "registry"}],
             "secrets": {"existingSecret": "kafka"},
-            "pipeline": {"source": {"kafka": kafka}, "kms": {"credentials": {"secret_access_key": "SECRET[file.kms]"}}},
+            "pipeline": {
+                "source": {"kafka": kafka},
+                "kms": {"credentials": {"secret_access_key": "SECRET[file.kms]"}},
+                "telemetry": {"otlp": {"endpoint": "http://collector:4318", "headers": {"x-api-key": "SECRET[file.otlp]"}}},
+            },
             "serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
             "serviceAccount": {"annotations": {"eks.amazonaws.com/role-arn": "arn:aws:iam::111122223333:role/sealflow"}},
             "env": [{"name": "SEALFLOW_LOG", "value": "debug"}],
@@ -63,6 +67,7 @@ def refused():
         "a password in the values": merged(GOOD, {"pipeline": {"source": {"kafka": {"properties": {"sasl.password": "Canary"}}}}}),
         "a password behind a placeholder": merged(GOOD, {"pipeline": {"target": {"kafka": {"properties": {"sasl.password": "${X}Canary"}}}}}),
         "credentials in the values": merged(GOOD, {"pipeline": {"kms": {"credentials": {"secret_access_key": "Canary"}}}}),
+        "a collector's header in the values": merged(GOOD, {"pipeline": {"telemetry": {"otlp": {"headers": {"x-api-key": "Canary"}}}}}),
         "an instance of one's own": merged(GOOD, {"pipeline": {"instance": "a"}}),
         "an unknown value": merged(GOOD, {"replicaCount": 3}),
     }

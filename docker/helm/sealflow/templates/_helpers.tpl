@@ -43,6 +43,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- fail (printf "pipeline.kms.credentials.%s holds a secret: use a role of the service account, or SECRET[file.NAME]" $name) -}}
 {{- end -}}
 {{- end -}}
+{{- range $name, $value := (dig "telemetry" "otlp" "headers" dict .Values.pipeline) -}}
+{{- if not (regexMatch "^(SECRET\\[[^]]+\\]|\\$\\{[^}]+\\})$" (toString $value)) -}}
+{{- fail (printf "pipeline.telemetry.otlp.headers.%s may hold a secret: write SECRET[file.NAME] and name a Secret in secrets.existingSecret" $name) -}}
+{{- end -}}
+{{- end -}}
 {{- end -}}
 
 {{/* The pipeline file: the user's, with what the pod decides. */}}
