@@ -1,6 +1,8 @@
 //! Dead letters: a record that could not be processed, sealed whole, with its position and a code in clear
 //! (`docs/format.md`, "Dead letters").
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use minicbor::data::Type;
 use minicbor::{Decoder, Encoder};
@@ -65,6 +67,22 @@ impl DeadLetter {
         // Strings and integers always serialise, and a `Vec` takes all of it.
         let _ = serde_json::to_writer(&mut json, self);
         json
+    }
+
+    /// Only the code of that JSON, without a copy of the record.
+    pub fn code_of(json: &[u8]) -> Result<Cow<'_, str>, NotADeadLetter> {
+        #[derive(Deserialize)]
+        struct Head<'a> {
+            sealflow: Cow<'a, str>,
+            #[serde(borrow)]
+            code: Cow<'a, str>,
+        }
+        let head: Head<'_> = serde_json::from_slice(json).map_err(|_| NotADeadLetter)?;
+        if head.sealflow == FORMAT {
+            Ok(head.code)
+        } else {
+            Err(NotADeadLetter)
+        }
     }
 
     /// Reads that JSON.

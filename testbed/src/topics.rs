@@ -1,9 +1,9 @@
 //! Topics of any broker, real or mock: create, fill, read back whole.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -109,6 +109,35 @@ impl Topics {
             assert!(Instant::now() < until, "{topic} does not appear");
             std::thread::sleep(Duration::from_millis(10));
         }
+    }
+
+    /// Deletes a topic.
+    ///
+    /// # Panics
+    /// If the broker does not.
+    pub fn delete(&self, topic: &str) {
+        let admin: AdminClient<DefaultClientContext> = self.client().create().expect("an admin client can be made");
+        let options = AdminOptions::new().operation_timeout(Some(PATIENCE));
+        let results = wait_for(|| async move { admin.delete_topics(&[topic], &options).await });
+        for result in results.expect("the broker answers") {
+            result.expect("the topic can be deleted");
+        }
+    }
+
+    /// The configuration of a topic, defaults included.
+    ///
+    /// # Panics
+    /// If the broker does not answer, or there is no such topic.
+    #[must_use]
+    pub fn config(&self, topic: &str) -> BTreeMap<String, String> {
+        let admin: AdminClient<DefaultClientContext> = self.client().create().expect("an admin client can be made");
+        let options = AdminOptions::new().request_timeout(Some(PATIENCE));
+        let topic = ResourceSpecifier::Topic(topic);
+        let described = wait_for(|| async move { admin.describe_configs([&topic], &options).await });
+        let mut resources = described.expect("the broker answers");
+        let resource = resources.pop().expect("one answer").expect("the topic is there");
+        let entries = resource.entries.into_iter();
+        entries.filter_map(|entry| Some((entry.name, entry.value?))).collect()
     }
 
     /// Deletes a partition's records below an offset, as retention would.

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use rdkafka::Statistics;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, RebalanceProtocol};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, RebalanceProtocol};
 use rdkafka::error::KafkaError;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::RDKafkaRespErr;
@@ -268,7 +268,9 @@ impl GroupContext {
         };
         let until = Instant::now() + ASSIGN_PATIENCE;
         loop {
-            match committed_or(first, consumer, partitions, |note| self.remember(note)) {
+            let starts = committed_or(first, consumer, partitions, |note| self.remember(note))
+                .and_then(|starts| pin_ends(consumer, &starts));
+            match starts {
                 Ok(starts) => return Ok(starts),
                 Err(error) if Instant::now() >= until || self.plan.is_stopping() => {
                     return Err(unreachable_or_denied(&error, self.last_log()));
@@ -347,6 +349,29 @@ fn committed_or(
         starts.add_partition_offset(element.topic(), element.partition(), offset)?;
     }
     Ok(starts)
+}
+
+/// Where a group starts at the end of a partition, that end becomes its committed offset before anything is read:
+/// whoever takes over before the first commit must not take a later end for it.
+fn pin_ends(
+    consumer: &BaseConsumer<GroupContext>,
+    starts: &TopicPartitionList,
+) -> Result<TopicPartitionList, KafkaError> {
+    let mut pinned = TopicPartitionList::with_capacity(starts.count());
+    let mut ends = TopicPartitionList::new();
+    for element in starts.elements() {
+        let (topic, partition, mut offset) = (element.topic(), element.partition(), element.offset());
+        if offset == Offset::End {
+            let (_, end) = consumer.fetch_watermarks(topic, partition, Duration::from_secs(5))?;
+            offset = Offset::Offset(end);
+            ends.add_partition_offset(topic, partition, offset)?;
+        }
+        pinned.add_partition_offset(topic, partition, offset)?;
+    }
+    if ends.count() > 0 {
+        consumer.commit(&ends, CommitMode::Sync)?;
+    }
+    Ok(pinned)
 }
 
 impl ConsumerContext for GroupContext {

@@ -267,6 +267,11 @@ impl Flow {
         self.committed(partition, i64::MAX);
     }
 
+    /// Whether something that was dropped is to be read again.
+    pub(crate) fn has_rewinds(&self) -> bool {
+        !self.rewinds.is_empty()
+    }
+
     /// Partitions to read again, and from where.
     pub(crate) fn take_rewinds(&mut self) -> BTreeMap<Partition, i64> {
         std::mem::take(&mut self.rewinds)

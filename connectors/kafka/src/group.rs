@@ -89,6 +89,9 @@ impl Group<'_> {
                     .context()
                     .commit_ready(&self.consumer, &mut held, Duration::ZERO)?;
                 held.flow.dispatch(draining);
+                if draining && held.flow.has_rewinds() {
+                    return Err(given_up("told to stop while transactions are aborted"));
+                }
                 if draining && held.flow.is_empty() {
                     return Ok(());
                 }
@@ -113,11 +116,7 @@ impl Group<'_> {
         if self.held_up.get_or_insert_with(Instant::now).elapsed() < DRAIN_PATIENCE {
             return Ok(());
         }
-        Err(RunError::stopped(
-            StopKind::Unavailable,
-            "told to stop while a service is away: the records that wait for it were given up, not lost",
-            "start again when it answers: they are read again",
-        ))
+        Err(given_up("told to stop while a service is away"))
     }
 
     /// Subscribes to what the plan says; patterns find new topics while running.
@@ -233,6 +232,10 @@ impl Group<'_> {
             Some(code) if is_denial(code) => Err(RunError::Denied {
                 reason: format!("reading: {code}"),
             }),
+            Some(RDKafkaErrorCode::UnknownTopicOrPartition) if self.plan.config.source.pattern.is_some() => {
+                tracing::warn!("a topic that matched the pattern does not exist any more");
+                Ok(())
+            }
             Some(RDKafkaErrorCode::UnknownTopicOrPartition) => Err(RunError::stopped(
                 StopKind::Config,
                 "a source topic does not exist any more",
@@ -323,4 +326,13 @@ impl Group<'_> {
         }
         Ok(())
     }
+}
+
+/// Draining ends without having committed all that was held, which is read again by the next run.
+fn given_up(why: &str) -> RunError {
+    RunError::stopped(
+        StopKind::Unavailable,
+        format!("{why}: the records that are held were given up, not lost"),
+        "start again: they are read again",
+    )
 }

@@ -1,5 +1,6 @@
 //! Why records became dead letters: counts by code with the first position of each, for log lines and errors.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
@@ -21,12 +22,8 @@ impl Reasons {
     pub(crate) fn of<'a>(outcomes: impl Iterator<Item = &'a Outcome>) -> Self {
         let mut reasons = Self::default();
         for outcome in outcomes.filter(|outcome| outcome.route != Route::Target) {
-            let letter = outcome
-                .record
-                .value
-                .as_deref()
-                .and_then(|json| DeadLetter::from_json(json).ok());
-            let code = letter.map_or_else(|| "unknown".to_owned(), |letter| letter.code);
+            let letter = outcome.record.value.as_deref().unwrap_or_default();
+            let code = DeadLetter::code_of(letter).map_or_else(|_| "unknown".to_owned(), Cow::into_owned);
             reasons.add(code, 1, || outcome.record.position.to_string());
         }
         reasons

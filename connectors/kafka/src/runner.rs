@@ -419,7 +419,7 @@ impl Plan {
                         topics = routes.sources().count(),
                         "the pattern matches other topics now"
                     );
-                    *current = Arc::new(routes);
+                    *current = Arc::new(routes.with_targets_of(&current));
                 }
             }
             Ok(Err(error)) => tracing::warn!(error = %error, help = error.help(), "topics cannot be looked up"),

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::client::{ClientContext, DefaultClientContext};
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
@@ -104,6 +104,14 @@ impl Routes {
         self.read.get_key_value(topic).map(|(name, _)| name)
     }
 
+    /// These routes, and where records go that are still held of topics that are gone.
+    pub(crate) fn with_targets_of(mut self, earlier: &Self) -> Self {
+        for (source, target) in &earlier.targets {
+            self.targets.entry(source.clone()).or_insert_with(|| target.clone());
+        }
+        self
+    }
+
     /// Routes of a replay: the dead letters are read, and records go where those of their topic go, or back to it.
     pub(crate) fn into_replay(mut self, to: ReplayTo) -> Result<Self, ConfigError> {
         let Some((topic, partitions)) = &self.dead_letters else {
@@ -154,7 +162,7 @@ pub(crate) fn prepare(config: &KafkaConfig, timeout: Duration, runtime: &Handle)
     if let Some(bad) = survey.findings.iter().find(|finding| finding.level == Level::Failure) {
         return Err(ConfigError::new(&bad.path, &bad.message, &bad.help).into());
     }
-    if let Some((topic, _)) = survey.missing.first() {
+    if let Some(Missing { topic, .. }) = survey.missing.first() {
         let help = "it was created a moment ago and is not visible yet: start again";
         return Err(ConfigError::new("target.kafka.create", format!("topic {topic} is not there"), help).into());
     }
@@ -166,8 +174,15 @@ pub(crate) fn prepare(config: &KafkaConfig, timeout: Duration, runtime: &Handle)
 struct Survey {
     findings: Vec<Finding>,
     routes: Routes,
-    /// Topics to create, with their partition counts.
-    missing: Vec<(String, i32)>,
+    missing: Vec<Missing>,
+}
+
+/// A topic to create.
+struct Missing {
+    topic: String,
+    partitions: i32,
+    /// The source topic whose retention it takes; dead letters have the broker's defaults.
+    like: Option<String>,
 }
 
 impl Survey {
@@ -245,7 +260,7 @@ impl Survey {
                 format!("topic {target} has {have} partitions, but {source} has {count}"),
                 "records keep their partition number: make both counts equal",
             )),
-            None => self.add_missing(config, path, &target, count),
+            None => self.add_missing(config, path, &target, count, Some(&source)),
         }
         self.routes.read.insert(source.as_str().into(), count);
         self.routes.targets.insert(source, target);
@@ -260,13 +275,17 @@ impl Survey {
                 ));
                 self.routes.dead_letters = Some((topic.to_owned(), *count));
             }
-            None => self.add_missing(config, "dead_letters.topic", topic, widest),
+            None => self.add_missing(config, "dead_letters.topic", topic, widest, None),
         }
     }
 
-    fn add_missing(&mut self, config: &KafkaConfig, path: &str, topic: &str, count: i32) {
-        if self.missing.iter().all(|(name, _)| name != topic) {
-            self.missing.push((topic.to_owned(), count));
+    fn add_missing(&mut self, config: &KafkaConfig, path: &str, topic: &str, count: i32, like: Option<&str>) {
+        if self.missing.iter().all(|missing| missing.topic != topic) {
+            self.missing.push(Missing {
+                topic: topic.to_owned(),
+                partitions: count,
+                like: like.map(str::to_owned),
+            });
         }
         self.findings.push(if config.target.create {
             Finding::pass(path, format!("topic {topic} will be created with {count} partitions"))
@@ -346,17 +365,30 @@ pub(crate) fn ends(config: &KafkaConfig, routes: &Routes, timeout: Duration) -> 
     })
 }
 
-fn create(config: &KafkaConfig, topics: &[(String, i32)], timeout: Duration, runtime: &Handle) -> Result<(), RunError> {
+fn create(config: &KafkaConfig, missing: &[Missing], timeout: Duration, runtime: &Handle) -> Result<(), RunError> {
     let admin: AdminClient<DefaultClientContext> = target_observer(config)
         .create()
         .map_err(|error| client_not_made("target.kafka.properties", &error))?;
-    let topics: Vec<NewTopic<'_>> = topics
-        .iter()
-        .map(|(name, count)| NewTopic::new(name, *count, TopicReplication::Fixed(-1)))
-        .collect();
     let options = AdminOptions::new()
         .operation_timeout(Some(timeout))
         .request_timeout(Some(timeout));
+    let retentions: Vec<_> = missing
+        .iter()
+        .map(|missing| match &missing.like {
+            Some(like) => retention(config, like, &options, runtime),
+            None => Vec::new(),
+        })
+        .collect();
+    let topics: Vec<NewTopic<'_>> = missing
+        .iter()
+        .zip(&retentions)
+        .map(|(missing, retention)| {
+            let topic = NewTopic::new(&missing.topic, missing.partitions, TopicReplication::Fixed(-1));
+            retention
+                .iter()
+                .fold(topic, |topic, (name, value)| topic.set(name, value))
+        })
+        .collect();
     let results = runtime
         .block_on(admin.create_topics(&topics, &options))
         .map_err(|error| unreachable_or_denied(&error, None))?;
@@ -372,6 +404,35 @@ fn create(config: &KafkaConfig, topics: &[(String, i32)], timeout: Duration, run
         }
     }
     Ok(())
+}
+
+/// How long a source topic keeps its records. Its target must not keep them for a shorter time: records keep their
+/// time stamps, so a broker's default would delete old ones as soon as they are written.
+fn retention(config: &KafkaConfig, topic: &str, options: &AdminOptions, runtime: &Handle) -> Vec<(String, String)> {
+    const KEPT: [&str; 3] = ["cleanup.policy", "retention.bytes", "retention.ms"];
+    let described = source_observer(config)
+        .create::<AdminClient<DefaultClientContext>>()
+        .and_then(|admin| runtime.block_on(admin.describe_configs([&ResourceSpecifier::Topic(topic)], options)));
+    let resource = described.and_then(|mut all| match all.pop() {
+        Some(resource) => resource.map_err(KafkaError::AdminOp),
+        None => Err(KafkaError::AdminOp(RDKafkaErrorCode::NoEnt)),
+    });
+    match resource {
+        Ok(resource) => resource
+            .entries
+            .into_iter()
+            .filter(|entry| KEPT.contains(&entry.name.as_str()))
+            .filter_map(|entry| entry.value.map(|value| (entry.name, value)))
+            .collect(),
+        Err(error) => {
+            tracing::warn!(
+                topic,
+                error = %error,
+                "its retention cannot be read: the target is created with the broker's own, which may delete old records"
+            );
+            Vec::new()
+        }
+    }
 }
 
 /// A client could not be made: which property librdkafka objects to.

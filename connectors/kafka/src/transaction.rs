@@ -28,6 +28,8 @@ use crate::watch::Watch;
 
 /// One call's share of a wait: short, so that a call can be made again and progress be logged.
 const CALL: Duration = Duration::from_secs(5);
+/// The same of a flush, after which it is looked whether anything was refused.
+const FLUSH: Duration = Duration::from_millis(500);
 /// How long brokers may be away while a transaction ends. Longer than `transaction.timeout.ms`, after which
 /// the coordinator has decided by itself, and well below `max.poll.interval.ms`, during which we do not poll.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -163,7 +165,10 @@ impl Transactions {
             Err(Failure::Aborted(reason)) => {
                 span.record("outcome", "aborted");
                 self.abort()?;
-                Err(Failure::Aborted(reason))
+                // A refusal that came while records were still being sent shows as a bad state first, and is reported
+                // by the end of the abort.
+                let outcomes: Vec<&Outcome> = batches.iter().flat_map(|batch| &batch.outcomes).collect();
+                Err(self.explain(Failure::Aborted(reason), &outcomes, routes))
             }
             Err(Failure::TooLarge(refused)) => {
                 self.abort()?;
@@ -236,7 +241,9 @@ impl Transactions {
 
     /// Everything sent so far is delivered.
     fn flush(&self, outcomes: &[&Outcome], routes: &Routes) -> Result<(), Failure> {
-        self.patiently("flush", || self.producer.flush(CALL))
+        let flush = || self.producer.flush(FLUSH);
+        // After a refusal librdkafka keeps what is still queued until the abort, so a flush would never end.
+        self.patiently_while("flush", flush, || self.check_deliveries(outcomes, routes))
             .map_err(|failure| self.explain(failure, outcomes, routes))?;
         self.check_deliveries(outcomes, routes)
     }
@@ -270,6 +277,9 @@ impl Transactions {
         let mut message = to_message(topic, partition, record, index);
         if outcome.route == Route::DeadLetter {
             message.key = None;
+            // The record's own time is sealed inside. With it a letter of an old record would be older than the topic
+            // keeps records, and gone before anybody has seen it.
+            message.timestamp = None;
         }
         let started = Instant::now();
         let mut was_empty = false;
@@ -310,6 +320,16 @@ impl Transactions {
 
     /// Makes a call again for as long as that may help.
     fn patiently(&self, what: &str, call: impl Fn() -> Result<(), KafkaError>) -> Result<(), Failure> {
+        self.patiently_while(what, call, || Ok(()))
+    }
+
+    /// As [`patiently`](Self::patiently), for as long as `check` has nothing to say.
+    fn patiently_while(
+        &self,
+        what: &str,
+        call: impl Fn() -> Result<(), KafkaError>,
+        check: impl Fn() -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
         let started = Instant::now();
         loop {
             let Err(error) = self.watch.call(what, &call) else {
@@ -317,6 +337,7 @@ impl Transactions {
             };
             match verdict(&error) {
                 Verdict::Again if started.elapsed() < PATIENCE => {
+                    check()?;
                     tracing::debug!(what, error = %error, "transaction call is made again");
                 }
                 // Whether a commit came through is decided by the next start: it fences this producer and

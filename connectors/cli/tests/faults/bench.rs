@@ -103,6 +103,10 @@ pub(crate) struct Setup {
     pub(crate) kms: String,
     /// Configuration of the topics.
     pub(crate) topics: Vec<(&'static str, &'static str)>,
+    /// Configuration of the source topic alone.
+    pub(crate) source_topic: Vec<(&'static str, &'static str)>,
+    /// Dead letters that are too large go to this folder of the site.
+    pub(crate) oversize: Option<&'static str>,
     /// Every instance aborts one of its first transactions, at a step and a pass that are drawn.
     pub(crate) aborts: bool,
     /// Brokers of the source and of the target, their leader first.
@@ -129,11 +133,15 @@ impl Bench {
         let topics = cluster.topics();
         for suffix in ["", ".sealed", ".dead"] {
             let topic = format!("{name}{suffix}");
+            let mut config = setup.topics.clone();
+            if suffix.is_empty() {
+                config.extend(&setup.source_topic);
+            }
             match setup.placed {
-                None => topics.create(&topic, PARTITIONS, &setup.topics),
+                None => topics.create(&topic, PARTITIONS, &config),
                 Some((source, target)) => {
                     let brokers = if suffix.is_empty() { source } else { target };
-                    topics.create_on(&topic, PARTITIONS, &brokers, &setup.topics);
+                    topics.create_on(&topic, PARTITIONS, &brokers, &config);
                 }
             }
         }
@@ -200,6 +208,13 @@ impl Bench {
             if !more.is_empty() {
                 yaml = yaml.replace(mark, &format!("{mark}, {more}"));
             }
+        }
+        if let Some(folder) = self.setup.oversize {
+            let folder = self.site.path().join(folder);
+            yaml = yaml.replace(
+                "max_ratio: 1.0",
+                &format!("max_ratio: 1.0, oversize: \"{}\"", folder.display()),
+            );
         }
         let own = self.site.path().join(format!("{}-{instance}.yaml", self.name));
         std::fs::write(&own, yaml).unwrap();

@@ -1,6 +1,8 @@
 //! A message as large as the source takes, from somebody who means harm: memory stays in its bound, everything else
 //! passes.
 
+use std::path::{Path, PathBuf};
+
 use sealflow_testbed::Message;
 
 use crate::bench::{Bench, PARTITIONS, RECOVERY, Setup, cluster, expect_memory, report, setting};
@@ -50,6 +52,22 @@ fn a_hostile_large_message_stays_in_the_memory_bound_and_holds_nothing_else_up()
     let is_hostile = |message: &Message| message.key.as_deref() == Some(b"hostile");
     let tally = bench.tally_without(is_hostile);
     assert!(tally.is_exact(records), "{tally:?}");
+    let mut passed = Vec::new();
+    bench.topics.read_each("hostile.sealed", |message| {
+        if is_hostile(&message) {
+            let value = String::from_utf8(message.value.unwrap()).unwrap();
+            passed.push((value[..25].to_owned(), value.len() > size));
+        }
+    });
+    passed.sort();
+    assert_eq!(
+        passed,
+        [
+            (r#"{"id":"h-1","filler":"xxx"#.to_owned(), true),
+            (r#"{"id":"h-2","client_ip":"#.to_owned() + r#"""#, true)
+        ],
+        "each once"
+    );
     let dead = bench.topics.read_all("hostile.dead");
     assert_eq!(dead.len(), 1, "what is no JSON is a dead letter");
     report(&serde_json::json!({
@@ -60,6 +78,69 @@ fn a_hostile_large_message_stays_in_the_memory_bound_and_holds_nothing_else_up()
         "bound_mib": BASE_MIB + PER_LARGEST * mib,
     }));
     expect_memory("hostile messages", peak, BASE_MIB + PER_LARGEST * mib);
+}
+
+#[test]
+fn at_default_limits_a_large_message_is_set_aside_in_the_folder_and_memory_stays_in_its_bound() {
+    let Some(cluster) = cluster("a large message at default limits") else {
+        return;
+    };
+    let mib = setting("SEALFLOW_FAULT_MESSAGE_MIB", 12);
+    let records = 3_000;
+    let setup = Setup {
+        source_topic: vec![("max.message.bytes", "400000000")],
+        oversize: Some("set-aside"),
+        ..Setup::default()
+    };
+    let mut bench = Bench::new(&cluster, "large", records, setup);
+    bench.publish();
+    bench.produce(records / 2);
+    let size = usize::try_from(mib << 20).unwrap();
+    let settings = [
+        ("message.max.bytes", "500000000"),
+        ("queue.buffering.max.kbytes", "1000000"),
+        ("compression.codec", "none"),
+    ];
+    let hostile = hostile(size);
+    let goal = records + hostile.len() as u64;
+    bench.topics.produce_with("large", hostile.into_iter(), &settings);
+    bench.produce(records / 2);
+    let mut instance = bench.start("a");
+    let mut peak = 0;
+    bench.wait_for(goal, RECOVERY * 2, |_| {
+        peak = peak.max(instance.peak_memory_kib().unwrap_or(0));
+        if let Some(status) = instance.ended() {
+            panic!("{status}:\n{}", instance.last_lines());
+        }
+    });
+    assert!(bench.tally().is_exact(records), "{:?}", bench.tally());
+    assert_eq!(bench.topics.high_watermarks("large.dead").iter().sum::<i64>(), 0);
+    let letters = files_below(&bench.site.path().join("set-aside"));
+    assert_eq!(letters.len(), 3, "{letters:?}");
+    for letter in letters {
+        let text = std::fs::read_to_string(&letter).unwrap();
+        assert!(text.len() > size && !text.contains("xxxxxxxxxxxxxxxx"), "sealed whole");
+    }
+    report(&serde_json::json!({
+        "name": "large messages at default limits",
+        "mib_each": mib,
+        "peak_memory_mib": peak / 1024,
+        "bound_mib": BASE_MIB + PER_LARGEST * mib,
+    }));
+    expect_memory("large messages at default limits", peak, BASE_MIB + PER_LARGEST * mib);
+}
+
+fn files_below(folder: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files.extend(files_below(&path));
+        } else {
+            files.push(path);
+        }
+    }
+    files
 }
 
 /// Three messages of about `size` bytes: a clear field, a sealed field, and what is no JSON.

@@ -177,6 +177,16 @@ fn every_record_passes_once_through_every_fault_of_the_bench() {
     assert_eq!((dead, leaks.found), (0, 0), "dead letters, plaintexts");
     assert_eq!(instances.kills, kills);
     assert!(injected > 0, "no transaction was aborted by a failpoint");
+    // Whatever made an instance end, starting it again as a unit does was all that it took.
+    assert!(
+        instances.ended.iter().all(|code| *code == Some(69)),
+        "ended otherwise than for a service that is away: {:?}",
+        instances.ended
+    );
+    assert_eq!((counted.leaders_moved, counted.frozen), (2, 3), "leaders moved, frozen");
+    assert!(counted.joined >= 1 && counted.left >= 1, "joined, left");
+    assert!(counted.kms_outage >= Duration::from_secs(setting("SEALFLOW_FAULT_OUTAGE_SECS", 120)));
+    assert!(disk.is_none() || counted.disk_full >= Duration::from_secs(setting("SEALFLOW_FAULT_DISK_SECS", 40)));
     assert_eq!(counted.restarts.values().collect::<Vec<_>>(), [&2; BROKERS]);
     assert!(
         instances.peak_kib / 1024 <= BOUND_MIB,

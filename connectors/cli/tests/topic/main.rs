@@ -13,5 +13,6 @@ mod leaks;
 mod refusals;
 mod reload;
 mod rewrap;
+mod starts;
 mod support;
 mod watched;
