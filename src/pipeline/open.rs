@@ -59,20 +59,23 @@ struct Extracted {
     travelling: Travelling,
 }
 
+/// A data key as a record asks for it: the key, and the fingerprint of the envelopes that travel with the record.
+type AskedFor = (KeyId, u64);
+
 /// Data keys and domains of a batch: found, or refused for a reason that makes a dead letter.
 #[derive(Default)]
 struct Keyring {
-    keys: HashMap<(KeyId, u64), Result<Arc<OpenedKey>, Rejection>>,
+    keys: HashMap<AskedFor, Result<Arc<OpenedKey>, Rejection>>,
     /// The one of them that was asked for last, as most values of a batch name the same.
-    last: Option<((KeyId, u64), Result<Arc<OpenedKey>, Rejection>)>,
+    last: Option<(AskedFor, Result<Arc<OpenedKey>, Rejection>)>,
     domains: HashMap<(String, KeyId), Result<DeterministicOpener, Rejection>>,
 }
 
 /// A fetched key, with what it was wanted for.
-type Fetched = ((KeyId, u64), Result<Arc<OpenedKey>, OpenKeyError>);
+type Fetched = (AskedFor, Result<Arc<OpenedKey>, OpenKeyError>);
 
 impl Keyring {
-    fn key(&mut self, id: (KeyId, u64)) -> Result<&OpenedKey, Rejection> {
+    fn key(&mut self, id: AskedFor) -> Result<&OpenedKey, Rejection> {
         if self.last.as_ref().is_none_or(|(last, _)| *last != id) {
             let key = self.keys.get(&id).ok_or_else(cannot_open)?;
             self.last = Some((id, key.clone()));
