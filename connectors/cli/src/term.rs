@@ -111,6 +111,20 @@ pub(crate) fn say(line: impl std::fmt::Display) {
     }
 }
 
+/// Text of strangers, so that it does not steer the terminal: control characters and those that turn the direction of
+/// writing as escapes.
+pub(crate) fn harmless(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}') {
+            out.extend(c.escape_unicode());
+        } else {
+            out.push(c);
+        }
+    }
+    out
+}
+
 /// Writes `value` as one indented JSON document to standard output.
 pub(crate) fn say_json(value: &impl serde::Serialize) {
     match serde_json::to_string_pretty(value) {

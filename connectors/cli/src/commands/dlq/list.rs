@@ -11,7 +11,7 @@ use super::read::{self, Found};
 use super::{Place, Select};
 use crate::config::{self, Environment};
 use crate::failure::Result;
-use crate::term::{OutputFormat, note, say_json, table};
+use crate::term::{OutputFormat, harmless, note, say_json, table};
 
 /// List dead letters, and count them by code
 ///
@@ -40,6 +40,11 @@ struct Line {
     letter: String,
 }
 
+/// Codes that are told apart: pipelines know some twenty, and whoever writes to the topic any number.
+const MAX_CODES: usize = 100;
+/// The code of all others.
+const OTHER: &str = "other";
+
 /// What is printed.
 #[derive(Default, Serialize)]
 struct Listing {
@@ -52,7 +57,9 @@ struct Listing {
 impl Listing {
     fn add(&mut self, found: &Found, limit: usize) {
         let letter = &found.letter;
-        *self.codes.entry(letter.code.clone()).or_default() += 1;
+        let is_told_apart = self.codes.contains_key(&letter.code) || self.codes.len() < MAX_CODES;
+        let code = if is_told_apart { &letter.code } else { OTHER };
+        *self.codes.entry(code.to_owned()).or_default() += 1;
         if self.letters.len() < limit {
             self.letters.push(Line {
                 code: letter.code.clone(),
@@ -98,14 +105,14 @@ fn print(listing: &Listing) {
             .letters
             .iter()
             .cloned()
-            .map(|line| [line.code, line.stage, line.record, line.letter]),
+            .map(|line| [line.code, line.stage, line.record, line.letter].map(|text| harmless(&text))),
     );
     table(&rows);
     let all: u64 = listing.codes.values().sum();
     let codes: Vec<_> = listing
         .codes
         .iter()
-        .map(|(code, count)| format!("{code}: {count}"))
+        .map(|(code, count)| format!("{}: {count}", harmless(code)))
         .collect();
     note(format_args!("{all} dead letters; {}", codes.join(", ")));
     if listing.foreign > 0 {
@@ -113,5 +120,44 @@ fn print(listing: &Listing) {
             "{} records of the topic are no dead letters",
             listing.foreign
         ));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sealflow::pipeline::{DeadLetter, Header, Position, Record, Timestamp};
+
+    use super::*;
+
+    fn found(code: &str) -> Found {
+        let position = Position {
+            topic: "dead".into(),
+            partition: 0,
+            offset: 0,
+        };
+        Found {
+            letter: DeadLetter::new(code, "seal", &position, b""),
+            at: position.to_string(),
+            message: Record {
+                position,
+                timestamp: Timestamp::None,
+                key: None,
+                value: None,
+                headers: Vec::<Header>::new(),
+            },
+        }
+    }
+
+    #[test]
+    fn however_many_codes_a_topic_holds_a_hundred_are_told_apart_and_all_are_counted() {
+        let mut listing = Listing::default();
+        for n in 0..1_000 {
+            listing.add(&found(&format!("code-{n}")), 10);
+        }
+        listing.add(&found("code-7"), 10);
+        assert_eq!(listing.codes.len(), MAX_CODES + 1);
+        assert_eq!(listing.codes[OTHER], 900);
+        assert_eq!(listing.codes["code-7"], 2);
+        assert_eq!(listing.letters.len(), 10);
     }
 }

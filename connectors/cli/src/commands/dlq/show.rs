@@ -20,7 +20,7 @@ use crate::config::{self, Environment, PipelineConfig};
 use crate::failure::{Exit, Failure, Result};
 use crate::files::{self, Access};
 use crate::metrics::Metrics;
-use crate::term::{OutputFormat, note, say, say_json};
+use crate::term::{OutputFormat, harmless, note, say, say_json};
 
 /// Show one dead letter; its record only with --open
 ///
@@ -145,13 +145,16 @@ impl Shown {
 
     fn print(&self) {
         let none = "unknown".to_owned();
-        say(format_args!("code            {}", self.code));
-        say(format_args!("stage           {}", self.stage));
-        say(format_args!("record          {}", self.record));
-        say(format_args!("letter          {}", self.letter));
+        say(format_args!("code            {}", harmless(&self.code)));
+        say(format_args!("stage           {}", harmless(&self.stage)));
+        say(format_args!("record          {}", harmless(&self.record)));
+        say(format_args!("letter          {}", harmless(&self.letter)));
         say(format_args!("sealed bytes    {}", self.sealed_bytes));
         say(format_args!("data key        {}", self.key.as_ref().unwrap_or(&none)));
-        say(format_args!("KMS key         {}", self.arn.as_ref().unwrap_or(&none)));
+        say(format_args!(
+            "KMS key         {}",
+            harmless(self.arn.as_ref().unwrap_or(&none))
+        ));
         if let Some(version) = self.policy_version {
             say(format_args!("policy version  {version}"));
         }
