@@ -7,7 +7,7 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::consumer::Consumer;
 use rdkafka::topic_partition_list::TopicPartitionList;
@@ -15,8 +15,9 @@ use sealflow::pipeline::{Outcome, Record, Route, StopKind, TransformError};
 
 use crate::error::{RunError, unreachable_or_denied};
 use crate::flow::Transformed;
+use crate::group::DRAIN_PATIENCE;
 use crate::properties::{Identity, source_observer};
-use crate::runner::Plan;
+use crate::runner::{Plan, Shutdown};
 use crate::topics::{self, ObserverClient};
 use crate::transaction::{Failure, Transactions};
 
@@ -26,6 +27,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const ATTEMPTS: u32 = 5;
 /// Between two attempts, and while a service is away.
 const PAUSE: Duration = Duration::from_secs(1);
+/// How often it is looked whether to stop.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// A letter of the folder.
 #[derive(Clone, Debug)]
@@ -63,7 +66,7 @@ pub(crate) fn replay(
     let consumer = topics::observer(&client, "source.kafka.properties")?;
     let mut summary = FolderSummary::default();
     for letter in letters {
-        if plan.shutdown() != crate::runner::Shutdown::Run {
+        if plan.shutdown() != Shutdown::Run {
             break;
         }
         let letter = letter?;
@@ -131,25 +134,50 @@ fn replay_one(
     Err(RunError::Unavailable { reason })
 }
 
-/// What the letter's record becomes, if that goes to a target.
+/// What the letter's record becomes, if that goes to a target. Told to stop, it waits no longer for a service that
+/// is away than a pipeline does.
 fn transformed(plan: &Plan, message: &Record) -> Result<Option<Outcome>, RunError> {
+    let mut told = None;
     loop {
-        let answer = plan.runtime.block_on(plan.transform.apply(vec![message.clone()]));
+        let answer = plan.runtime.block_on(attempt(plan, message, &mut told));
         match answer {
-            Ok(outcomes) => {
+            Some(Ok(outcomes)) => {
                 let mut outcomes = outcomes.into_iter();
                 return Ok(outcomes.next().filter(|outcome| outcome.route == Route::Target));
             }
-            Err(TransformError::Stop { kind, reason, help }) => return Err(RunError::Stopped { kind, reason, help }),
-            Err(error) if plan.is_stopping() => {
-                return Err(RunError::Unavailable {
-                    reason: error.to_string(),
-                });
+            Some(Err(TransformError::Stop { kind, reason, help })) => {
+                return Err(RunError::Stopped { kind, reason, help });
             }
-            Err(error) => {
+            Some(Err(error)) => {
                 tracing::warn!(error = %error, "a letter waits for a service");
                 std::thread::sleep(PAUSE);
             }
+            None => {
+                return Err(RunError::stopped(
+                    StopKind::Unavailable,
+                    "told to stop while a letter waits for a service: it stays, and was not replayed",
+                    "start again when the service answers",
+                ));
+            }
+        }
+    }
+}
+
+/// One try; none once it was told to stop and patience is over.
+async fn attempt(
+    plan: &Plan,
+    message: &Record,
+    told: &mut Option<Instant>,
+) -> Option<Result<Vec<Outcome>, TransformError>> {
+    let mut answer = plan.transform.apply(vec![message.clone()]);
+    loop {
+        let draining = plan.shutdown() != Shutdown::Run;
+        if draining && (plan.is_stopping() || told.get_or_insert_with(Instant::now).elapsed() >= DRAIN_PATIENCE) {
+            return None;
+        }
+        // The transform may wait for longer than a signal should.
+        if let Ok(answer) = tokio::time::timeout(LOOK, &mut answer).await {
+            return Some(answer);
         }
     }
 }

@@ -27,7 +27,7 @@ const BUSY: Duration = Duration::from_millis(2);
 /// throws away what librdkafka has fetched ahead, so it is not done for a short wait.
 const PAUSE_AFTER: Duration = Duration::from_millis(500);
 /// How long draining waits for a key service or catalogue that does not answer.
-const DRAIN_PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const DRAIN_PATIENCE: Duration = Duration::from_secs(10);
 /// How long it may take to go back after an abort.
 const SEEK_PATIENCE: Duration = Duration::from_secs(60);
 

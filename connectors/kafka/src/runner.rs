@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rdkafka::error::KafkaError;
 use sealflow::pipeline::{BatchLimits, Counters, StopKind, Transform};
 use tokio::runtime::Handle;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::config::KafkaConfig;
 use crate::error::{ConfigError, RunError};
@@ -171,14 +171,7 @@ impl Runner {
                     }
                     None => break,
                 },
-                _ = watching.tick() => {
-                    if let Some(what) = plan.watch.stuck(STUCK_AFTER) {
-                        // Its thread is left behind: it cannot be reached, and the caller is about to end.
-                        return Err(RunError::Unavailable {
-                            reason: format!("{what} does not come back from librdkafka"),
-                        });
-                    }
-                }
+                _ = watching.tick() => plan.check_calls()?,
                 _ = patterns.tick(), if plan.config.source.pattern.is_some() && plan.replay.is_none() => {
                     plan.look_for_topics().await;
                 }
@@ -207,8 +200,14 @@ impl Runner {
         let _stop = StopOnDrop(Arc::clone(&plan));
         plan.raise(*shutdown.borrow_and_update());
         let inside = Arc::clone(&plan);
-        let mut replayed = tokio::task::spawn_blocking(move || folder::replay(&inside, &mut letters));
+        let (sender, mut replayed) = oneshot::channel();
+        // A thread of its own: the runtime would wait for one of its own at its end, which may never come.
+        start_thread("sealflow-kafka-folder".to_owned(), move || {
+            let result = catch_unwind(AssertUnwindSafe(|| folder::replay(&inside, &mut letters)));
+            let _ = sender.send(result.unwrap_or_else(|_| Err(panicked("the replay of the folder"))));
+        })?;
         let mut signals = true;
+        let mut watching = tokio::time::interval(WATCH_INTERVAL);
         loop {
             tokio::select! {
                 changed = shutdown.changed(), if signals => match changed {
@@ -216,6 +215,7 @@ impl Runner {
                     Err(_) => signals = false,
                 },
                 replayed = &mut replayed => return replayed.map_err(|error| panicked(&error.to_string()))?,
+                _ = watching.tick() => plan.check_calls()?,
             }
         }
     }
@@ -252,15 +252,17 @@ fn start_groups(plan: &Arc<Plan>) -> Result<mpsc::UnboundedReceiver<Result<(), R
             // The receiver is gone if the run was dropped.
             let _ = sender.send(result.unwrap_or_else(|_| Err(panicked("a thread group"))));
         };
-        let thread = std::thread::Builder::new()
-            .name(format!("sealflow-kafka-{index}"))
-            .spawn(body);
-        thread.map_err(|error| {
-            let reason = format!("no thread could be started: {error}");
-            RunError::stopped(StopKind::Unavailable, reason, "lower `threads`")
-        })?;
+        start_thread(format!("sealflow-kafka-{index}"), body)?;
     }
     Ok(results)
+}
+
+fn start_thread(name: String, body: impl FnOnce() + Send + 'static) -> Result<(), RunError> {
+    let thread = std::thread::Builder::new().name(name).spawn(body);
+    thread.map(drop).map_err(|error| {
+        let reason = format!("no thread could be started: {error}");
+        RunError::stopped(StopKind::Unavailable, reason, "lower `threads`")
+    })
 }
 
 fn panicked(what: &str) -> RunError {
@@ -367,6 +369,17 @@ impl Plan {
             self.counters.set_draining();
         }
         self.shutdown.fetch_max(to as u8, Ordering::Relaxed);
+    }
+
+    /// A call that does not come back ends the run. Its thread is left behind: it cannot be reached, and the caller
+    /// is about to end.
+    fn check_calls(&self) -> Result<(), RunError> {
+        let stuck = self.watch.stuck(STUCK_AFTER);
+        stuck.map_or(Ok(()), |what| {
+            Err(RunError::Unavailable {
+                reason: format!("{what} does not come back from librdkafka"),
+            })
+        })
     }
 
     pub(crate) fn is_stopping(&self) -> bool {
