@@ -20,6 +20,7 @@ use sealflow::pipeline::{Counters, Route, StopKind};
 use crate::config::OffsetReset;
 use crate::error::{RunError, unreachable_or_denied};
 use crate::flow::{Flow, Partition, Transformed};
+use crate::oversize;
 use crate::reasons::Reasons;
 use crate::runner::Plan;
 use crate::transaction::{Failure, Refused, Transactions};
@@ -225,6 +226,7 @@ impl GroupContext {
 
     fn assigned(&self, consumer: &BaseConsumer<Self>, partitions: &TopicPartitionList) -> Result<(), RunError> {
         let starts = self.start_offsets(consumer, partitions)?;
+        self.settle_folder(&starts)?;
         let mut held = self.held();
         for element in starts.elements() {
             let topic: Arc<str> = self.plan.topic(element.topic());
@@ -249,6 +251,30 @@ impl GroupContext {
             total = held.assigned.len(),
             "partitions assigned"
         );
+        Ok(())
+    }
+
+    /// Finishes or removes what earlier owners of these partitions left in the folder, before anything is read.
+    fn settle_folder(&self, starts: &TopicPartitionList) -> Result<(), RunError> {
+        let dead_letters = self.plan.config.dead_letters.as_ref();
+        let Some(folder) = dead_letters.and_then(|dead| dead.oversize.as_deref()) else {
+            return Ok(());
+        };
+        let (pipeline, is_replay) = (&self.plan.options.pipeline, self.plan.is_replay());
+        for element in starts.elements() {
+            let (topic, partition) = (element.topic(), element.partition());
+            let committed = element.offset().to_raw().filter(|offset| *offset >= 0);
+            oversize::settle(folder, pipeline, is_replay, topic, partition, committed).map_err(|error| {
+                RunError::stopped(
+                    StopKind::Unavailable,
+                    format!(
+                        "what was left unfinished in {} cannot be seen to: {error}",
+                        folder.display()
+                    ),
+                    "allow this process to list, rename and remove files there, and start again",
+                )
+            })?;
+        }
         Ok(())
     }
 

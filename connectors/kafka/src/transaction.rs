@@ -1,7 +1,6 @@
 //! One transaction: outcomes and source offsets become visible together, or not at all.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -18,7 +17,7 @@ use sealflow::pipeline::{Outcome, Position, Route, SPANS, StopKind};
 use crate::context::log_line;
 use crate::error::{RunError, Verdict, unreachable_or_denied, verdict};
 use crate::flow::{Ranges, Transformed};
-use crate::oversize;
+use crate::oversize::OversizeFolder;
 use crate::properties::{Identity, producer as producer_properties};
 use crate::reasons::Reasons;
 use crate::record::to_message;
@@ -88,7 +87,7 @@ pub(crate) struct Transactions {
     producer: ThreadedProducer<Deliveries>,
     instance: String,
     watch: Watch,
-    oversize: Option<PathBuf>,
+    oversize: Option<OversizeFolder>,
     /// Bytes sent before the producer is emptied; lowered when a topic refuses a batch of records whose sum is
     /// too large for it, and not the single record.
     chunk: AtomicUsize,
@@ -113,11 +112,23 @@ impl Transactions {
         let producer: ThreadedProducer<Deliveries> = producer_properties(&plan.config, identity)
             .create_with_context(Deliveries::default())
             .map_err(|error| plan.client_not_made("target.kafka.properties", &error))?;
+        let oversize = plan
+            .config
+            .dead_letters
+            .as_ref()
+            .and_then(|dead| dead.oversize.as_ref());
+        let oversize = oversize
+            .map(|folder| OversizeFolder::new(folder, &plan.options.pipeline, plan.is_replay()))
+            .transpose()
+            .map_err(|error| {
+                let reason = format!("the system has no random numbers: {error}");
+                RunError::stopped(StopKind::Unavailable, reason, "start again")
+            })?;
         let transactions = Self {
             producer,
             instance: plan.options.instance.clone(),
             watch: plan.watch.clone(),
-            oversize: plan.config.dead_letters.as_ref().and_then(|dead| dead.oversize.clone()),
+            oversize,
             chunk: AtomicUsize::new(usize::MAX),
         };
         let started = Instant::now();
@@ -159,24 +170,27 @@ impl Transactions {
         }
         match self.fill(batches, routes, note, metadata) {
             Ok(committed) => {
+                self.of_folder(OversizeFolder::committed);
                 span.record("outcome", "committed");
                 Ok(committed)
             }
             Err(Failure::Aborted(reason)) => {
                 span.record("outcome", "aborted");
-                self.abort()?;
+                self.abort_all()?;
                 // A refusal that came while records were still being sent shows as a bad state first, and is reported
                 // by the end of the abort.
                 let outcomes: Vec<&Outcome> = batches.iter().flat_map(|batch| &batch.outcomes).collect();
                 Err(self.explain(Failure::Aborted(reason), &outcomes, routes))
             }
             Err(Failure::TooLarge(refused)) => {
-                self.abort()?;
+                self.abort_all()?;
                 Err(Failure::TooLarge(refused))
             }
             Err(Failure::Ended(error)) => {
                 // Best effort: what is not aborted here, the next start or the coordinator's timeout aborts.
                 let _ = self.abort();
+                // It may even have committed: the next start knows.
+                self.of_folder(OversizeFolder::left_open);
                 Err(Failure::Ended(error))
             }
         }
@@ -191,6 +205,7 @@ impl Transactions {
     ) -> Result<Committed, Failure> {
         let mut committed = Committed::default();
         let outcomes: Vec<&Outcome> = batches.iter().flat_map(|batch| &batch.outcomes).collect();
+        let mut read_at = batches.iter().flat_map(|batch| &batch.read_at);
         committed.reasons = Reasons::of(outcomes.iter().copied());
         let chunk = self.chunk.load(Ordering::Relaxed);
         let mut unflushed = 0;
@@ -202,7 +217,10 @@ impl Transactions {
                 unflushed = 0;
             }
             failpoint!("send", injected("send"));
-            self.send(&outcomes, index, routes)?;
+            match (outcome.route, read_at.next()) {
+                (Route::Oversize, Some(read_at)) => self.set_aside(&outcomes, index, read_at)?,
+                _ => self.send(&outcomes, index, routes)?,
+            }
             unflushed += bytes;
             committed.records += 1;
             committed.dead_letters += u64::from(outcome.route != Route::Target);
@@ -248,31 +266,27 @@ impl Transactions {
         self.check_deliveries(outcomes, routes)
     }
 
-    /// Writes a dead letter to the folder. What is not committed afterwards is written again.
-    fn set_aside(&self, outcomes: &[&Outcome], index: usize) -> Result<(), Failure> {
+    /// Writes a dead letter to the folder, where it counts once the transaction has committed.
+    fn set_aside(&self, outcomes: &[&Outcome], index: usize, read_at: &Position) -> Result<(), Failure> {
         let Some(folder) = &self.oversize else {
             return Err(Failure::Ended(Refused::new(outcomes, index).stop()));
         };
-        let outcome = outcomes[index];
-        match oversize::write(folder, &outcome.record) {
-            Ok(path) => {
-                tracing::warn!(position = %outcome.record.position, path = %path.display(), "dead letter written to the folder");
-                Ok(())
-            }
-            // A full disk may have room again: nothing is committed until then.
-            Err(error) => Err(Failure::Aborted(format!(
-                "dead letters cannot be written to {}: {error}",
-                folder.display()
-            ))),
+        // A full disk may have room again: nothing is committed until then.
+        folder.write(&outcomes[index].record, read_at).map_err(|error| {
+            let folder = folder.path().display();
+            Failure::Aborted(format!("dead letters cannot be written to {folder}: {error}"))
+        })
+    }
+
+    fn of_folder(&self, what: impl FnOnce(&OversizeFolder)) {
+        if let Some(folder) = &self.oversize {
+            what(folder);
         }
     }
 
     fn send(&self, outcomes: &[&Outcome], index: usize, routes: &Routes) -> Result<(), Failure> {
         let outcome = outcomes[index];
         let record = &outcome.record;
-        if outcome.route == Route::Oversize {
-            return self.set_aside(outcomes, index);
-        }
         let (topic, partition) = destination(outcome, routes)?;
         let mut message = to_message(topic, partition, record, index);
         if outcome.route == Route::DeadLetter {
@@ -306,6 +320,13 @@ impl Transactions {
                 Err((error, _)) => return Err(self.ended(&error, "produce")),
             }
         }
+    }
+
+    /// Aborts the open transaction, and what it wrote to the folder.
+    fn abort_all(&self) -> Result<(), Failure> {
+        self.abort()?;
+        self.of_folder(OversizeFolder::aborted);
+        Ok(())
     }
 
     /// Aborts the open transaction.

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::os::unix::process::ExitStatusExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Output;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sealflow_testbed::{KEY_ARN, Kafka, Message, Site, Topics};
 
-use crate::support::{PARTITIONS, binary, create_topics, pipeline, progress, run_to_end};
+use crate::support::{PARTITIONS, Running, binary, create_topics, pipeline, progress, run_to_end};
 
 const RECORDS: u32 = 1_500;
 const CANARY: &str = "canary-7f3a";
@@ -218,14 +218,11 @@ fn mode(path: &Path) -> u32 {
     path.metadata().unwrap().permissions().mode()
 }
 
-#[test]
-fn oversize_letters_of_the_folder_are_replayed_each_once_when_their_topic_takes_them() {
-    let Some(kafka) = Kafka::shared("replay of oversize letters") else {
-        return;
-    };
+/// Six records that are larger than their topics take, a pipeline that knows no larger ones, and that file's text
+/// without the limit. Where the letters go is a folder of the site's.
+fn too_large(kafka: &Kafka, site: &Site, name: &str) -> (PathBuf, String) {
     let topics = kafka.topics();
-    create_topics(&topics, "oversize");
-    let site = Site::new(&kafka.brokers());
+    create_topics(&topics, name);
     site.publish("payments", 1, &policy(1, "name"));
     let large = |n: i32| {
         Message::new(
@@ -233,19 +230,61 @@ fn oversize_letters_of_the_folder_are_replayed_each_once_when_their_topic_takes_
             format!(r#"{{"n":{n},"name":"{CANARY} {}"}}"#, "x".repeat(200_000)),
         )
     };
-    topics.produce("oversize", &(0..6).map(large).collect::<Vec<_>>());
-    let folder = site.path().join("set-aside");
-    let narrow = pipeline(&site, "oversize", "seal", "");
+    topics.produce(name, &(0..6).map(large).collect::<Vec<_>>());
+    let narrow = pipeline(site, name, "seal", "");
     let yaml = std::fs::read_to_string(&narrow).unwrap();
+    let folder = set_aside(site);
     let wide = yaml.replace(
         "max_ratio: 1.0",
         &format!("max_ratio: 1.0, oversize: {}", folder.display()),
     );
-    std::fs::write(
-        &narrow,
-        wide.replace("codec: none", "codec: none, message.max.bytes: \"100000\""),
-    )
-    .unwrap();
+    let limit = "codec: none, message.max.bytes: \"100000\"";
+    std::fs::write(&narrow, wide.replace("codec: none", limit)).unwrap();
+    (narrow, wide)
+}
+
+fn set_aside(site: &Site) -> PathBuf {
+    site.path().join("set-aside")
+}
+
+/// How many files the folder holds, none of which has plaintext.
+fn files_at(path: &Path) -> usize {
+    let Ok(entries) = std::fs::read_dir(path) else {
+        return 0;
+    };
+    let count = |path: PathBuf| {
+        if path.is_dir() {
+            return files_at(&path);
+        }
+        let bytes = std::fs::read(&path).unwrap();
+        let canary = CANARY.as_bytes();
+        let has_plaintext = bytes.windows(canary.len()).any(|window| window == canary);
+        assert!(!has_plaintext, "{}", path.display());
+        1
+    };
+    entries.map(|entry| count(entry.unwrap().path())).sum()
+}
+
+/// The six records, each once, sealed.
+fn assert_each_of_six_is_sealed_once(topics: &Topics, target: &str) {
+    let mut numbers: Vec<String> = Vec::new();
+    for message in topics.read_all(target) {
+        let value = String::from_utf8(message.value.unwrap()).unwrap();
+        assert!(value.contains("sf1.") && !value.contains(CANARY));
+        numbers.push(value.split(',').next().unwrap().to_owned());
+    }
+    numbers.sort();
+    assert_eq!(numbers, (0..6).map(|n| format!(r#"{{"n":{n}"#)).collect::<Vec<_>>());
+}
+
+#[test]
+fn oversize_letters_of_the_folder_are_replayed_each_once_when_their_topic_takes_them() {
+    let Some(kafka) = Kafka::shared("replay of oversize letters") else {
+        return;
+    };
+    let topics = kafka.topics();
+    let site = Site::new(&kafka.brokers());
+    let (narrow, wide) = too_large(kafka, &site, "oversize");
     run_to_end(&site, &narrow, Duration::from_secs(60));
     assert_eq!(
         topics.read_all("oversize.sealed").len() + topics.read_all("oversize.dead").len(),
@@ -256,6 +295,7 @@ fn oversize_letters_of_the_folder_are_replayed_each_once_when_their_topic_takes_
         listed(&site, &file, &[])["codes"],
         serde_json::json!({ "too-large": 6 })
     );
+    assert_eq!(files_at(&set_aside(&site)), 6, "and nothing else");
     let replayed = dlq(&site, "pipeline", &["replay", &file], "");
     assert!(
         text(&replayed).contains("6 letters, 0 replayed, 6 kept"),
@@ -275,12 +315,86 @@ fn oversize_letters_of_the_folder_are_replayed_each_once_when_their_topic_takes_
     let replayed = dlq(&site, "pipeline", &["replay", &file], "");
     assert!(replayed.status.success(), "{}", text(&replayed));
     assert_eq!(listed(&site, &file, &[])["codes"], serde_json::json!({}));
-    let mut numbers: Vec<String> = Vec::new();
-    for message in topics.read_all("oversize.sealed") {
-        let value = String::from_utf8(message.value.unwrap()).unwrap();
-        assert!(value.contains("sf1.") && !value.contains(CANARY));
-        numbers.push(value.split(',').next().unwrap().to_owned());
+    assert_each_of_six_is_sealed_once(&topics, "oversize.sealed");
+}
+
+#[test]
+fn a_letter_of_the_folder_counts_only_once_its_transaction_has_committed_whatever_dies_or_is_aborted() {
+    let Some(kafka) = Kafka::shared("oversize letters before their commit") else {
+        return;
+    };
+    let topics = kafka.topics();
+    let site = Site::new(&kafka.brokers());
+    let (narrow, wide) = too_large(kafka, &site, "uncommitted");
+    let file = narrow.to_str().unwrap().to_owned();
+    let run = |failpoint: &str| {
+        let mut command = site.command(binary(), "pipeline", &["run", "--until-end", &file]);
+        command.env("FAILPOINTS", failpoint).output().unwrap()
+    };
+    let none_counts = || {
+        assert_eq!(listed(&site, &file, &[])["codes"], serde_json::json!({}));
+        let replayed = dlq(&site, "pipeline", &["replay", &file], "");
+        assert!(text(&replayed).contains(": 0 letters"), "{}", text(&replayed));
+    };
+
+    // Killed between file and commit.
+    let output = run("before-commit=1*return(abort)");
+    assert_eq!(output.status.signal(), Some(6), "{}", text(&output));
+    assert!(files_at(&set_aside(&site)) > 0, "files are written before the commit");
+    none_counts();
+
+    // Aborted again and again: what each attempt wrote is gone before the next.
+    let mut command = site.command(binary(), "pipeline", &["run", &file]);
+    command
+        .env("FAILPOINTS", "before-commit=return")
+        .env("SEALFLOW_LOG", "debug");
+    let aborting = Running::of(command, &narrow);
+    let until = Instant::now() + Duration::from_secs(30);
+    while aborting.read_log().matches("transaction aborted").count() < 4 {
+        assert!(Instant::now() < until, "{}", aborting.read_log());
+        std::thread::sleep(Duration::from_millis(20));
     }
-    numbers.sort();
-    assert_eq!(numbers, (0..6).map(|n| format!(r#"{{"n":{n}"#)).collect::<Vec<_>>());
+    none_counts();
+    aborting.kill();
+
+    // One letter is committed, and its process dies before it could say so in the folder.
+    let output = run("after-commit=1*return(abort)");
+    assert_eq!(output.status.signal(), Some(6), "{}", text(&output));
+
+    // The limit is raised: the others pass as they are, and that one is found and replayed.
+    std::fs::write(&narrow, wide).unwrap();
+    run_to_end(&site, &narrow, Duration::from_secs(60));
+    let letters = listed(&site, &file, &[])["codes"]["too-large"].as_u64().unwrap();
+    assert!((1..6).contains(&letters), "{letters}");
+    assert_eq!(files_at(&set_aside(&site)), usize::try_from(letters).unwrap());
+    let replayed = dlq(&site, "pipeline", &["replay", &file], "");
+    assert!(replayed.status.success(), "{}", text(&replayed));
+    assert_eq!(files_at(&set_aside(&site)), 0);
+    assert_each_of_six_is_sealed_once(&topics, "uncommitted.sealed");
+}
+
+#[test]
+fn what_letters_of_strangers_say_does_not_steer_the_terminal() {
+    let Some(kafka) = Kafka::shared("letters of strangers") else {
+        return;
+    };
+    let topics = kafka.topics();
+    create_topics(&topics, "strangers");
+    let site = Site::new(&kafka.brokers());
+    site.publish("payments", 1, &policy(1, "name"));
+    let evil = "\u{1b}]0;owned\u{7}\u{9b}2J\r\u{202e}";
+    let letter = serde_json::json!({
+        "sealflow": "dead-letter/1", "code": format!("code{evil}"), "stage": format!("stage{evil}"),
+        "topic": format!("topic{evil}"), "partition": 0, "offset": 7, "record": "sf1.",
+    });
+    topics.produce("strangers.dead", &[Message::new(0, letter.to_string())]);
+    let path = pipeline(&site, "strangers", "seal", "");
+    let file = path.to_str().unwrap();
+    let position = format!("topic{evil}/0/7");
+    for args in [&["list", file][..], &["show", file, &position]] {
+        let printed = text(&dlq(&site, "intern", args, ""));
+        assert!(printed.contains(r"code\u{1b}]0;owned"), "{printed:?}");
+        let steers = |c: char| c.is_control() && c != '\n' || c == '\u{202e}';
+        assert!(!printed.contains(steers), "{args:?}: {printed:?}");
+    }
 }

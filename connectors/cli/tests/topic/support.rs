@@ -1,7 +1,7 @@
 //! Processes of the binary under test, and the records that pass through it.
 
 use std::path::{Path, PathBuf};
-use std::process::ExitStatus;
+use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
 use sealflow_samples::{SampleRecord, generate};
@@ -25,6 +25,11 @@ impl Running {
         args.extend(more);
         let mut command = site.command(binary(), role, &args);
         command.env("SEALFLOW_LOG", "debug");
+        Self::of(command, file)
+    }
+
+    /// Starts this command, with its log beside `file`.
+    pub(crate) fn of(command: Command, file: &Path) -> Self {
         Self(Instance::start(command, &file.with_extension("log")))
     }
 
