@@ -1,7 +1,8 @@
 """Draws the newest number of every benchmark as SVG: plots.py RESULTS-FOLDER PLOTS-FOLDER
 
 One picture per (section, what). Rows that vary a number become lines, the others bars; whiskers are the intervals.
-A new benchmark needs nothing here; the README beside the plots shows them all. Only Python's standard library; colours follow the reader's light or dark theme.
+A new benchmark needs nothing here; the README beside the plots shows them all. That of the repository shows those of HIGHLIGHTS, each with a
+sentence made of the numbers. Only Python's standard library; colours follow the reader's light or dark theme.
 """
 
 import json
@@ -45,18 +46,66 @@ def main():
         path = plots / file_name(section, what)
         path.write_text(draw(section, what, source, rows), encoding="utf-8")
         print(f"drew {path}")
-    show(plots.parent / "README.md", plots, sorted(groups))
+    beside, repository = plots.parent / "README.md", plots.parent.parent / "README.md"
+    show(beside, [picture(beside, plots, *group) for group in sorted(groups)])
+    show(
+        repository,
+        [f"{tell(groups, *group)}\n\n{picture(repository, plots, *group)}" for group, tell in HIGHLIGHTS.items() if group in groups],
+    )
 
 
-def show(readme, plots, groups):
-    """Puts the pictures between the two marks of the README beside them, if it has the marks."""
+def show(readme, parts):
+    """Puts the parts between the two marks of a README, if it has the marks."""
     begin, end = "<!-- plots: written by plots.py -->", "<!-- end of plots -->"
     text = readme.read_text(encoding="utf-8") if readme.exists() else ""
-    if begin not in text or end not in text:
+    if begin not in text or end not in text or not parts:
         return
-    pictures = [f"![{section}: {what}]({plots.name}/{file_name(section, what)})\n" for section, what in groups]
     head, tail = text.split(begin)[0], text.split(end)[1]
-    readme.write_text(f"{head}{begin}\n\n" + "\n".join(pictures) + f"\n{end}{tail}", encoding="utf-8")
+    readme.write_text(f"{head}{begin}\n\n" + "\n\n".join(parts) + f"\n\n{end}{tail}", encoding="utf-8")
+    print(f"showed {len(parts)} plots in {readme}")
+
+
+def picture(readme, plots, section, what):
+    folder = plots.relative_to(readme.parent).as_posix()
+    return f"![{section}: {what}]({folder}/{file_name(section, what)})"
+
+
+def tell_cpu(groups, section, what):
+    rows = {row["contender"]: row for row in groups[section, what][1]}
+    seal, opened = rows["sealflow seal"], rows["sealflow open"]
+    return (
+        f"**Client CPU**, {what.partition(', ')[2]}, exactly once: sealing takes {times(seal)} the CPU time of a plain rdkafka program that copies the "
+        f"sealed topic with the same properties and guarantees, opening {times(opened)} ({seal['value']['median']:.1f} and "
+        f"{opened['value']['median']:.1f} against {rows[seal['baseline']]['value']['median']:.1f} CPU seconds per million records)."
+    )
+
+
+def tell_speed(groups, section, what):
+    rate = lambda what, cores: next(
+        (f"{short(row['value']['median'])}" for row in groups.get((section, what), (0, []))[1] if row["contender"] == "sealflow seal" and row["at"] == cores), "?"
+    )
+    one, two = (f"{rate(what, n)} records ({rate('megabytes per second', n)} MB)" for n in (1, 2))
+    return f"**Throughput**, topic to topic, the broker on the same machine: one thread on one core seals {one} a second, two threads on two cores {two}."
+
+
+def tell_values(groups, section, what, size=128):
+    rows = {row["contender"]: row for row in groups[section, what][1] if row["at"] == size}
+    ours = rows.pop("sealflow")
+    peers = [f"{name} {row['ratio']['median']:.2f}" for name, row in rows.items()]
+    return f"**The ciphers alone**, no Kafka: sealing a value of {size} bytes in a column takes {short(ours['value']['median'])} ns of CPU time; in multiples of that, libraries called once per value take: {', '.join(peers)}."
+
+
+# What the repository's README shows, and how it says it.
+HIGHLIGHTS = {
+    ("topic", "client CPU, records of about 1 KB with 4 sealed fields"): tell_cpu,
+    ("topic", "records per second"): tell_speed,
+    ("values", "seal a value"): tell_values,
+}
+
+
+def times(row):
+    ratio = row["ratio"]
+    return f"{ratio['median']:.2f} times ({ratio['low']:.2f} to {ratio['high']:.2f}, {ratio['samples']} pairs)"
 
 
 def file_name(section, what):
