@@ -81,11 +81,11 @@ def tell_cpu(groups, section, what):
 
 
 def tell_speed(groups, section, what):
-    rate = lambda what, cores: next(
-        (f"{short(row['value']['median'])}" for row in groups.get((section, what), (0, []))[1] if row["contender"] == "sealflow seal" and row["at"] == cores), "?"
-    )
-    one, two = (f"{rate(what, n)} records ({rate('megabytes per second', n)} MB)" for n in (1, 2))
-    return f"**Throughput**, topic to topic, the broker on the same machine: one thread on one core seals {one} a second, two threads on two cores {two}."
+    seals = lambda what: {row["at"]: short(row["value"]["median"]) for row in groups[section, what][1] if row["contender"] == "sealflow seal"}
+    records, megabytes = seals(what), seals("megabytes per second")
+    where = {1: "one thread on one core", 2: "two threads on two cores"}
+    rates = [f"{records[cores]} records ({megabytes[cores]} MB) a second with {where[cores]}" for cores in sorted(records)]
+    return f"**Throughput**, topic to topic, the broker on the same machine: sealing does {', '.join(rates)}."
 
 
 def tell_values(groups, section, what, size=128):

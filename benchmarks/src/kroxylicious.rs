@@ -4,25 +4,28 @@
 //! They do not do the same: the proxy encrypts whole record values and leaves clients as they are, Sealflow seals
 //! fields and copies into another topic. What both have in common is a topic of clear records at the start and one
 //! of encrypted records at the end; that is what is measured. The proxy needs a client to bring the records:
-//! the plain copier, whose CPU time counts, as Sealflow's own Kafka client counts.
+//! the plain copier, whose CPU time counts, as Sealflow's own Kafka client counts. As in `topic`, a round's cost is
+//! what a long run costs more than a short one.
 
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use sealflow_benchmarks::Error;
-use sealflow_benchmarks::measure::{Contender, interleaved};
+use sealflow_benchmarks::measure::{Contender, Cost, interleaved};
 use sealflow_benchmarks::report::{Comparison, exactly, figure};
 use sealflow_benchmarks::size::{pairs, scaled};
 use sealflow_testbed::{Kafka, Moto, free_port, or_skip};
 
 use crate::process::peak_memory;
-use crate::tink::{peers, root};
-use crate::topic::Bench;
+use crate::tink::{class_path, compile, peers, root};
+use crate::topic::{Bench, Source};
 
 const SECTION: &str = "kroxylicious";
 const PAIRS: usize = 7;
-const RECORDS: u64 = 100_000;
+/// Records of the two runs of a round.
+const SHORT: u64 = 20_000;
+const LONG: u64 = 120_000;
 /// Rounds until Java has compiled what it runs.
 const WARM_UP: usize = 3;
 /// The canary: a sealed value of the first sample record must not be in what the proxy wrote.
@@ -40,32 +43,31 @@ pub(crate) fn run() -> Result<(), Error> {
     let Some(moto) = or_skip("kroxylicious benchmark", Moto::start()) else {
         return Ok(());
     };
-    let bench = Bench::new(&kafka, scaled(RECORDS))?;
+    let bench = Bench::of_two_lengths(&kafka, scaled(SHORT), scaled(LONG))?;
     let proxy = Proxy::start(&libs, &kafka.brokers(), &moto.endpoint())?;
     check(&kafka, &bench, &proxy)?;
 
     let sides = vec![
         Contender::elsewhere("sealflow seal", || {
-            bench.sealflow("seal", "bench", &bench.new_topic("ours"), 1, false)
+            bench.longer_run(|source| bench.sealflow("seal", source.topic, &bench.new_topic("ours"), 1, false))
         }),
         Contender::elsewhere("kroxylicious + copier", || {
-            let to = bench.new_topic("proxied");
-            let before = proxy.cpu()?;
-            let mut cost = bench.end(bench.copier(&proxy.address, "bench", &to, 1)?, "proxied", false)?;
-            cost.cpu += proxy.cpu()? - before;
-            Ok(cost)
+            bench.longer_run(|source| {
+                let before = proxy.cpu()?;
+                let mut cost = copied(&bench, source, &proxy.address, "proxied")?;
+                cost.cpu += proxy.cpu()? - before;
+                Ok(cost)
+            })
         }),
         Contender::elsewhere("rdkafka copier", || {
-            let to = bench.new_topic("plain");
-            let copier = bench.copier(&kafka.brokers(), "bench", &to, 1)?;
-            bench.end(copier, "plain", false)
+            bench.longer_run(|source| copied(&bench, source, &kafka.brokers(), "plain"))
         }),
     ];
     Comparison {
         section: SECTION,
         what: "CPU to encrypt a topic, records of about 1 KB",
         unit: "CPU s per million records",
-        factor: 1e6 / bench.records as f64,
+        factor: 1e6 / bench.difference().records as f64,
         baseline: "sealflow seal",
     }
     .write(&interleaved(pairs(PAIRS), WARM_UP, sides)?)?;
@@ -79,14 +81,21 @@ pub(crate) fn run() -> Result<(), Error> {
     )
 }
 
+fn copied(bench: &Bench<'_>, source: &Source, target: &str, what: &str) -> Result<Cost, Error> {
+    let copier = bench.copier(target, source.topic, &bench.new_topic(what), source.records, 1)?;
+    bench.end(copier, what, false)
+}
+
 /// What went through the proxy is encrypted at the broker: else a pass-through would be measured.
 fn check(kafka: &Kafka, bench: &Bench<'_>, proxy: &Proxy) -> Result<(), Error> {
     let to = bench.new_topic("checked");
-    bench.end(bench.copier(&proxy.address, "bench", &to, 1)?, "checked", false)?;
+    let source = &bench.long;
+    let copier = bench.copier(&proxy.address, source.topic, &to, source.records, 1)?;
+    bench.end(copier, "checked", false)?;
     let written = kafka.topics().read_all(&to);
     let clear = |value: &Vec<u8>| value.windows(CLEAR.len()).any(|part| part == CLEAR);
-    if written.len() as u64 != bench.records {
-        return Err(format!("{} of {} records came through the proxy", written.len(), bench.records).into());
+    if written.len() as u64 != source.records {
+        return Err(format!("{} of {} records came through the proxy", written.len(), source.records).into());
     }
     if written.iter().filter_map(|message| message.value.as_ref()).any(clear) {
         return Err("the proxy does not encrypt".into());
@@ -118,12 +127,13 @@ impl Proxy {
         let folder = std::env::temp_dir().join(format!("sealflow-proxy-{}", std::process::id()));
         std::fs::create_dir_all(&folder)?;
         std::fs::write(folder.join("proxy.yaml"), configuration)?;
+        compile(&peers().join("kroxylicious/ProxyPeer.java"), libs, &folder)?;
         let log = std::fs::File::create(folder.join("proxy.log"))?;
         let mut child = Command::new("java")
             .arg("-Xmx512m")
             .arg("-cp")
-            .arg(libs.join("*"))
-            .arg(peers().join("kroxylicious/ProxyPeer.java"))
+            .arg(class_path(libs, &folder))
+            .arg("ProxyPeer")
             .arg(folder.join("proxy.yaml"))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

@@ -26,12 +26,12 @@ pub(crate) fn run() -> Result<(), Error> {
     let sides = vec![
         Contender::elsewhere("sealflow seal", || {
             let to = bench.new_topic("started");
-            let command = bench.pipeline("seal", "bench", &to, 1, "")?;
+            let command = bench.pipeline("seal", bench.long.topic, &to, 1, "")?;
             first_record(&bench, command, &brokers, &to)
         }),
         Contender::elsewhere("rdkafka copier", || {
             let to = bench.new_topic("copied");
-            let command = bench.copier(&brokers, "bench", &to, 1)?;
+            let command = bench.copier(&brokers, bench.long.topic, &to, 1, 1)?;
             first_record(&bench, command, &brokers, &to)
         }),
     ];

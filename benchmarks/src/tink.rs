@@ -164,6 +164,26 @@ fn java() -> Option<Command> {
     })
 }
 
+/// Compiles a peer beforehand: a compiler that runs in the measured process would count as the peer's time and memory.
+pub(crate) fn compile(source: &Path, libs: &Path, folder: &Path) -> Result<(), Error> {
+    let made = Command::new("javac")
+        .arg("-cp")
+        .arg(libs.join("*"))
+        .arg("-d")
+        .arg(folder)
+        .arg(source)
+        .output()?;
+    if made.status.success() {
+        return Ok(());
+    }
+    Err(format!("{}: {}", source.display(), String::from_utf8_lossy(&made.stderr)).into())
+}
+
+/// The compiled peer and the jars that it needs.
+pub(crate) fn class_path(libs: &Path, folder: &Path) -> String {
+    format!("{}:{}", folder.display(), libs.join("*").display())
+}
+
 /// The repository.
 pub(crate) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")

@@ -1,8 +1,12 @@
 //! Topic to topic on a real broker: client CPU time, records per second on one and two cores, peak memory.
 //! `sealflow run` against a plain rdkafka copier that moves the *sealed* topic (more bytes than Sealflow reads)
-//! with the same settings.
+//! exactly once and with the same client properties ([`crate::copier`]).
+//!
+//! A round runs a short and a long topic, and its cost is the difference: what start and end of a process cost is in
+//! both, and so in neither result. `startup` measures that by itself.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::process::Command;
 
 use sealflow_benchmarks::Error;
@@ -16,23 +20,24 @@ use crate::process::{Running, on_one_core, run as run_to_end, sealflow};
 
 pub(crate) const PARTITIONS: i32 = 6;
 pub(crate) const CODEC: &str = "zstd";
+/// Records of the two runs of a round.
+const SHORT: u64 = 30_000;
+const LONG: u64 = 180_000;
 const CPU_PAIRS: usize = 11;
-const CPU_RECORDS: u64 = 100_000;
-/// Throughput runs are longer, so that their start-up weighs less, and therefore fewer.
+/// Six sides, so fewer rounds.
 const SPEED_PAIRS: usize = 5;
-const SPEED_RECORDS: u64 = 250_000;
 
 pub(crate) fn run() -> Result<(), Error> {
     let Some(kafka) = or_skip("topic benchmark", Kafka::start()) else {
         return Ok(());
     };
-    cpu(&Bench::new(&kafka, scaled(CPU_RECORDS))?)?;
+    cpu(&Bench::of_two_lengths(&kafka, scaled(SHORT), scaled(LONG))?)?;
     drop(kafka);
     // A fresh broker: the first one's disk is full of what was copied.
     let Some(kafka) = or_skip("topic benchmark", Kafka::start()) else {
         return Ok(());
     };
-    speed(&Bench::new(&kafka, scaled(SPEED_RECORDS))?)
+    speed(&Bench::of_two_lengths(&kafka, scaled(SHORT), scaled(LONG))?)
 }
 
 /// CPU time on one thread, the copier's being 1.
@@ -47,7 +52,7 @@ fn cpu(bench: &Bench<'_>) -> Result<(), Error> {
         section: "topic",
         what: "client CPU, records of about 1 KB with 4 sealed fields",
         unit: "CPU s per million records",
-        factor: 1e6 / bench.records as f64,
+        factor: 1e6 / bench.difference().records as f64,
         baseline: "rdkafka copier",
     }
     .write(&samples)?;
@@ -72,16 +77,17 @@ fn speed(bench: &Bench<'_>) -> Result<(), Error> {
         sides.push(Contender::elsewhere("sealflow open", move || bench.open(threads, pinned)).at("cores", cores));
     }
     let samples = interleaved(pairs(SPEED_PAIRS), 1, sides)?;
+    let difference = bench.difference();
     for (what, unit, amount) in [
-        ("records per second", "records/s", bench.records as f64),
-        ("megabytes per second", "MB/s", bench.source_bytes as f64 / 1e6),
+        ("records per second", "records/s", difference.records as f64),
+        ("megabytes per second", "MB/s", difference.bytes as f64 / 1e6),
     ] {
         rates(what, unit, amount, &samples)?;
     }
     Ok(())
 }
 
-/// `amount` by wall time, start and end of the process included. A ratio above 1 is faster than the copier.
+/// `amount` by wall time. A ratio above 1 is faster than the copier.
 fn rates(what: &str, unit: &str, amount: f64, samples: &[Samples]) -> Result<(), Error> {
     for side in samples {
         let base = samples
@@ -108,16 +114,33 @@ fn rates(what: &str, unit: &str, amount: f64, samples: &[Samples]) -> Result<(),
     Ok(())
 }
 
-/// A filled source topic, and everything that runs from it.
+/// A topic of the samples, from their first on.
+#[derive(Clone, Debug)]
+pub(crate) struct Source {
+    pub(crate) topic: &'static str,
+    pub(crate) records: u64,
+    /// Keys and values together.
+    bytes: u64,
+}
+
+/// What one run moves more than another.
+pub(crate) struct Difference {
+    pub(crate) records: u64,
+    /// Keys and values of the clear records together.
+    bytes: u64,
+}
+
+/// Filled source topics, and everything that runs from them.
 pub(crate) struct Bench<'a> {
     kafka: &'a Kafka,
     site: Site,
     program: std::path::PathBuf,
-    pub(crate) records: u64,
-    /// Keys and values of the source topic together.
-    pub(crate) source_bytes: u64,
-    /// The sealed topic that was written last: what is opened and copied.
-    sealed: RefCell<String>,
+    /// The whole of it.
+    pub(crate) long: Source,
+    /// Its first records.
+    short: Option<Source>,
+    /// By source, the sealed topic that was written last: what is opened and copied.
+    sealed: RefCell<BTreeMap<&'static str, String>>,
     /// Every run writes to topics of its own.
     topics: RefCell<u64>,
 }
@@ -127,56 +150,94 @@ impl<'a> Bench<'a> {
     pub(crate) fn new(kafka: &'a Kafka, records: u64) -> Result<Self, Error> {
         let site = Site::new(&kafka.brokers());
         site.publish("payments", 1, sealflow_samples::POLICY_YAML);
-        let topics = kafka.topics();
-        for topic in ["bench", "bench.dead"] {
-            topics.create(topic, PARTITIONS, &[]);
-        }
-        let messages = sample_messages(records);
-        topics.produce("bench", &messages);
-        let size = |bytes: &Option<Vec<u8>>| bytes.as_ref().map_or(0, Vec::len) as u64;
+        kafka.topics().create("bench.dead", PARTITIONS, &[]);
         Ok(Self {
             kafka,
             site,
             program: sealflow()?,
-            records,
-            source_bytes: messages.iter().map(|m| size(&m.key) + size(&m.value)).sum(),
+            long: Source::fill(kafka, "bench", records),
+            short: None,
             sealed: RefCell::default(),
             topics: RefCell::default(),
         })
     }
 
+    /// The same, and the first `short` of them in a topic of their own, for [`Bench::longer_run`].
+    pub(crate) fn of_two_lengths(kafka: &'a Kafka, short: u64, long: u64) -> Result<Self, Error> {
+        Ok(Self {
+            short: Some(Source::fill(kafka, "bench.short", short)),
+            ..Self::new(kafka, long)?
+        })
+    }
+
+    /// What the long run costs more than the short one; the peak of memory is the long one's.
+    pub(crate) fn longer_run(&self, run: impl Fn(&Source) -> Result<Cost, Error>) -> Result<Cost, Error> {
+        let short = run(self.short.as_ref().ok_or("a benchmark of one length")?)?;
+        let long = run(&self.long)?;
+        Ok(Cost {
+            cpu: long.cpu - short.cpu,
+            wall: long.wall - short.wall,
+            peak_memory: long.peak_memory,
+        })
+    }
+
+    /// What the long run moves more than the short one.
+    pub(crate) fn difference(&self) -> Difference {
+        let (records, bytes) = self.short.as_ref().map_or((0, 0), |short| (short.records, short.bytes));
+        Difference {
+            records: self.long.records - records,
+            bytes: self.long.bytes - bytes,
+        }
+    }
+
     fn seal(&self, threads: u16, pinned: bool) -> Result<Cost, Error> {
-        let to = self.new_topic("sealed");
-        let cost = self.sealflow("seal", "bench", &to, threads, pinned)?;
-        self.sealed.replace(to);
-        Ok(cost)
+        self.longer_run(|source| {
+            let to = self.new_topic("sealed");
+            let cost = self.sealflow("seal", source.topic, &to, threads, pinned)?;
+            self.sealed.borrow_mut().insert(source.topic, to);
+            Ok(cost)
+        })
     }
 
     fn open(&self, threads: u16, pinned: bool) -> Result<Cost, Error> {
-        let to = self.new_topic("opened");
-        self.sealflow("open", &self.sealed.borrow(), &to, threads, pinned)
+        self.longer_run(|source| {
+            let to = self.new_topic("opened");
+            self.sealflow("open", &self.sealed_from(source)?, &to, threads, pinned)
+        })
     }
 
     fn copy(&self, threads: u16, pinned: bool) -> Result<Cost, Error> {
-        let to = self.new_topic("copied");
-        let command = self.copier(&self.kafka.brokers(), &self.sealed.borrow(), &to, threads)?;
-        self.end(command, "copier", pinned)
+        self.longer_run(|source| {
+            let to = self.new_topic("copied");
+            let from = self.sealed_from(source)?;
+            let command = self.copier(&self.kafka.brokers(), &from, &to, source.records, threads)?;
+            self.end(command, "copier", pinned)
+        })
     }
 
-    /// A copier that writes to the broker at `target`, which may be a proxy's.
-    pub(crate) fn copier(&self, target: &str, from: &str, to: &str, threads: u16) -> Result<Command, Error> {
+    fn sealed_from(&self, source: &Source) -> Result<String, Error> {
+        let sealed = self.sealed.borrow();
+        Ok(sealed.get(source.topic).ok_or("nothing is sealed yet")?.clone())
+    }
+
+    /// A copier of `records` records that writes to the broker at `target`, which may be a proxy's.
+    pub(crate) fn copier(
+        &self,
+        target: &str,
+        from: &str,
+        to: &str,
+        records: u64,
+        threads: u16,
+    ) -> Result<Command, Error> {
         let mut copier = Command::new(std::env::current_exe()?);
         copier.args(["copier", &self.kafka.brokers(), target, from, to]);
-        copier.args([&self.records.to_string(), CODEC, &threads.to_string()]);
+        copier.args([&records.to_string(), CODEC, &threads.to_string()]);
         Ok(copier)
     }
 
     /// A copier that goes on until it is killed.
     pub(crate) fn endless_copier(&self, from: &str, to: &str) -> Result<Command, Error> {
-        let mut copier = Command::new(std::env::current_exe()?);
-        copier.args(["copier", &self.kafka.brokers(), &self.kafka.brokers(), from, to]);
-        copier.args([&u64::MAX.to_string(), CODEC, "1"]);
-        Ok(copier)
+        self.copier(&self.kafka.brokers(), from, to, u64::MAX, 1)
     }
 
     /// `sealflow run --until-end`, to its end.
@@ -237,6 +298,20 @@ impl<'a> Bench<'a> {
     pub(crate) fn end(&self, command: Command, log: &str, pinned: bool) -> Result<Cost, Error> {
         let command = if pinned { on_one_core(&command) } else { command };
         run_to_end(command, &self.log(log))
+    }
+}
+
+impl Source {
+    fn fill(kafka: &Kafka, topic: &'static str, records: u64) -> Self {
+        kafka.topics().create(topic, PARTITIONS, &[]);
+        let messages = sample_messages(records);
+        kafka.topics().produce(topic, &messages);
+        let size = |bytes: &Option<Vec<u8>>| bytes.as_ref().map_or(0, Vec::len) as u64;
+        Self {
+            topic,
+            records,
+            bytes: messages.iter().map(|m| size(&m.key) + size(&m.value)).sum(),
+        }
     }
 }
 
