@@ -23,7 +23,7 @@ const ROUNDS: usize = 5;
 /// Records of the two runs whose difference tells the full rate, start and end of the process left out.
 const SHORT: u64 = 50_000;
 const LONG: u64 = 250_000;
-const RATE_ROUNDS: usize = 3;
+const RATE_ROUNDS: usize = 5;
 const SECONDS: u64 = 8;
 /// Start-up and first keys are not counted.
 const SETTLE: Duration = Duration::from_secs(3);
