@@ -490,6 +490,11 @@ pub(super) fn key_failure(error: OpenKeyError) -> Result<Result<Arc<OpenedKey>, 
             reason: error.to_string(),
             help: "check the `kms` section with `sealflow validate`".to_owned(),
         }),
+        OpenKeyError::Policy(error @ PolicySourceError::NotPermitted { .. }) => Err(TransformError::Stop {
+            kind: StopKind::NotPermitted,
+            reason: error.to_string(),
+            help: "let this process read the catalogue's policies/".to_owned(),
+        }),
         OpenKeyError::Policy(PolicySourceError::Untrusted { what, reason }) => Err(TransformError::Stop {
             kind: StopKind::Config,
             reason: format!("{what} cannot be used: {reason}"),

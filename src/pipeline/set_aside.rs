@@ -11,6 +11,7 @@ use super::transform::{Outcome, Route, StopKind, TransformError};
 use crate::flow::direct::{DirectError, DirectSealer};
 use crate::keys::envelope::{KEYS_HEADER, write_header};
 use crate::keys::{DomainError, KeyError};
+use crate::policy::PolicySourceError;
 use crate::seal::{PlainColumn, Plaintext, SealedColumn, value};
 
 /// What a dead letter is beside the text of its record: JSON members, position, the header with its envelope.
@@ -157,6 +158,11 @@ pub(super) fn from_domain(error: DomainError) -> TransformError {
             reason: error.to_string(),
         },
         DomainError::Service(error) => service_stop(&error),
+        DomainError::Policy(error @ PolicySourceError::NotPermitted { .. }) => TransformError::Stop {
+            kind: StopKind::NotPermitted,
+            reason: error.to_string(),
+            help: "let this process read the catalogue's domains/".to_owned(),
+        },
         error => TransformError::Stop {
             kind: StopKind::Config,
             reason: error.to_string(),

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::hash::Hash;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -16,7 +16,7 @@ use super::signed::{TrustError, VerifiedDomain, VerifiedPolicy};
 use super::source::{PolicySource, PolicySourceError};
 use super::trust::TrustedOwners;
 use crate::clock::{Clock, Steady};
-use crate::keys::Catalogue;
+use crate::keys::{Catalogue, CatalogueError};
 use crate::seal::KeyId;
 
 /// How often the catalogue is asked for newer versions.
@@ -27,8 +27,8 @@ pub const DEFAULT_MAX_STALE: Duration = Duration::from_secs(3_600);
 /// A [`PolicySource`] over a catalogue.
 ///
 /// What was read counts for [`refresh`](DEFAULT_REFRESH); then the catalogue is asked again. While it does not
-/// answer, the last policy counts for [`max_stale`](DEFAULT_MAX_STALE) more. What the catalogue does answer
-/// always counts: a newest version that is not believed, is older than one seen, or is gone, is an error.
+/// answer, or does not let this process read the newest, the last policy counts for
+/// [`max_stale`](DEFAULT_MAX_STALE) more. What the catalogue does answer always counts: a newest version that is not believed, is older than one seen, or is gone, is an error.
 pub struct CataloguePolicies {
     catalogue: Arc<dyn Catalogue>,
     trusted: TrustedOwners,
@@ -40,6 +40,8 @@ pub struct CataloguePolicies {
     // asked, so that many waiting batches ask once.
     policies: Mutex<KeptBy<String, VerifiedPolicy>>,
     domains: Mutex<KeptBy<(String, Option<KeyId>), VerifiedDomain>>,
+    /// Why the policy that is kept of a dataset could not be compared with the catalogue's at the last look.
+    overdue: std::sync::Mutex<HashMap<String, PolicySourceError>>,
 }
 
 type KeptBy<K, T> = HashMap<K, Kept<T>>;
@@ -62,6 +64,7 @@ impl CataloguePolicies {
             highest: Highest::default(),
             policies: Mutex::default(),
             domains: Mutex::default(),
+            overdue: std::sync::Mutex::default(),
         }
     }
 
@@ -111,7 +114,7 @@ impl CataloguePolicies {
             Err(error) => {
                 let still_counts = |kept: &&Kept<T>| now.since(kept.read) < self.refresh + self.max_stale;
                 match kept.get(&key).filter(still_counts) {
-                    Some(kept) if error.is_retryable() => Ok(Arc::clone(&kept.document)),
+                    Some(kept) if error.leaves_the_policy_in_use() => Ok(Arc::clone(&kept.document)),
                     _ => Err(error),
                 }
             }
@@ -176,10 +179,13 @@ fn untrusted(what: String, error: &TrustError) -> PolicySourceError {
 
 fn from_publish(what: String, error: &PublishError) -> PolicySourceError {
     let reason = error.to_string();
-    if error.is_retryable() {
-        PolicySourceError::Unavailable { what, reason }
-    } else {
-        PolicySourceError::Untrusted { what, reason }
+    match error {
+        PublishError::Catalogue(CatalogueError::NotPermitted { path }) => PolicySourceError::NotPermitted {
+            what,
+            path: path.clone(),
+        },
+        error if error.is_retryable() => PolicySourceError::Unavailable { what, reason },
+        _ => PolicySourceError::Untrusted { what, reason },
     }
 }
 
@@ -197,7 +203,19 @@ impl PolicySource for CataloguePolicies {
             return Ok(Arc::clone(&kept.document));
         }
         let answer = self.ask_for_policy(dataset).await;
-        self.settle(answer, dataset.to_owned(), &mut kept)
+        let asked = answer.as_ref().err().cloned();
+        let settled = self.settle(answer, dataset.to_owned(), &mut kept);
+        let mut overdue = self.overdue.lock().unwrap_or_else(PoisonError::into_inner);
+        match (asked, settled.is_ok()) {
+            (Some(error), true) => overdue.insert(dataset.to_owned(), error),
+            _ => overdue.remove(dataset),
+        };
+        settled
+    }
+
+    fn overdue(&self, dataset: &str) -> Option<PolicySourceError> {
+        let overdue = self.overdue.lock().unwrap_or_else(PoisonError::into_inner);
+        overdue.get(dataset).cloned()
     }
 
     async fn domain(&self, name: &str, key: Option<KeyId>) -> Result<Arc<VerifiedDomain>, PolicySourceError> {
@@ -317,6 +335,33 @@ mod tests {
         ));
         bench.catalogue.fail_with(None);
         assert_eq!(bench.version().await, Ok(1));
+    }
+
+    #[tokio::test]
+    async fn a_newest_policy_that_this_process_may_not_read_is_no_forgery_and_the_one_in_use_stays_for_a_while() {
+        let bench = Bench::new();
+        bench.publish(1).await;
+        let refused = || CatalogueError::NotPermitted {
+            path: "policies/d/0000000002.jws".to_owned(),
+        };
+        let error = PolicySourceError::NotPermitted {
+            what: "policy of dataset d".to_owned(),
+            path: "policies/d/0000000002.jws".to_owned(),
+        };
+        bench.catalogue.fail_with(Some(refused()));
+        assert_eq!(bench.version().await, Err(error.clone()), "nothing is in use yet");
+        assert_eq!(bench.source.overdue("d"), None);
+        bench.catalogue.fail_with(None);
+        assert_eq!(bench.version().await, Ok(1));
+        bench.catalogue.fail_with(Some(refused()));
+        bench.clock.advance(DEFAULT_MAX_STALE);
+        assert_eq!(bench.version().await, Ok(1));
+        assert_eq!(bench.source.overdue("d"), Some(error.clone()), "and why is known");
+        bench.clock.advance(DEFAULT_REFRESH);
+        assert_eq!(bench.version().await, Err(error));
+        bench.catalogue.fail_with(None);
+        assert_eq!(bench.version().await, Ok(1));
+        assert_eq!(bench.source.overdue("d"), None);
     }
 
     #[tokio::test]

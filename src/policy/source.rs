@@ -16,6 +16,12 @@ pub trait PolicySource: Send + Sync + fmt::Debug {
 
     /// The newest document of the domain `name`, or with `key` the one that names that key id.
     async fn domain(&self, name: &str, key: Option<KeyId>) -> Result<Arc<VerifiedDomain>, PolicySourceError>;
+
+    /// Why the last answer about `dataset` may be older than what is there: the last look failed, and the policy that
+    /// was in use was given once more.
+    fn overdue(&self, _dataset: &str) -> Option<PolicySourceError> {
+        None
+    }
 }
 
 /// Why there is no verified policy or domain document.
@@ -36,6 +42,15 @@ pub enum PolicySourceError {
         /// Why it is refused.
         reason: String,
     },
+    /// It is there, or may be, but the catalogue does not let this process read it. That says nothing about the
+    /// document: not retryable, since somebody has to change an ownership or mode, but no reason to distrust it either.
+    #[error("{what} cannot be read: the catalogue refuses access to {path}")]
+    NotPermitted {
+        /// What was looked for, by name.
+        what: String,
+        /// The object of the catalogue.
+        path: String,
+    },
     /// The catalogue did not answer.
     #[error("{what} cannot be fetched: {reason}")]
     Unavailable {
@@ -51,6 +66,13 @@ impl PolicySourceError {
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         matches!(self, Self::Unavailable { .. })
+    }
+
+    /// Whether a policy that is in use may go on to be: the answer says nothing about the newest one. Whoever can bring
+    /// this about cannot change a policy by it, only hold a newer one back.
+    #[must_use]
+    pub fn leaves_the_policy_in_use(&self) -> bool {
+        matches!(self, Self::Unavailable { .. } | Self::NotPermitted { .. })
     }
 }
 

@@ -8,6 +8,11 @@ use sealflow_kafka::RunError;
 
 use crate::failure::{Exit, Failure};
 
+/// A catalogue that says no. Files of a catalogue have mode 0640 less the umask: a publisher of another group locks the
+/// pipelines out.
+pub(crate) const READABLE: &str = "let the user of this process read that file of the catalogue: check its owner, group \
+    and mode (publish as a member of the folder's group, with the setgid bit on its folders and umask 027)";
+
 impl From<KeyServiceError> for Failure {
     fn from(error: KeyServiceError) -> Self {
         let (exit, help) = match &error {
@@ -44,9 +49,7 @@ impl From<CatalogueError> for Failure {
                 Exit::Unavailable,
                 "check that the catalogue's folder is there and has room",
             ),
-            CatalogueError::NotPermitted { .. } => {
-                (Exit::NotPermitted, "check the permissions of the catalogue's folder")
-            }
+            CatalogueError::NotPermitted { .. } => (Exit::NotPermitted, READABLE),
             _ => (
                 Exit::Config,
                 "the catalogue holds an object that is not ours: move it away",
@@ -67,6 +70,7 @@ impl From<PolicySourceError> for Failure {
                 Exit::Config,
                 "pin the owner's thumbprint under `trust.owners`, or have the owner sign it again",
             ),
+            PolicySourceError::NotPermitted { .. } => (Exit::NotPermitted, READABLE),
             _ => (Exit::Unavailable, "check that the catalogue's folder is there"),
         };
         Self::new(exit, &error, help)
