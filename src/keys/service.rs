@@ -108,6 +108,9 @@ pub trait KeyAdmin: KeyService {
     ) -> Result<Vec<u8>, KeyServiceError>;
 
     /// Gives the KMS key `arn` new key material now. Its ARN stays, and what it wrapped before still opens.
+    ///
+    /// Rotations are counted and few, so implementations send this once and never repeat it on their own: when the
+    /// answer is lost, that is [`KeyServiceError::Unclear`].
     async fn rotate(&self, arn: &str) -> Result<(), KeyServiceError>;
 }
 
@@ -154,6 +157,14 @@ pub enum KeyServiceError {
     /// The credential chain yields nothing.
     #[error("no credentials for KMS: {reason}")]
     NoCredentials {
+        /// What happened, without secrets.
+        reason: String,
+    },
+    /// The answer to a rotation was lost. Not retryable: to ask again could rotate twice.
+    #[error("KMS key {arn} may have been rotated, the answer was lost: {reason}; look at ListKeyRotations first")]
+    Unclear {
+        /// The key that was to be rotated.
+        arn: String,
         /// What happened, without secrets.
         reason: String,
     },

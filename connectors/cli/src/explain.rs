@@ -36,6 +36,10 @@ impl From<KeyServiceError> for Failure {
                 Exit::Unavailable,
                 "check `kms` in the pipeline file, the AWS credentials and the network; is the local KMS running?",
             ),
+            KeyServiceError::Unclear { .. } => (
+                Exit::Unavailable,
+                "see `aws kms list-key-rotations --key-id ARN`, and run this again only if the rotation is not there",
+            ),
             _ => (Exit::Unavailable, "check that the endpoint is a KMS"),
         };
         Self::new(exit, &error, help)

@@ -197,6 +197,22 @@ fn rotating_gives_new_material_and_what_was_sealed_opens() {
     );
     assert_eq!(bench.site.kms().requests("RotateKeyOnDemand"), 1);
     assert!(bench.opens());
+    // An answer that is lost is told apart from a rotation that was not done, and nothing is asked twice.
+    bench.site.kms().set_fault(Some(sealflow_local_kms::Fault {
+        operation: Some("RotateKeyOnDemand".to_owned()),
+        failure: Some(sealflow_local_kms::Failure::DisconnectAfter),
+        ..Default::default()
+    }));
+    let lost = bench.run(&["keys", "rotate"]);
+    bench.site.kms().set_fault(None);
+    let text = String::from_utf8_lossy(&lost.stderr).into_owned();
+    assert_eq!(lost.status.code(), Some(69), "{text}");
+    assert!(
+        text.contains("may have been rotated") && text.contains("list-key-rotations"),
+        "{text}"
+    );
+    assert!(String::from_utf8_lossy(&lost.stdout).starts_with("perhaps rotated: "));
+    assert_eq!(bench.site.kms().requests("RotateKeyOnDemand"), 2);
     let data_keys = rotate(&["--data-keys"]);
     assert_eq!(
         (&data_keys["rotated"], &data_keys["max_age_secs"]["default"]),

@@ -26,6 +26,25 @@ pub(crate) fn classify<E: ProvideErrorMetadata>(
     request: Request,
     arn: &str,
 ) -> KeyServiceError {
+    match meaning(error, request, arn) {
+        // No answer, or none that says whether it was done.
+        KeyServiceError::Unavailable { reason } if request == Request::Rotate => KeyServiceError::Unclear {
+            arn: arn.to_owned(),
+            reason,
+        },
+        KeyServiceError::BadAnswer { reason }
+            if request == Request::Rotate && matches!(error, SdkError::ResponseError(_)) =>
+        {
+            KeyServiceError::Unclear {
+                arn: arn.to_owned(),
+                reason,
+            }
+        }
+        known => known,
+    }
+}
+
+fn meaning<E: ProvideErrorMetadata>(error: &SdkError<E, HttpResponse>, request: Request, arn: &str) -> KeyServiceError {
     let unavailable = |reason: &str| KeyServiceError::Unavailable {
         reason: reason.to_owned(),
     };

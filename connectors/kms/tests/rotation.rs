@@ -16,7 +16,7 @@ use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 use sealflow::keys::{EncryptionContext, KeyAdmin as _, KeyService as _, KeyServiceError};
 use sealflow::secret::SecretString;
 use sealflow_kms::{AwsKms, KmsConfig, StaticCredentials};
-use sealflow_local_kms::{Principal, Server, ServerConfig};
+use sealflow_local_kms::{Failure, Fault, Principal, Server, ServerConfig};
 
 const ADMIN: &str = "arn:aws:iam::111122223333:user/admin";
 
@@ -128,6 +128,58 @@ async fn the_local_kms_rotates_and_re_encrypts_as_the_aws_client_expects() {
         matches!(&disabled, Err(KeyServiceError::KeyUnusable { code, .. }) if code == "DisabledException"),
         "{disabled:?}"
     );
+}
+
+#[tokio::test]
+async fn a_rotation_whose_answer_is_lost_is_asked_for_once_and_said_to_be_unclear() {
+    let principal = Principal {
+        access_key_id: "AKIAADMIN".to_owned(),
+        secret_access_key: SecretString::new("secret".to_owned()),
+        session_token: None,
+        arn: ADMIN.to_owned(),
+    };
+    let server = Server::start(ServerConfig::in_memory(vec![principal])).await.unwrap();
+    let (kms, sdk) = clients(&server.endpoint()).await;
+    let internal = Failure::Error {
+        status: 500,
+        code: "KMSInternalException",
+    };
+    let throttled = Failure::Error {
+        status: 400,
+        code: "ThrottlingException",
+    };
+    // What is done although nobody hears of it, what is not, and what is surely not.
+    for (failure, done, is_unclear) in [
+        (Failure::DisconnectAfter, 1, true),
+        (Failure::Disconnect, 0, true),
+        (internal, 0, true),
+        (throttled, 0, false),
+    ] {
+        let arn = new_key(&sdk).await;
+        let before = server.requests("RotateKeyOnDemand");
+        server.set_fault(Some(Fault {
+            operation: Some("RotateKeyOnDemand".to_owned()),
+            failure: Some(failure.clone()),
+            ..Fault::default()
+        }));
+        let error = kms.rotate(&arn).await.unwrap_err();
+        server.set_fault(None);
+        assert_eq!(server.requests("RotateKeyOnDemand"), before + 1, "{failure:?}");
+        let rotations = sdk.list_key_rotations().key_id(&arn).send().await.unwrap();
+        assert_eq!(rotations.rotations().len(), done, "{failure:?}");
+        assert_eq!(
+            matches!(error, KeyServiceError::Unclear { .. }),
+            is_unclear,
+            "{error:?}"
+        );
+        let text = error.to_string();
+        assert_eq!(
+            text.contains("may have been rotated") && text.contains("ListKeyRotations"),
+            is_unclear,
+            "{text}"
+        );
+        assert_eq!(error.is_retryable(), !is_unclear, "{error:?}");
+    }
 }
 
 #[tokio::test]

@@ -47,6 +47,8 @@ struct Rotated {
     arn: String,
     policy_keys: Vec<String>,
     rotated: bool,
+    /// The answer was lost: it may have been rotated.
+    unclear: bool,
     error: Option<String>,
 }
 
@@ -101,6 +103,7 @@ pub(super) async fn run(args: &Args) -> Result<ExitCode> {
             false => kms.rotate(arn).await.map(|()| true),
         };
         let error = answer.as_ref().err().map(ToString::to_string);
+        let unclear = matches!(answer, Err(KeyServiceError::Unclear { .. }));
         let rotated = answer.unwrap_or_else(|error| {
             failure.get_or_insert(error);
             false
@@ -109,6 +112,7 @@ pub(super) async fn run(args: &Args) -> Result<ExitCode> {
             arn: arn.to_owned(),
             policy_keys,
             rotated,
+            unclear,
             error,
         });
     }
@@ -130,6 +134,7 @@ fn tell(all: &[Rotated], args: &Args) {
     }
     for key in all {
         let what = match (&key.error, args.dry_run) {
+            (Some(_), _) if key.unclear => "perhaps rotated",
             (Some(_), _) => "not rotated",
             (None, true) => "would be rotated",
             (None, false) => "rotated",
