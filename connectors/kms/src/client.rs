@@ -8,7 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_credential_types::Credentials;
-use aws_credential_types::provider::SharedCredentialsProvider;
+use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider};
 use aws_sdk_kms::primitives::Blob;
 use aws_sdk_kms::types::DataKeySpec;
 use aws_smithy_http_client::tls::Provider;
@@ -70,6 +70,18 @@ impl AwsKms {
     ///
     /// The HTTP connections belong to the Tokio runtime that first uses them: make one client per runtime.
     pub async fn new(config: &KmsConfig) -> Result<Self, KmsConfigError> {
+        Self::make(config, None).await
+    }
+
+    /// The same with credentials of `provider` instead of the chain's or the configuration's.
+    pub async fn with_provider(
+        config: &KmsConfig,
+        provider: impl ProvideCredentials + 'static,
+    ) -> Result<Self, KmsConfigError> {
+        Self::make(config, Some(SharedCredentialsProvider::new(provider))).await
+    }
+
+    async fn make(config: &KmsConfig, provider: Option<SharedCredentialsProvider>) -> Result<Self, KmsConfigError> {
         config.check()?;
         let http = http_client();
         let mut loader = aws_config::defaults(BehaviorVersion::latest())
@@ -89,6 +101,9 @@ impl AwsKms {
             let secret = fixed.secret_access_key.expose();
             let credentials = Credentials::new(&fixed.access_key_id, secret, token, None, "sealflow configuration");
             loader = loader.credentials_provider(SharedCredentialsProvider::new(credentials));
+        }
+        if let Some(provider) = provider {
+            loader = loader.credentials_provider(provider);
         }
         let sdk = loader.load().await;
         let chain = sdk
@@ -156,7 +171,12 @@ impl AwsKms {
         self.credentials.forget(&used).await;
         match self.credentials.get().await {
             Ok(fresh) if !are_same(&fresh, &used) => send().await.map_err(|error| classify(&error, request, arn)),
-            _ => Err(error),
+            Ok(_) => Err(error),
+            // Sessions end all the time; if only the provider of the next one is away, waiting mends it.
+            Err(failed) => match chain_error(&failed) {
+                away if away.is_retryable() => Err(away),
+                _ => Err(error),
+            },
         }
     }
 }

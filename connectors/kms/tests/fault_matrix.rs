@@ -3,8 +3,12 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use aws_credential_types::Credentials;
+use aws_credential_types::provider::error::CredentialsError;
+use aws_credential_types::provider::{ProvideCredentials, future};
 use sealflow::clock::{ManualClock, UnixMillis};
 use sealflow::keys::testing::MemoryCatalogue;
 use sealflow::keys::{
@@ -15,7 +19,7 @@ use sealflow::policy::{FixedPolicies, VerifiedPolicy};
 use sealflow::seal::{KeyId, UsageLimits};
 use sealflow::secret::SecretString;
 use sealflow::units::Span;
-use sealflow_kms::{AwsKms, KmsConfig, StaticCredentials};
+use sealflow_kms::{AwsKms, KmsConfig};
 use sealflow_local_kms::{Failure, Fault, Principal, RunningServer, Server, ServerConfig};
 
 const WRITER: &str = "arn:aws:iam::111122223333:role/writer";
@@ -33,6 +37,8 @@ enum Inject {
     Slow,
     Disabled,
     Denied,
+    /// This code, and then no other credentials.
+    Ended(&'static str),
 }
 
 /// What an error means to us.
@@ -67,9 +73,12 @@ const FAULTS: &[(Inject, Kind, u64)] = &[
     (Inject::Error(400, "KMSInvalidStateException"), Kind::KeyUnusable, 1),
     (Inject::Error(400, "NotFoundException"), Kind::KeyUnusable, 1),
     (Inject::Denied, Kind::NotPermitted, 1),
-    // Static credentials: there are no others to try with.
+    // The provider has no others to try with.
     (Inject::Error(400, "ExpiredTokenException"), Kind::NotPermitted, 1),
     (Inject::Error(400, "UnrecognizedClientException"), Kind::NotPermitted, 1),
+    // The session has ended, and who gives out the next one is away: that passes.
+    (Inject::Ended("ExpiredTokenException"), Kind::Unavailable, 1),
+    (Inject::Ended("UnrecognizedClientException"), Kind::Unavailable, 1),
 ];
 
 fn kind(error: &KeyServiceError) -> Kind {
@@ -90,6 +99,26 @@ struct Bench {
     catalogue: Arc<MemoryCatalogue>,
     clock: Arc<ManualClock>,
     sealing: SealingKeys,
+    provider: Sessions,
+}
+
+/// Gives the same credentials always, unless it is away.
+#[derive(Clone, Debug, Default)]
+struct Sessions {
+    is_away: Arc<AtomicBool>,
+}
+
+impl ProvideCredentials for Sessions {
+    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
+    where
+        Self: 'a,
+    {
+        future::ProvideCredentials::ready(if self.is_away.load(Ordering::SeqCst) {
+            Err(CredentialsError::provider_error("away"))
+        } else {
+            Ok(Credentials::new("AKIAWRITER", "secret", None, None, "test"))
+        })
+    }
 }
 
 async fn bench() -> Bench {
@@ -103,16 +132,12 @@ async fn bench() -> Bench {
     let arn = server.create_key(None, "", None).unwrap();
     let config = KmsConfig {
         endpoint: Some(server.endpoint()),
-        credentials: Some(StaticCredentials {
-            access_key_id: "AKIAWRITER".to_owned(),
-            secret_access_key: SecretString::new("secret".to_owned()),
-            session_token: None,
-        }),
         timeout: Span(Duration::from_millis(500)),
         attempts: 3,
         ..KmsConfig::default()
     };
-    let kms = Arc::new(AwsKms::new(&config).await.unwrap());
+    let provider = Sessions::default();
+    let kms = Arc::new(AwsKms::with_provider(&config, provider.clone()).await.unwrap());
     // STS is asked once, outside of every count.
     kms.identity().await.unwrap();
     let catalogue = Arc::new(MemoryCatalogue::new());
@@ -125,6 +150,7 @@ async fn bench() -> Bench {
         catalogue,
         clock,
         sealing,
+        provider,
     }
 }
 
@@ -172,6 +198,10 @@ impl Bench {
         };
         match fault {
             Inject::Error(status, code) => set(Duration::ZERO, Some(Failure::Error { status, code })),
+            Inject::Ended(code) => {
+                self.provider.is_away.store(true, Ordering::SeqCst);
+                set(Duration::ZERO, Some(Failure::Error { status: 400, code }));
+            }
             Inject::Disconnect => set(Duration::ZERO, Some(Failure::Disconnect)),
             Inject::Slow => set(Duration::from_secs(5), None),
             Inject::Disabled => self.server.set_enabled(&self.arn, false).unwrap(),
@@ -180,6 +210,7 @@ impl Bench {
     }
 
     fn end(&self) {
+        self.provider.is_away.store(false, Ordering::SeqCst);
         self.server.set_fault(None);
         self.server.set_enabled(&self.arn, true).unwrap();
         self.server.set_key_policy(&self.arn, &policy("Allow")).unwrap();
