@@ -93,6 +93,14 @@ fn a_topic_opens_after_rewrapping_although_the_old_kms_key_is_disabled() {
         );
 
         run_to_end(&site, &file(&site, &name, "open", keys), Duration::from_secs(60));
+        // What travels and cannot be read may be under any KMS key.
+        let mut newer = Message::new(0, "{}");
+        let header = sealflow::keys::envelope::write_header([b"of a newer version".as_slice()].into_iter());
+        newer.headers.push(("sealflow-keys".to_owned(), Some(header)));
+        topics.produce(&sealed, &[newer]);
+        let report = usage();
+        assert_eq!(row(&report)["state"], "unknown", "{report}");
+        assert!(report.contains("0 key headers and 1 envelopes"), "{report}");
         let mut opened: Vec<_> = topics
             .read_all(&format!("{name}.opened"))
             .into_iter()

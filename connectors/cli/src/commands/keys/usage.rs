@@ -5,16 +5,16 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use sealflow::keys::envelope::read_header;
-use sealflow::keys::rewrap::{Inventory, inventory};
+use sealflow::keys::envelope::{KEYS_HEADER, read_header};
+use sealflow::keys::rewrap::{Inventory, inventory, openable};
 use sealflow::keys::{Catalogue, Envelope, governing};
+use sealflow::pipeline::Record;
 use sealflow::policy::publish::domain_history;
 use sealflow::policy::{PolicySource, TrustedOwners};
 use serde::Serialize;
 
 use crate::commands::policy::Trusting;
 use crate::commands::sidecar;
-use crate::commands::stream::envelopes;
 use crate::config::{self, Environment};
 use crate::failure::{Exit, Failure, Result};
 use crate::term::{OutputFormat, note, say, say_json, table};
@@ -121,7 +121,7 @@ pub(super) async fn run(args: &Args) -> Result<ExitCode> {
     }
     of_policies(catalogue, &policies, &inventory, &mut found, &mut unreadable).await?;
     of_domains(catalogue, &trusted.owners, &mut found, &mut unreadable).await?;
-    let scanned = travelling(args, &inventory, &mut found).await?;
+    let scanned = travelling(args, &inventory, &mut found, &mut unreadable).await?;
     let mut kms_keys: Vec<_> = found.into_values().collect();
     for usage in &mut kms_keys {
         usage.state = usage.judge(unreadable.is_empty());
@@ -226,7 +226,12 @@ async fn names(catalogue: &dyn Catalogue, prefix: &str) -> Result<BTreeSet<Strin
 }
 
 /// Counts envelopes of files and topics, and returns what was read.
-async fn travelling(args: &Args, inventory: &Inventory, found: &mut Found) -> Result<Vec<String>> {
+async fn travelling(
+    args: &Args,
+    inventory: &Inventory,
+    found: &mut Found,
+    unreadable: &mut Vec<String>,
+) -> Result<Vec<String>> {
     let newest: BTreeMap<_, _> = inventory
         .keys
         .iter()
@@ -254,11 +259,9 @@ async fn travelling(args: &Args, inventory: &Inventory, found: &mut Found) -> Re
         scanned.push(place);
     }
     for topic in &args.topics {
-        let (records, seen) = scan(args, topic).await?;
-        for bytes in &seen {
-            if let Ok(envelope) = Envelope::from_bytes(bytes) {
-                count(&envelope, topic);
-            }
+        let sifted = sift(&scan(args, topic).await?);
+        for envelope in &sifted.envelopes {
+            count(envelope, topic);
         }
         scanned.push(format!(
             "{topic}: the newest {records} records, {} different envelopes",
@@ -268,8 +271,56 @@ async fn travelling(args: &Args, inventory: &Inventory, found: &mut Found) -> Re
     Ok(scanned)
 }
 
-/// The different envelopes that travel with the newest records of `topic`, and how many records were read.
-async fn scan(args: &Args, topic: &str) -> Result<(usize, BTreeSet<Vec<u8>>)> {
+/// What travels with some records.
+#[derive(Debug, Default)]
+struct Sifted {
+    records: usize,
+    /// Different ones.
+    envelopes: Vec<Envelope>,
+    /// Records with a keys header that is damaged.
+    bad_headers: usize,
+    /// Different envelopes that are damaged, or of a version that is not known here.
+    bad_envelopes: usize,
+}
+
+fn sift(records: &[Record]) -> Sifted {
+    let mut sifted = Sifted {
+        records: records.len(),
+        ..Sifted::default()
+    };
+    let mut seen = BTreeSet::new();
+    for header in records.iter().flat_map(|record| &record.headers) {
+        if header.name != KEYS_HEADER {
+            continue;
+        }
+        match header.value.as_deref().map(read_header) {
+            Some(Ok(found)) => seen.extend(found),
+            Some(Err(_)) | None => sifted.bad_headers += 1,
+        }
+    }
+    for bytes in seen {
+        match Envelope::from_bytes(bytes) {
+            Ok(envelope) => sifted.envelopes.push(envelope),
+            Err(_) => sifted.bad_envelopes += 1,
+        }
+    }
+    sifted
+}
+
+impl Sifted {
+    /// They may be under any KMS key.
+    fn unreadable(&self, topic: &str) -> Option<String> {
+        (self.bad_headers + self.bad_envelopes > 0).then(|| {
+            format!(
+                "{topic}: {} key headers and {} envelopes that travel with records are damaged or of a newer version",
+                self.bad_headers, self.bad_envelopes
+            )
+        })
+    }
+}
+
+/// The newest records of `topic`.
+async fn scan(args: &Args, topic: &str) -> Result<Vec<Record>> {
     let Some(path) = &args.trusting.pipeline else {
         return Err(Failure::usage(
             "no brokers",
@@ -336,4 +387,52 @@ fn tell(report: &Report, output: OutputFormat) {
         say(format_args!("also read: {place}"));
     }
     note(CAVEAT);
+}
+
+#[cfg(test)]
+mod tests {
+    use sealflow::keys::envelope::write_header;
+    use sealflow::pipeline::{Header, Position, Timestamp};
+
+    use super::*;
+
+    fn record(value: Option<Vec<u8>>) -> Record {
+        Record {
+            position: Position {
+                topic: "t".into(),
+                partition: 0,
+                offset: 0,
+            },
+            timestamp: Timestamp::None,
+            key: None,
+            value: None,
+            headers: vec![Header {
+                name: KEYS_HEADER.into(),
+                value: value.map(Into::into),
+            }],
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_of_a_topic_is_counted_and_makes_no_key_superseded() {
+        let newer = write_header([b"newer".as_slice()].into_iter());
+        let records = [
+            record(Some(newer.clone())),
+            record(Some(newer)),
+            record(Some(b"damaged".to_vec())),
+            record(None),
+        ];
+        let sifted = sift(&records);
+        let counted = (
+            sifted.records,
+            sifted.bad_headers,
+            sifted.bad_envelopes,
+            sifted.envelopes.len(),
+        );
+        assert_eq!(counted, (4, 2, 1, 0));
+        let told = sifted.unreadable("payments.sealed");
+        assert!(told.is_some_and(|told| told.starts_with("payments.sealed: 2 key headers and 1 envelopes")));
+        assert_eq!(sift(&[]).unreadable("payments.sealed"), None);
+        assert_eq!(Usage::default().judge(false), State::Unknown);
+    }
 }
