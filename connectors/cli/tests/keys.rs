@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Output;
 
+use sealflow::keys::Envelope;
 use sealflow_testbed::{KEY_ARN, Pipeline, Site};
 use serde_json::Value;
 
@@ -177,11 +178,81 @@ fn a_rewrapping_that_was_cut_off_goes_on_where_it_stopped_and_verifies() {
     );
     assert_eq!(
         bench.site.kms().requests("Decrypt"),
-        keys as u64,
-        "each is verified once"
+        keys as u64 + 1,
+        "each is verified when it is moved, and the first once more"
     );
     bench.site.kms().set_enabled(KEY_ARN, false).unwrap();
     assert!(bench.opens());
+}
+
+#[test]
+fn verifying_finds_and_mends_envelopes_that_only_say_they_are_under_the_new_kms_key() {
+    let bench = Bench::new();
+    // Whoever can create objects in the catalogue puts garbage in front of one data key.
+    let folder = bench.site.catalogue().join("keys");
+    let mut folders: Vec<_> = std::fs::read_dir(&folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    folders.sort();
+    let mut forged = Envelope::from_bytes(&std::fs::read(folders[0].join("0")).unwrap()).unwrap();
+    forged.arn.clone_from(&bench.new_arn);
+    forged.wrapped.reverse();
+    std::fs::write(folders[0].join("1"), forged.to_bytes().unwrap()).unwrap();
+    let unverified = bench.json(&["keys", "rewrap"]);
+    assert_eq!(
+        (&unverified["current"], &unverified["verified"]),
+        (&Value::from(1), &Value::from(0))
+    );
+    assert_eq!(bench.site.kms().requests("Decrypt"), 0);
+    // So it looks as if nothing needed the old key, and that is all that is said of it.
+    let usage = bench.json(&["keys", "usage"]);
+    assert_eq!(bench.state(KEY_ARN, &[]), "listed");
+    assert_eq!(
+        (&usage["superseded_is_verified"], &usage["verify_with"]),
+        (&Value::from(false), &Value::from("sealflow keys rewrap --verify"))
+    );
+    let text = bench.run(&["keys", "usage"]);
+    let text = String::from_utf8_lossy(&text.stdout).into_owned() + &String::from_utf8_lossy(&text.stderr);
+    assert!(
+        text.contains("was not verified: `sealflow keys rewrap --verify` must end well"),
+        "{text}"
+    );
+    bench.site.kms().set_enabled(KEY_ARN, false).unwrap();
+    assert!(
+        !bench.opens(),
+        "the forged envelope is in nobody's way, so this proves nothing"
+    );
+    let failed = bench.run(&["keys", "rewrap", "--verify"]);
+    assert_eq!(
+        failed.status.code(),
+        Some(78),
+        "{}",
+        String::from_utf8_lossy(&failed.stderr)
+    );
+    bench.site.kms().set_enabled(KEY_ARN, true).unwrap();
+    let keys = bench.json(&["keys", "list"]).as_array().unwrap().len();
+    let verified = bench.json(&["keys", "rewrap", "--verify"]);
+    let counts = |report: &Value| (report["mended"].as_u64(), report["verified"].as_u64());
+    assert_eq!(counts(&verified), (Some(1), Some(keys as u64 - 1)));
+    assert_eq!(
+        counts(&bench.json(&["keys", "rewrap", "--verify"])),
+        (Some(0), Some(keys as u64))
+    );
+    bench.site.kms().set_enabled(KEY_ARN, false).unwrap();
+    std::fs::remove_file(bench.site.path().join("sealed.sfkeys")).unwrap();
+    assert!(bench.opens());
+    // Where nothing genuine is left behind it, that is an error of the data.
+    for n in ["0", "2"] {
+        std::fs::remove_file(folders[0].join(n)).unwrap();
+    }
+    let lost = bench.run(&["keys", "rewrap", "--verify"]);
+    assert_eq!(
+        lost.status.code(),
+        Some(65),
+        "{}",
+        String::from_utf8_lossy(&lost.stderr)
+    );
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use sealflow::keys::rewrap::{Moved, RewrapError, Step, Wrapped, inventory, plan, rewrap};
+use sealflow::keys::rewrap::{Moved, RewrapError, Step, Wrapped, inventory, openable, plan, rewrap, verify_current};
 use sealflow::keys::{Catalogue, KeyAdmin, KeyServiceError};
 use sealflow::policy::PolicySource;
 use serde::Serialize;
@@ -30,13 +30,15 @@ pub(crate) struct Args {
     /// Only data keys of this dataset and its dead letters; may be repeated
     #[arg(long = "dataset", value_name = "NAME")]
     datasets: Vec<String>,
-    /// Only data keys whose newest envelope is under this KMS key
+    /// Only data keys whose newest envelope is under this KMS key; with --verify, that have any envelope under it
     #[arg(long, value_name = "ARN")]
     from: Option<String>,
     /// Only say what would be done
     #[arg(long)]
     dry_run: bool,
-    /// Unwrap each new envelope before it is written. Needs kms:Decrypt, and data keys come into this process for a moment
+    /// Unwrap each new envelope before it is written, and the newest ones that are under the policy's key already: what
+    /// does not hold its data key is mended from an older envelope. Needs kms:Decrypt, and data keys come into this
+    /// process for a moment
     #[arg(long)]
     verify: bool,
     /// How many are under way at once
@@ -59,6 +61,10 @@ struct Report {
     moves: Vec<Move>,
     /// Newest envelope under the policy's key already.
     current: usize,
+    /// Of those, unwrapped and found to hold their data key.
+    verified: usize,
+    /// Newest envelope under the policy's key, but without its data key: replaced from an older one.
+    mended: usize,
     /// The newest policy does not open them.
     not_in_policy: usize,
     /// Under `previous:` only: there is no key to move them to.
@@ -84,24 +90,40 @@ struct Failed {
 
 struct Job {
     wrapped: Wrapped,
-    from: String,
-    to: String,
+    /// From which ARN to which; `None` if it is under the policy's key already, and only verified.
+    step: Option<(String, String)>,
+}
+
+impl Job {
+    async fn run(
+        &self,
+        kms: &dyn KeyAdmin,
+        catalogue: &dyn Catalogue,
+        policies: &dyn PolicySource,
+        verify: bool,
+    ) -> Result<Moved, RewrapError> {
+        match &self.step {
+            Some(_) => rewrap(kms, catalogue, policies, &self.wrapped, verify).await,
+            None => verify_current(kms, catalogue, policies, &self.wrapped).await,
+        }
+    }
 }
 
 pub(super) async fn run(args: &Args) -> Result<ExitCode> {
     let trusted = args.trusting.open(None)?;
-    let policies = trust::policies(&trusted.catalogue, trusted.owners.clone());
+    let policies = Arc::new(trust::policies(&trusted.catalogue, trusted.owners.clone()));
     let mut report = Report {
         dry_run: args.dry_run,
         ..Report::default()
     };
-    let jobs = jobs(args, trusted.catalogue.as_ref(), &policies, &mut report).await?;
+    let jobs = jobs(args, trusted.catalogue.as_ref(), policies.as_ref(), &mut report).await?;
     let mut first = None;
     if args.dry_run {
-        count(&mut report, jobs.iter().map(|job| (job.from.as_str(), job.to.as_str())));
+        report.current += jobs.iter().filter(|job| job.step.is_none()).count();
+        count(&mut report, jobs.iter().filter_map(|job| job.step.clone()));
     } else if !jobs.is_empty() {
         let kms = Arc::new(args.kms.open(trusted.kms).await?);
-        first = work(args, kms, trusted.catalogue, jobs, &mut report).await;
+        first = work(args, kms, trusted.catalogue, policies, jobs, &mut report).await;
     }
     tell(&report, args.output);
     match first {
@@ -121,17 +143,26 @@ async fn jobs(
     report.unreadable = found.unreadable;
     let mut jobs = Vec::new();
     for wrapped in found.keys {
-        let Some(newest) = wrapped.newest() else { continue };
-        let dataset = sealflow::keys::governing(&newest.dataset);
-        let is_wanted = (args.datasets.is_empty() || args.datasets.iter().any(|wanted| wanted == dataset))
-            && args.from.as_ref().is_none_or(|from| *from == newest.arn);
+        // Forged envelopes may hide a genuine one from these questions, so who verifies asks them of all.
+        let asked = if args.verify { usize::MAX } else { 1 };
+        let mut asked = wrapped.envelopes.iter().take(asked).map(|(_, envelope)| envelope);
+        let is_wanted = asked.any(|envelope| {
+            let dataset = sealflow::keys::governing(&envelope.dataset);
+            (args.datasets.is_empty() || args.datasets.iter().any(|wanted| wanted == dataset))
+                && args.from.as_ref().is_none_or(|from| *from == envelope.arn)
+        });
         if !is_wanted {
             continue;
         }
+        let wrapped = openable(policies, &wrapped).await?;
         match plan(policies, &wrapped).await? {
+            Step::Current if args.verify => jobs.push(Job { wrapped, step: None }),
             Step::Current => report.current += 1,
             Step::Retired => report.retired += 1,
-            Step::Move { from, to } => jobs.push(Job { wrapped, from, to }),
+            Step::Move { from, to } => jobs.push(Job {
+                wrapped,
+                step: Some((from, to)),
+            }),
             _ => report.not_in_policy += 1,
         }
     }
@@ -143,6 +174,7 @@ async fn work(
     args: &Args,
     kms: Arc<dyn KeyAdmin>,
     catalogue: Arc<dyn Catalogue>,
+    policies: Arc<dyn PolicySource>,
     jobs: Vec<Job>,
     report: &mut Report,
 ) -> Option<RewrapError> {
@@ -155,9 +187,12 @@ async fn work(
             && report.failed.len() < MAX_FAILURES
             && let Some(job) = jobs.next()
         {
-            let (kms, catalogue, verify) = (Arc::clone(&kms), Arc::clone(&catalogue), args.verify);
+            let (kms, catalogue, policies) = (Arc::clone(&kms), Arc::clone(&catalogue), Arc::clone(&policies));
+            let verify = args.verify;
             running.spawn(async move {
-                let moved = rewrap(kms.as_ref(), catalogue.as_ref(), &job.wrapped, &job.to, verify).await;
+                let moved = job
+                    .run(kms.as_ref(), catalogue.as_ref(), policies.as_ref(), verify)
+                    .await;
                 (job, moved)
             });
         }
@@ -169,7 +204,14 @@ async fn work(
         progress.set(position);
         match moved {
             Ok(Moved::Already) => report.current += 1,
-            Ok(Moved::Written(_)) => done.push((job.from, job.to)),
+            Ok(Moved::Verified) => {
+                report.current += 1;
+                report.verified += 1;
+            }
+            Ok(Moved::Written(_)) => match job.step {
+                Some(arns) => done.push(arns),
+                None => report.mended += 1,
+            },
             Err(error) => {
                 report.failed.push(Failed {
                     key: job.wrapped.key.to_string(),
@@ -181,22 +223,18 @@ async fn work(
     }
     drop(progress);
     report.not_tried = jobs.count();
-    count(report, done.iter().map(|(from, to)| (from.as_str(), to.as_str())));
+    count(report, done.into_iter());
     first
 }
 
-fn count<'a>(report: &mut Report, moved: impl Iterator<Item = (&'a str, &'a str)>) {
+fn count(report: &mut Report, moved: impl Iterator<Item = (String, String)>) {
     let mut by_arns: BTreeMap<_, usize> = BTreeMap::new();
     for arns in moved {
         *by_arns.entry(arns).or_default() += 1;
     }
     report.moves = by_arns
         .into_iter()
-        .map(|((from, to), data_keys)| Move {
-            from: from.to_owned(),
-            to: to.to_owned(),
-            data_keys,
-        })
+        .map(|((from, to), data_keys)| Move { from, to, data_keys })
         .collect();
 }
 
@@ -213,13 +251,21 @@ fn tell(report: &Report, output: OutputFormat) {
         say(format_args!("no data keys {what}"));
     }
     for (count, what) in [
-        (report.current, "are under the policy's key already"),
+        (
+            report.current,
+            "are under the policy's key already, as their envelopes say",
+        ),
+        (report.verified, "of these were unwrapped, and are what they say"),
+        (
+            report.mended,
+            "were under the policy's key by a damaged or forged envelope, and were mended from an older one",
+        ),
         (
             report.not_in_policy,
             "are not opened by the newest policy and were left alone",
         ),
         (report.retired, "are listed under `previous:` only and were left alone"),
-        (report.failed.len(), "could not be moved"),
+        (report.failed.len(), "could not be moved or verified"),
         (report.not_tried, "were not tried after so many failures"),
     ] {
         if count > 0 {
@@ -236,9 +282,13 @@ fn tell(report: &Report, output: OutputFormat) {
 
 fn failure(error: &RewrapError, report: &Report) -> Failure {
     let message = format!(
-        "{} of {} data keys could not be moved: {error}",
+        "{} of {} data keys could not be moved or verified: {error}",
         report.failed.len() + report.not_tried,
-        report.failed.len() + report.not_tried + report.moves.iter().map(|moved| moved.data_keys).sum::<usize>()
+        report.failed.len()
+            + report.not_tried
+            + report.verified
+            + report.mended
+            + report.moves.iter().map(|moved| moved.data_keys).sum::<usize>()
     );
     let (exit, help) = match error {
         RewrapError::Service(KeyServiceError::NotPermitted { .. }) => (
@@ -252,7 +302,8 @@ fn failure(error: &RewrapError, report: &Report) -> Failure {
         ),
         RewrapError::Service(KeyServiceError::Refused { .. }) | RewrapError::WrongKey { .. } => (
             Exit::Data,
-            "these envelopes were damaged or forged: find out who writes to the catalogue; the others are done",
+            "these envelopes were damaged or forged: keep the KMS keys of all their envelopes, and find out who writes to \
+             the catalogue; the others are done",
         ),
         _ => (Exit::Unavailable, "what is done stays done: run this again"),
     };

@@ -26,9 +26,11 @@ const SCAN_TIMEOUT: Duration = Duration::from_secs(60);
 /// Show which KMS keys are used by what, and which could be deleted
 ///
 /// Reads policies, domains and key envelopes of the catalogue, asks no KMS. `superseded` means that nothing in this
-/// catalogue needs the key any more: no policy or domain names it, and every data key that was wrapped by it has a newer
-/// envelope under another key. The catalogue cannot know of sealed data whose readers do not have it, of other
-/// catalogues, nor of backups: disable a key and wait before it is deleted.
+/// catalogue says that it needs the key any more: no policy or domain names it, and every data key that was wrapped by it
+/// has a newer envelope under another key. That is not verified, since whoever can write to the catalogue can write such
+/// envelopes: only `sealflow keys rewrap --verify` unwraps them; let it end well before you disable a key. The catalogue
+/// cannot know of sealed data whose readers do not have it, of other catalogues, nor of backups: disable a key and wait
+/// before it is deleted.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Also count the envelopes of this .sfkeys file; may be repeated
@@ -57,7 +59,7 @@ enum State {
     Opens,
     /// A policy names it under `previous:`, but no data key needs it.
     Listed,
-    /// Nothing of this catalogue needs it.
+    /// Nothing of this catalogue says that it needs it; not verified.
     Superseded,
     /// Something could not be read, so nobody can say.
     #[default]
@@ -88,6 +90,10 @@ struct Usage {
 #[derive(Debug, Serialize)]
 struct Report {
     kms_keys: Vec<Usage>,
+    /// Whether the newest envelopes behind `superseded` were unwrapped: never, here.
+    superseded_is_verified: bool,
+    /// What unwraps them, and mends those that do not hold their data key.
+    verify_with: &'static str,
     /// What could not be read or believed: while there is any, no key is called superseded.
     unreadable: Vec<String>,
     /// Files and topics that were read for travelling envelopes.
@@ -99,13 +105,24 @@ struct Report {
 const CAVEAT: &str = "this says what the catalogue knows: envelopes in topics, files and backups that were not scanned, \
     readers without this catalogue, other catalogues and other users of a KMS key are not in it";
 
+const VERIFY: &str = "sealflow keys rewrap --verify";
+
 type Found = BTreeMap<String, Usage>;
 
 pub(super) async fn run(args: &Args) -> Result<ExitCode> {
     let trusted = args.trusting.open(None)?;
     let policies = trust::policies(&trusted.catalogue, trusted.owners.clone());
     let catalogue = trusted.catalogue.as_ref();
-    let inventory = inventory(catalogue).await?;
+    let mut inventory = inventory(catalogue).await?;
+    for wrapped in &mut inventory.keys {
+        // An envelope that no policy opens supersedes nothing. A policy that is not believed is told of below.
+        let openable = openable(&policies, wrapped).await.ok();
+        if let Some((first, _)) = openable.and_then(|openable| openable.envelopes.into_iter().next())
+            && let Some(place) = wrapped.envelopes.iter().position(|(n, _)| *n == first)
+        {
+            wrapped.envelopes[..=place].rotate_right(1);
+        }
+    }
     let mut found = Found::new();
     let mut unreadable = inventory.unreadable.clone();
     for wrapped in &inventory.keys {
@@ -130,6 +147,8 @@ pub(super) async fn run(args: &Args) -> Result<ExitCode> {
     tell(
         &Report {
             kms_keys,
+            superseded_is_verified: false,
+            verify_with: VERIFY,
             unreadable,
             scanned,
             caveat: CAVEAT,
@@ -263,9 +282,11 @@ async fn travelling(
         for envelope in &sifted.envelopes {
             count(envelope, topic);
         }
+        unreadable.extend(sifted.unreadable(topic));
         scanned.push(format!(
-            "{topic}: the newest {records} records, {} different envelopes",
-            seen.len()
+            "{topic}: the newest {} records, {} different envelopes",
+            sifted.records,
+            sifted.envelopes.len()
         ));
     }
     Ok(scanned)
@@ -334,14 +355,7 @@ async fn scan(args: &Args, topic: &str) -> Result<Vec<Record>> {
     kafka.target.topic = "{topic}.not-written".to_owned();
     let wanted = args.records as usize;
     let read = tokio::task::spawn_blocking(move || sealflow_kafka::sample(&kafka, wanted, SCAN_TIMEOUT)).await;
-    let records = read.map_err(|error| Failure::new(Exit::Internal, error, "report this"))??;
-    let mut seen = BTreeSet::new();
-    for header in records.iter().flat_map(envelopes) {
-        if let Ok(found) = read_header(header) {
-            seen.extend(found.into_iter().map(<[u8]>::to_vec));
-        }
-    }
-    Ok((records.len(), seen))
+    Ok(read.map_err(|error| Failure::new(Exit::Internal, error, "report this"))??)
 }
 
 fn tell(report: &Report, output: OutputFormat) {
@@ -385,6 +399,12 @@ fn tell(report: &Report, output: OutputFormat) {
     }
     for place in &report.scanned {
         say(format_args!("also read: {place}"));
+    }
+    let rests_on_envelopes = |usage: &Usage| usage.superseded > 0 || usage.state == State::Superseded;
+    if report.kms_keys.iter().any(rests_on_envelopes) {
+        note(format_args!(
+            "superseded is what newer envelopes say, and was not verified: `{VERIFY}` must end well before a KMS key is disabled"
+        ));
     }
     note(CAVEAT);
 }
