@@ -9,7 +9,7 @@ use sealflow::flow::direct::DirectSealer;
 use sealflow::keys::testing::{MemoryCatalogue, MemoryKms};
 use sealflow::keys::{DomainKeys, OpeningKeys, SealingKeys};
 use sealflow::pipeline::{
-    Format, KeysPlacement, OpenTransform, Position, Record, Route, SealTransform, Timestamp, Transform as _,
+    Format, KeysPlacement, OpenTransform, Position, Record, Route, SealTransform, Timestamp, apply_all,
 };
 use sealflow::policy::{FixedPolicies, VerifiedPolicy};
 use sealflow::seal::UsageLimits;
@@ -55,9 +55,10 @@ impl Engine {
         })
     }
 
-    /// Seals a batch. An error if a record is refused: then a benchmark would measure something else.
+    /// Seals a batch, in as many pieces as the limits of output ask for. An error if a record is refused: then a
+    /// benchmark would measure something else.
     pub fn seal(&self, records: Vec<Record>) -> Result<Vec<Record>, Error> {
-        let outcomes = self.runtime.block_on(self.seal.apply(records))?;
+        let outcomes = self.runtime.block_on(apply_all(&self.seal, records))?;
         if outcomes.iter().any(|outcome| outcome.route != Route::Target) {
             return Err("a record was refused".into());
         }
@@ -66,7 +67,7 @@ impl Engine {
 
     /// Opens a batch, with the same care.
     pub fn open(&self, records: Vec<Record>) -> Result<Vec<Record>, Error> {
-        let outcomes = self.runtime.block_on(self.open.apply(records))?;
+        let outcomes = self.runtime.block_on(apply_all(&self.open, records))?;
         if outcomes.iter().any(|outcome| outcome.route != Route::Target) {
             return Err("a record does not open".into());
         }
