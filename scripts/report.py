@@ -12,6 +12,12 @@ import platform
 import subprocess
 from pathlib import Path
 
+# What the numbers are of: soaks run the binaries that Cargo builds for tests.
+BUILDS = {
+    "bench": "cargo build --release",
+    "soak": "cargo test (own code opt-level 1, dependencies 2, all features)",
+}
+
 
 def main():
     parser = argparse.ArgumentParser()
@@ -35,7 +41,7 @@ def main():
         "clean": git("status", "--porcelain") == "",
         "rust": output("rustc", "--version"),
         "machine": machine() | ({"load_at_start": arguments.load} if arguments.load else {}),
-        "build": "cargo build --release; RUSTFLAGS: " + (os.environ.get("RUSTFLAGS") or "none"),
+        "build": BUILDS[arguments.kind] + "; RUSTFLAGS: " + (os.environ.get("RUSTFLAGS") or "none"),
         "seconds": arguments.seconds,
         "ok": arguments.failed == 0,
         "numbers": [json.loads(line) for line in lines(arguments.numbers)],
