@@ -9,7 +9,8 @@ use sealflow::flow::direct::DirectSealer;
 use sealflow::keys::testing::{MemoryCatalogue, MemoryKms};
 use sealflow::keys::{DomainKeys, OpeningKeys, SealingKeys};
 use sealflow::pipeline::{
-    Format, KeysPlacement, OpenTransform, Position, Record, Route, SealTransform, Timestamp, apply_all,
+    Format, KeysPlacement, OpenTransform, Outcome, Position, Record, Route, SealTransform, Timestamp, Transform as _,
+    apply_all,
 };
 use sealflow::policy::{FixedPolicies, VerifiedPolicy};
 use sealflow::seal::UsageLimits;
@@ -55,24 +56,41 @@ impl Engine {
         })
     }
 
-    /// Seals a batch, in as many pieces as the limits of output ask for. An error if a record is refused: then a
+    /// Seals a batch that fits the limits of output. An error if a record is refused or left for another piece: then a
     /// benchmark would measure something else.
     pub fn seal(&self, records: Vec<Record>) -> Result<Vec<Record>, Error> {
-        let outcomes = self.runtime.block_on(apply_all(&self.seal, records))?;
-        if outcomes.iter().any(|outcome| outcome.route != Route::Target) {
-            return Err("a record was refused".into());
-        }
-        Ok(outcomes.into_iter().map(|outcome| outcome.record).collect())
+        let count = records.len();
+        passed(self.runtime.block_on(self.seal.apply(records))?, count)
     }
 
     /// Opens a batch, with the same care.
     pub fn open(&self, records: Vec<Record>) -> Result<Vec<Record>, Error> {
-        let outcomes = self.runtime.block_on(apply_all(&self.open, records))?;
-        if outcomes.iter().any(|outcome| outcome.route != Route::Target) {
-            return Err("a record does not open".into());
-        }
-        Ok(outcomes.into_iter().map(|outcome| outcome.record).collect())
+        let count = records.len();
+        passed(self.runtime.block_on(self.open.apply(records))?, count)
     }
+
+    /// Seals a batch of any size, in as many pieces as the limits of output ask for.
+    pub fn seal_all(&self, records: Vec<Record>) -> Result<Vec<Record>, Error> {
+        let count = records.len();
+        passed(self.runtime.block_on(apply_all(&self.seal, records))?, count)
+    }
+
+    /// Opens a batch of any size, in the same way.
+    pub fn open_all(&self, records: Vec<Record>) -> Result<Vec<Record>, Error> {
+        let count = records.len();
+        passed(self.runtime.block_on(apply_all(&self.open, records))?, count)
+    }
+}
+
+/// The outcomes as records, if all `count` passed.
+fn passed(outcomes: Vec<Outcome>, count: usize) -> Result<Vec<Record>, Error> {
+    if outcomes.len() != count {
+        return Err("the batch was answered in pieces".into());
+    }
+    if outcomes.iter().any(|outcome| outcome.route != Route::Target) {
+        return Err("a record was set aside".into());
+    }
+    Ok(outcomes.into_iter().map(|outcome| outcome.record).collect())
 }
 
 /// A record without key or headers.
