@@ -114,6 +114,7 @@ impl GroupContext {
         if ready.is_empty() {
             return Ok(false);
         }
+        check_order(&held.assigned, &ready)?;
         let note = self.check_ratio(&ready)?;
         match self
             .transactions
@@ -352,6 +353,24 @@ impl GroupContext {
     }
 }
 
+/// The last line of defence of "once": no transaction holds a record that an earlier one has committed.
+fn check_order(assigned: &BTreeMap<Partition, Option<i64>>, batches: &[Transformed]) -> Result<(), RunError> {
+    let mut next = BTreeMap::new();
+    for (partition, offsets) in batches.iter().flat_map(|batch| &batch.ranges) {
+        let after = assigned.get(partition).copied().flatten();
+        let after = next.insert(partition, offsets.next).or(after);
+        if let Some(after) = after.filter(|after| offsets.first < *after) {
+            let ((topic, number), first) = (partition, offsets.first);
+            return Err(RunError::stopped(
+                StopKind::Internal,
+                format!("{topic}/{number}/{first} was to be written again, although all before {after} is done"),
+                "nothing of it was written; this is a bug in sealflow: please report it with the log",
+            ));
+        }
+    }
+    Ok(())
+}
+
 fn committed_or(
     first: Offset,
     consumer: &BaseConsumer<GroupContext>,
@@ -465,5 +484,34 @@ pub(crate) fn log_line(level: RDKafkaLogLevel, facility: &str, line: &str, last:
         }
         RDKafkaLogLevel::Warning => tracing::info!(facility, line, "librdkafka"),
         _ => tracing::debug!(facility, line, "librdkafka"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flow::Offsets;
+
+    #[test]
+    fn a_transaction_that_repeats_what_is_committed_is_refused() {
+        let partition: Partition = ("t".into(), 0);
+        let batch = |first, next| Transformed {
+            ranges: [(partition.clone(), Offsets { first, next })].into(),
+            ..Transformed::new(&[], Vec::new(), tracing::Span::none())
+        };
+        let check = |committed: Option<i64>, batches: &[Transformed]| {
+            check_order(&[(partition.clone(), committed)].into(), batches).map_err(|error| error.to_string())
+        };
+        assert_eq!(check(Some(5), &[batch(5, 8), batch(9, 12)]), Ok(()));
+        assert_eq!(check(None, &[batch(0, 8)]), Ok(()));
+        let again = check(Some(5), &[batch(4, 8)]).unwrap_err();
+        assert!(
+            again.contains("t/0/4 was to be written again, although all before 5"),
+            "{again}"
+        );
+        assert!(
+            check(Some(5), &[batch(5, 8), batch(7, 9)]).is_err(),
+            "within one transaction too"
+        );
     }
 }

@@ -103,6 +103,8 @@ pub(crate) struct Flow {
     runtime: Handle,
     /// Where to go on reading, for partitions whose records were dropped.
     rewinds: BTreeMap<Partition, i64>,
+    /// Where reading was gone back to, of partitions that no record has come of since.
+    sought: BTreeMap<Partition, i64>,
     refusals: Arc<Refusals>,
 }
 
@@ -121,14 +123,35 @@ impl Flow {
             counters,
             runtime,
             rewinds: BTreeMap::new(),
+            sought: BTreeMap::new(),
             refusals: Arc::default(),
         }
     }
 
-    /// Takes a record in.
-    pub(crate) fn push(&mut self, record: Record) {
+    /// Takes a record in, unless its partition has still to be gone back in: what librdkafka had fetched ahead may come
+    /// before the seek, and would be taken for the next record after what was dropped.
+    ///
+    /// After the seek, the first record must be the one that was dropped first: anything later would skip records.
+    pub(crate) fn push(&mut self, record: Record) -> Result<(), RunError> {
+        if !self.rewinds.is_empty() || !self.sought.is_empty() {
+            let position = &record.position;
+            let partition = (Arc::clone(&position.topic), position.partition);
+            if self.rewinds.contains_key(&partition) {
+                return Ok(());
+            }
+            if let Some(expected) = self.sought.remove(&partition)
+                && position.offset > expected
+            {
+                return Err(RunError::Unavailable {
+                    reason: format!(
+                        "{position} came instead of offset {expected}, which was read before an abort and must be read again"
+                    ),
+                });
+            }
+        }
         self.collecting.get_or_insert_with(batch_span);
         self.collector.push(record, Instant::now());
+        Ok(())
     }
 
     /// Whether the collected batch is full and no other may be started: reading must wait.
@@ -264,6 +287,7 @@ impl Flow {
     /// Forgets where a partition was to be read again: another member reads it now.
     pub(crate) fn forget(&mut self, partition: &Partition) {
         self.rewinds.remove(partition);
+        self.sought.remove(partition);
         self.committed(partition, i64::MAX);
     }
 
@@ -272,8 +296,10 @@ impl Flow {
         !self.rewinds.is_empty()
     }
 
-    /// Partitions to read again, and from where.
+    /// Partitions to read again, and from where: the caller goes back there before it reads.
     pub(crate) fn take_rewinds(&mut self) -> BTreeMap<Partition, i64> {
+        self.sought
+            .extend(self.rewinds.iter().map(|(partition, at)| (partition.clone(), *at)));
         std::mem::take(&mut self.rewinds)
     }
 }
@@ -414,5 +440,74 @@ impl Waiting {
 impl Drop for Waiting {
     fn drop(&mut self) {
         self.0.waiting.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sealflow::pipeline::Timestamp;
+
+    use super::*;
+
+    struct Unused;
+
+    #[async_trait::async_trait]
+    impl Transform for Unused {
+        async fn apply(&self, _: Vec<Record>) -> Result<Vec<Outcome>, TransformError> {
+            Ok(Vec::new())
+        }
+    }
+
+    fn record(topic: &Arc<str>, partition: i32, offset: i64) -> Record {
+        Record {
+            position: Position {
+                topic: Arc::clone(topic),
+                partition,
+                offset,
+            },
+            timestamp: Timestamp::None,
+            key: None,
+            value: Some(b"value".to_vec().into()),
+            headers: Vec::new(),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_partition_that_is_to_be_gone_back_in_takes_no_record_until_then() {
+        let (transform, counters) = (Arc::new(Unused), Arc::new(Counters::default()));
+        let mut flow = Flow::new(BatchLimits::default(), transform, counters, Handle::current());
+        let topic: Arc<str> = "t".into();
+        flow.push(record(&topic, 0, 10)).unwrap();
+        flow.drop_all();
+        // Fetched ahead: of the partition that was dropped, and of another one.
+        flow.push(record(&topic, 0, 11)).unwrap();
+        assert!(flow.is_empty(), "11 would be committed before 10");
+        flow.push(record(&topic, 1, 70)).unwrap();
+        assert_eq!(flow.take_rewinds(), [((Arc::clone(&topic), 0), 10)].into());
+        flow.push(record(&topic, 0, 10)).unwrap();
+        flow.push(record(&topic, 0, 12)).unwrap();
+        let held = ranges_of(&flow.collector.take());
+        assert_eq!(
+            held.into_values()
+                .map(|offsets| (offsets.first, offsets.next))
+                .collect::<Vec<_>>(),
+            [(10, 13), (70, 71)]
+        );
+    }
+
+    #[tokio::test]
+    async fn a_seek_that_skips_what_was_dropped_ends_the_run() {
+        let (transform, counters) = (Arc::new(Unused), Arc::new(Counters::default()));
+        let mut flow = Flow::new(BatchLimits::default(), transform, counters, Handle::current());
+        let topic: Arc<str> = "t".into();
+        flow.push(record(&topic, 0, 10)).unwrap();
+        flow.drop_all();
+        flow.take_rewinds();
+        let error = flow.push(record(&topic, 0, 11)).unwrap_err();
+        assert!(
+            error.to_string().contains("t/0/11 came instead of offset 10"),
+            "{error}"
+        );
+        assert!(flow.is_empty());
     }
 }

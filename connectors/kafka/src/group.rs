@@ -89,8 +89,11 @@ impl Group<'_> {
                     .context()
                     .commit_ready(&self.consumer, &mut held, Duration::ZERO)?;
                 held.flow.dispatch(draining);
-                if draining && held.flow.has_rewinds() {
-                    return Err(given_up("told to stop while transactions are aborted"));
+                if held.flow.has_rewinds() {
+                    if draining {
+                        return Err(given_up("told to stop while transactions are aborted"));
+                    }
+                    continue;
                 }
                 if draining && held.flow.is_empty() {
                     return Ok(());
@@ -213,8 +216,7 @@ impl Group<'_> {
             ends.read(&topic, partition, offset);
         }
         Counters::add(&self.plan.counters.records_read, 1);
-        self.consumer.context().held().flow.push(record);
-        Ok(())
+        self.consumer.context().held().flow.push(record)
     }
 
     /// Sorts an error of the consumer into those that pass and those that end the group.

@@ -159,3 +159,29 @@ async fn a_record_larger_than_the_producers_queue_is_set_aside_instead_of_tried_
     assert_eq!((summary.records, summary.dead_letters), (3, 1));
     assert_eq!(first_words(&topics, "queue.sealed"), ["small 0", "small 2"]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn records_that_were_fetched_ahead_of_a_refusal_come_once_and_in_order() {
+    let Some(kafka) = Kafka::shared("records fetched ahead of a refusal") else {
+        return;
+    };
+    let topics = topics(kafka, "ahead", "100000");
+    let records: Vec<_> = (0..600)
+        .map(|n| match n % 200 {
+            50 => large("shrinks", 200_000),
+            _ => small(n),
+        })
+        .collect();
+    topics.produce("ahead", &records);
+    let mut options = options("ahead", "a", true);
+    // Small batches: at every refusal there is much that librdkafka has fetched and that no batch holds yet.
+    options.batch.rows = 10;
+    let summary = run_to_end(with_letters(kafka, "ahead", None), options)
+        .await
+        .expect("it goes on");
+    assert_eq!((summary.records, summary.dead_letters), (600, 3));
+    let mut expected = first_words(&topics, "ahead");
+    expected.retain(|words| words.starts_with("small"));
+    assert_eq!(first_words(&topics, "ahead.sealed"), expected);
+    assert_eq!(topics.read_all("ahead.sealed").len(), 597);
+}

@@ -113,7 +113,8 @@ fn at_default_limits_a_large_message_is_set_aside_in_the_folder_and_memory_stays
             panic!("{status}:\n{}", instance.last_lines());
         }
     });
-    assert!(bench.tally().is_exact(records), "{:?}", bench.tally());
+    let tally = bench.tally();
+    assert!(tally.is_exact(records), "{tally:?}\n{}", bench.logs());
     assert_eq!(bench.topics.high_watermarks("large.dead").iter().sum::<i64>(), 0);
     let letters = files_below(&bench.site.path().join("set-aside"));
     assert_eq!(letters.len(), 3, "{letters:?}");
