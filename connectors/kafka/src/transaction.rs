@@ -332,6 +332,12 @@ impl Transactions {
     /// Aborts the open transaction.
     fn abort(&self) -> Result<(), Failure> {
         failpoint!("abort");
+        // Right after a commit the coordinator does not take the next transaction's partitions in yet, and librdkafka
+        // asks again. An abort in between would be of a transaction that the coordinator does not know, which is
+        // fatal to the producer: what was sent is delivered first, if nothing of it is refused already.
+        if self.producer.in_flight_count() > 0 && self.producer.context().failures().is_empty() {
+            let _ = self.producer.flush(FLUSH * 4);
+        }
         self.patiently("abort", || self.producer.abort_transaction(CALL))
             .map_err(|failure| match failure {
                 Failure::Aborted(reason) => Failure::Ended(RunError::Unavailable { reason }),
