@@ -223,20 +223,27 @@ impl Direction {
     async fn pump(mut self, mut from: ReadHalf<'_>, mut to: WriteHalf<'_>) -> io::Result<()> {
         let mut buffer = vec![0; CHUNK];
         loop {
-            let limit = match *self.mode.borrow() {
-                Mode::Throttle { bytes_per_second } => share(bytes_per_second),
-                _ => CHUNK,
-            };
-            let read = from.read(&mut buffer[..limit]).await?;
-            self.hold().await;
+            let read = from.read(&mut buffer).await?;
             if read == 0 {
+                self.hold().await;
                 return to.shutdown().await;
             }
-            if let Mode::Garbage { one_in } = *self.mode.borrow() {
-                corrupt(&mut self.draw, &mut buffer[..read], one_in);
+            // The mode may change while a read waits, so it counts when there is something to pass.
+            let mut passed = 0;
+            while passed < read {
+                self.hold().await;
+                let share = match *self.mode.borrow() {
+                    Mode::Throttle { bytes_per_second } => share(bytes_per_second),
+                    _ => CHUNK,
+                };
+                let piece = &mut buffer[passed..read.min(passed + share)];
+                if let Mode::Garbage { one_in } = *self.mode.borrow() {
+                    corrupt(&mut self.draw, piece, one_in);
+                }
+                to.write_all(piece).await?;
+                passed += piece.len();
+                self.shared.passed.fetch_add(piece.len() as u64, Ordering::Relaxed);
             }
-            to.write_all(&buffer[..read]).await?;
-            self.shared.passed.fetch_add(read as u64, Ordering::Relaxed);
         }
     }
 

@@ -76,6 +76,9 @@ impl Group<'_> {
                 return Ok(());
             }
             let draining = shutdown == Shutdown::Drain;
+            if draining && self.consumer.context().held().flow.has_rewinds() {
+                return Err(given_up("told to stop while transactions are aborted"));
+            }
             self.give_up_waiting(draining)?;
             self.follow_routes()?;
             self.go_back()?;
@@ -90,9 +93,6 @@ impl Group<'_> {
                     .commit_ready(&self.consumer, &mut held, Duration::ZERO)?;
                 held.flow.dispatch(draining);
                 if held.flow.has_rewinds() {
-                    if draining {
-                        return Err(given_up("told to stop while transactions are aborted"));
-                    }
                     continue;
                 }
                 if draining && held.flow.is_empty() {

@@ -5,9 +5,12 @@
 mod common;
 
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
-use common::{config, dead_letters, options, run_to_end};
-use sealflow_kafka::{KafkaConfig, RunError};
+use common::{Running, Sorter, config, dead_letters, options, run_to_end, until};
+use sealflow::pipeline::Counters;
+use sealflow_kafka::{KafkaConfig, RunError, Shutdown};
 use sealflow_testbed::{Kafka, Message, Topics};
 
 /// Source, target and dead letters, the latter two with a limit.
@@ -184,4 +187,43 @@ async fn records_that_were_fetched_ahead_of_a_refusal_come_once_and_in_order() {
     expected.retain(|words| words.starts_with("small"));
     assert_eq!(first_words(&topics, "ahead.sealed"), expected);
     assert_eq!(topics.read_all("ahead.sealed").len(), 597);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn draining_over_an_aborted_transaction_says_that_records_were_given_up() {
+    let Some(kafka) = Kafka::shared("draining over an aborted transaction") else {
+        return;
+    };
+    let topics = topics(kafka, "drained", "100000");
+    topics.produce("drained", &[large("bad", 200_000)]);
+    // The partition's folder is a link to nowhere: it can be looked at and not written, so the letter's transaction is
+    // aborted every time.
+    let folder = std::env::temp_dir().join(format!("sealflow-nowhere-{}", std::process::id()));
+    std::fs::create_dir_all(folder.join("drained")).expect("a folder can be made");
+    std::os::unix::fs::symlink(folder.join("gone"), folder.join("drained/0")).expect("a link can be made");
+    let transform = Sorter::slow(800);
+    let run = Running::start(
+        with_letters(kafka, "drained", Some(&folder)),
+        options("drained", "a", false),
+        Arc::<Sorter>::clone(&transform),
+    );
+    // Refused once, the letter is on its way to the folder; the signal comes before it is there.
+    until(
+        || transform.calls.load(Ordering::Relaxed) >= 2 && Counters::get(&run.counters.aborts) == 1,
+        || {
+            format!(
+                "{:?} calls, {} aborts",
+                transform.calls,
+                Counters::get(&run.counters.aborts)
+            )
+        },
+    )
+    .await;
+    run.signal(Shutdown::Drain);
+    let Err(error) = run.result().await else {
+        panic!("it says that all is done");
+    };
+    assert!(error.to_string().contains("given up, not lost"), "{error}");
+    assert_eq!(topics.read_all("drained.sealed").len(), 0);
+    let _ = std::fs::remove_dir_all(&folder);
 }
