@@ -8,7 +8,7 @@ use crate::seal::plaintext::TimeUnit;
 const SECONDS_PER_DAY: i64 = 86_400;
 
 /// Units per second, and digits of a fraction in that unit.
-pub(super) fn resolution(unit: TimeUnit) -> (i64, usize) {
+pub(crate) fn resolution(unit: TimeUnit) -> (i64, usize) {
     match unit {
         TimeUnit::Second => (1, 0),
         TimeUnit::Millisecond => (1_000, 3),
@@ -18,7 +18,7 @@ pub(super) fn resolution(unit: TimeUnit) -> (i64, usize) {
 }
 
 /// `2024-02-29`; years outside 0000 to 9999 get a sign and at least six digits (ISO 8601, expanded).
-pub(super) fn write_date(days: i64, out: &mut String) {
+pub(crate) fn write_date(days: i64, out: &mut String) {
     let (year, month, day) = civil_from_days(days);
     if (0..=9999).contains(&year) {
         let _ = write!(out, "{year:04}-{month:02}-{day:02}");
@@ -28,7 +28,7 @@ pub(super) fn write_date(days: i64, out: &mut String) {
 }
 
 /// An RFC 3339 text: local without a zone; with its own offset if the zone is one; else in UTC, ending in `Z`.
-pub(super) fn write_timestamp(unit: TimeUnit, count: i64, zone: Option<&str>, out: &mut String) {
+pub(crate) fn write_timestamp(unit: TimeUnit, count: i64, zone: Option<&str>, out: &mut String) {
     let (per_second, _) = resolution(unit);
     let offset = zone.and_then(offset_minutes).unwrap_or(0);
     // Within i64: count / 1 second is the widest, and its days fit after any offset only if this does.
@@ -59,7 +59,7 @@ pub(super) fn write_timestamp(unit: TimeUnit, count: i64, zone: Option<&str>, ou
 }
 
 /// `12:34:56.789`: a time of day, or `None` if the count is not within one day.
-pub(super) fn write_time(unit: TimeUnit, count: i64, out: &mut String) -> Option<()> {
+pub(crate) fn write_time(unit: TimeUnit, count: i64, out: &mut String) -> Option<()> {
     let (per_second, _) = resolution(unit);
     let seconds = count.div_euclid(per_second);
     if !(0..SECONDS_PER_DAY).contains(&seconds) {
@@ -70,7 +70,7 @@ pub(super) fn write_time(unit: TimeUnit, count: i64, out: &mut String) -> Option
 }
 
 /// `PT1.500S`: an ISO 8601 duration in seconds, with the digits of its unit.
-pub(super) fn write_duration(unit: TimeUnit, count: i64, out: &mut String) {
+pub(crate) fn write_duration(unit: TimeUnit, count: i64, out: &mut String) {
     let (per_second, digits) = resolution(unit);
     if count < 0 {
         out.push('-');
@@ -98,7 +98,7 @@ fn write_clock(seconds: i64, unit: TimeUnit, fraction: i64, out: &mut String) {
 }
 
 /// Days since 1970-01-01 of `YYYY-MM-DD`.
-pub(super) fn parse_date(text: &str) -> Option<i32> {
+pub(crate) fn parse_date(text: &str) -> Option<i32> {
     let (days, rest) = date(text.as_bytes())?;
     if rest.is_empty() {
         i32::try_from(days).ok()
@@ -109,7 +109,7 @@ pub(super) fn parse_date(text: &str) -> Option<i32> {
 
 /// The count of `unit`s since the epoch that an RFC 3339 text names exactly. With `zoned` the text must end
 /// in an offset, without it must not.
-pub(super) fn parse_timestamp(text: &str, unit: TimeUnit, zoned: bool) -> Option<i64> {
+pub(crate) fn parse_timestamp(text: &str, unit: TimeUnit, zoned: bool) -> Option<i64> {
     let (days, rest) = date(text.as_bytes())?;
     let rest = rest
         .strip_prefix(b"T")

@@ -1,8 +1,12 @@
 //! Time as the core sees it: handed in, never read.
 
 use std::fmt;
+use std::str::FromStr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+
+use crate::calendar::{parse_timestamp, write_timestamp};
+use crate::seal::plaintext::TimeUnit;
 
 /// Milliseconds since 1970-01-01T00:00:00Z.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -20,6 +24,30 @@ impl UnixMillis {
     pub fn plus(self, span: Duration) -> Self {
         let span = u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
         Self(self.0.saturating_add(span))
+    }
+}
+
+/// RFC 3339 in UTC, to the second: `2026-01-31T12:00:00Z`.
+impl fmt::Display for UnixMillis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = i64::try_from(self.0 / 1_000).unwrap_or(i64::MAX);
+        let mut text = String::with_capacity(20);
+        write_timestamp(TimeUnit::Second, seconds, Some("UTC"), &mut text);
+        f.write_str(&text)
+    }
+}
+
+/// Not a moment: date, time and zone, as `2027-01-01T00:00:00Z` (RFC 3339), from 1970 on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a moment: expected date, time and zone, as in 2027-01-01T00:00:00Z")]
+pub struct NotAMoment;
+
+impl FromStr for UnixMillis {
+    type Err = NotAMoment;
+
+    fn from_str(text: &str) -> Result<Self, NotAMoment> {
+        let millis = parse_timestamp(text, TimeUnit::Millisecond, true).ok_or(NotAMoment)?;
+        u64::try_from(millis).map(Self).map_err(|_| NotAMoment)
     }
 }
 
@@ -85,5 +113,36 @@ impl Clock for ManualClock {
 
     fn steady(&self) -> Steady {
         Steady(self.steady.load(Ordering::SeqCst))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn known_moments_read_as_they_should() {
+        for (millis, text) in [
+            (0, "1970-01-01T00:00:00Z"),
+            (951_782_400_000, "2000-02-29T00:00:00Z"),
+            (1_767_225_599_999, "2025-12-31T23:59:59Z"),
+            (4_102_444_800_000, "2100-01-01T00:00:00Z"),
+        ] {
+            assert_eq!(UnixMillis(millis).to_string(), text);
+            assert_eq!(text.parse(), Ok(UnixMillis(millis / 1_000 * 1_000)));
+        }
+        assert_eq!(
+            "2026-01-01T01:30:00.250+01:30".parse(),
+            Ok(UnixMillis(1_767_225_600_250))
+        );
+        for text in [
+            "2026-01-01",
+            "2026-01-01T00:00:00",
+            "1969-12-31T23:59:59Z",
+            "tomorrow",
+            "",
+        ] {
+            assert_eq!(text.parse::<UnixMillis>(), Err(NotAMoment), "{text}");
+        }
     }
 }

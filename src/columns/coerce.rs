@@ -8,9 +8,9 @@ use base64::alphabet::{Alphabet, STANDARD, URL_SAFE};
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use zeroize::Zeroizing;
 
-use super::calendar;
 use super::json::string_value;
 use super::number::Exact;
+use crate::calendar;
 use crate::policy::DomainType;
 use crate::seal::plaintext::Plaintext;
 

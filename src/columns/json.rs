@@ -9,7 +9,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use zeroize::Zeroizing;
 
-use super::{calendar, grammar, number};
+use super::{grammar, number};
+use crate::calendar;
 use crate::seal::plaintext::{Plaintext, PlaintextError};
 
 /// Appends the plaintext encoding of `text`, one JSON value as [`Locator`](super::Locator) found it (no white

@@ -5,7 +5,6 @@
 //! place. [`mod@arrow`] maps Arrow arrays onto the same encodings. No keys, no sealing, no I/O here.
 
 pub mod arrow;
-mod calendar;
 mod coerce;
 mod grammar;
 pub mod json;

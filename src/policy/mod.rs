@@ -5,6 +5,7 @@
 //! lie in the catalogue ([`publish`]). This module parses, checks, signs and verifies; it seals nothing, and
 //! reads nothing but the catalogue that it is given.
 
+pub mod access;
 pub mod arn;
 pub mod catalogue_source;
 pub mod domain;
@@ -23,6 +24,7 @@ pub mod template;
 pub mod trust;
 pub mod yaml;
 
+pub use access::{Access, Because};
 pub use catalogue_source::CataloguePolicies;
 pub use domain::DomainDocument;
 pub use domain_type::DomainType;

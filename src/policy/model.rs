@@ -18,7 +18,7 @@ pub struct Policy {
     pub sha256: [u8; 32],
     /// Policy keys by name or template (`tenant-{tenant_id}`).
     pub keys: BTreeMap<String, PolicyKey>,
-    /// ACLs by name. Carried and checked for form here; enforced by [`crate::acl`].
+    /// ACLs by name; [`Policy::access`] decides by them.
     pub acls: BTreeMap<String, crate::acl::Acl>,
     /// The columns to seal, in the order written.
     pub columns: Vec<ColumnRule>,

@@ -13,11 +13,12 @@ use super::model::{
 use super::path::{ColumnPath, Root, Segment};
 use super::problem::{Found, PolicyError, Problem};
 use super::raw::{
-    RawAcl, RawColumn, RawDeadLetters, RawFlow, RawKey, RawLease, RawOnMissing, RawPlacement, RawPolicy, RawPrevious,
+    RawAcl, RawColumn, RawDeadLetters, RawFlow, RawGrant, RawKey, RawLease, RawOnMissing, RawPlacement, RawPolicy,
+    RawPrevious, RawRefused,
 };
 use super::template::KeyTemplate;
 use super::yaml::{closest, from_yaml, utf8};
-use crate::acl::{Acl, Principal};
+use crate::acl::{Acl, Grant, MAX_PURPOSE_BYTES, Principal, Refused};
 use crate::keys::KEYS_HEADER;
 use crate::units::Span;
 
@@ -183,16 +184,50 @@ fn acls(raw: &BTreeMap<String, RawAcl>) -> Result<BTreeMap<String, Acl>, Found> 
 }
 
 pub(super) fn acl(raw: &RawAcl, at: &KeyPath) -> Result<Acl, Found> {
-    for (list, principals) in [("allow", &raw.allow), ("deny", &raw.deny)] {
-        for (n, principal) in principals.iter().enumerate() {
-            let parsed = principal.parse::<Principal>();
-            parsed.map_err(|error| Problem::BadPrincipal(error).at(&at.key(list).index(n)))?;
-        }
+    let mut acl = Acl {
+        refused: match raw.refused {
+            RawRefused::Null => Refused::Null,
+            RawRefused::Redact => Refused::Redact,
+        },
+        ..Acl::default()
+    };
+    for (n, raw) in raw.allow.iter().enumerate() {
+        acl.allow.push(grant(raw, &at.key("allow").index(n))?);
     }
-    Ok(Acl {
-        allow: raw.allow.clone(),
-        deny: raw.deny.clone(),
-    })
+    for (n, raw) in raw.deny.iter().enumerate() {
+        acl.deny.push(principal(raw, &at.key("deny").index(n))?);
+    }
+    Ok(acl)
+}
+
+fn principal(text: &str, at: &KeyPath) -> Result<Principal, Found> {
+    text.parse().map_err(|error| Problem::BadPrincipal(error).at(at))
+}
+
+fn grant(raw: &RawGrant, at: &KeyPath) -> Result<Grant, Found> {
+    let terms = match raw {
+        RawGrant::Plain(text) => return principal(text, at).map(Grant::to),
+        RawGrant::Terms(terms) => terms,
+    };
+    let mut grant = Grant::to(principal(&terms.principal, &at.key("principal"))?);
+    if let Some(text) = &terms.until {
+        let until = text
+            .parse()
+            .map_err(|error| Problem::BadUntil(error).at(&at.key("until")))?;
+        grant.until = Some(until);
+    }
+    if let Some(purposes) = &terms.purposes {
+        let at = at.key("purposes");
+        // An empty list would mean "nothing" to some and "anything" to others.
+        if purposes.is_empty() {
+            return Err(Problem::NoPurpose.at(&at));
+        }
+        for (n, purpose) in purposes.iter().enumerate() {
+            check_name(purpose, "purpose", MAX_PURPOSE_BYTES).map_err(|problem| problem.at(&at.index(n)))?;
+        }
+        grant.purposes.clone_from(purposes);
+    }
+    Ok(grant)
 }
 
 /// The names that columns can refer to.

@@ -6,6 +6,7 @@ use super::path::PathError;
 use super::template::TemplateError;
 use super::yaml::{Place, YamlError, locate};
 use crate::acl::PrincipalError;
+use crate::clock::NotAMoment;
 
 /// Why a policy or domain document is refused: where, what, and ([`help`](Self::help)) what to do.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -157,6 +158,10 @@ pub enum Problem {
     TemplateForDeadLetters { name: String },
     #[error("{0}")]
     BadPrincipal(PrincipalError),
+    #[error("{0}")]
+    BadUntil(NotAMoment),
+    #[error("an empty list of purposes")]
+    NoPurpose,
     #[error("the {what} {name} is current, so it cannot be listed as previous too")]
     PreviousIsCurrent { what: &'static str, name: String },
     #[error("this key is listed as previous twice")]
@@ -231,6 +236,8 @@ impl Problem {
                 "name a plain key: a record that cannot be sealed may lack the template's fields".to_owned()
             }
             Self::BadPrincipal(error) => error.help().to_owned(),
+            Self::BadUntil(_) => "write for example until: 2027-01-01T00:00:00Z".to_owned(),
+            Self::NoPurpose => "remove `purposes` to allow any, or the grant to allow none".to_owned(),
             Self::PreviousIsCurrent { .. } => "remove it under `previous`".to_owned(),
             Self::DuplicatePrevious => "remove one of the two".to_owned(),
             Self::BadKeyId => "take it from `sealflow keys`, which wrote it when the domain was made".to_owned(),

@@ -2,9 +2,12 @@
 //! that `sealflow schema policy` prints; [`parse`](super::parse) checks what a shape cannot say.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{self, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 
 use crate::units::Span;
 
@@ -57,12 +60,73 @@ pub(super) struct RawKey {
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "Acl")]
 pub(super) struct RawAcl {
-    /// Principals that may open: IAM role or user ARNs, `oidc:ISSUER#sub=…`, `oidc:ISSUER#group=…`.
+    /// Principals that may open: IAM role or user ARNs, `oidc:ISSUER#sub=…`, `oidc:ISSUER#group=…`; alone, or with an end
+    /// and purposes.
     #[serde(default)]
-    pub(super) allow: Vec<String>,
+    pub(super) allow: Vec<RawGrant>,
     /// Principals that may not, whatever `allow` says.
     #[serde(default)]
     pub(super) deny: Vec<String>,
+    /// What a refused reader sees in the place of a value.
+    #[serde(default)]
+    pub(super) refused: RawRefused,
+}
+
+/// A principal, or one with terms.
+#[derive(Debug, JsonSchema)]
+#[schemars(untagged, rename = "Grant")]
+pub(super) enum RawGrant {
+    /// For ever, for anything.
+    Plain(String),
+    /// With an end, or for some purposes.
+    Terms(RawTerms),
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "GrantTerms")]
+pub(super) struct RawTerms {
+    /// Whom it names.
+    pub(super) principal: String,
+    /// From this moment on it does not hold any more: `2027-01-01T00:00:00Z` (RFC 3339).
+    pub(super) until: Option<String>,
+    /// What the data may be opened for; the caller gives one of these. Left out: anything.
+    pub(super) purposes: Option<Vec<String>>,
+}
+
+// By hand, because an untagged enum would not say what is wrong within a grant.
+impl<'de> Deserialize<'de> for RawGrant {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct GrantVisitor;
+        impl<'de> Visitor<'de> for GrantVisitor {
+            type Value = RawGrant;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a principal, or {principal: …, until: …, purposes: […]}")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<RawGrant, E> {
+                Ok(RawGrant::Plain(text.to_owned()))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<RawGrant, A::Error> {
+                RawTerms::deserialize(MapAccessDeserializer::new(map)).map(RawGrant::Terms)
+            }
+        }
+        deserializer.deserialize_any(GrantVisitor)
+    }
+}
+
+/// What stands in the place of a value that may not be opened.
+#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(rename = "Refused")]
+pub(super) enum RawRefused {
+    /// Nothing.
+    #[default]
+    Null,
+    /// The text `[redacted]`.
+    Redact,
 }
 
 /// One column to seal.

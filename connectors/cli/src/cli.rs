@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    completion, demo, dlq, init, keys, kms, open, policy, run, schema, seal, top, validate, version,
+    acl, completion, demo, dlq, init, keys, kms, open, policy, run, schema, seal, top, validate, version,
 };
 use crate::failure::{Exit, Failure, Result};
 use crate::log::{self, LogFormat};
@@ -48,6 +48,8 @@ enum Command {
     Open(open::Args),
     #[command(subcommand)]
     Policy(policy::Command),
+    #[command(subcommand)]
+    Acl(acl::Command),
     #[command(subcommand)]
     Keys(keys::Command),
     #[command(subcommand)]
@@ -136,6 +138,7 @@ async fn execute(command: Command) -> Result<ExitCode> {
         Command::Seal(args) => seal::run(args).await,
         Command::Open(args) => open::run(args).await,
         Command::Policy(command) => policy::run(command).await,
+        Command::Acl(command) => acl::run(command).await,
         Command::Keys(command) => keys::run(command).await,
         Command::Dlq(command) => dlq::run(command).await,
         Command::Kms(command) => kms::run(command).await,

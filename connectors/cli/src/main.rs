@@ -21,7 +21,6 @@ mod signals;
 mod status;
 mod telemetry;
 mod term;
-mod time;
 mod trust;
 
 fn main() -> std::process::ExitCode {

@@ -1,6 +1,7 @@
 //! One file per subcommand: its arguments, and what it does with them.
 
 mod access;
+pub(crate) mod acl;
 pub(crate) mod completion;
 pub(crate) mod demo;
 pub(crate) mod dlq;

@@ -12,7 +12,6 @@ use crate::config::{self, Environment};
 use crate::failure::{Exit, Failure, Result};
 use crate::services::open_catalogue;
 use crate::term::{OutputFormat, say, say_json, table};
-use crate::time::rfc3339;
 
 /// List all data keys, newest first
 #[derive(Debug, clap::Args)]
@@ -169,8 +168,8 @@ impl Shown {
             acl: envelope.acl.clone(),
             arn: envelope.arn.clone(),
             policy_version: envelope.policy_version,
-            created: rfc3339(envelope.created()),
-            not_after: rfc3339(envelope.not_after()),
+            created: envelope.created().to_string(),
+            not_after: envelope.not_after().to_string(),
             labels: envelope.labels.iter().map(label).collect(),
             envelopes,
         }

@@ -211,8 +211,8 @@ impl Shown {
             key_id: document.key_id.to_string(),
             kind: format!("{:?}", document.kind).to_lowercase(),
             pad_to: document.pad_to,
-            allow: document.acl.allow.clone(),
-            deny: document.acl.deny.clone(),
+            allow: document.acl.allow.iter().map(ToString::to_string).collect(),
+            deny: document.acl.deny.iter().map(ToString::to_string).collect(),
             owner,
         }
     }
