@@ -2,6 +2,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
+use sealflow::acl::{Identity, Principal};
+use sealflow::clock::UnixMillis;
 use sealflow::policy::{ColumnPath, DomainDocument, KeyTemplate, Policy};
 
 fuzz_target!(|bytes: &[u8]| {
@@ -22,6 +24,19 @@ fuzz_target!(|bytes: &[u8]| {
     for (name, key) in &policy.keys {
         assert_eq!(KeyTemplate::parse(name).as_ref(), Ok(&key.name));
         assert!(key.name.is_template() || policy.key_by_name(name) == Some(key));
+    }
+    for acl in policy.acls.values() {
+        for principal in acl.allow.iter().map(|grant| &grant.principal).chain(&acl.deny) {
+            let text = principal.to_string();
+            assert_eq!(text.parse::<Principal>().as_ref(), Ok(principal));
+            assert!(principal.covers(principal) && principal.overlaps(principal));
+            let Ok(who) = Identity::from_arn(&text) else { continue };
+            assert!(principal.names(&who));
+            // A later moment, or somebody more who is denied, opens nothing.
+            let now = acl.decide(&who, None, UnixMillis(0));
+            assert!(now.is_allowed() || !acl.decide(&who, None, UnixMillis(u64::MAX)).is_allowed());
+            assert!(!acl.deny.contains(principal) || !now.is_allowed());
+        }
     }
     let labels: usize = policy.groups().iter().map(|group| group.labels.len()).sum();
     let randomised = policy.columns.iter().filter(|rule| rule.domain().is_none()).count();
