@@ -25,6 +25,8 @@ pub enum JwsType {
     Policy,
     /// A domain document: `sealflow-domain`.
     Domain,
+    /// A lease of a policy: `sealflow-lease`.
+    Lease,
 }
 
 impl JwsType {
@@ -34,6 +36,7 @@ impl JwsType {
         match self {
             Self::Policy => "sealflow-policy",
             Self::Domain => "sealflow-domain",
+            Self::Lease => "sealflow-lease",
         }
     }
 }

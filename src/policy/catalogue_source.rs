@@ -10,6 +10,8 @@ use async_trait::async_trait;
 use tokio::sync::Mutex;
 
 use super::highest::Highest;
+use super::lease::{self, Lease, LeaseError};
+use super::model::Lease::Required;
 use super::parse::check_name;
 use super::publish::{PublishError, domain_with_key, newest, newest_domain};
 use super::signed::{TrustError, VerifiedDomain, VerifiedPolicy};
@@ -40,6 +42,8 @@ pub struct CataloguePolicies {
     // asked, so that many waiting batches ask once.
     policies: Mutex<KeptBy<String, VerifiedPolicy>>,
     domains: Mutex<KeptBy<(String, Option<KeyId>), VerifiedDomain>>,
+    /// The last lease of each dataset, with the hash of the policy that it is for; `None`: leases are not asked for.
+    leases: Option<Mutex<HashMap<String, ([u8; 32], Lease)>>>,
     /// Why the policy that is kept of a dataset could not be compared with the catalogue's at the last look.
     overdue: std::sync::Mutex<HashMap<String, PolicySourceError>>,
 }
@@ -64,6 +68,7 @@ impl CataloguePolicies {
             highest: Highest::default(),
             policies: Mutex::default(),
             domains: Mutex::default(),
+            leases: Some(Mutex::default()),
             overdue: std::sync::Mutex::default(),
         }
     }
@@ -72,6 +77,13 @@ impl CataloguePolicies {
     #[must_use]
     pub fn with_ages(mut self, refresh: Duration, max_stale: Duration) -> Self {
         (self.refresh, self.max_stale) = (refresh, max_stale);
+        self
+    }
+
+    /// Gives policies that need a lease also without one: to show what they say, not to seal or open by them.
+    #[must_use]
+    pub fn without_leases(mut self) -> Self {
+        self.leases = None;
         self
     }
 
@@ -129,6 +141,44 @@ impl CataloguePolicies {
             .accept(&policy)
             .map_err(|error| untrusted(what(), &error))?;
         Ok(Arc::new(policy))
+    }
+
+    /// Whether the policy may be worked by now. `look` for a longer lease than the one that is held, which counts until it
+    /// ends, whatever the catalogue answers; then the policy does not count, even if the catalogue is away.
+    async fn check_lease(&self, policy: &VerifiedPolicy, look: bool) -> Result<(), PolicySourceError> {
+        let document = policy.policy();
+        let Some(leases) = self.leases.as_ref().filter(|_| document.lease == Required) else {
+            return Ok(());
+        };
+        let now = self.clock.now();
+        let mut leases = leases.lock().await;
+        let held = leases
+            .get(&document.dataset)
+            .filter(|(hash, _)| *hash == document.sha256);
+        let (had_one, holds) = (held.is_some(), held.is_some_and(|(_, lease)| now < lease.expires));
+        if holds && !look {
+            return Ok(());
+        }
+        let error = match lease::newest(self.catalogue.as_ref(), policy, &self.trusted, now).await {
+            Ok(lease) => {
+                leases.insert(document.dataset.clone(), (document.sha256, lease));
+                return Ok(());
+            }
+            Err(_) if holds => return Ok(()),
+            Err(error) => error,
+        };
+        let what = format!("policy of dataset {}", document.dataset);
+        Err(match error {
+            LeaseError::Catalogue(error) if !had_one => from_publish(what, &PublishError::Catalogue(error)),
+            LeaseError::Catalogue(error) => PolicySourceError::Untrusted {
+                what,
+                reason: format!("its lease ended, and another cannot be looked for: {error}"),
+            },
+            error => PolicySourceError::Untrusted {
+                what,
+                reason: format!("{error}; {}", error.help()),
+            },
+        })
     }
 
     async fn ask_for_domain(&self, name: &str, key: Option<KeyId>) -> Result<Arc<VerifiedDomain>, PolicySourceError> {
@@ -200,17 +250,23 @@ impl PolicySource for CataloguePolicies {
         }
         let mut kept = self.policies.lock().await;
         if let Some(kept) = kept.get(dataset).filter(|kept| self.is_fresh(kept)) {
-            return Ok(Arc::clone(&kept.document));
+            let policy = Arc::clone(&kept.document);
+            self.check_lease(&policy, false).await?;
+            return Ok(policy);
         }
         let answer = self.ask_for_policy(dataset).await;
         let asked = answer.as_ref().err().cloned();
         let settled = self.settle(answer, dataset.to_owned(), &mut kept);
-        let mut overdue = self.overdue.lock().unwrap_or_else(PoisonError::into_inner);
-        match (asked, settled.is_ok()) {
-            (Some(error), true) => overdue.insert(dataset.to_owned(), error),
-            _ => overdue.remove(dataset),
-        };
-        settled
+        {
+            let mut overdue = self.overdue.lock().unwrap_or_else(PoisonError::into_inner);
+            match (asked, settled.is_ok()) {
+                (Some(error), true) => overdue.insert(dataset.to_owned(), error),
+                _ => overdue.remove(dataset),
+            };
+        }
+        let policy = settled?;
+        self.check_lease(&policy, true).await?;
+        Ok(policy)
     }
 
     fn overdue(&self, dataset: &str) -> Option<PolicySourceError> {
@@ -285,6 +341,53 @@ mod tests {
         async fn version(&self) -> Result<u64, PolicySourceError> {
             self.source.policy("d").await.map(|policy| policy.policy().version)
         }
+    }
+
+    #[tokio::test]
+    async fn a_policy_that_needs_a_lease_counts_while_one_holds_and_then_stops_even_in_an_outage() {
+        let bench = Bench::new();
+        let yaml = b"dataset: d\nversion: 1\nlease: required\ncolumns: [{ path: a, domain: x }]\n";
+        let jws = sign(yaml, &bench.key).unwrap();
+        publish(bench.catalogue.as_ref(), &jws, &bench.trusted).await.unwrap();
+        let refused = async |what: &str| match bench.version().await {
+            Err(error @ PolicySourceError::Untrusted { .. }) => assert!(error.to_string().contains(what), "{error}"),
+            other => panic!("{other:?}"),
+        };
+        refused("the catalogue has none of version 1").await;
+        let looking = CataloguePolicies::new(bench.catalogue.clone(), bench.trusted.clone(), bench.clock.clone());
+        assert!(
+            looking.without_leases().policy("d").await.is_ok(),
+            "to look at it, none is needed"
+        );
+
+        let policy = super::super::signed::verify(&jws, &bench.trusted).unwrap();
+        let hour = Duration::from_secs(3_600);
+        let lease = async || {
+            let jws = lease::sign(&policy, bench.clock.now(), hour, &bench.key).unwrap();
+            let catalogue = bench.catalogue.as_ref();
+            lease::publish(catalogue, &jws, &policy, &bench.trusted, bench.clock.now())
+                .await
+                .unwrap();
+        };
+        lease().await;
+        assert_eq!(bench.version().await, Ok(1));
+        // The next one is found before this one ends.
+        bench.clock.advance(hour / 2);
+        lease().await;
+        assert_eq!(bench.version().await, Ok(1));
+        bench.clock.advance(hour * 3 / 4);
+        assert_eq!(bench.version().await, Ok(1));
+        // An outage ends nothing before its time, and prolongs nothing.
+        bench.catalogue.fail_with(Some(CatalogueError::Unavailable {
+            reason: "away".to_owned(),
+        }));
+        assert_eq!(bench.version().await, Ok(1));
+        bench.clock.advance(hour / 4);
+        refused("its lease ended, and another cannot be looked for").await;
+        bench.catalogue.fail_with(None);
+        refused("the lease ended at 1970-01-01T01:30:00Z").await;
+        lease().await;
+        assert_eq!(bench.version().await, Ok(1));
     }
 
     #[tokio::test]

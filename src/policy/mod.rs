@@ -12,6 +12,7 @@ pub mod domain;
 pub mod domain_type;
 pub mod highest;
 pub mod key_path;
+pub mod lease;
 pub mod model;
 pub mod parse;
 pub mod path;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::path::ColumnPath;
 use super::template::KeyTemplate;
+use crate::jose::Thumbprint;
 
 /// One version of one dataset's policy, parsed and checked.
 #[derive(Clone, Debug, PartialEq)]
@@ -28,6 +29,8 @@ pub struct Policy {
     pub previous: Previous,
     /// Whether readers and pipelines need a lease.
     pub lease: Lease,
+    /// Keys that may sign leases, beside the owner's, and nothing else.
+    pub lease_keys: Vec<Thumbprint>,
 }
 
 /// A policy key: the KMS key under which the data keys of that name are wrapped.
@@ -165,7 +168,7 @@ pub enum Lease {
     /// No.
     #[default]
     None,
-    /// Yes. Leases come with "Who may read": a pipeline refuses such a policy until then.
+    /// Yes: the policy counts only while a [lease](super::lease) of its version holds.
     Required,
 }
 
@@ -329,13 +332,6 @@ impl Policy {
                     help: "remove `at`, so that each value is sealed".to_owned(),
                 });
             }
-        }
-        if self.lease == Lease::Required {
-            found.push(Unsupported {
-                path: "lease".to_owned(),
-                message: "lease: required is not built yet".to_owned(),
-                help: "write lease: none; revoke access at the KMS until leases are there".to_owned(),
-            });
         }
         found
     }

@@ -19,6 +19,7 @@ use super::raw::{
 use super::template::KeyTemplate;
 use super::yaml::{closest, from_yaml, utf8};
 use crate::acl::{Acl, Grant, MAX_PURPOSE_BYTES, Principal, Refused};
+use crate::jose::Thumbprint;
 use crate::keys::KEYS_HEADER;
 use crate::units::Span;
 
@@ -40,6 +41,8 @@ const MAX_LIVE: u64 = 10_000;
 /// The longest name of a dataset, in bytes.
 pub(super) const MAX_DATASET_BYTES: usize = 128;
 const MAX_ACL_NAME_BYTES: usize = 64;
+/// Most keys that sign leases.
+const MAX_LEASE_KEYS: usize = 16;
 const AGES: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(86_400);
 const PADDING: std::ops::RangeInclusive<u32> = 2..=65_536;
 
@@ -95,12 +98,22 @@ fn check(raw: RawPolicy, sha256: [u8; 32]) -> Result<Policy, Found> {
         dead_letters,
         previous,
         lease,
+        lease_keys: lease_keys(&raw.lease_keys)?,
     };
     check_label_sizes(&policy)?;
     Ok(policy)
 }
 
 /// `[A-Za-z0-9._-]{1,max}`, which is also one segment of a catalogue path.
+fn lease_keys(raw: &[String]) -> Result<Vec<Thumbprint>, Found> {
+    let at = KeyPath::root().key("lease_keys");
+    if raw.len() > MAX_LEASE_KEYS {
+        return Err(Problem::TooManyLeaseKeys { max: MAX_LEASE_KEYS }.at(&at));
+    }
+    let key = |(n, text): (usize, &String)| text.parse().map_err(|_| Problem::BadLeaseKey.at(&at.index(n)));
+    raw.iter().enumerate().map(key).collect()
+}
+
 pub(super) fn check_name(name: &str, what: &'static str, max: usize) -> Result<(), Problem> {
     let is_plain = name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
     let is_name = is_plain && (1..=max).contains(&name.len()) && name != "." && name != "..";

@@ -173,12 +173,27 @@ fn the_acl_of_a_former_label_is_that_of_the_current_one() {
 }
 
 #[test]
+fn lease_keys_are_thumbprints() {
+    let columns = "  - { path: a, key: k, acl: a }\nlease: required\nlease_keys: ";
+    let key = "A".repeat(43);
+    let policy = parse(&of_columns(&format!("{columns}[\"{key}\"]"))).unwrap();
+    assert_eq!((policy.lease, policy.lease_keys.len()), (Lease::Required, 1));
+    let (path, problem) = refused(&of_columns(&format!("{columns}[\"{key}\", short]")));
+    assert!(
+        path == "lease_keys[1]" && matches!(problem, Problem::BadLeaseKey),
+        "{path}"
+    );
+    let many = vec![format!("\"{key}\""); 17].join(", ");
+    assert_eq!(refused(&of_columns(&format!("{columns}[{many}]"))).0, "lease_keys");
+}
+
+#[test]
 fn what_is_not_built_yet_parses_and_is_listed() {
     let columns =
         "  - { path: a, key: k, acl: a, flow: hybrid }\n  - { path: b, key: k, acl: a, at: column }\nlease: required";
     let policy = parse(&of_columns(columns)).unwrap();
     let paths: Vec<String> = policy.unsupported().into_iter().map(|found| found.path).collect();
-    assert_eq!(paths, ["columns[0].flow", "columns[1].at", "lease"]);
+    assert_eq!(paths, ["columns[0].flow", "columns[1].at"]);
     let enclave = parse(&of_columns("  - { path: a, key: k, acl: a, flow: enclave }")).unwrap();
     assert_eq!(enclave.unsupported().len(), 1);
 }

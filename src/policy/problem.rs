@@ -162,6 +162,10 @@ pub enum Problem {
     BadUntil(NotAMoment),
     #[error("an empty list of purposes")]
     NoPurpose,
+    #[error("not the thumbprint of a key: 43 characters of base64url")]
+    BadLeaseKey,
+    #[error("more than {max} keys")]
+    TooManyLeaseKeys { max: usize },
     #[error("the {what} {name} is current, so it cannot be listed as previous too")]
     PreviousIsCurrent { what: &'static str, name: String },
     #[error("this key is listed as previous twice")]
@@ -238,6 +242,8 @@ impl Problem {
             Self::BadPrincipal(error) => error.help().to_owned(),
             Self::BadUntil(_) => "write for example until: 2027-01-01T00:00:00Z".to_owned(),
             Self::NoPurpose => "remove `purposes` to allow any, or the grant to allow none".to_owned(),
+            Self::BadLeaseKey => "take it from `sealflow policy keygen`, which prints it".to_owned(),
+            Self::TooManyLeaseKeys { max } => format!("list the {max} keys that sign leases"),
             Self::PreviousIsCurrent { .. } => "remove it under `previous`".to_owned(),
             Self::DuplicatePrevious => "remove one of the two".to_owned(),
             Self::BadKeyId => "take it from `sealflow keys`, which wrote it when the domain was made".to_owned(),

@@ -39,6 +39,10 @@ pub(super) struct RawPolicy {
     /// Whether readers and pipelines need a lease signed by the owner.
     #[serde(default)]
     pub(super) lease: RawLease,
+    /// Thumbprints of keys that may sign leases, beside the owner's, and nothing else.
+    #[serde(default)]
+    #[schemars(length(max = 16))]
+    pub(super) lease_keys: Vec<String>,
 }
 
 /// The KMS key of a policy key.
@@ -248,6 +252,6 @@ pub(super) enum RawLease {
     /// No.
     #[default]
     None,
-    /// Yes. Not built yet.
+    /// Yes: without one the policy does not count.
     Required,
 }

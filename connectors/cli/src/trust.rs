@@ -21,6 +21,11 @@ pub(crate) fn policies(catalogue: &Arc<dyn Catalogue>, owners: TrustedOwners) ->
     CataloguePolicies::new(Arc::clone(catalogue), owners, clock())
 }
 
+/// As [`policies`], to show what they say or to keep their keys: those that need a lease are given without one too.
+pub(crate) fn policies_to_look_at(catalogue: &Arc<dyn Catalogue>, owners: TrustedOwners) -> CataloguePolicies {
+    policies(catalogue, owners).without_leases()
+}
+
 /// Makes an owner key and writes it, readable for its owner alone. An existing file is never replaced.
 pub(crate) fn make_owner_key(path: &Path) -> Result<PrivateJwk> {
     let key = PrivateJwk::generate()

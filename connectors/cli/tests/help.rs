@@ -20,6 +20,7 @@ const COMMANDS: &[&[&str]] = &[
     &["policy", "sign"],
     &["policy", "verify"],
     &["policy", "publish"],
+    &["policy", "lease"],
     &["policy", "show"],
     &["policy", "domain", "create"],
     &["acl"],

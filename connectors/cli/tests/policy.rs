@@ -219,3 +219,71 @@ fn keys_shows_envelopes_and_no_key() {
     assert_eq!(place.run(&["keys", "show", "zz", "--catalogue", "catalogue"]).code, 65);
     assert_eq!(place.run(&["keys", "list", "--catalogue", "nowhere"]).code, 74);
 }
+
+#[test]
+fn a_policy_that_requires_a_lease_counts_only_while_one_holds() {
+    let place = Place::new();
+    let kms = LocalKms::start(&place);
+    let owner = place.ok(&["policy", "keygen"]).trim().to_owned();
+    let lease_key = place.ok(&["policy", "keygen", "-o", "lease.key"]).trim().to_owned();
+    place.ok(&["policy", "keygen", "-o", "other.key"]);
+    let required = format!(
+        "dataset: payments\nversion: 1\nkeys: {{ k: {{ arn: \"{}\" }} }}\nacls: {{ a: {{}} }}\ncolumns: [{{ path: email, key: k, acl: a \
+         }}]\nlease: required\nlease_keys: [{lease_key:?}]\n",
+        kms.arn
+    );
+    place.write("policy.yaml", required);
+    place.ok(&["policy", "publish", "--key", "owner.key", "--catalogue", "catalogue"]);
+    place.write("in.json", "{\"customer_id\":\"c\",\"email\":\"a@example.com\"}\n");
+    let trust = ["--catalogue", "catalogue", "--owner", &owner];
+    let seal = || {
+        let more = ["--dataset", "payments", "--kms-endpoint", &kms.endpoint, "in.json"];
+        place.run(&[&["seal"], &trust[..], &more].concat())
+    };
+    let lease = |key: &str, more: &[&str]| {
+        place.run(&[&["policy", "lease", "payments", "--key", key], &trust[..], more].concat())
+    };
+    let without = seal();
+    assert_eq!(without.code, 78, "{}", without.err);
+    assert!(
+        without.err.contains("the catalogue has none of version 1"),
+        "{}",
+        without.err
+    );
+    // Looking needs none.
+    let shown = place.ok(&[&["policy", "show", "payments"], &trust[..]].concat());
+    assert!(shown.contains("lease      required"), "{shown}");
+    assert_eq!(lease("other.key", &[]).code, 78);
+    assert_eq!(lease("lease.key", &["--for", "25h"]).code, 64);
+    let started = std::time::Instant::now();
+    let given = lease("lease.key", &["--for", "8s"]);
+    assert!(
+        given.code == 0 && given.out.starts_with("lease of payments, version 1: until 20"),
+        "{}{}",
+        given.out,
+        given.err
+    );
+    let with = seal();
+    assert_eq!(with.code, 0, "{}", with.err);
+    assert!(with.out.contains("sf1."), "{}", with.out);
+    std::thread::sleep(std::time::Duration::from_secs(9).saturating_sub(started.elapsed()));
+    let after = seal();
+    assert!(
+        after.code == 78 && after.err.contains("the lease ended at"),
+        "{}",
+        after.err
+    );
+    // The key of leases signs nothing else.
+    place.write(
+        "policy.yaml",
+        place.read("policy.yaml").replace("version: 1", "version: 2"),
+    );
+    let ran = place.run(&["policy", "publish", "--key", "lease.key", "--catalogue", "catalogue"]);
+    place.run(&[&["policy", "show", "payments"], &trust[..]].concat());
+    assert_eq!(
+        place.run(&[&["policy", "show", "payments"], &trust[..]].concat()).code,
+        78,
+        "{}",
+        ran.err
+    );
+}

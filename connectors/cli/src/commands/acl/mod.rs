@@ -15,7 +15,7 @@ use sealflow::policy::{Access, Policy, PolicySource as _, VerifiedDomain, Verifi
 use super::policy::Trusting;
 use crate::failure::{Failure, Result};
 use crate::services::{clock, read_unsigned};
-use crate::trust::policies;
+use crate::trust::policies_to_look_at;
 
 /// Show who may open what, and why
 ///
@@ -82,7 +82,7 @@ impl Source {
     async fn newest(&self, dataset: Option<&String>) -> Result<(VerifiedPolicy, Domains)> {
         let trusted = self.trusting.open(None)?;
         let dataset = trusted.dataset(dataset)?;
-        let source = policies(&trusted.catalogue, trusted.owners);
+        let source = policies_to_look_at(&trusted.catalogue, trusted.owners);
         let policy = source.policy(&dataset).await?;
         let mut domains = Domains::new();
         for name in policy.policy().columns.iter().filter_map(|rule| rule.domain()) {

@@ -111,7 +111,7 @@ impl Job {
 
 pub(super) async fn run(args: &Args) -> Result<ExitCode> {
     let trusted = args.trusting.open(None)?;
-    let policies = Arc::new(trust::policies(&trusted.catalogue, trusted.owners.clone()));
+    let policies = Arc::new(trust::policies_to_look_at(&trusted.catalogue, trusted.owners.clone()));
     let mut report = Report {
         dry_run: args.dry_run,
         ..Report::default()

@@ -65,7 +65,7 @@ struct DataKeys {
 pub(super) async fn run(args: &Args) -> Result<ExitCode> {
     let trusted = args.trusting.open(None)?;
     let dataset = trusted.dataset(args.dataset.as_ref())?;
-    let policies = trust::policies(&trusted.catalogue, trusted.owners.clone());
+    let policies = trust::policies_to_look_at(&trusted.catalogue, trusted.owners.clone());
     let policy = policies.policy(&dataset).await?;
     let policy = policy.policy();
     if args.data_keys {

@@ -111,7 +111,7 @@ type Found = BTreeMap<String, Usage>;
 
 pub(super) async fn run(args: &Args) -> Result<ExitCode> {
     let trusted = args.trusting.open(None)?;
-    let policies = trust::policies(&trusted.catalogue, trusted.owners.clone());
+    let policies = trust::policies_to_look_at(&trusted.catalogue, trusted.owners.clone());
     let catalogue = trusted.catalogue.as_ref();
     let mut inventory = inventory(catalogue).await?;
     for wrapped in &mut inventory.keys {

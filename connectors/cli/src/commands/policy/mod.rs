@@ -1,6 +1,7 @@
 //! `sealflow policy`: written by people, signed by its owner, published in the catalogue.
 
 mod domain;
+mod lease;
 mod publish;
 mod show;
 mod write;
@@ -37,6 +38,8 @@ pub(crate) enum Command {
     Verify(write::VerifyArgs),
     /// Put a signed policy into the catalogue
     Publish(publish::PublishArgs),
+    /// Sign a lease: the newest version still counts
+    Lease(lease::LeaseArgs),
     /// Show the newest policy of a dataset
     Show(show::ShowArgs),
     /// Show all versions of a dataset's policy
@@ -55,6 +58,7 @@ pub(crate) async fn run(command: Command) -> Result<ExitCode> {
         Command::Sign(args) => write::sign(&args),
         Command::Verify(args) => write::verify(&args),
         Command::Publish(args) => publish::publish(&args).await,
+        Command::Lease(args) => lease::lease(&args).await,
         Command::Show(args) => show::show(&args).await,
         Command::History(args) => show::history(&args).await,
         Command::Domain(command) => domain::run(command).await,

@@ -4,14 +4,14 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use sealflow::policy::publish;
-use sealflow::policy::{Cipher, ColumnRule, Flow, OnMissing, Policy, PolicySource as _, VerifiedPolicy};
+use sealflow::policy::{Cipher, ColumnRule, Flow, Lease, OnMissing, Policy, PolicySource as _, VerifiedPolicy};
 use serde::Serialize;
 
 use super::Trusting;
 use crate::failure::{Exit, Result};
 use crate::services::read_unsigned;
 use crate::term::{OutputFormat, Style, say, say_json, table};
-use crate::trust::policies;
+use crate::trust::policies_to_look_at;
 
 /// Show the newest policy of a dataset
 #[derive(Debug, clap::Args)]
@@ -38,7 +38,7 @@ pub(super) async fn show(args: &ShowArgs) -> Result<ExitCode> {
         None => {
             let trusted = args.trusting.open(None)?;
             let dataset = trusted.dataset(args.dataset.as_ref())?;
-            let policies = policies(&trusted.catalogue, trusted.owners);
+            let policies = policies_to_look_at(&trusted.catalogue, trusted.owners);
             policies.policy(&dataset).await?.as_ref().clone()
         }
     };
@@ -63,6 +63,7 @@ struct Shown {
     keys: Vec<ShownKey>,
     columns: Vec<ShownColumn>,
     dead_letters: Option<ShownDeadLetters>,
+    lease_required: bool,
     not_supported: Vec<String>,
 }
 
@@ -113,6 +114,7 @@ impl Shown {
                 key: rule.key.clone(),
                 acl: rule.acl.clone(),
             }),
+            lease_required: policy.lease == Lease::Required,
             not_supported: policy.unsupported().iter().map(ToString::to_string).collect(),
         }
     }
@@ -128,6 +130,9 @@ impl Shown {
         }
         if let Some(rule) = &self.dead_letters {
             say(format_args!("dead ones  key {}, ACL {}", rule.key, rule.acl));
+        }
+        if self.lease_required {
+            say("lease      required: it counts only while one holds (`sealflow policy lease`)");
         }
         say("");
         let mut rows = vec![["COLUMN", "FLOW", "KEY", "ACL", "OPTIONS"].map(str::to_owned)];
