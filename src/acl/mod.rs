@@ -7,12 +7,14 @@
 mod decide;
 pub mod identity;
 pub mod principal;
+mod standing;
 
 use std::fmt;
 
 pub use decide::{Decision, Refusal};
 pub use identity::{Identity, IdentityError};
 pub use principal::{IamKind, OidcClaim, Principal, PrincipalError};
+pub use standing::{May, Standing};
 
 use crate::clock::UnixMillis;
 

@@ -388,7 +388,7 @@ fn oidc(rest: &str) -> Result<Principal, PrincipalError> {
             part: "subject or group",
         });
     }
-    if value.is_empty() || value.chars().any(char::is_control) {
+    if value.is_empty() || value.chars().any(is_deceptive) {
         return Err(PrincipalError::Malformed {
             part: "subject or group",
         });
@@ -398,6 +398,11 @@ fn oidc(rest: &str) -> Result<Principal, PrincipalError> {
         claim,
         value: value.to_owned(),
     })
+}
+
+/// Control characters, and those that turn the direction of writing: a text with them does not read as what it is.
+fn is_deceptive(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 fn is_word(text: &str) -> bool {
@@ -508,6 +513,10 @@ mod tests {
         );
         assert_eq!(
             parse("oidc:https://login.example.com#sub="),
+            malformed("subject or group")
+        );
+        assert_eq!(
+            parse("oidc:https://login.example.com#sub=a\u{202e}b"),
             malformed("subject or group")
         );
         assert_eq!(parse(&"a".repeat(2_000)), Err(PrincipalError::TooLong));

@@ -280,6 +280,23 @@ previous: { labels: { mail: email } }
                 "{path}: {text}"
             );
         }
+        // A key without a value is no key left out.
+        for nothing in ["", "~", "null"] {
+            let (path, text) = refused("\"2026-01-01T00:00:00Z\"", nothing);
+            assert_eq!(path, "acls.pii.allow[1].until", "{nothing}: {text}");
+            assert_eq!(
+                refused("[fraud, audit]", nothing).0,
+                "acls.pii.allow[2].purposes",
+                "{nothing}"
+            );
+        }
+        let many = vec!["p"; 65].join(", ");
+        assert_eq!(
+            refused("[fraud, audit]", &format!("[{many}]")).0,
+            "acls.pii.allow[2].purposes"
+        );
+        let many = vec!["\"arn:aws:iam::111122223333:role/a\""; 1_001].join(", ");
+        assert_eq!(refused("deny: [", &format!("deny: [{many}, ")).0, "acls.pii.deny");
         assert_eq!(refused("[fraud, audit]", "[]").0, "acls.pii.allow[2].purposes");
         assert_eq!(
             refused("[fraud, audit]", "[fraud, \"a b\"]").0,

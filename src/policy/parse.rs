@@ -41,6 +41,12 @@ const MAX_LIVE: u64 = 10_000;
 /// The longest name of a dataset, in bytes.
 pub(super) const MAX_DATASET_BYTES: usize = 128;
 const MAX_ACL_NAME_BYTES: usize = 64;
+/// Most ACLs of a policy.
+const MAX_ACLS: usize = 1_000;
+/// Most entries of `allow`, and of `deny`: a decision looks at each.
+const MAX_ACL_ENTRIES: usize = 1_000;
+/// Most purposes of a grant.
+const MAX_PURPOSES: usize = 64;
 /// Most keys that sign leases.
 const MAX_LEASE_KEYS: usize = 16;
 const AGES: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(86_400);
@@ -108,7 +114,7 @@ fn check(raw: RawPolicy, sha256: [u8; 32]) -> Result<Policy, Found> {
 fn lease_keys(raw: &[String]) -> Result<Vec<Thumbprint>, Found> {
     let at = KeyPath::root().key("lease_keys");
     if raw.len() > MAX_LEASE_KEYS {
-        return Err(Problem::TooManyLeaseKeys { max: MAX_LEASE_KEYS }.at(&at));
+        return Err(Problem::TooManyEntries { max: MAX_LEASE_KEYS }.at(&at));
     }
     let key = |(n, text): (usize, &String)| text.parse().map_err(|_| Problem::BadLeaseKey.at(&at.index(n)));
     raw.iter().enumerate().map(key).collect()
@@ -188,6 +194,9 @@ fn key(name: &str, raw: &RawKey, at: &KeyPath) -> Result<PolicyKey, Found> {
 
 fn acls(raw: &BTreeMap<String, RawAcl>) -> Result<BTreeMap<String, Acl>, Found> {
     let mut acls = BTreeMap::new();
+    if raw.len() > MAX_ACLS {
+        return Err(Problem::TooManyEntries { max: MAX_ACLS }.at(&KeyPath::root().key("acls")));
+    }
     for (name, raw) in raw {
         let at = KeyPath::root().key("acls").key(name);
         check_name(name, "ACL", MAX_ACL_NAME_BYTES).map_err(|problem| problem.at(&at))?;
@@ -197,6 +206,11 @@ fn acls(raw: &BTreeMap<String, RawAcl>) -> Result<BTreeMap<String, Acl>, Found> 
 }
 
 pub(super) fn acl(raw: &RawAcl, at: &KeyPath) -> Result<Acl, Found> {
+    for (list, entries) in [("allow", raw.allow.len()), ("deny", raw.deny.len())] {
+        if entries > MAX_ACL_ENTRIES {
+            return Err(Problem::TooManyEntries { max: MAX_ACL_ENTRIES }.at(&at.key(list)));
+        }
+    }
     let mut acl = Acl {
         refused: match raw.refused {
             RawRefused::Null => Refused::Null,
@@ -234,6 +248,9 @@ fn grant(raw: &RawGrant, at: &KeyPath) -> Result<Grant, Found> {
         // An empty list would mean "nothing" to some and "anything" to others.
         if purposes.is_empty() {
             return Err(Problem::NoPurpose.at(&at));
+        }
+        if purposes.len() > MAX_PURPOSES {
+            return Err(Problem::TooManyEntries { max: MAX_PURPOSES }.at(&at));
         }
         for (n, purpose) in purposes.iter().enumerate() {
             check_name(purpose, "purpose", MAX_PURPOSE_BYTES).map_err(|problem| problem.at(&at.index(n)))?;

@@ -164,8 +164,8 @@ pub enum Problem {
     NoPurpose,
     #[error("not the thumbprint of a key: 43 characters of base64url")]
     BadLeaseKey,
-    #[error("more than {max} keys")]
-    TooManyLeaseKeys { max: usize },
+    #[error("more than {max} entries")]
+    TooManyEntries { max: usize },
     #[error("the {what} {name} is current, so it cannot be listed as previous too")]
     PreviousIsCurrent { what: &'static str, name: String },
     #[error("this key is listed as previous twice")]
@@ -243,7 +243,7 @@ impl Problem {
             Self::BadUntil(_) => "write for example until: 2027-01-01T00:00:00Z".to_owned(),
             Self::NoPurpose => "remove `purposes` to allow any, or the grant to allow none".to_owned(),
             Self::BadLeaseKey => "take it from `sealflow policy keygen`, which prints it".to_owned(),
-            Self::TooManyLeaseKeys { max } => format!("list the {max} keys that sign leases"),
+            Self::TooManyEntries { max } => format!("shorten it to {max}: groups and patterns name many at once"),
             Self::PreviousIsCurrent { .. } => "remove it under `previous`".to_owned(),
             Self::DuplicatePrevious => "remove one of the two".to_owned(),
             Self::BadKeyId => "take it from `sealflow keys`, which wrote it when the domain was made".to_owned(),

@@ -93,9 +93,18 @@ pub(super) struct RawTerms {
     /// Whom it names.
     pub(super) principal: String,
     /// From this moment on it does not hold any more: `2027-01-01T00:00:00Z` (RFC 3339).
+    #[serde(default, deserialize_with = "there")]
+    #[schemars(with = "String")]
     pub(super) until: Option<String>,
     /// What the data may be opened for; the caller gives one of these. Left out: anything.
+    #[serde(default, deserialize_with = "there")]
+    #[schemars(with = "Vec<String>", length(min = 1, max = 64))]
     pub(super) purposes: Option<Vec<String>>,
+}
+
+/// A value for a key that is written: `until:` with nothing behind it must not mean "for ever".
+fn there<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
 }
 
 // By hand, because an untagged enum would not say what is wrong within a grant.

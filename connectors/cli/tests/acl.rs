@@ -17,7 +17,7 @@ acls:
       - { principal: "oidc:https://login.example.com#group=fraud", purposes: [fraud, audit] }
     deny: ["arn:aws:iam::111122223333:role/support-trainee"]
     refused: redact
-  ops: { allow: ["arn:aws:iam::111122223333:role/ops"] }
+  ops: { allow: ["arn:aws:iam::111122223333:role/ops"], deny: ["oidc:https://login.example.com#sub=bob"] }
 columns:
   - { path: user.email, key: k, acl: pii }
   - { path: card.number, key: k, acl: ops, label: card }
@@ -41,31 +41,37 @@ fn who_shows_each_principal_of_the_newest_signed_policy_by_column() {
     assert_eq!(
         text.replace(&owner, "OWNER"),
         "payments version 1\nsigned by  OWNER\nas of      2025-12-31T23:59:59Z\n\
-         \narn:aws:iam::111122223333:role/ops\n  FAIL user.email\n  ok   card\n  ok   #dead-letters\n\
+         \narn:aws:iam::111122223333:role/ops\n  no       user.email\n  yes      card\n  yes      #dead-letters\n\
          \narn:aws:iam::111122223333:role/support-*\n  \
-         ok   user.email (except arn:aws:iam::111122223333:role/support-trainee)\n  FAIL card\n  FAIL #dead-letters\n\
-         \narn:aws:iam::111122223333:role/support-trainee\n  FAIL user.email (denied)\n  FAIL card\n  FAIL #dead-letters\n\
-         \narn:aws:iam::111122223333:role/temp\n  ok   user.email (until 2026-01-01T00:00:00Z)\n  FAIL card\n  FAIL #dead-letters\n\
-         \noidc:https://login.example.com#group=fraud\n  FAIL user.email (only for fraud, audit)\n  FAIL card\n  FAIL #dead-letters\n"
+         yes      user.email (except arn:aws:iam::111122223333:role/support-trainee)\n  no       card\n  no       #dead-letters\n\
+         \narn:aws:iam::111122223333:role/support-trainee\n  \
+         no       user.email (denied by arn:aws:iam::111122223333:role/support-trainee)\n  no       card\n  no       #dead-letters\n\
+         \narn:aws:iam::111122223333:role/temp\n  \
+         yes      user.email (until 2026-01-01T00:00:00Z)\n  no       card\n  no       #dead-letters\n\
+         \noidc:https://login.example.com#group=fraud\n  \
+         purpose  user.email (for fraud or audit)\n  no       card\n  no       #dead-letters\n\
+         \noidc:https://login.example.com#sub=bob\n  \
+         some     user.email (oidc:https://login.example.com#group=fraud for fraud, audit)\n  \
+         no       card (denied by oidc:https://login.example.com#sub=bob)\n  \
+         no       #dead-letters (denied by oidc:https://login.example.com#sub=bob)\n"
     );
     // A moment and a purpose later.
-    let later = ["--at", "2026-01-01T00:00:00Z", "--purpose", "audit", "--output", "json"];
-    let json = place.ok(&[&["acl", "who", "payments"], &trust[..], &later].concat());
+    let later = ["--at", "2026-01-01T00:00:00Z", "--purpose", "audit"];
+    let json = place.ok(&[&["acl", "who", "payments", "--output", "json"], &trust[..], &later].concat());
     let table: serde_json::Value = serde_json::from_str(&json).unwrap();
     let cell = |row: usize| table["rows"][row]["cells"][0].clone();
-    assert_eq!(
-        cell(3),
-        serde_json::json!({"access": "no", "terms": "only until 2026-01-01T00:00:00Z"})
-    );
+    let ended = "ended: arn:aws:iam::111122223333:role/temp until 2026-01-01T00:00:00Z";
+    assert_eq!(cell(3), serde_json::json!({"access": "no", "terms": [ended]}));
     assert_eq!(
         cell(4),
-        serde_json::json!({"access": "terms", "terms": ["for fraud, audit"]})
+        serde_json::json!({"access": "yes", "terms": ["for fraud or audit"]})
     );
-    let html = place.ok(&[&["acl", "who", "payments", "--output", "html"], &trust[..]].concat());
+    let html = place.ok(&[&["acl", "who", "payments", "--output", "html"], &trust[..], &later].concat());
     assert!(
-        html.starts_with("<!doctype html>") && html.matches("<tr>").count() == 6,
+        html.starts_with("<!doctype html>") && html.matches("<tr>").count() == 7,
         "{html}"
     );
+    assert!(html.contains("for purpose audit"), "{html}");
 }
 
 #[test]
@@ -102,31 +108,85 @@ fn why_names_the_rule_and_its_exit_code_is_the_answer() {
             &[]
         ),
         (
-            77,
+            1,
             "acls.pii.deny[0] denies arn:aws:iam::111122223333:role/support-trainee, whatever is allowed".to_owned(),
             true
         )
     );
+    let carol = "oidc:https://login.example.com#sub=carol";
     let group = ["--group", "fraud", "--purpose", "audit"];
+    assert_eq!(ask(carol, "user.email", &group).0, 0);
+    assert_eq!(ask(carol, "user.email", &group[..2]).0, 1);
+    let args = [
+        "acl",
+        "why",
+        carol,
+        "user.email",
+        "--dev",
+        "policy.yaml",
+        "--output",
+        "json",
+    ];
+    let answer: serde_json::Value = serde_json::from_str(&place.ok(&[&args[..], &group].concat())).unwrap();
     assert_eq!(
-        ask("oidc:https://login.example.com#sub=carol", "user.email", &group).0,
-        0
-    );
-    assert_eq!(
-        ask("oidc:https://login.example.com#sub=carol", "user.email", &group[..2]).0,
-        77
+        (&answer["groups"], &answer["purpose"], &answer["owner"]),
+        (
+            &serde_json::json!(["fraud"]),
+            &serde_json::json!("audit"),
+            &serde_json::Value::Null
+        )
     );
     // By path as well as by label; another account's role of the same name is somebody else.
-    assert_eq!(ask("arn:aws:iam::111122223333:role/ops", "card.number", &[]).0, 0);
-    assert_eq!(ask("arn:aws:iam::111122223333:role/ops", "#dead-letters", &[]).0, 0);
+    let ops = "arn:aws:iam::111122223333:role/ops";
+    for column in ["card.number", "card", "#dead-letters"] {
+        assert_eq!(ask(ops, column, &[]).0, 0, "{column}");
+    }
     assert_eq!(
         ask("arn:aws:iam::999999999999:role/ops", "card", &[]),
-        (77, "nothing in acls.ops.allow names it".to_owned(), false)
+        (1, "nothing in acls.ops.allow names it".to_owned(), false)
     );
-    let unknown = ask("arn:aws:iam::111122223333:role/ops", "card.cvv", &[]);
-    assert!(unknown.0 == 77 && unknown.1.contains("no such label"), "{unknown:?}");
+    // Questions without an answer.
+    assert_eq!(ask(ops, "card.nubmer", &[]).0, 64);
+    assert_eq!(ask(ops, "card", &group).0, 64);
     assert_eq!(ask("arn:aws:iam::111122223333:role/*", "card", &[]).0, 64);
     assert_eq!(ask("arn:aws:iam::111122223333:root", "card", &[]).0, 64);
+}
+
+#[test]
+fn what_is_path_here_and_label_there_is_asked_for_and_strangers_texts_do_not_steer_the_terminal() {
+    let place = Place::new();
+    place.write(
+        "policy.yaml",
+        POLICY.replace("label: card", "label: user.email").replace(
+            "- { path: user.email, key: k",
+            "- { path: user.email, label: mail, key: k",
+        ),
+    );
+    let ops = "arn:aws:iam::111122223333:role/ops";
+    let ran = place.run(&["acl", "why", ops, "user.email", "--dev", "policy.yaml"]);
+    assert!(
+        ran.code == 64 && ran.err.contains("path of one column and the label of another"),
+        "{}",
+        ran.err
+    );
+    assert_eq!(
+        place
+            .run(&["acl", "why", ops, "card.number", "--dev", "policy.yaml"])
+            .code,
+        0
+    );
+    // A control sequence (CSI) and a turn of direction in a path.
+    place.write(
+        "policy.yaml",
+        POLICY.replace("path: user.email", "path: \"\\\"\\u009b31m\\u202ex\\\"\""),
+    );
+    for output in ["text", "html"] {
+        let shown = place.ok(&["acl", "who", "--dev", "policy.yaml", "--output", output]);
+        assert!(
+            !shown.contains(['\u{9b}', '\u{202e}']) && shown.contains("31m"),
+            "{shown}"
+        );
+    }
 }
 
 #[test]

@@ -359,11 +359,18 @@ fn check_order(assigned: &BTreeMap<Partition, Option<i64>>, batches: &[Transform
     for (partition, offsets) in batches.iter().flat_map(|batch| &batch.ranges) {
         let after = assigned.get(partition).copied().flatten();
         let after = next.insert(partition, offsets.next).or(after);
-        if let Some(after) = after.filter(|after| offsets.first < *after) {
+        let again = after.filter(|after| offsets.first < *after);
+        if again.is_some() || !offsets.in_order {
             let ((topic, number), first) = (partition, offsets.first);
+            let what = match again {
+                Some(after) => {
+                    format!("{topic}/{number}/{first} was to be written again, although all before {after} is done")
+                }
+                None => format!("records of {topic}/{number} after {first} were to be written out of order"),
+            };
             return Err(RunError::stopped(
                 StopKind::Internal,
-                format!("{topic}/{number}/{first} was to be written again, although all before {after} is done"),
+                what,
                 "nothing of it was written; this is a bug in sealflow: please report it with the log",
             ));
         }
@@ -496,7 +503,15 @@ mod tests {
     fn a_transaction_that_repeats_what_is_committed_is_refused() {
         let partition: Partition = ("t".into(), 0);
         let batch = |first, next| Transformed {
-            ranges: [(partition.clone(), Offsets { first, next })].into(),
+            ranges: [(
+                partition.clone(),
+                Offsets {
+                    first,
+                    next,
+                    in_order: true,
+                },
+            )]
+            .into(),
             ..Transformed::new(&[], Vec::new(), tracing::Span::none())
         };
         let check = |committed: Option<i64>, batches: &[Transformed]| {
@@ -513,5 +528,8 @@ mod tests {
             check(Some(5), &[batch(5, 8), batch(7, 9)]).is_err(),
             "within one transaction too"
         );
+        let mut mixed = batch(5, 8);
+        mixed.ranges.values_mut().for_each(|offsets| offsets.in_order = false);
+        assert!(check(None, &[mixed]).unwrap_err().contains("out of order"));
     }
 }

@@ -30,6 +30,8 @@ pub(crate) type Partition = (Arc<str>, i32);
 pub(crate) struct Offsets {
     pub first: i64,
     pub next: i64,
+    /// Each record comes after the one before.
+    pub in_order: bool,
 }
 
 /// Offsets per partition.
@@ -144,7 +146,8 @@ impl Flow {
             {
                 return Err(RunError::Unavailable {
                     reason: format!(
-                        "{position} came instead of offset {expected}, which was read before an abort and must be read again"
+                        "{position} came instead of offset {expected}, which was read before an abort and must be read again, \
+                         unless the source has removed it since; the next start goes on from what is committed"
                     ),
                 });
             }
@@ -327,10 +330,14 @@ fn ranges_of(records: &[Record]) -> Ranges {
         let (partition, offset) = (record.position.partition, record.position.offset);
         ranges
             .entry((Arc::clone(&record.position.topic), partition))
-            .and_modify(|offsets| offsets.next = offset + 1)
+            .and_modify(|offsets: &mut Offsets| {
+                offsets.in_order &= offset >= offsets.next;
+                offsets.next = offset + 1;
+            })
             .or_insert(Offsets {
                 first: offset,
                 next: offset + 1,
+                in_order: true,
             });
     }
     ranges

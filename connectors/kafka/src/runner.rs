@@ -1,7 +1,7 @@
 //! Runs a pipeline: prepares topics, starts the thread groups, passes signals on, gathers the summary.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -300,6 +300,8 @@ pub(crate) struct Plan {
     replay: Option<ReplayTo>,
     routes: RwLock<Arc<Routes>>,
     shutdown: AtomicU8,
+    /// Every end that the run was asked for is reached.
+    all_done: AtomicBool,
 }
 
 impl Plan {
@@ -324,6 +326,7 @@ impl Plan {
             ends,
             routes: RwLock::new(Arc::new(routes)),
             shutdown: AtomicU8::new(Shutdown::Run as u8),
+            all_done: AtomicBool::new(false),
         }
     }
 
@@ -392,8 +395,14 @@ impl Plan {
 
     pub(crate) fn drain_if_ends_are_reached(&self) {
         if self.shutdown() == Shutdown::Run && self.ends.as_ref().is_some_and(Ends::are_reached) {
+            self.all_done.store(true, Ordering::Relaxed);
             self.raise(Shutdown::Drain);
         }
+    }
+
+    /// Whether the run drains because it has done what it was asked for.
+    pub(crate) fn is_all_done(&self) -> bool {
+        self.all_done.load(Ordering::Relaxed)
     }
 
     /// How often librdkafka reports where partitions stand: a run that ends waits for it.

@@ -4,17 +4,19 @@ use std::collections::BTreeSet;
 use std::process::ExitCode;
 
 use clap::ValueEnum;
-use sealflow::acl::{Acl, Grant, Principal};
+use sealflow::acl::{Acl, Grant, May, Principal};
 use sealflow::policy::{DEAD_LETTERS_SUFFIX, Policy};
 use serde::Serialize;
 
 use super::{Asked, Source};
 use crate::failure::Result;
-use crate::term::{Style, say, say_json};
+use crate::term::{Style, harmless, say, say_json};
 
 /// Show for every principal of the policy which columns it may open
 ///
-/// Principals are those that the policy names, patterns as they are written. Nobody else may open anything.
+/// Principals are those that the policy names, patterns as they are written. Nobody else may open anything. `yes` is for all whom
+/// the principal names, `purpose` for all if they give one of those, `some` perhaps for some (`sealflow acl why` knows), `no`
+/// for nobody.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// The dataset
@@ -45,18 +47,30 @@ struct Column<'a> {
     acl: Option<&'a Acl>,
 }
 
-/// What a principal may do with a column.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase", tag = "access", content = "terms")]
-enum Cell {
+/// What those whom a principal names may do with a column.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+struct Cell {
+    access: Word,
+    /// Ends and purposes of the grants behind it; of `some` also whom they name.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    terms: Vec<String>,
+    /// Entries of `deny` that name some of them, or may; of `no`, all of them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    except: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Word {
     /// Open it.
     Yes,
-    /// Open it under these terms, which hold now or for the purpose given.
-    Terms(Vec<String>),
-    /// A pattern: some of those that it names may not, by these entries of `deny`.
-    Except(Vec<String>),
-    /// Not, and why.
-    No(String),
+    /// Open it if they give another purpose.
+    Purpose,
+    /// Some of them may, perhaps.
+    Some,
+    /// Not.
+    #[default]
+    No,
 }
 
 #[derive(Serialize)]
@@ -121,18 +135,31 @@ impl Table {
             "signed by  {}",
             self.owner.as_deref().unwrap_or("nobody: unsigned")
         ));
-        say(format_args!("as of      {}", self.at));
+        say(format_args!("as of      {}{}", self.at, self.asked_purpose()));
         if self.rows.is_empty() {
             say("\nno principal is named: nobody may open anything");
         }
         // A block per principal: tables with a column per field get wider than any screen.
         for row in &self.rows {
-            say(format_args!("\n{}", style.bold(&row.principal)));
+            say(format_args!("\n{}", style.bold(&harmless(&row.principal))));
             for (label, cell) in self.columns.iter().zip(&row.cells) {
-                let mark = if cell.opens() { style.tick() } else { style.cross() };
-                say(format_args!("  {mark:4} {label}{}", cell.remark()));
+                let word = format!("{:7}", cell.access.as_str());
+                let word = match cell.access {
+                    Word::Yes => style.green(&word),
+                    Word::Purpose | Word::Some => style.yellow(&word),
+                    Word::No => style.red(&word),
+                };
+                say(format_args!(
+                    "  {word}  {}",
+                    harmless(&format!("{label}{}", cell.remark()))
+                ));
             }
         }
+    }
+
+    fn asked_purpose(&self) -> String {
+        let purpose = self.purpose.as_ref();
+        purpose.map_or_else(String::new, |purpose| format!(", for purpose {}", harmless(purpose)))
     }
 
     fn html(&self) -> String {
@@ -143,39 +170,53 @@ impl Table {
             .collect();
         let row = |row: &Row| {
             let cell = |cell: &Cell| {
-                let (class, text) = if cell.opens() { ("yes", "yes") } else { ("no", "no") };
-                format!("<td class={class}>{text}{}</td>", escaped(&cell.remark()))
+                let word = cell.access.as_str();
+                format!("<td class={word}>{word}{}</td>", escaped(&cell.remark()))
             };
             let cells: String = row.cells.iter().map(cell).collect();
             format!("<tr><th>{}</th>{cells}</tr>\n", escaped(&row.principal))
         };
         let rows: String = self.rows.iter().map(row).collect();
-        let owner = self.owner.as_deref().unwrap_or("nobody");
         format!(
             "<!doctype html>\n<html lang=en><meta charset=utf-8><title>Who may open {dataset}</title>\n<style>body{{font:14px \
              sans-serif;margin:2em}}table{{border-collapse:collapse}}th,td{{border:1px solid #ccc;padding:.3em \
-             .6em;text-align:left}}.yes{{background:#e3f5e3}}.no{{background:#f7e6e6}}</style>\n<h1>Who may open {dataset}</h1>\n<p>\
-             Policy version {version}, signed by {owner}, as of {at}.</p>\n<table><tr><th>principal</th>{head}</tr>\n{rows}</table>",
+             .6em;text-align:left}}.yes{{background:#e3f5e3}}.purpose,.some{{background:#fbf3d5}}.no{{background:#f7e6e6}}</style>\n\
+             <h1>Who may open {dataset}</h1>\n<p>Policy version {version}, signed by {owner}, as of {at}{purpose}.</p>\n<table>\
+             <tr><th>principal</th>{head}</tr>\n{rows}</table>",
             dataset = escaped(&self.dataset),
             version = self.version,
-            owner = escaped(owner),
+            owner = escaped(self.owner.as_deref().unwrap_or("nobody")),
             at = self.at,
+            purpose = escaped(&self.asked_purpose()),
         )
     }
 }
 
-impl Cell {
-    fn opens(&self) -> bool {
-        !matches!(self, Self::No(_))
-    }
-
-    fn remark(&self) -> String {
+impl Word {
+    fn as_str(self) -> &'static str {
         match self {
-            Self::Yes => String::new(),
-            Self::Terms(terms) => format!(" ({})", terms.join("; or ")),
-            Self::Except(denied) => format!(" (except {})", denied.join(", ")),
-            Self::No(why) if why.is_empty() => String::new(),
-            Self::No(why) => format!(" ({why})"),
+            Self::Yes => "yes",
+            Self::Purpose => "purpose",
+            Self::Some => "some",
+            Self::No => "no",
+        }
+    }
+}
+
+impl Cell {
+    fn remark(&self) -> String {
+        let mut parts = Vec::new();
+        if !self.terms.is_empty() {
+            parts.push(self.terms.join(", or "));
+        }
+        if !self.except.is_empty() {
+            let how = if self.access == Word::No { "denied by" } else { "except" };
+            parts.push(format!("{how} {}", self.except.join(", ")));
+        }
+        if parts.is_empty() {
+            String::new()
+        } else {
+            format!(" ({})", parts.join("; "))
         }
     }
 }
@@ -205,52 +246,41 @@ fn columns(asked: &Asked) -> Vec<Column<'_>> {
     columns
 }
 
-/// For a principal that names one identity, the decision about it. For a pattern, what holds for those that it names,
-/// as far as entries that cover the whole of it say so.
 fn cell(acl: Option<&Acl>, principal: &Principal, asked: &Asked) -> Cell {
     let Some(acl) = acl else {
-        return Cell::No("the document of its domain is not at hand".to_owned());
+        return Cell {
+            terms: vec!["unknown: the document of its domain is not at hand".to_owned()],
+            ..Cell::default()
+        };
     };
-    if acl.deny.iter().any(|denied| denied.covers(principal)) {
-        return Cell::No("denied".to_owned());
+    let standing = acl.standing(principal, asked.purpose.as_deref(), asked.now);
+    let of_each = |text: &dyn Fn(&Grant) -> String| standing.grants.iter().map(|grant| text(grant)).collect();
+    let without_terms = |grant: &&Grant| grant.until.is_none() && grant.purposes.is_empty();
+    let (access, terms) = match standing.may {
+        May::All if standing.grants.iter().any(without_terms) => (Word::Yes, Vec::new()),
+        May::All => (Word::Yes, of_each(&terms)),
+        May::ForAPurpose => (Word::Purpose, of_each(&terms)),
+        May::Some => (Word::Some, of_each(&Grant::to_string)),
+        _ => (Word::No, of_each(&|grant| format!("ended: {grant}"))),
+    };
+    Cell {
+        access,
+        terms,
+        except: standing.except.iter().map(ToString::to_string).collect(),
     }
-    let of_it: Vec<&Grant> = acl
-        .allow
-        .iter()
-        .filter(|grant| grant.principal.covers(principal))
-        .collect();
-    let holds = |grant: &&&Grant| grant.holds(asked.purpose.as_deref(), asked.now);
-    let holding: Vec<&&Grant> = of_it.iter().filter(holds).collect();
-    if holding.is_empty() {
-        return Cell::No(
-            of_it
-                .first()
-                .map_or_else(String::new, |grant| format!("only {}", terms(grant))),
-        );
-    }
-    let overlapping = acl.deny.iter().filter(|denied| denied.overlaps(principal));
-    let except: Vec<String> = overlapping.map(ToString::to_string).collect();
-    if !except.is_empty() {
-        return Cell::Except(except);
-    }
-    if holding
-        .iter()
-        .any(|grant| grant.until.is_none() && grant.purposes.is_empty())
-    {
-        return Cell::Yes;
-    }
-    Cell::Terms(holding.iter().map(|grant| terms(grant)).collect())
 }
 
 /// End and purposes of a grant.
 fn terms(grant: &Grant) -> String {
     let until = grant.until.map(|until| format!("until {until}"));
-    let purposes = (!grant.purposes.is_empty()).then(|| format!("for {}", grant.purposes.join(", ")));
+    let purposes = (!grant.purposes.is_empty()).then(|| format!("for {}", grant.purposes.join(" or ")));
     until.into_iter().chain(purposes).collect::<Vec<_>>().join(" ")
 }
 
+/// For HTML, and so that strangers' text does not turn the direction of writing.
 fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;")
+    harmless(text)
+        .replace('&', "&amp;")
         .replace('<', "&lt;")
         .replace('>', "&gt;")
         .replace('"', "&quot;")
