@@ -300,23 +300,25 @@ mod tests {
 
         #[test]
         fn what_stands_in_a_table_is_so_for_everybody_whom_its_row_names(
-            acl in acls(), principal in principals(), who in identities(),
+            acl in acls(), others in proptest::collection::vec(principals(), 8), who in identities(),
             purpose in proptest::option::of("[pq]"), now in 0_u64..5,
         ) {
-            prop_assume!(principal.names(&who));
             let (purpose, now) = (purpose.as_deref(), UnixMillis(now));
-            let standing = acl.standing(&principal, purpose, now);
             let allowed = acl.decide(&who, purpose, now).is_allowed();
-            let excepted = standing.except.iter().any(|denied| denied.names(&who));
-            match standing.may {
-                May::All => prop_assert_eq!(allowed, !excepted),
-                May::ForAPurpose => {
-                    let given = |purpose: &String| acl.decide(&who, Some(purpose), now).is_allowed();
-                    let mut purposes = standing.grants.iter().flat_map(|grant| &grant.purposes);
-                    prop_assert!(excepted || purposes.all(given));
+            let listed = acl.allow.iter().map(|grant| &grant.principal).chain(&acl.deny);
+            for principal in listed.chain(&others).filter(|principal| principal.names(&who)) {
+                let standing = acl.standing(principal, purpose, now);
+                let excepted = standing.except.iter().any(|denied| denied.names(&who));
+                match standing.may {
+                    May::All => prop_assert_eq!(allowed, !excepted),
+                    May::ForAPurpose => {
+                        let given = |purpose: &String| acl.decide(&who, Some(purpose), now).is_allowed();
+                        let mut purposes = standing.grants.iter().flat_map(|grant| &grant.purposes);
+                        prop_assert!(excepted || purposes.all(given));
+                    }
+                    May::Some => prop_assert!(!standing.grants.is_empty()),
+                    May::Nobody => prop_assert!(!allowed),
                 }
-                May::Some => prop_assert!(!standing.grants.is_empty()),
-                May::Nobody => prop_assert!(!allowed),
             }
         }
 

@@ -237,7 +237,17 @@ fn a_policy_that_requires_a_lease_counts_only_while_one_holds() {
     place.write("in.json", "{\"customer_id\":\"c\",\"email\":\"a@example.com\"}\n");
     let trust = ["--catalogue", "catalogue", "--owner", &owner];
     let seal = || {
-        let more = ["--dataset", "payments", "--kms-endpoint", &kms.endpoint, "in.json"];
+        let _ = std::fs::remove_file(place.path("out.json"));
+        let _ = std::fs::remove_file(place.path("out.json.sfkeys"));
+        let more = [
+            "--dataset",
+            "payments",
+            "--kms-endpoint",
+            &kms.endpoint,
+            "in.json",
+            "--output",
+            "out.json",
+        ];
         place.run(&[&["seal"], &trust[..], &more].concat())
     };
     let lease = |key: &str, more: &[&str]| {
@@ -265,7 +275,7 @@ fn a_policy_that_requires_a_lease_counts_only_while_one_holds() {
     );
     let with = seal();
     assert_eq!(with.code, 0, "{}", with.err);
-    assert!(with.out.contains("sf1."), "{}", with.out);
+    assert!(place.read("out.json").contains("sf1."));
     std::thread::sleep(std::time::Duration::from_secs(9).saturating_sub(started.elapsed()));
     let after = seal();
     assert!(

@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use sealflow::clock::Clock as _;
 use sealflow::policy::lease::{self, LeaseError};
 use sealflow::policy::{Lease, PolicySource as _};
 use sealflow::units::Span;
