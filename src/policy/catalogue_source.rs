@@ -42,12 +42,14 @@ pub struct CataloguePolicies {
     // asked, so that many waiting batches ask once.
     policies: Mutex<KeptBy<String, VerifiedPolicy>>,
     domains: Mutex<KeptBy<(String, Option<KeyId>), VerifiedDomain>>,
-    /// The last lease of each dataset, with the hash of the policy that it is for; `None`: leases are not asked for.
-    leases: Option<Mutex<HashMap<String, ([u8; 32], Lease)>>>,
+    /// The last lease of each dataset; `None`: leases are not asked for.
+    leases: Option<Mutex<HashMap<String, Held>>>,
     /// Why the policy that is kept of a dataset could not be compared with the catalogue's at the last look.
     overdue: std::sync::Mutex<HashMap<String, PolicySourceError>>,
 }
 
+/// A lease, and the hash of the policy that it is for.
+type Held = ([u8; 32], Lease);
 type KeptBy<K, T> = HashMap<K, Kept<T>>;
 
 struct Kept<T> {
