@@ -283,17 +283,47 @@ fn a_policy_that_requires_a_lease_counts_only_while_one_holds() {
         "{}",
         after.err
     );
-    // The key of leases signs nothing else.
+    // A version that comes with its lease never stands there without.
     place.write(
         "policy.yaml",
         place.read("policy.yaml").replace("version: 1", "version: 2"),
     );
-    let ran = place.run(&["policy", "publish", "--key", "lease.key", "--catalogue", "catalogue"]);
-    place.run(&[&["policy", "show", "payments"], &trust[..]].concat());
-    assert_eq!(
-        place.run(&[&["policy", "show", "payments"], &trust[..]].concat()).code,
-        78,
-        "{}",
-        ran.err
+    let publish = ["policy", "publish", "--key", "owner.key", "--catalogue", "catalogue"];
+    assert_eq!(place.run(&[&publish[..], &["--lease", "2d"]].concat()).code, 64);
+    let published = place.ok(&[&publish[..], &["--lease", "1h"]].concat());
+    assert!(
+        published.contains("version 2: published\nlease until 20"),
+        "{published}"
     );
+    assert_eq!(seal().code, 0);
+    place.write(
+        "policy.yaml",
+        place.read("policy.yaml").replace("version: 2", "version: 3"),
+    );
+    let without = place.run(&publish);
+    assert!(
+        without.code == 0 && without.err.contains("pipelines and readers stop"),
+        "{}",
+        without.err
+    );
+    assert_eq!(seal().code, 78);
+    // The key of leases signs nothing else.
+    let ran = place.run(&[
+        "policy",
+        "publish",
+        "--key",
+        "lease.key",
+        "--catalogue",
+        "catalogue",
+        "--owner",
+        &owner,
+    ]);
+    let show = [&["policy", "show", "payments"], &trust[..]].concat();
+    assert_eq!(place.run(&show).code, 0, "{}", ran.err);
+    place.write(
+        "policy.yaml",
+        place.read("policy.yaml").replace("version: 3", "version: 4"),
+    );
+    place.run(&["policy", "publish", "--key", "lease.key", "--catalogue", "catalogue"]);
+    assert_eq!(place.run(&show).code, 78, "{}", ran.err);
 }

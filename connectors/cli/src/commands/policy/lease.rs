@@ -41,10 +41,7 @@ pub(super) async fn lease(args: &LeaseArgs) -> Result<ExitCode> {
     let source = policies_to_look_at(&trusted.catalogue, trusted.owners.clone());
     let policy = source.policy(&dataset).await?;
     let now = clock().now();
-    let jws = lease::sign(&policy, now, args.span.0, &key).map_err(|error| match error {
-        LeaseError::BadSpan { .. } => Failure::usage(format_args!("--for: {error}"), error.help()),
-        error => error.into(),
-    })?;
+    let jws = lease::sign(&policy, now, args.span.0, &key)?;
     let lease = lease::publish(trusted.catalogue.as_ref(), &jws, &policy, &trusted.owners, now).await?;
     let version = policy.policy().version;
     say(format_args!(
@@ -62,6 +59,7 @@ impl From<LeaseError> for Failure {
         let help = error.help();
         match error {
             LeaseError::Catalogue(error) => error.into(),
+            LeaseError::BadSpan { .. } => Self::usage(error, help),
             error => Self::config(error, help),
         }
     }

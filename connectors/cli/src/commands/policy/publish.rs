@@ -3,16 +3,18 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use sealflow::jose::Thumbprint;
-use sealflow::policy::Published;
+use sealflow::jose::PrivateJwk;
 use sealflow::policy::publish::publish as publish_policy;
 use sealflow::policy::signed::verify;
+use sealflow::policy::{Lease, Published, lease};
+use sealflow::units::Span;
 
 use super::Trusting;
 use super::write::sign_file;
 use crate::failure::Result;
 use crate::files;
-use crate::term::say;
+use crate::services::clock;
+use crate::term::{note, say};
 use crate::trust::read_owner_key;
 
 /// Put a signed policy into the catalogue
@@ -30,22 +32,28 @@ pub(crate) struct PublishArgs {
     /// Sign with this owner key first
     #[arg(long, value_name = "FILE", env = "SEALFLOW_OWNER_KEY", hide_env_values = true)]
     key: Option<PathBuf>,
+    /// Also sign a lease of that length (up to 24h) and put it there first, so that no pipeline finds the policy without one
+    #[arg(long, value_name = "SPAN", requires = "key")]
+    lease: Option<Span>,
     #[command(flatten)]
     trusting: Trusting,
 }
 
 pub(super) async fn publish(args: &PublishArgs) -> Result<ExitCode> {
-    let (jws, signer): (String, Option<Thumbprint>) = match &args.key {
-        Some(path) => {
-            let key = read_owner_key(path)?;
-            (sign_file(&args.file, &key)?, Some(key.thumbprint()))
-        }
-        None => (files::read_text(&args.file)?.trim().to_owned(), None),
+    let key = args.key.as_deref().map(read_owner_key).transpose()?;
+    let jws = match &key {
+        Some(key) => sign_file(&args.file, key)?,
+        None => files::read_text(&args.file)?.trim().to_owned(),
     };
-    let trusted = args.trusting.open(signer)?;
-    let published = publish_policy(trusted.catalogue.as_ref(), &jws, &trusted.owners).await?;
+    let trusted = args.trusting.open(key.as_ref().map(PrivateJwk::thumbprint))?;
     let policy = verify(&jws, &trusted.owners)?;
-    let policy = policy.policy();
+    let (catalogue, now) = (trusted.catalogue.as_ref(), clock().now());
+    if let (Some(key), Some(span)) = (&key, args.lease) {
+        let signed = lease::sign(&policy, now, span.0, key)?;
+        lease::publish(catalogue, &signed, &policy, &trusted.owners, now).await?;
+    }
+    let published = publish_policy(catalogue, &jws, &trusted.owners).await?;
+    let document = policy.policy();
     let how = if published == Published::New {
         "published"
     } else {
@@ -53,7 +61,15 @@ pub(super) async fn publish(args: &PublishArgs) -> Result<ExitCode> {
     };
     say(format_args!(
         "policy of {}, version {}: {how}",
-        policy.dataset, policy.version
+        document.dataset, document.version
     ));
+    if document.lease == Lease::Required {
+        match lease::newest(catalogue, &policy, &trusted.owners, now).await {
+            Ok(lease) => say(format_args!("lease until {}", lease.expires)),
+            Err(error) => note(format_args!(
+                "note: pipelines and readers stop: {error}; sign one with `sealflow policy lease`"
+            )),
+        }
+    }
     Ok(ExitCode::SUCCESS)
 }
