@@ -5,9 +5,10 @@
 //! [`clock::Clock`] and the traits of `pipeline`.
 //!
 //! Rooms, from the bottom up (arrows point one way):
-//! [`seal`] and [`jose`] ← [`acl`] and [`policy`] ← [`keys`] ← `columns` ← `flow` ← `pipeline`.
+//! [`seal`] and [`jose`] ← [`acl`], [`audit`] and [`policy`] ← [`keys`] ← `columns` ← `flow` ← `pipeline`.
 
 pub mod acl;
+pub mod audit;
 // The columns need all of it, the rest of the core little.
 #[cfg_attr(not(feature = "columns"), allow(dead_code))]
 mod calendar;

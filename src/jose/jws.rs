@@ -27,6 +27,8 @@ pub enum JwsType {
     Domain,
     /// A lease of a policy: `sealflow-lease`.
     Lease,
+    /// A checkpoint of an audit log: `sealflow-audit`.
+    Audit,
 }
 
 impl JwsType {
@@ -37,6 +39,7 @@ impl JwsType {
             Self::Policy => "sealflow-policy",
             Self::Domain => "sealflow-domain",
             Self::Lease => "sealflow-lease",
+            Self::Audit => "sealflow-audit",
         }
     }
 }
