@@ -1,6 +1,6 @@
 //! The decision: may this identity open what this list governs, now, for this purpose?
 
-use super::{Acl, Identity, Refused};
+use super::{Acl, Identity};
 use crate::clock::UnixMillis;
 
 /// What a list says, with the entry that said it.
@@ -73,15 +73,6 @@ impl Acl {
         }
         Decision::Refused(why)
     }
-
-    /// What a refused reader sees in the place of a value, as JSON.
-    #[must_use]
-    pub fn stand_in(&self) -> &'static str {
-        match self.refused {
-            Refused::Null => "null",
-            Refused::Redact => "\"[redacted]\"",
-        }
-    }
 }
 
 #[cfg(test)]
@@ -91,7 +82,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::acl::{Grant, IamKind, May, OidcClaim, Principal};
+    use crate::acl::{Grant, IamKind, May, OidcClaim, Principal, Refused};
 
     const NOW: UnixMillis = UnixMillis(1_000);
 

@@ -93,3 +93,23 @@ pub enum Refused {
     /// The text `[redacted]`.
     Redact,
 }
+
+impl Refused {
+    /// As JSON.
+    #[must_use]
+    pub fn json(self) -> &'static str {
+        match self {
+            Self::Null => "null",
+            Self::Redact => "\"[redacted]\"",
+        }
+    }
+
+    /// As the bytes of a key or header.
+    #[must_use]
+    pub fn text(self) -> Option<&'static str> {
+        match self {
+            Self::Null => None,
+            Self::Redact => Some("[redacted]"),
+        }
+    }
+}

@@ -5,9 +5,12 @@
 pub mod batch;
 pub mod counters;
 pub mod dead_letter;
+mod edits;
 mod open;
+mod opener;
 mod output;
 mod plan;
+mod read;
 pub mod record;
 mod replay;
 mod seal;
@@ -21,6 +24,9 @@ pub use dead_letter::DeadLetter;
 pub use open::OpenTransform;
 pub use output::{OutputLimits, TOO_LARGE};
 pub use plan::Format;
+pub use read::{
+    ColumnDecision, ColumnOutcome, KEY_REFUSED, OpenedValues, ReadError, Reader, Reading, SealedText, Withheld,
+};
 pub use record::{Header, Position, Record, Timestamp};
 pub use replay::{LetterFilter, LetterOpener, ReplayTransform};
 pub use seal::{KeysPlacement, SealTransform, TransformCounters};

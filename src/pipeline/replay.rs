@@ -81,14 +81,9 @@ impl LetterOpener {
         };
         let envelopes = TravellingReader::new(&self.dataset).of(message).envelopes();
         let envelopes: Vec<&[u8]> = envelopes.iter().map(Bytes::as_ref).collect();
-        let key = match self
-            .keys
-            .get(key, &envelopes)
-            .await
-            .map_or_else(key_failure, |key| Ok(Ok(key)))?
-        {
+        let key = match self.keys.get(key, &envelopes).await {
             Ok(key) => key,
-            Err(_) => return Ok(None),
+            Err(error) => return key_failure(error).map(|_| None),
         };
         // The dataset and label that count are those that the value proves.
         let label = key.envelope.labels.get(usize::from(column));

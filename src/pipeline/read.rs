@@ -1,0 +1,538 @@
+//! Reading for somebody: each sealed value is opened or masked for itself, as the ACL of its proven label says.
+//!
+//! The opposite of the opening transform: nothing is set aside, and one column that is refused, or one value that does
+//! not open, takes nothing from the others. What does not open is a null, never its plaintext and never a guess.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use super::dead_letter::CANNOT_OPEN;
+use super::edits::Edits;
+use super::open::{domain_failure, key_failure};
+use super::opener::{AtPlace, Failures, Item, Keyring, Opener, cannot_open, not_sealed};
+use super::output::OutputLimits;
+use super::plan::{Format, Plan, Rejection};
+use super::record::{Position, Record, Timestamp};
+use super::set_aside::service_stop;
+use super::transform::{StopKind, TransformError};
+use super::travelling::{Travelling, TravellingReader};
+use crate::acl::{Identity, Refused};
+use crate::clock::UnixMillis;
+use crate::columns::{Found, json};
+use crate::keys::{DomainError, DomainKeys, KeyServiceError, OpenKeyError, OpeningKeys};
+use crate::policy::{Access, PolicySource, PolicySourceError, VerifiedDomain, VerifiedPolicy};
+use crate::seal::{SealedValue, value};
+
+/// Code of a value whose key the key service does not unwrap for this process.
+pub const KEY_REFUSED: &str = "key-refused";
+/// In the place of the label of a value that did not open, so that it proved none.
+const UNKNOWN: &str = "?";
+
+/// Reads records of one dataset, by the newest policy at every call.
+pub struct Reader {
+    dataset: String,
+    format: Format,
+    policies: Arc<dyn PolicySource>,
+    keys: OpeningKeys,
+    domains: DomainKeys,
+    most_bytes: u64,
+    moved: bool,
+    /// Of the policy that was the newest at the last call.
+    compiled: RwLock<Option<Arc<Opener>>>,
+}
+
+/// What somebody sees of a batch, and why.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Reading {
+    /// One for each record that was given, in order.
+    pub records: Vec<Result<Record, Withheld>>,
+    /// What was decided about the columns.
+    pub decisions: Vec<ColumnDecision>,
+    /// The policy by which it was.
+    pub policy: Arc<VerifiedPolicy>,
+}
+
+/// What somebody sees of single values, and why.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct OpenedValues {
+    /// JSON text of each value that was given, in order; of those that were refused or do not open, what stands in
+    /// their place.
+    pub values: Vec<String>,
+    /// What was decided about the columns.
+    pub decisions: Vec<ColumnDecision>,
+    /// The policy by which it was.
+    pub policy: Arc<VerifiedPolicy>,
+}
+
+/// A record of which nothing is shown: where the columns are in it cannot be said.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Withheld {
+    /// Where it was read.
+    pub position: Position,
+    /// Why, as dead letters say it: `malformed-json`, …
+    pub code: &'static str,
+}
+
+/// What was decided about values of one column, and how often.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ColumnDecision {
+    /// The column's label.
+    pub label: String,
+    /// What became of them.
+    pub outcome: ColumnOutcome,
+    /// The rule that decided, or why a value did not open.
+    pub because: String,
+    /// How many values.
+    pub count: u64,
+    /// The first record.
+    pub first: Position,
+    /// The last one, of the same topic and partition.
+    pub last: Position,
+}
+
+/// What became of values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ColumnOutcome {
+    /// They are shown.
+    Opened,
+    /// The ACL does not let the reader open them; what it says is shown in their place.
+    Refused,
+    /// The ACL lets the reader open them, and they do not open: a null is shown. With the code.
+    Failed(&'static str),
+}
+
+/// Why nothing can be read.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReadError {
+    /// There is no policy that counts: not signed by whom the reader pins, its lease is over, …
+    #[error(transparent)]
+    Policy(#[from] PolicySourceError),
+    /// A service is away, or has to be mended.
+    #[error(transparent)]
+    Service(#[from] TransformError),
+}
+
+impl ReadError {
+    /// Whether the same request can succeed later without anybody changing anything.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Policy(error) => error.is_retryable(),
+            Self::Service(error) => matches!(error, TransformError::Retry { .. }),
+        }
+    }
+}
+
+/// A sealed value without its record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SealedText<'a> {
+    /// The column that it was taken from, if the caller knows it: it then has to prove that label. Values of a domain
+    /// need it.
+    pub label: Option<&'a str>,
+    /// `sf1.…`
+    pub text: &'a str,
+}
+
+impl fmt::Debug for Reader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reader")
+            .field("dataset", &self.dataset)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a batch is read by and for whom.
+struct Asked<'a> {
+    opener: Arc<Opener>,
+    documents: BTreeMap<String, Arc<VerifiedDomain>>,
+    who: &'a Identity,
+    purpose: Option<&'a str>,
+    now: UnixMillis,
+    /// Answers about labels so far.
+    known: HashMap<String, Access>,
+}
+
+impl Asked<'_> {
+    fn access(&mut self, label: &str) -> &Access {
+        if !self.known.contains_key(label) {
+            let policy = self.opener.plan.policy.policy();
+            let documents = &self.documents;
+            let document = |name: &str| documents.get(name).map(|domain| domain.document());
+            let access = policy.access(label, self.who, self.purpose, self.now, document);
+            self.known.insert(label.to_owned(), access);
+        }
+        &self.known[label]
+    }
+}
+
+/// The places of one record, and the envelopes that travel with it.
+struct Extracted {
+    places: Vec<AtPlace>,
+    travelling: Travelling,
+}
+
+impl Reader {
+    /// A reader of `dataset`, whose policy is asked of `policies` at every call: what is revoked there is refused here.
+    #[must_use]
+    pub fn new(
+        dataset: &str,
+        format: Format,
+        policies: Arc<dyn PolicySource>,
+        keys: OpeningKeys,
+        domains: DomainKeys,
+    ) -> Self {
+        Self {
+            dataset: dataset.to_owned(),
+            format,
+            policies,
+            keys,
+            domains,
+            most_bytes: OutputLimits::default().record.0,
+            moved: false,
+            compiled: RwLock::default(),
+        }
+    }
+
+    /// The same reader, which opens values at other places than their own too: of columns that were renamed. The ACL
+    /// that counts stays that of the label that a value proves.
+    #[must_use]
+    pub fn with_moved(mut self, moved: bool) -> Self {
+        self.moved = moved;
+        self
+    }
+
+    /// The same reader, with another limit of the records that it takes.
+    #[must_use]
+    pub fn with_largest_record(mut self, bytes: u64) -> Self {
+        self.most_bytes = bytes;
+        self
+    }
+
+    /// What `who` sees of `records` at `now`, if they are read for `purpose`.
+    ///
+    /// # Errors
+    /// [`ReadError`] if there is no policy that counts, or a service is away. Keys that the key service refuses, and
+    /// values that do not open, are no errors: they are decisions.
+    pub async fn read(
+        &self,
+        records: Vec<Record>,
+        who: &Identity,
+        purpose: Option<&str>,
+        now: UnixMillis,
+    ) -> Result<Reading, ReadError> {
+        let mut asked = self.asked(who, purpose, now).await?;
+        let opener = Arc::clone(&asked.opener);
+        let extracted = self.extract(&opener, &records);
+        let mut wanted = Vec::new();
+        for found in extracted.iter().flatten() {
+            let mut items = Vec::new();
+            for (rule, _, item) in &found.places {
+                // Nobody asks for a key for a reader who is refused anyway.
+                if let Ok(item) = item
+                    && (self.moved || asked.access(&opener.plan.rules()[*rule].label).is_allowed())
+                {
+                    items.push(item);
+                }
+            }
+            wanted.push((items.into_iter(), &found.travelling));
+        }
+        let mut ring = opener.keyring(wanted.into_iter()).await?;
+        let mut edits = Edits::default();
+        let mut decisions = Decisions::default();
+        let mut shown = Vec::with_capacity(records.len());
+        for (record, found) in records.into_iter().zip(extracted) {
+            shown.push(match found {
+                Ok(found) => Ok(self.show(&record, found, &mut asked, &mut ring, (&mut edits, &mut decisions))),
+                Err(rejection) => Err(Withheld {
+                    position: record.position,
+                    code: rejection.code,
+                }),
+            });
+        }
+        Ok(Reading {
+            records: shown,
+            decisions: decisions.0,
+            policy: Arc::clone(&opener.plan.policy),
+        })
+    }
+
+    /// What `who` sees of single values at `now`, if they are read for `purpose`. Values that are bound to their row
+    /// open with their record only.
+    ///
+    /// # Errors
+    /// As [`Reader::read`].
+    pub async fn open_values(
+        &self,
+        values: &[SealedText<'_>],
+        who: &Identity,
+        purpose: Option<&str>,
+        now: UnixMillis,
+    ) -> Result<OpenedValues, ReadError> {
+        let mut asked = self.asked(who, purpose, now).await?;
+        let opener = Arc::clone(&asked.opener);
+        let mut nowhere = Record {
+            position: Position {
+                topic: Arc::from("values"),
+                partition: 0,
+                offset: 0,
+            },
+            timestamp: Timestamp::None,
+            key: None,
+            value: None,
+            headers: Vec::new(),
+        };
+        let travelling = TravellingReader::new(&self.dataset).of(&nowhere);
+        let fingerprint = travelling.fingerprint();
+        let mut items = Vec::with_capacity(values.len());
+        for value in values {
+            let refused = value
+                .label
+                .is_some_and(|label| !asked.access(opener.current(label)).is_allowed());
+            // Nobody asks for a key for a reader who is refused anyway.
+            items.push(if refused { None } else { Some(lone_item(&opener, value)) });
+        }
+        let wanted = items.iter().flatten().flatten();
+        let mut ring = opener.keyring(std::iter::once((wanted, &travelling))).await?;
+        let mut edits = Edits::default();
+        let mut decisions = Decisions::default();
+        let mut texts = Vec::with_capacity(values.len());
+        for (n, (value, item)) in values.iter().zip(items).enumerate() {
+            nowhere.position.offset = i64::try_from(n).unwrap_or(i64::MAX);
+            let claimed = match &item {
+                Some(Ok(item)) => opener.claimed(item, fingerprint, &mut ring),
+                Some(Err(rejection)) => Err(rejection.clone()),
+                None => Ok(opener.current(value.label.unwrap_or_default()).to_owned()),
+            };
+            let opened = claimed.and_then(|claimed| {
+                if value.label.is_some_and(|label| opener.current(label) != claimed) {
+                    return Err(cannot_open());
+                }
+                let access = asked.access(&claimed);
+                let Some(item) = item.filter(|_| access.is_allowed()) else {
+                    decisions.add(&claimed, ColumnOutcome::Refused, &access.because, &nowhere.position);
+                    return Ok(access.refused.json().to_owned());
+                };
+                let mut item = item?;
+                let rules = opener.plan.rules().iter();
+                item.rule = rules
+                    .clone()
+                    .position(|rule| rule.label == claimed)
+                    .unwrap_or(item.rule);
+                let encoding = edits.encoding(item.sealed.len());
+                opener.open(&nowhere, &item, (&claimed, fingerprint), &mut ring, encoding)?;
+                let mut text = Vec::with_capacity(encoding.len() * 6 + 64);
+                json::decode_json(encoding, &mut text).map_err(|_| cannot_open())?;
+                let text = String::from_utf8(text).map_err(|_| cannot_open())?;
+                decisions.add(&claimed, ColumnOutcome::Opened, &access.because, &nowhere.position);
+                Ok(text)
+            });
+            texts.push(opened.unwrap_or_else(|rejection| {
+                let outcome = ColumnOutcome::Failed(rejection.code);
+                let label = value.label.unwrap_or(UNKNOWN);
+                decisions.add(label, outcome, &rejection.detail, &nowhere.position);
+                Refused::Null.json().to_owned()
+            }));
+        }
+        Ok(OpenedValues {
+            values: texts,
+            decisions: decisions.0,
+            policy: Arc::clone(&opener.plan.policy),
+        })
+    }
+
+    async fn asked<'a>(
+        &self,
+        who: &'a Identity,
+        purpose: Option<&'a str>,
+        now: UnixMillis,
+    ) -> Result<Asked<'a>, ReadError> {
+        let opener = self.opener(self.policies.policy(&self.dataset).await?)?;
+        let mut documents = BTreeMap::new();
+        for name in opener.plan.domains() {
+            match self.policies.domain(name, None).await {
+                Ok(document) => {
+                    documents.insert(name.to_owned(), document);
+                }
+                // Its values are refused: nobody says who may open them.
+                Err(error) if !error.is_retryable() => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(Asked {
+            opener,
+            documents,
+            who,
+            purpose,
+            now,
+            known: HashMap::new(),
+        })
+    }
+
+    /// What opens by this policy, compiled again if it is another one than before.
+    fn opener(&self, policy: Arc<VerifiedPolicy>) -> Result<Arc<Opener>, ReadError> {
+        let known = self.compiled.read().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(known) = known.filter(|known| known.plan.policy.policy().sha256 == policy.policy().sha256) {
+            return Ok(known);
+        }
+        if let Some(first) = policy.policy().unsupported().first() {
+            return Err(stop(format!("policy of {}: {first}", self.dataset), first.help.clone()));
+        }
+        let plan = Plan::new(policy, self.format).map_err(|error| {
+            let help = "check the policy with `sealflow policy check`";
+            stop(format!("policy of {}: {error}", self.dataset), help.to_owned())
+        })?;
+        let opener = Arc::new(Opener {
+            plan,
+            keys: self.keys.clone(),
+            domains: self.domains.clone(),
+            failures: Failures {
+                key: refused_key,
+                domain: refused_domain,
+            },
+        });
+        *self.compiled.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&opener));
+        Ok(opener)
+    }
+
+    fn extract(&self, opener: &Opener, records: &[Record]) -> Vec<Result<Extracted, Rejection>> {
+        let mut found = Found::default();
+        let mut travelling = TravellingReader::new(&self.dataset);
+        let extract = |record| {
+            let mut places = Vec::new();
+            opener.extract(record, self.most_bytes, &mut found, |place| {
+                places.push(place);
+                Ok(())
+            })?;
+            Ok(Extracted {
+                places,
+                travelling: travelling.of(record),
+            })
+        };
+        records.iter().map(extract).collect()
+    }
+
+    /// The record with each of its places opened or masked.
+    fn show(
+        &self,
+        record: &Record,
+        found: Extracted,
+        asked: &mut Asked<'_>,
+        ring: &mut Keyring,
+        (edits, decisions): (&mut Edits, &mut Decisions),
+    ) -> Record {
+        let opener = Arc::clone(&asked.opener);
+        let fingerprint = found.travelling.fingerprint();
+        edits.start();
+        for (rule, place, item) in found.places {
+            let own = &opener.plan.rules()[rule].label;
+            let claimed = match &item {
+                Ok(item) if self.moved => opener.claimed(item, fingerprint, ring),
+                _ => Ok(own.clone()),
+            };
+            let opened = claimed.and_then(|label| {
+                let access = asked.access(&label);
+                if !access.is_allowed() {
+                    edits.put_masked(place, access.refused);
+                    decisions.add(&label, ColumnOutcome::Refused, &access.because, &record.position);
+                    return Ok(());
+                }
+                let item = item?;
+                let encoding = edits.encoding(item.sealed.len());
+                opener.open(record, &item, (&label, fingerprint), ring, encoding)?;
+                edits.put_opened(place)?;
+                decisions.add(&label, ColumnOutcome::Opened, &access.because, &record.position);
+                Ok(())
+            });
+            if let Err(rejection) = opened {
+                edits.put_masked(place, Refused::Null);
+                let outcome = ColumnOutcome::Failed(rejection.code);
+                decisions.add(own, outcome, &rejection.detail, &record.position);
+            }
+        }
+        edits.apply(record)
+    }
+}
+
+/// A value that came without a record. Which rule it belongs to is known when its key is.
+fn lone_item(opener: &Opener, value: &SealedText<'_>) -> Result<Item, Rejection> {
+    let mut sealed = Vec::new();
+    value::read_text(value.text.as_bytes(), &mut sealed).map_err(|_| not_sealed())?;
+    let label = value.label.map(|label| opener.current(label));
+    let rule = opener
+        .plan
+        .rules()
+        .iter()
+        .position(|rule| Some(rule.label.as_str()) == label);
+    let is_of_a_domain = matches!(SealedValue::parse(&sealed), Ok(SealedValue::Deterministic { .. }));
+    match rule {
+        Some(rule) => Ok(Item::alone(rule, sealed)),
+        None if is_of_a_domain => Err(Rejection::new(
+            CANNOT_OPEN,
+            "a value of a domain opens only with the label of a column: domain:NAME",
+        )),
+        None => Ok(Item::alone(0, sealed)),
+    }
+}
+
+fn stop(reason: String, help: String) -> ReadError {
+    ReadError::Service(TransformError::Stop {
+        kind: StopKind::Config,
+        reason,
+        help,
+    })
+}
+
+/// A key that KMS refuses takes its values away and no others: one refused column never fails the rest.
+fn refused_key(error: OpenKeyError) -> Result<Rejection, TransformError> {
+    match error {
+        OpenKeyError::Service(error @ KeyServiceError::NotPermitted { .. }) => {
+            Ok(Rejection::new(KEY_REFUSED, error.to_string()))
+        }
+        error => key_failure(error),
+    }
+}
+
+fn refused_domain(error: DomainError) -> Result<Rejection, TransformError> {
+    match error {
+        error if error.is_retryable() => domain_failure(error),
+        DomainError::Service(error @ KeyServiceError::NotPermitted { .. }) => {
+            Ok(Rejection::new(KEY_REFUSED, error.to_string()))
+        }
+        DomainError::Service(error) => Err(service_stop(&error)),
+        error => Ok(Rejection::new(CANNOT_OPEN, error.to_string())),
+    }
+}
+
+/// What was decided, columns and reasons each once per partition.
+#[derive(Default)]
+struct Decisions(Vec<ColumnDecision>);
+
+impl Decisions {
+    fn add(&mut self, label: &str, outcome: ColumnOutcome, because: &dyn fmt::Display, at: &Position) {
+        let is_same = |known: &&mut ColumnDecision| {
+            known.outcome == outcome
+                && known.last.partition == at.partition
+                && known.last.topic == at.topic
+                && known.label == label
+        };
+        if let Some(known) = self.0.iter_mut().find(is_same) {
+            known.count += 1;
+            known.last.clone_from(at);
+            return;
+        }
+        self.0.push(ColumnDecision {
+            label: label.to_owned(),
+            outcome,
+            because: because.to_string(),
+            count: 1,
+            first: at.clone(),
+            last: at.clone(),
+        });
+    }
+}
