@@ -18,6 +18,7 @@ use super::set_aside::service_stop;
 use super::transform::{StopKind, TransformError};
 use super::travelling::{Travelling, TravellingReader};
 use crate::acl::{Identity, Refused};
+use crate::audit::{Event, Place, Verdict};
 use crate::clock::UnixMillis;
 use crate::columns::{Found, json};
 use crate::keys::{DomainError, DomainKeys, KeyServiceError, OpenKeyError, OpeningKeys};
@@ -137,6 +138,79 @@ pub struct SealedText<'a> {
     pub label: Option<&'a str>,
     /// `sf1.…`
     pub text: &'a str,
+}
+
+impl ColumnDecision {
+    /// As a line of an audit log. `about` says who asked, and of what.
+    #[must_use]
+    pub fn event(&self, about: &Event) -> Event {
+        Event {
+            label: Some(self.label.clone()),
+            decision: match self.outcome {
+                ColumnOutcome::Opened => Verdict::Allowed,
+                ColumnOutcome::Refused => Verdict::Refused,
+                ColumnOutcome::Failed(_) => Verdict::Failed,
+            },
+            rule: self.because.clone(),
+            count: self.count,
+            place: Some(Place {
+                source: self.first.topic.to_string(),
+                partition: Some(self.first.partition),
+                first: Some(self.first.offset),
+                last: Some(self.last.offset),
+            }),
+            ..about.clone()
+        }
+    }
+}
+
+impl Withheld {
+    /// As a line of an audit log. `about` says who asked, and of what.
+    #[must_use]
+    pub fn event(&self, about: &Event) -> Event {
+        Event {
+            decision: Verdict::Failed,
+            rule: self.code.to_owned(),
+            count: 1,
+            place: Some(Place {
+                source: self.position.topic.to_string(),
+                partition: Some(self.position.partition),
+                first: Some(self.position.offset),
+                last: Some(self.position.offset),
+            }),
+            ..about.clone()
+        }
+    }
+}
+
+impl Reading {
+    /// Everything that was decided, as lines of an audit log. `about` says when and who asked; dataset and version of
+    /// the policy are filled in.
+    #[must_use]
+    pub fn events(&self, about: &Event) -> Vec<Event> {
+        let about = by(&self.policy, about);
+        let withheld = self.records.iter().filter_map(|record| record.as_ref().err());
+        let decided = self.decisions.iter().map(|decision| decision.event(&about));
+        decided.chain(withheld.map(|withheld| withheld.event(&about))).collect()
+    }
+}
+
+impl OpenedValues {
+    /// As [`Reading::events`].
+    #[must_use]
+    pub fn events(&self, about: &Event) -> Vec<Event> {
+        let about = by(&self.policy, about);
+        self.decisions.iter().map(|decision| decision.event(&about)).collect()
+    }
+}
+
+fn by(policy: &VerifiedPolicy, about: &Event) -> Event {
+    let policy = policy.policy();
+    Event {
+        dataset: Some(policy.dataset.clone()),
+        policy_version: Some(policy.version),
+        ..about.clone()
+    }
 }
 
 impl fmt::Debug for Reader {

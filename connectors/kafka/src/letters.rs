@@ -1,19 +1,18 @@
 //! Reads the dead-letter topic without joining a group, for `dlq list` and `dlq show`. Commits nothing.
 
-use std::collections::BTreeSet;
+use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rdkafka::consumer::Consumer;
 use rdkafka::error::KafkaError;
-use rdkafka::message::Message;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use sealflow::pipeline::Record;
 
 use crate::config::KafkaConfig;
 use crate::error::{ConfigError, RunError, unreachable_or_denied};
 use crate::properties::source_observer;
-use crate::record;
+use crate::reading::drain;
 use crate::topics;
 
 /// Which letters of the topic are read.
@@ -67,32 +66,12 @@ pub fn read_letters(
             .add_partition_offset(topic, element.partition(), start)
             .map_err(|error| failed(&error))?;
     }
-    consumer.assign(&starts).map_err(|error| failed(&error))?;
-    let mut open: BTreeSet<i32> = (0..partitions).collect();
-    let name: Arc<str> = topic.into();
-    let mut last = Instant::now();
-    while !open.is_empty() {
-        match consumer.poll(Duration::from_millis(100)) {
-            None if last.elapsed() > timeout => {
-                return Err(RunError::Unavailable {
-                    reason: format!("topic {topic} is not answered to its end"),
-                });
-            }
-            None => continue,
-            Some(Err(KafkaError::PartitionEOF(partition))) => {
-                open.remove(&partition);
-            }
-            Some(Err(error)) => return Err(failed(&error)),
-            Some(Ok(message)) if open.contains(&message.partition()) => {
-                if let Ok(record) = record::from_message(&name, &message) {
-                    each(&record);
-                }
-            }
-            // Written after the end that was seen.
-            Some(Ok(_)) => {}
-        }
-        last = Instant::now();
-    }
+    // To where the consumer finds the end.
+    let ends = (0..partitions).map(|partition| (partition, i64::MAX)).collect();
+    drain(&consumer, topic, &starts, ends, timeout, |record| {
+        each(&record);
+        ControlFlow::Continue(())
+    })?;
     Ok(())
 }
 
