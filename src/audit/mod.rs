@@ -1,22 +1,28 @@
 //! The audit log: who was let at what, as hash-chained lines with signed checkpoints. Pure: it writes no file and sends
 //! nothing; what makes lines durable implements [`AuditLog`] in the connectors.
 //!
-//! Each decision is one [`Event`], never with a value in it. A [`Journal`] makes its line; [`verify`](verify::Verifier)
+//! Each decision is one [`Event`], never with a value in it. A [`Journal`] makes its line; a [`Verifier`]
 //! finds what was removed, edited, inserted, put in another order or cut off, as far as the checkpoints reach.
 
 pub mod checkpoint;
 mod event;
+mod fault;
 mod journal;
 pub mod line;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod verify;
+#[cfg(test)]
+mod verify_tests;
 
 use async_trait::async_trait;
 
 pub use checkpoint::Checkpoint;
 pub use event::{Event, Place, Proof, Verdict};
+pub use fault::{Break, Fault};
 pub use journal::{Journal, Lines, Sealing};
 pub use line::{Body, InstanceId, Line, LineError, LineHash};
+pub use verify::{ChainReport, Report, Verifier};
 
 /// Where the lines of an audit log go.
 ///
