@@ -27,6 +27,17 @@ impl UnixMillis {
     }
 }
 
+impl UnixMillis {
+    /// RFC 3339 in UTC, to the millisecond: `2026-01-31T12:00:00.000Z`.
+    #[must_use]
+    pub fn to_rfc3339_millis(self) -> String {
+        let millis = i64::try_from(self.0).unwrap_or(i64::MAX);
+        let mut text = String::with_capacity(24);
+        write_timestamp(TimeUnit::Millisecond, millis, Some("UTC"), &mut text);
+        text
+    }
+}
+
 /// RFC 3339 in UTC, to the second: `2026-01-31T12:00:00Z`.
 impl fmt::Display for UnixMillis {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use sealflow::acl::Identity;
 use sealflow::clock::{Clock, ManualClock, UnixMillis};
 use sealflow::flow::direct::DirectSealer;
 use sealflow::keys::testing::{MemoryCatalogue, MemoryKms};
@@ -13,8 +14,8 @@ use sealflow::keys::{
     Catalogue as _, DomainError, DomainKeys, KeyServiceError, OpeningKeys, SealingKeys, create_domain_secret,
 };
 use sealflow::pipeline::{
-    DeadLetter, Format, KeysPlacement, OpenTransform, Position, Record, Route, SealTransform, Timestamp, Transform,
-    TransformError,
+    DeadLetter, Format, KeysPlacement, OpenTransform, Position, Reader, Record, Route, SealTransform, SealedText,
+    Timestamp, Transform, TransformError,
 };
 use sealflow::policy::signed::{sign, sign_domain};
 use sealflow::policy::{
@@ -46,11 +47,16 @@ impl Company {
     }
 
     async fn publish_domain(&self, name: &str, version: u64, kind: &str) -> KeyId {
+        self.publish_domain_for(name, version, kind, "").await
+    }
+
+    /// A domain that `readers`, as an ACL writes them, may open.
+    async fn publish_domain_for(&self, name: &str, version: u64, kind: &str, readers: &str) -> KeyId {
         let id = create_domain_secret(&*self.kms, &*self.catalogue, name, version, ARN)
             .await
             .unwrap();
         let yaml = format!(
-            "domain: {name}\nversion: {version}\nkey: {{ arn: \"{ARN}\" }}\nkey_id: \"{id}\"\ntype: {kind}\nacl: {{}}\n"
+            "domain: {name}\nversion: {version}\nkey: {{ arn: \"{ARN}\" }}\nkey_id: \"{id}\"\ntype: {kind}\nacl: {{ allow: [{readers}] }}\n"
         );
         let jws = sign_domain(yaml.as_bytes(), &self.owner).unwrap();
         publish::publish_domain(&*self.catalogue, &jws, &self.trusted)
@@ -65,6 +71,21 @@ impl Company {
         );
         let jws = sign(yaml.as_bytes(), &self.owner).unwrap();
         publish::publish(&*self.catalogue, &jws, &self.trusted).await.unwrap();
+    }
+
+    /// A reader of its own.
+    fn reader(&self, dataset: &str) -> Reader {
+        let clock: Arc<dyn Clock> = Arc::new(ManualClock::at(UnixMillis(1)));
+        let age = Duration::from_secs(300);
+        let (kms, catalogue) = (self.kms.clone(), self.catalogue.clone());
+        let policies: Arc<dyn PolicySource> = Arc::new(CataloguePolicies::new(
+            catalogue.clone(),
+            self.trusted.clone(),
+            clock.clone(),
+        ));
+        let domains = DomainKeys::new(kms.clone(), catalogue.clone(), policies.clone(), clock.clone(), age);
+        let keys = OpeningKeys::new(kms, catalogue, policies.clone(), clock, age, 100);
+        Reader::new(dataset, Format::Json, policies, keys, domains)
     }
 
     /// A process of its own: caches of its own.
@@ -154,6 +175,40 @@ async fn two_processes_seal_equal_values_of_one_domain_to_equal_bytes() {
         apply(&open_orders, &order).await,
         (Route::Target, r#"{"customer":{"id":"c-17"}}"#.to_owned())
     );
+}
+
+#[tokio::test]
+async fn the_list_of_the_newest_domain_document_says_who_reads_values_of_every_version() {
+    let company = Company::new();
+    let role = |name: &str| format!("\"arn:aws:iam::111122223333:role/{name}\"");
+    let both = format!("{}, {}", role("a"), role("b"));
+    company.publish_domain_for("customers", 1, "utf8", &both).await;
+    company
+        .publish_policy("orders", "  - { path: who, domain: customers }\n")
+        .await;
+    let (seal, _) = company.process("orders").await;
+    let (_, sealed) = apply(&seal, r#"{"who":"c-17"}"#).await;
+    let text = sealed_text(&sealed).to_owned();
+    let seen = async |name: &str| {
+        let who = Identity::from_arn(role(name).trim_matches('"')).unwrap();
+        let reader = company.reader("orders");
+        let now = UnixMillis(1);
+        let reading = reader.read(vec![record(&sealed)], &who, None, now).await.unwrap();
+        let value = reading.records[0].as_ref().unwrap().value.clone().unwrap();
+        let lone = |label| SealedText { label, text: &text };
+        let values = [lone(Some("domain:customers")), lone(None), lone(Some("domain:other"))];
+        let values = reader.open_values(&values, &who, None, now).await.unwrap().values;
+        (String::from_utf8(value.to_vec()).unwrap(), values.join(" "))
+    };
+    let shown = (r#"{"who":"c-17"}"#.to_owned(), r#""c-17" null null"#.to_owned());
+    let masked = (r#"{"who":null}"#.to_owned(), "null null null".to_owned());
+    assert_eq!(
+        (seen("a").await, seen("b").await, seen("c").await),
+        (shown.clone(), shown.clone(), masked.clone())
+    );
+    // A new secret, and one reader less: for what was sealed under the old one too.
+    company.publish_domain_for("customers", 2, "utf8", &role("a")).await;
+    assert_eq!((seen("a").await, seen("b").await), (shown, masked));
 }
 
 #[tokio::test]

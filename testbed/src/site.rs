@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use sealflow::jose::PrivateJwk;
+use sealflow::jose::{PrivateJwk, Thumbprint};
 use sealflow::policy::signed;
 use sealflow::secret::SecretString;
 use sealflow_local_kms::{Principal, RunningServer, Server, ServerConfig};
@@ -15,6 +15,9 @@ const ROLE: &str = "arn:aws:iam::111122223333:role/";
 const KEY_ID: &str = "00000000-0000-4000-8000-000000000001";
 /// The ARN that sample policies name.
 pub const KEY_ARN: &str = "arn:aws:kms:eu-central-1:111122223333:key/00000000-0000-4000-8000-000000000001";
+
+/// Roles that may use the key.
+const TRUSTED: [&str; 6] = ["pipeline", "analyst", "support", "temp", "guest", "fraud"];
 
 /// Everything beside the broker that `sealflow run` needs.
 pub struct Site {
@@ -50,7 +53,8 @@ pub struct Pipeline<'a> {
 }
 
 impl Site {
-    /// A KMS with one key that `role/pipeline` may use and `role/intern` may not, an empty catalogue, an owner.
+    /// A KMS with one key that `role/pipeline` and the readers' roles may use (`analyst`, `support`, `temp`, `guest`,
+    /// `fraud`) and `role/intern` may not, an empty catalogue, an owner.
     ///
     /// # Panics
     /// If something of it does not start.
@@ -61,12 +65,14 @@ impl Site {
             .enable_all()
             .build()
             .expect("a runtime starts");
-        let principals = ["pipeline", "intern"].map(principal).to_vec();
+        let principals = TRUSTED.iter().copied().chain(["intern"]).map(principal).collect();
         let kms = runtime
             .block_on(Server::start(ServerConfig::in_memory(principals)))
             .expect("the local KMS starts");
+        let trusted: Vec<String> = TRUSTED.iter().map(|role| format!("\"{ROLE}{role}\"")).collect();
         let policy = format!(
-            r#"{{"Version":"2012-10-17","Statement":[{{"Effect":"Allow","Principal":{{"AWS":"{ROLE}pipeline"}},"Action":"kms:*","Resource":"*"}}]}}"#
+            r#"{{"Version":"2012-10-17","Statement":[{{"Effect":"Allow","Principal":{{"AWS":[{}]}},"Action":"kms:*","Resource":"*"}}]}}"#,
+            trusted.join(",")
         );
         let arn = kms
             .create_key(Some(KEY_ID), "tests", Some(&policy))
@@ -127,10 +133,25 @@ impl Site {
     /// # Panics
     /// If it is refused.
     pub fn publish(&self, dataset: &str, version: u64, yaml: &str) {
-        let jws = signed::sign(yaml.as_bytes(), &self.owner).expect("the policy is well-formed");
+        let jws = self.sign(yaml);
         let folder = self.catalogue().join("policies").join(dataset);
         std::fs::create_dir_all(&folder).expect("the catalogue is writable");
         std::fs::write(folder.join(format!("{version:010}.jws")), jws).expect("the catalogue is writable");
+    }
+
+    /// Signs a policy with the owner's key.
+    ///
+    /// # Panics
+    /// If it is refused.
+    #[must_use]
+    pub fn sign(&self, yaml: &str) -> String {
+        signed::sign(yaml.as_bytes(), &self.owner).expect("the policy is well-formed")
+    }
+
+    /// Thumbprint of the owner's key.
+    #[must_use]
+    pub fn owner(&self) -> Thumbprint {
+        self.owner.thumbprint()
     }
 
     /// Writes a pipeline file.

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    acl, completion, demo, dlq, init, keys, kms, open, policy, run, schema, seal, top, validate, version,
+    acl, audit, completion, demo, dlq, init, keys, kms, open, policy, read, run, schema, seal, top, validate, version,
 };
 use crate::failure::{Exit, Failure, Result};
 use crate::log::{self, LogFormat};
@@ -46,10 +46,13 @@ enum Command {
     Run(run::Args),
     Seal(seal::Args),
     Open(open::Args),
+    Read(read::Args),
     #[command(subcommand)]
     Policy(policy::Command),
     #[command(subcommand)]
     Acl(acl::Command),
+    #[command(subcommand)]
+    Audit(audit::Command),
     #[command(subcommand)]
     Keys(keys::Command),
     #[command(subcommand)]
@@ -137,8 +140,10 @@ async fn execute(command: Command) -> Result<ExitCode> {
         Command::Run(args) => run::run(args).await,
         Command::Seal(args) => seal::run(args).await,
         Command::Open(args) => open::run(args).await,
+        Command::Read(args) => read::run(args).await,
         Command::Policy(command) => policy::run(command).await,
         Command::Acl(command) => acl::run(command).await,
+        Command::Audit(command) => audit::run(&command),
         Command::Keys(command) => keys::run(command).await,
         Command::Dlq(command) => dlq::run(command).await,
         Command::Kms(command) => kms::run(command).await,

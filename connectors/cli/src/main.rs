@@ -2,6 +2,7 @@
 //! happened. It seals nothing itself.
 
 mod admin;
+mod audit;
 mod cli;
 mod clock;
 mod commands;

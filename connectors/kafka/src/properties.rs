@@ -116,6 +116,17 @@ impl Properties {
         self.0.get(name).map(String::as_str)
     }
 
+    /// Sets one, or another value of it. What may be set is checked with the rest of the configuration.
+    pub fn set(&mut self, name: &str, value: &str) {
+        self.0.insert(name.to_owned(), value.to_owned());
+    }
+
+    /// Whether a property of that name is a secret.
+    #[must_use]
+    pub fn is_secret(name: &str) -> bool {
+        SECRET.iter().any(|part| name.contains(part))
+    }
+
     /// Takes one out.
     pub(crate) fn remove(&mut self, name: &str) {
         self.0.remove(name);
@@ -123,8 +134,10 @@ impl Properties {
 
     fn shown(&self) -> impl Iterator<Item = (&str, &str)> {
         self.0.iter().map(|(name, value)| {
-            let secret = SECRET.iter().any(|part| name.contains(part));
-            (name.as_str(), if secret { HIDDEN } else { value.as_str() })
+            (
+                name.as_str(),
+                if Self::is_secret(name) { HIDDEN } else { value.as_str() },
+            )
         })
     }
 

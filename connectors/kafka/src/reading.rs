@@ -12,7 +12,7 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use sealflow::pipeline::Record;
 
 use crate::config::{KafkaConfig, KafkaSource, KafkaTarget};
-use crate::error::{RunError, unreachable_or_denied};
+use crate::error::{ConfigError, RunError, unreachable_or_denied};
 use crate::properties::{Properties, source_observer};
 use crate::record;
 use crate::topics::{self, ObserverClient, Watermarks};
@@ -99,6 +99,7 @@ pub fn read_topic(
     config.check()?;
     let routes = topics::survey_sources(&config, timeout)?;
     let mut held = topics::ends(&config, &routes, timeout)?;
+    check_partitions(reading, &held)?;
     held.retain(|held| reading.partitions.is_empty() || reading.partitions.contains(&held.partition));
     let mut client = source_observer(&config);
     // Only named, never joined: librdkafka asks for it before partitions can be assigned by hand.
@@ -111,6 +112,28 @@ pub fn read_topic(
     let consumer = topics::observer(&client, "source.kafka.properties")?;
     let (starts, ends) = starts(reading, &held, &consumer, timeout)?;
     drain(&consumer, &reading.topic, &starts, ends, timeout, each)
+}
+
+/// Refuses a topic or partition that is not there: reading nothing of it would look like an empty one.
+fn check_partitions(reading: &TopicReading, held: &[Watermarks]) -> Result<(), ConfigError> {
+    let topic = &reading.topic;
+    if held.is_empty() {
+        let message = format!("topic {topic} does not exist, or may not be seen");
+        return Err(ConfigError::new(
+            "topic",
+            message,
+            "check its name, and the ACLs of the brokers",
+        ));
+    }
+    let is_there = |partition: &&i32| held.iter().any(|held| held.partition == **partition);
+    match reading.partitions.iter().find(|partition| !is_there(partition)) {
+        None => Ok(()),
+        Some(partition) => Err(ConfigError::new(
+            "partition",
+            format!("topic {topic} has no partition {partition}"),
+            format!("it has {}, counted from 0", held.len()),
+        )),
+    }
 }
 
 /// The partitions that hold something to read: where each starts, and where it ends.

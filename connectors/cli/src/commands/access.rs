@@ -4,10 +4,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use sealflow::jose::Thumbprint;
-use sealflow::keys::Catalogue;
+use sealflow::keys::{Catalogue, KeyService};
 use sealflow_kms::KmsConfig;
 
-use crate::config::{self, Environment};
+use crate::config::{self, Environment, PipelineConfig};
 use crate::failure::{Failure, Result};
 use crate::overlay::Overlay;
 use crate::services::{PolicyOrigin, Services, clock, open_catalogue, open_kms, open_policy, read_unsigned};
@@ -54,13 +54,55 @@ struct Resolved {
     dataset: String,
     catalogue: Option<PathBuf>,
     origin: PolicyOrigin,
-    kms: KmsConfig,
 }
 
 impl Access {
     /// Opens everything. `sidecar` is the text and name of a `.sfkeys` file, whose envelopes count as well.
     pub(crate) async fn open(&self, sidecar: Option<(&str, &str)>) -> Result<Services> {
-        let resolved = self.resolve()?;
+        self.open_with(self.loaded()?.as_ref(), sidecar).await
+    }
+
+    /// The pipeline file, if there is one.
+    pub(crate) fn loaded(&self) -> Result<Option<PipelineConfig>> {
+        let path = self.pipeline.as_ref();
+        path.map(|path| config::load(path, &Environment::of_process()))
+            .transpose()
+    }
+
+    /// Whether the policy is one that nobody signed.
+    pub(crate) fn is_unsigned(&self) -> bool {
+        self.dev.is_some()
+    }
+
+    /// The dataset that is asked for.
+    pub(crate) fn dataset(&self, loaded: Option<&PipelineConfig>) -> Option<String> {
+        self.dataset
+            .clone()
+            .or_else(|| loaded.map(|config| config.dataset.clone()))
+    }
+
+    /// As [`Access::open`], with the pipeline file that was loaded before.
+    pub(crate) async fn open_with(
+        &self,
+        loaded: Option<&PipelineConfig>,
+        sidecar: Option<(&str, &str)>,
+    ) -> Result<Services> {
+        self.open_on(self.kms(loaded).await?, loaded, sidecar).await
+    }
+
+    /// The KMS alone, which knows whose the credentials are.
+    pub(crate) async fn kms(&self, loaded: Option<&PipelineConfig>) -> Result<Arc<dyn KeyService>> {
+        open_kms(&self.kms_config(loaded)).await
+    }
+
+    /// As [`Access::open_with`], on a KMS that was opened before.
+    pub(crate) async fn open_on(
+        &self,
+        kms: Arc<dyn KeyService>,
+        loaded: Option<&PipelineConfig>,
+        sidecar: Option<(&str, &str)>,
+    ) -> Result<Services> {
+        let resolved = self.resolve(loaded)?;
         let base = resolved.catalogue.as_deref().map(open_catalogue).transpose()?;
         let overlay = Overlay::over(base);
         if let Some((text, name)) = sidecar {
@@ -68,7 +110,6 @@ impl Access {
         }
         let catalogue: Arc<dyn Catalogue> = Arc::new(overlay);
         let (policies, policy) = open_policy(&resolved.origin, &resolved.dataset, &catalogue).await?;
-        let kms = open_kms(&resolved.kms).await?;
         let services = Services {
             catalogue,
             kms,
@@ -80,34 +121,30 @@ impl Access {
         Ok(services)
     }
 
-    fn resolve(&self) -> Result<Resolved> {
-        let loaded = match &self.pipeline {
-            Some(path) => Some(config::load(path, &Environment::of_process())?),
-            None => None,
-        };
-        let mut kms = loaded.as_ref().map(|config| config.kms.clone()).unwrap_or_default();
+    fn kms_config(&self, loaded: Option<&PipelineConfig>) -> KmsConfig {
+        let mut kms = loaded.map(|config| config.kms.clone()).unwrap_or_default();
         kms.endpoint = self.kms_endpoint.clone().or(kms.endpoint);
         kms.region = self.kms_region.clone().or(kms.region);
         kms.profile = self.kms_profile.clone().or(kms.profile);
+        kms
+    }
+
+    fn resolve(&self, loaded: Option<&PipelineConfig>) -> Result<Resolved> {
         let catalogue = self
             .catalogue
             .clone()
-            .or_else(|| loaded.as_ref().map(|config| config.catalogue.folder.clone()));
+            .or_else(|| loaded.map(|config| config.catalogue.folder.clone()));
         if let Some(path) = &self.dev {
             let dataset = read_unsigned(path)?.policy().dataset.clone();
             return Ok(Resolved {
                 dataset,
                 catalogue,
                 origin: PolicyOrigin::Unsigned(path.clone()),
-                kms,
             });
         }
-        let dataset = self
-            .dataset
-            .clone()
-            .or_else(|| loaded.as_ref().map(|config| config.dataset.clone()));
+        let dataset = self.dataset(loaded);
         let owners = if self.owners.is_empty() {
-            loaded.map(|config| config.trust.owners).unwrap_or_default()
+            loaded.map(|config| config.trust.owners.clone()).unwrap_or_default()
         } else {
             self.owners.clone()
         };
@@ -121,7 +158,6 @@ impl Access {
             dataset,
             catalogue,
             origin: PolicyOrigin::Signed { owners },
-            kms,
         })
     }
 }

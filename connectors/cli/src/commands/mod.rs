@@ -2,6 +2,7 @@
 
 mod access;
 pub(crate) mod acl;
+pub(crate) mod audit;
 pub(crate) mod completion;
 pub(crate) mod demo;
 pub(crate) mod dlq;
@@ -10,6 +11,7 @@ pub(crate) mod keys;
 pub(crate) mod kms;
 pub(crate) mod open;
 pub(crate) mod policy;
+pub(crate) mod read;
 pub(crate) mod run;
 pub(crate) mod schema;
 pub(crate) mod seal;

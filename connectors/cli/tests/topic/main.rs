@@ -10,6 +10,7 @@ mod exactly_once;
 #[cfg(feature = "failpoints")]
 mod failpoints;
 mod leaks;
+mod reading;
 mod refusals;
 mod reload;
 mod rewrap;

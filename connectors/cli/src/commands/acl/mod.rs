@@ -3,6 +3,8 @@
 mod who;
 mod why;
 
+pub(crate) use why::identity;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;

@@ -167,7 +167,7 @@ fn unknown(policy: &Policy, text: &str) -> Failure {
 }
 
 /// Who somebody is who calls with this ARN, or with a token of this subject and these groups.
-fn identity(text: &str, groups: &[String]) -> Result<Identity> {
+pub(crate) fn identity(text: &str, groups: &[String]) -> Result<Identity> {
     if !text.starts_with("oidc:") {
         if !groups.is_empty() {
             return Err(Failure::usage(

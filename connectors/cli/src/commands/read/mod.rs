@@ -1,0 +1,308 @@
+//! `sealflow read`: records of a sealed topic, as somebody may see them.
+
+mod fields;
+mod source;
+mod who;
+mod write;
+
+use std::collections::BTreeMap;
+use std::num::NonZeroU64;
+use std::ops::ControlFlow;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use sealflow::audit::{Event, Verdict};
+use sealflow::clock::UnixMillis;
+use sealflow::pipeline::dead_letter::CANNOT_OPEN;
+use sealflow::pipeline::{ColumnOutcome, Format, KEY_REFUSED, ReadError, Reader, Reading, Record};
+
+use sealflow_kafka::TopicReading;
+
+use self::source::{Source, Start};
+use self::who::{Asking, AssumedIdentity};
+use self::write::{Output, Writer};
+use super::access::Access;
+use crate::audit::{AuditArgs, Log};
+use crate::config::PipelineConfig;
+use crate::failure::{Exit, Failure, Result};
+use crate::services::{Services, clock};
+use crate::term::{harmless, note};
+
+/// How often and how long a service that is away is waited for.
+const PATIENCE: Duration = Duration::from_secs(30);
+const BETWEEN_TRIES: Duration = Duration::from_secs(1);
+/// A table is for looking at.
+const TABLE_ROWS: u64 = 100;
+
+/// Read a sealed topic as far as you may
+///
+/// Columns that the policy's ACLs refuse you are masked, as are those whose key KMS refuses you, and nothing else is:
+/// one refused column never fails the rest. Who you are is what AWS STS says of your credentials. KMS enforces: with the
+/// rights on a key, its values can be opened by other means than this command, whatever the ACL says.
+///
+/// Exits with 0 if every value was opened or masked by an ACL, with 77 if a value did not open at its place or KMS
+/// refused its key, and with 65 if there was something else than a sealed value, or a record that cannot be taken apart.
+/// Everything is written before, nulls in the place of what did not open.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// `kafka://HOST:PORT[,HOST:PORT…]/TOPIC`; with --pipeline `kafka:///TOPIC`, on the pipeline's brokers
+    #[arg(value_name = "SOURCE")]
+    source: Source,
+    /// Only these partitions; may be repeated
+    #[arg(long = "partition", value_name = "N", value_delimiter = ',')]
+    partitions: Vec<i32>,
+    /// Start with this offset of each partition, or with the first record of this time (2026-01-01T00:00:00Z)
+    #[arg(long, value_name = "OFFSET|TIME", conflicts_with = "last")]
+    from: Option<Start>,
+    /// Only the newest N offsets of each partition
+    #[arg(long, value_name = "N")]
+    last: Option<NonZeroU64>,
+    /// End after N records; a table ends after 100
+    #[arg(long, value_name = "N")]
+    limit: Option<NonZeroU64>,
+    /// Show these fields, by their paths; may be repeated or separated by commas. Without: all of JSON, and in the other
+    /// outputs those that the first records have
+    #[arg(long = "columns", value_name = "PATH", value_delimiter = ',')]
+    columns: Vec<String>,
+    /// How to print it
+    #[arg(long, value_enum, default_value_t)]
+    output: Output,
+    /// What a record's value is; default: what the pipeline says, or json
+    #[arg(long, value_name = "FORMAT")]
+    format: Option<FormatArg>,
+    /// What you read for, where the policy asks
+    #[arg(long, value_name = "PURPOSE")]
+    purpose: Option<String>,
+    /// Open values at other places than their own too, of columns that were renamed; the ACL of their own label counts
+    #[arg(long)]
+    moved: bool,
+    #[command(flatten)]
+    assumed: AssumedIdentity,
+    /// librdkafka property, such as security.protocol=SSL; may be repeated. Those of --pipeline count too
+    #[arg(long = "property", value_name = "KEY=VALUE")]
+    properties: Vec<String>,
+    #[command(flatten)]
+    audit: AuditArgs,
+    #[command(flatten)]
+    access: Access,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum FormatArg {
+    /// One JSON document
+    Json,
+    /// One JSON document a line
+    Ndjson,
+    /// JSON behind a schema registry's five bytes
+    JsonSr,
+}
+
+impl From<FormatArg> for Format {
+    fn from(format: FormatArg) -> Self {
+        match format {
+            FormatArg::Json => Self::Json,
+            FormatArg::Ndjson => Self::Ndjson,
+            FormatArg::JsonSr => Self::JsonSr,
+        }
+    }
+}
+
+/// Runs the subcommand.
+pub(crate) async fn run(args: Args) -> Result<ExitCode> {
+    let config = args.access.loaded()?;
+    let audit = args.audit.open()?;
+    let mut about = Event::new(UnixMillis(0), Verdict::Refused, "");
+    let read = match read(&args, config.as_ref(), &audit, &mut about).await {
+        Ok(story) => story.tell(),
+        Err(failure) => {
+            // A refusal that stands before all values, or ends them, is part of the story too.
+            let event = Event {
+                at: clock().now(),
+                dataset: args.access.dataset(config.as_ref()),
+                rule: failure.message.clone(),
+                ..about
+            };
+            let is_refusal = matches!(failure.exit, Exit::NotPermitted | Exit::Config);
+            let events = if is_refusal { vec![event] } else { Vec::new() };
+            audit.record(events).await.and(Err(failure))
+        }
+    };
+    audit.close().await?;
+    read
+}
+
+/// `about` says who asked, as soon as it is known.
+async fn read(args: &Args, config: Option<&PipelineConfig>, audit: &Log, about: &mut Event) -> Result<Story> {
+    args.assumed.check(&args.access)?;
+    // First who asks: a policy that is refused is refused to somebody.
+    let kms = args.access.kms(config).await?;
+    let asking = args.assumed.asking(&*kms).await?;
+    about.principal = Some(asking.who.to_string());
+    about.proof = Some(asking.proof);
+    about.purpose.clone_from(&args.purpose);
+    let services = args.access.open_on(kms, config, None).await?;
+    let policy = services.policy.policy();
+    note(format_args!(
+        "reading {} as {}, by version {} of its policy",
+        policy.dataset,
+        harmless(&asking.who.to_string()),
+        policy.version
+    ));
+    let format = match (args.format, config.and_then(|config| config.format.core())) {
+        (Some(format), _) => format.into(),
+        (None, format) => format.unwrap_or_default(),
+    };
+    let reader = Reader::new(
+        &policy.dataset,
+        format,
+        services.policies.clone(),
+        services.opening_keys(),
+        services.sealer().domains,
+    )
+    .with_moved(args.moved);
+    let read = TopicRead {
+        reading: args.source.reading(args, config)?,
+        args,
+        services: &services,
+        asking: &asking,
+        reader,
+        audit,
+    };
+    read.all(Writer::new(args.output, args.columns.clone(), format)?, about)
+        .await
+}
+
+/// One run over a topic.
+struct TopicRead<'a> {
+    reading: TopicReading,
+    args: &'a Args,
+    services: &'a Services,
+    asking: &'a Asking,
+    reader: Reader,
+    audit: &'a Log,
+}
+
+impl TopicRead<'_> {
+    async fn all(&self, mut writer: Writer, about: &mut Event) -> Result<Story> {
+        let limit = match (self.args.limit, self.args.output) {
+            (Some(limit), _) => limit.get(),
+            (None, Output::Table) => TABLE_ROWS,
+            (None, _) => u64::MAX,
+        };
+        let (mut batches, task) = source::batches(self.reading.clone(), limit);
+        let mut story = Story::default();
+        while let Some(batch) = batches.recv().await {
+            let read = self.batch(batch).await?;
+            about.at = self.services.clock.now();
+            // What cannot be written down is not shown.
+            self.audit.record(read.events(about)).await?;
+            story.add(&read);
+            if writer.write(&read)? == ControlFlow::Break(()) {
+                break;
+            }
+        }
+        drop(batches);
+        let end = source::joined(task.await)?;
+        writer.finish()?;
+        if end.is_cut && self.args.limit.is_none() {
+            note(format_args!(
+                "there are more records: a table ends after {TABLE_ROWS}, unless --limit says another number"
+            ));
+        }
+        if end.left_out > 0 {
+            note(format_args!(
+                "{} records were left out: the names of their headers are not UTF-8",
+                end.left_out
+            ));
+        }
+        Ok(story)
+    }
+
+    /// A batch, as soon as every service answers.
+    async fn batch(&self, records: Vec<Record>) -> Result<Reading> {
+        let started = tokio::time::Instant::now();
+        loop {
+            let now = self.services.clock.now();
+            let read = self
+                .reader
+                .read(records.clone(), &self.asking.who, self.args.purpose.as_deref(), now)
+                .await;
+            match read {
+                Ok(reading) => return Ok(reading),
+                Err(error) if error.is_retryable() && started.elapsed() < PATIENCE => {
+                    tracing::warn!(error = %error, "waiting for a service");
+                    tokio::time::sleep(BETWEEN_TRIES).await;
+                }
+                Err(ReadError::Policy(error)) => return Err(error.into()),
+                Err(ReadError::Service(error)) => return Err(error.into()),
+                Err(error) => return Err(Failure::new(Exit::Unavailable, error, "try again later")),
+            }
+        }
+    }
+}
+
+/// What became of everything, for the last lines and the exit code.
+#[derive(Default)]
+struct Story {
+    /// Values by label, what became of them and why.
+    columns: BTreeMap<(String, &'static str, String), u64>,
+    withheld: BTreeMap<&'static str, u64>,
+}
+
+const MASKED: &str = "masked";
+
+impl Story {
+    fn add(&mut self, reading: &Reading) {
+        for decision in &reading.decisions {
+            let what = match decision.outcome {
+                ColumnOutcome::Opened => continue,
+                ColumnOutcome::Refused => MASKED,
+                ColumnOutcome::Failed(code) => code,
+            };
+            let key = (decision.label.clone(), what, decision.because.clone());
+            *self.columns.entry(key).or_default() += decision.count;
+        }
+        for withheld in reading.records.iter().filter_map(|record| record.as_ref().err()) {
+            *self.withheld.entry(withheld.code).or_default() += 1;
+        }
+    }
+
+    fn tell(&self) -> Result<ExitCode> {
+        for ((label, what, because), count) in &self.columns {
+            let (label, because) = (harmless(label), harmless(because));
+            note(format_args!("{what}: {count} values of {label}: {because}"));
+        }
+        for (code, count) in &self.withheld {
+            note(format_args!("withheld: {count} records, {code}"));
+        }
+        let of = |codes: &[&str]| -> u64 {
+            let columns = self.columns.iter().filter(|((_, what, _), _)| codes.contains(what));
+            columns.map(|(_, count)| count).sum()
+        };
+        let refused = of(&[CANNOT_OPEN, KEY_REFUSED]);
+        if refused > 0 {
+            return Err(Failure::new(
+                Exit::NotPermitted,
+                format_args!("{refused} values that the policy lets you open did not open, and were shown as null"),
+                "the lines above say which: values moved to another column, changed or of another dataset, or keys that KMS refuses you",
+            ));
+        }
+        let all: u64 = self
+            .columns
+            .iter()
+            .filter(|((_, what, _), _)| *what != MASKED)
+            .map(|(_, count)| count)
+            .sum();
+        let withheld: u64 = self.withheld.values().sum();
+        if all + withheld > 0 {
+            return Err(Failure::new(
+                Exit::Data,
+                format_args!(
+                    "{all} values at sealed columns are not sealed, and {withheld} records cannot be taken apart; they were not shown"
+                ),
+                "was this topic written by a pipeline of this dataset? --format says what records are",
+            ));
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}

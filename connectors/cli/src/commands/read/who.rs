@@ -1,0 +1,69 @@
+//! Who reads: what STS says of the credentials, or for development somebody who is assumed.
+
+use sealflow::acl::Identity;
+use sealflow::audit::Proof;
+use sealflow::keys::KeyService;
+
+use crate::commands::access::Access;
+use crate::commands::acl::identity;
+use crate::failure::{Exit, Failure, Result};
+
+/// Somebody else than the credentials say
+#[derive(Debug, clap::Args)]
+pub(super) struct AssumedIdentity {
+    /// See what this principal would see: an ARN, or oidc:ISSUER#sub=SUBJECT. Only with an unsigned policy (--dev)
+    #[arg(long = "as", value_name = "PRINCIPAL")]
+    assumed: Option<String>,
+    /// A group of that OIDC subject; may be repeated
+    #[arg(long = "group", value_name = "GROUP", requires = "assumed")]
+    groups: Vec<String>,
+}
+
+/// Whoever asks, and how it was proved.
+pub(super) struct Asking {
+    pub(super) who: Identity,
+    pub(super) proof: Proof,
+}
+
+impl AssumedIdentity {
+    /// Refuses to stand for somebody where that could open anything real.
+    pub(super) fn check(&self, access: &Access) -> Result<()> {
+        if self.assumed.is_none() || access.is_unsigned() {
+            return Ok(());
+        }
+        Err(Failure::new(
+            Exit::NotPermitted,
+            "--as proves nothing, so it goes with an unsigned policy only",
+            "give --dev POLICY, or read with the credentials of whom you mean; `sealflow acl why` says what somebody may open",
+        ))
+    }
+
+    /// Asks STS who the credentials belong to, unless somebody is assumed.
+    pub(super) async fn asking(&self, kms: &dyn KeyService) -> Result<Asking> {
+        if let Some(text) = &self.assumed {
+            return Ok(Asking {
+                who: identity(text, &self.groups)?,
+                proof: Proof::Assumed,
+            });
+        }
+        let arn = kms.identity().await?;
+        let who = Identity::from_arn(&arn).map_err(|error| {
+            let refused = arn.starts_with("arn:");
+            let help = if refused {
+                error.help()
+            } else {
+                "AWS STS has to be reached: check network and region, or `sts_endpoint` of the `kms` section"
+            };
+            let said = if refused {
+                &arn
+            } else {
+                "who the credentials belong to could not be asked"
+            };
+            Failure::new(Exit::NotPermitted, format_args!("{said}: {error}"), help)
+        })?;
+        Ok(Asking {
+            who,
+            proof: Proof::StsCredentials,
+        })
+    }
+}
