@@ -1,13 +1,22 @@
 //! Who may open what: access-control lists, who somebody is, and the decision with the rule that made it.
 //!
-//! Pure: identities come in proved, the time comes in as a number. The list that counts is that of the *proven*
+//! Pure: identities come in proved, or are proved here from what others fetched (`oidc`, `sts`); the time comes in as a
+//! number. The list that counts is that of the *proven*
 //! dataset and label ([`Policy::access`](crate::policy::Policy::access)). Deny by default; an explicit deny wins.
 //! What is refused by KMS stays refused: an ACL takes away, it never gives more than the keys' own policies.
 
 mod decide;
 pub mod identity;
+#[cfg(feature = "identity")]
+pub mod oidc;
+#[cfg(all(test, feature = "identity"))]
+mod oidc_tests;
 pub mod principal;
 mod standing;
+#[cfg(feature = "identity")]
+pub mod sts;
+#[cfg(all(test, feature = "identity"))]
+mod sts_tests;
 
 use std::fmt;
 

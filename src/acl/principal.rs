@@ -401,7 +401,7 @@ fn oidc(rest: &str) -> Result<Principal, PrincipalError> {
 }
 
 /// Control characters, and those that turn the direction of writing: a text with them does not read as what it is.
-fn is_deceptive(c: char) -> bool {
+pub(super) fn is_deceptive(c: char) -> bool {
     c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 

@@ -100,10 +100,12 @@ impl PublicJwk {
         if !is_ed25519 {
             return Err(JwkError::NotEd25519);
         }
-        let x = members
-            .text("x")
-            .and_then(from_base64url_32)
-            .ok_or(JwkError::BadBytes { member: "x" })?;
+        Self::from_x(members.text("x").unwrap_or_default())
+    }
+
+    /// The key whose member `x` this is.
+    pub(super) fn from_x(x: &str) -> Result<Self, JwkError> {
+        let x = from_base64url_32(x).ok_or(JwkError::BadBytes { member: "x" })?;
         let key = VerifyingKey::from_bytes(&x).map_err(|_| JwkError::BadPoint)?;
         if key.is_weak() {
             return Err(JwkError::BadPoint);

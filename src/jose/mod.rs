@@ -1,14 +1,22 @@
 //! JOSE as used here: EdDSA JWS (RFC 7515, RFC 8037) and Ed25519 JWKs (RFC 7517, RFC 7638 thumbprints).
 //!
 //! One algorithm, one serialisation, an exact header: what the standards leave open is refused, because no
-//! signer of ours ever writes it.
+//! signer of ours ever writes it. Only the key sets of OIDC issuers, who are not ours, know more algorithms.
 
 pub mod jwk;
+#[cfg(feature = "identity")]
+pub mod jwks;
 pub mod jws;
 mod members;
+#[cfg(feature = "identity")]
+mod strict;
 
 pub use jwk::{JwkError, PrivateJwk, PublicJwk, Thumbprint, ThumbprintError};
+#[cfg(feature = "identity")]
+pub use jwks::{JwkSet, JwksError, NoKey, TokenAlgorithm};
 pub use jws::{JwsError, JwsType, SelfSigned};
+#[cfg(feature = "identity")]
+pub(crate) use strict::from_strict_json;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
