@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::calendar::{parse_timestamp, write_timestamp};
@@ -87,6 +88,22 @@ pub trait Clock: Send + Sync + fmt::Debug {
     }
 }
 
+/// The wall clock, never behind what it showed before plus what has passed since: for ends that nobody may put off by
+/// setting a clock back while this process runs. Set forward, it stays there until the wall clock has caught up.
+#[derive(Debug, Default)]
+pub struct NeverBack(Mutex<Option<(UnixMillis, Steady)>>);
+
+impl NeverBack {
+    /// The time by `clock`, which must be the same at every call.
+    pub fn now(&self, clock: &dyn Clock) -> UnixMillis {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (wall, steady) = (clock.now(), clock.steady());
+        let now = last.map_or(wall, |(then, since)| wall.max(then.plus(steady.since(since))));
+        *last = Some((now, steady));
+        now
+    }
+}
+
 /// A clock that stands still until it is moved: for tests.
 #[derive(Debug, Default)]
 pub struct ManualClock {
@@ -130,6 +147,18 @@ impl Clock for ManualClock {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_wall_clock_that_is_set_back_holds_no_end_up() {
+        let (clock, time) = (ManualClock::at(UnixMillis(10_000)), NeverBack::default());
+        assert_eq!(time.now(&clock), UnixMillis(10_000));
+        clock.set(UnixMillis(0));
+        clock.advance(Duration::from_secs(5));
+        assert_eq!(time.now(&clock), UnixMillis(15_000));
+        // Set right, or suspended for a while: the wall clock knows better.
+        clock.set(UnixMillis(20_000));
+        assert_eq!(time.now(&clock), UnixMillis(20_000));
+    }
 
     #[test]
     fn known_moments_read_as_they_should() {

@@ -316,6 +316,10 @@ impl PolicySource for Rotating {
         self.inner.policy(dataset).await
     }
 
+    fn holds(&self, policy: &VerifiedPolicy) -> bool {
+        self.inner.holds(policy)
+    }
+
     async fn domain(&self, name: &str, key: Option<KeyId>) -> Result<Arc<VerifiedDomain>, PolicySourceError> {
         let was_asked = self.first.1.swap(true, std::sync::atomic::Ordering::SeqCst);
         self.inner

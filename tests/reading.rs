@@ -60,6 +60,10 @@ impl PolicySource for Newest {
     async fn domain(&self, name: &str, _: Option<KeyId>) -> Result<Arc<VerifiedDomain>, PolicySourceError> {
         Err(PolicySourceError::Missing { what: name.to_owned() })
     }
+
+    fn holds(&self, _: &VerifiedPolicy) -> bool {
+        true
+    }
 }
 
 struct Bench {
@@ -348,6 +352,7 @@ async fn what_the_newest_policy_takes_away_is_refused_at_the_next_call_and_no_po
     let over = PolicySourceError::Untrusted {
         what: "policy of dataset payments".to_owned(),
         reason: "the lease ended".to_owned(),
+        help: "sign another".to_owned(),
     };
     *bench.newest.0.lock().unwrap() = Err(over);
     let error = reader.read(records, &support, None, NOW).await.unwrap_err();

@@ -1,5 +1,7 @@
 //! Tests of OIDC tokens, signed here by another implementation (AWS-LC) with keys of all three types.
 
+#![allow(clippy::unwrap_used, clippy::panic)] // tests
+
 use std::sync::LazyLock;
 
 use aws_lc_rs::rand::SystemRandom;

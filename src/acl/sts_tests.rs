@@ -1,5 +1,7 @@
 //! Tests of presigned requests and of what STS answers to them.
 
+#![allow(clippy::unwrap_used, clippy::panic)] // tests
+
 use proptest::prelude::*;
 use serde_json::json;
 

@@ -186,10 +186,10 @@ pub(super) fn key_failure(error: OpenKeyError) -> Result<Rejection, TransformErr
             reason: error.to_string(),
             help: "let this process read the catalogue's policies/".to_owned(),
         }),
-        OpenKeyError::Policy(PolicySourceError::Untrusted { what, reason }) => Err(TransformError::Stop {
+        OpenKeyError::Policy(PolicySourceError::Untrusted { what, reason, help }) => Err(TransformError::Stop {
             kind: StopKind::Config,
             reason: format!("{what} cannot be used: {reason}"),
-            help: "check the owner keys that are pinned under `trust:`".to_owned(),
+            help,
         }),
         error => Ok(Rejection::new(CANNOT_OPEN, error.to_string())),
     }

@@ -51,6 +51,17 @@ pub trait Transform: Send + Sync {
     }
 }
 
+#[async_trait]
+impl Transform for std::sync::Arc<dyn Transform> {
+    async fn apply(&self, records: Vec<Record>) -> Result<Vec<Outcome>, TransformError> {
+        (**self).apply(records).await
+    }
+
+    async fn refuse(&self, records: Vec<Record>, code: &'static str) -> Result<Vec<Outcome>, TransformError> {
+        (**self).refuse(records, code).await
+    }
+}
+
 /// The outcomes of all `records`, piece after piece. They are held together, so this is for few records.
 ///
 /// # Errors

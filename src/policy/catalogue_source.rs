@@ -17,7 +17,7 @@ use super::publish::{PublishError, domain_with_key, newest, newest_domain};
 use super::signed::{TrustError, VerifiedDomain, VerifiedPolicy};
 use super::source::{PolicySource, PolicySourceError};
 use super::trust::TrustedOwners;
-use crate::clock::{Clock, Steady};
+use crate::clock::{Clock, NeverBack, Steady};
 use crate::keys::{Catalogue, CatalogueError};
 use crate::seal::KeyId;
 
@@ -35,6 +35,8 @@ pub struct CataloguePolicies {
     catalogue: Arc<dyn Catalogue>,
     trusted: TrustedOwners,
     clock: Arc<dyn Clock>,
+    /// For the ends of leases.
+    time: NeverBack,
     refresh: Duration,
     max_stale: Duration,
     highest: Highest,
@@ -43,7 +45,7 @@ pub struct CataloguePolicies {
     policies: Mutex<KeptBy<String, VerifiedPolicy>>,
     domains: Mutex<KeptBy<(String, Option<KeyId>), VerifiedDomain>>,
     /// The last lease of each dataset; `None`: leases are not asked for.
-    leases: Option<Mutex<HashMap<String, Held>>>,
+    leases: Option<std::sync::Mutex<HashMap<String, Held>>>,
     /// Why the policy that is kept of a dataset could not be compared with the catalogue's at the last look.
     overdue: std::sync::Mutex<HashMap<String, PolicySourceError>>,
 }
@@ -65,12 +67,13 @@ impl CataloguePolicies {
             catalogue,
             trusted,
             clock,
+            time: NeverBack::default(),
             refresh: DEFAULT_REFRESH,
             max_stale: DEFAULT_MAX_STALE,
             highest: Highest::default(),
             policies: Mutex::default(),
             domains: Mutex::default(),
-            leases: Some(Mutex::default()),
+            leases: Some(std::sync::Mutex::default()),
             overdue: std::sync::Mutex::default(),
         }
     }
@@ -152,35 +155,48 @@ impl CataloguePolicies {
         let Some(leases) = self.leases.as_ref().filter(|_| document.lease == Required) else {
             return Ok(());
         };
-        let now = self.clock.now();
-        let mut leases = leases.lock().await;
-        let held = leases
-            .get(&document.dataset)
-            .filter(|(hash, _)| *hash == document.sha256);
-        let (had_one, holds) = (held.is_some(), held.is_some_and(|(_, lease)| now < lease.expires));
-        if holds && !look {
+        let held = self.held(leases, policy);
+        let holds = |held: &Option<Lease>| {
+            held.as_ref()
+                .is_some_and(|lease| self.time.now(&*self.clock) < lease.expires)
+        };
+        if holds(&held) && !look {
             return Ok(());
         }
+        let now = self.time.now(&*self.clock);
         let error = match lease::newest(self.catalogue.as_ref(), policy, &self.trusted, now).await {
             Ok(lease) => {
+                let mut leases = leases.lock().unwrap_or_else(PoisonError::into_inner);
                 leases.insert(document.dataset.clone(), (document.sha256, lease));
                 return Ok(());
             }
-            Err(_) if holds => return Ok(()),
+            // By the time now: the catalogue may have taken its own to answer.
+            Err(_) if holds(&held) => return Ok(()),
             Err(error) => error,
         };
+        let had_one = held.is_some();
         let what = format!("policy of dataset {}", document.dataset);
         Err(match error {
             LeaseError::Catalogue(error) if !had_one => from_publish(what, &PublishError::Catalogue(error)),
             LeaseError::Catalogue(error) => PolicySourceError::Untrusted {
                 what,
                 reason: format!("its lease ended, and another cannot be looked for: {error}"),
+                help: LeaseError::from(error).help(),
             },
             error => PolicySourceError::Untrusted {
                 what,
-                reason: format!("{error}; {}", error.help()),
+                reason: error.to_string(),
+                help: error.help(),
             },
         })
+    }
+
+    /// The last lease of exactly this policy that was seen.
+    fn held(&self, leases: &std::sync::Mutex<HashMap<String, Held>>, policy: &VerifiedPolicy) -> Option<Lease> {
+        let document = policy.policy();
+        let leases = leases.lock().unwrap_or_else(PoisonError::into_inner);
+        let held = leases.get(&document.dataset)?;
+        (held.0 == document.sha256).then(|| held.1.clone())
     }
 
     async fn ask_for_domain(&self, name: &str, key: Option<KeyId>) -> Result<Arc<VerifiedDomain>, PolicySourceError> {
@@ -217,6 +233,7 @@ impl CataloguePolicies {
             Some(seen) => Err(PolicySourceError::Untrusted {
                 what: what(),
                 reason: format!("version {} was there before, and now there is none", seen.version),
+                help: "find out who removed it; its owner puts it back with `sealflow policy publish`".to_owned(),
             }),
         }
     }
@@ -226,6 +243,7 @@ fn untrusted(what: String, error: &TrustError) -> PolicySourceError {
     PolicySourceError::Untrusted {
         what,
         reason: error.to_string(),
+        help: error.help(),
     }
 }
 
@@ -237,7 +255,11 @@ fn from_publish(what: String, error: &PublishError) -> PolicySourceError {
             path: path.clone(),
         },
         error if error.is_retryable() => PolicySourceError::Unavailable { what, reason },
-        _ => PolicySourceError::Untrusted { what, reason },
+        error => PolicySourceError::Untrusted {
+            what,
+            reason,
+            help: error.help(),
+        },
     }
 }
 
@@ -269,6 +291,14 @@ impl PolicySource for CataloguePolicies {
         let policy = settled?;
         self.check_lease(&policy, true).await?;
         Ok(policy)
+    }
+
+    fn holds(&self, policy: &VerifiedPolicy) -> bool {
+        let Some(leases) = self.leases.as_ref().filter(|_| policy.policy().lease == Required) else {
+            return true;
+        };
+        let now = self.time.now(&*self.clock);
+        self.held(leases, policy).is_some_and(|lease| now < lease.expires)
     }
 
     fn overdue(&self, dataset: &str) -> Option<PolicySourceError> {

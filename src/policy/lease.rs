@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::model::Policy;
+use super::publish::newest_version;
 use super::signed::VerifiedPolicy;
 use super::trust::TrustedOwners;
 use crate::clock::UnixMillis;
@@ -75,6 +77,16 @@ pub enum LeaseError {
         /// The version.
         version: u64,
     },
+    /// A lease for a version that a newer one has taken the place of.
+    #[error("no lease for version {version} of {dataset}: version {newest} is there")]
+    NotNewest {
+        /// The dataset.
+        dataset: String,
+        /// The version of the lease.
+        version: u64,
+        /// The highest that is there.
+        newest: u64,
+    },
     /// Longer than [`MAX_LEASE`], or over before it begins.
     #[error("a lease of {seconds} seconds, which is not between 1 second and 24 hours")]
     BadSpan {
@@ -117,6 +129,7 @@ impl LeaseError {
             Self::NotALeaseKey { .. } => {
                 "sign with the owner's key, or list the key's thumbprint under lease_keys in the policy".to_owned()
             }
+            Self::NotNewest { .. } => "sign one for the newest version: an older one must not count again".to_owned(),
             Self::BadSpan { .. } => "sign for 24 hours or less".to_owned(),
             Self::NotYet { .. } => "set the clocks of this machine and of the signer".to_owned(),
             Self::OtherPolicy { .. } | Self::OtherContent { .. } | Self::Expired { .. } | Self::None { .. } => {
@@ -198,7 +211,8 @@ fn check_span(claims: &Claims) -> Result<(), LeaseError> {
     Err(LeaseError::BadSpan { seconds })
 }
 
-/// Puts a signed lease into the catalogue, after verifying it.
+/// Puts a signed lease into the catalogue, after verifying it. Its policy may follow, but no newer version may be there:
+/// whoever hid that one later could show the old one under this lease.
 ///
 /// # Errors
 /// [`LeaseError`]; nothing is written then.
@@ -210,6 +224,17 @@ pub async fn publish(
     now: UnixMillis,
 ) -> Result<Lease, LeaseError> {
     let lease = verify(jws, policy, trusted, now)?;
+    let Policy { dataset, version, .. } = policy.policy();
+    if let Some(newest) = newest_version(catalogue, dataset)
+        .await?
+        .filter(|newest| newest > version)
+    {
+        return Err(LeaseError::NotNewest {
+            dataset: dataset.clone(),
+            version: *version,
+            newest,
+        });
+    }
     let folder = folder(policy);
     // Two leases that end in the same second say the same.
     let path = format!("{folder}/{:012}.jws", lease.expires.0 / 1_000);
@@ -430,6 +455,23 @@ mod tests {
             let path = format!("leases/d/0000000001/99999999999{n}.jws");
             catalogue.put_if_absent(&path, b"garbage").await.unwrap();
         }
+        assert_eq!(newest(NOW).await.unwrap().expires, NOW.plus(HOUR * 3));
+        // Of a version that is not the newest, believed or not, no more are put there.
+        let path = "policies/d/0000000002.jws";
+        catalogue.put_if_absent(path, b"garbage").await.unwrap();
+        let jws = sign(&bench.policy, NOW, HOUR * 4, &bench.lease_key).unwrap();
+        let late = publish(&catalogue, &jws, &bench.policy, &bench.trusted, NOW).await;
+        assert!(
+            matches!(
+                late,
+                Err(LeaseError::NotNewest {
+                    version: 1,
+                    newest: 2,
+                    ..
+                })
+            ),
+            "{late:?}"
+        );
         assert_eq!(newest(NOW).await.unwrap().expires, NOW.plus(HOUR * 3));
         assert!(newest(NOW.plus(HOUR * 3)).await.is_err());
     }

@@ -113,6 +113,16 @@ pub async fn newest(
     }
 }
 
+/// The highest version of a policy of `dataset` that is there, believed or not.
+///
+/// # Errors
+/// [`CatalogueError`]
+pub async fn newest_version(catalogue: &dyn Catalogue, dataset: &str) -> Result<Option<u64>, CatalogueError> {
+    let folder = Folder::of_policies(dataset);
+    let paths = catalogue.list(&folder.prefix).await?;
+    Ok(paths.iter().filter_map(|path| folder.version_of(path)).max())
+}
+
 /// One version of a dataset's policy, as it stands in the catalogue.
 #[derive(Debug)]
 pub struct HistoryEntry {

@@ -17,6 +17,11 @@ pub trait PolicySource: Send + Sync + fmt::Debug {
     /// The newest document of the domain `name`, or with `key` the one that names that key id.
     async fn domain(&self, name: &str, key: Option<KeyId>) -> Result<Arc<VerifiedDomain>, PolicySourceError>;
 
+    /// Whether `policy`, which this source gave, may still be worked by at this moment: it needs no lease, or its lease has
+    /// not ended. Asks nobody, so it is for every batch. If not, [`policy`](Self::policy) gives one that may, or says why
+    /// there is none.
+    fn holds(&self, policy: &VerifiedPolicy) -> bool;
+
     /// Why the last answer about `dataset` may be older than what is there: the last look failed, and the policy that
     /// was in use was given once more.
     fn overdue(&self, _dataset: &str) -> Option<PolicySourceError> {
@@ -41,6 +46,8 @@ pub enum PolicySourceError {
         what: String,
         /// Why it is refused.
         reason: String,
+        /// What to do about it.
+        help: String,
     },
     /// It is there, or may be, but the catalogue does not let this process read it. That says nothing about the
     /// document: not retryable, since somebody has to change an ownership or mode, but no reason to distrust it either.
@@ -95,6 +102,11 @@ impl PolicySource for FixedPolicies {
         policy.cloned().ok_or_else(|| PolicySourceError::Missing {
             what: format!("policy of dataset {dataset}"),
         })
+    }
+
+    /// Nobody leases them.
+    fn holds(&self, _: &VerifiedPolicy) -> bool {
+        true
     }
 
     async fn domain(&self, name: &str, _: Option<KeyId>) -> Result<Arc<VerifiedDomain>, PolicySourceError> {

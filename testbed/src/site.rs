@@ -2,9 +2,11 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use sealflow::clock::UnixMillis;
 use sealflow::jose::{PrivateJwk, Thumbprint};
-use sealflow::policy::signed;
+use sealflow::policy::{TrustedOwners, lease, signed};
 use sealflow::secret::SecretString;
 use sealflow_local_kms::{Principal, RunningServer, Server, ServerConfig};
 use tokio::runtime::Runtime;
@@ -152,6 +154,24 @@ impl Site {
     #[must_use]
     pub fn owner(&self) -> Thumbprint {
         self.owner.thumbprint()
+    }
+
+    /// Signs a lease for that policy, from now for `span`, and puts it into the catalogue.
+    ///
+    /// # Panics
+    /// If it is refused.
+    pub fn lease(&self, yaml: &str, span: Duration) {
+        let trusted = TrustedOwners::everywhere(vec![self.owner.thumbprint()]).expect("one owner");
+        let jws = self.sign(yaml);
+        let policy = signed::verify(&jws, &trusted).expect("its owner signed it");
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");
+        let now = UnixMillis(u64::try_from(since.as_millis()).expect("before the year 500,000,000"));
+        let lease = lease::sign(&policy, now, span, &self.owner).expect("the span is one of a lease");
+        let (dataset, version) = (&policy.policy().dataset, policy.policy().version);
+        let folder = self.catalogue().join(format!("leases/{dataset}/{version:010}"));
+        std::fs::create_dir_all(&folder).expect("the catalogue is writable");
+        let ends = now.0 / 1_000 + span.as_secs();
+        std::fs::write(folder.join(format!("{ends:012}.jws")), lease).expect("the catalogue is writable");
     }
 
     /// Writes a pipeline file.

@@ -65,14 +65,13 @@ impl From<CatalogueError> for Failure {
 
 impl From<PolicySourceError> for Failure {
     fn from(error: PolicySourceError) -> Self {
+        if let PolicySourceError::Untrusted { help, .. } = &error {
+            return Self::config(&error, help);
+        }
         let (exit, help) = match &error {
             PolicySourceError::Missing { .. } => (
                 Exit::Config,
                 "publish one: `sealflow policy publish`, or name another catalogue or dataset",
-            ),
-            PolicySourceError::Untrusted { .. } => (
-                Exit::Config,
-                "pin the owner's thumbprint under `trust.owners`, or have the owner sign it again",
             ),
             PolicySourceError::NotPermitted { .. } => (Exit::NotPermitted, READABLE),
             _ => (Exit::Unavailable, "check that the catalogue's folder is there"),

@@ -23,6 +23,7 @@ mod status;
 mod telemetry;
 mod term;
 mod trust;
+mod while_it_counts;
 
 fn main() -> std::process::ExitCode {
     log::install_panic_hook();

@@ -5,35 +5,44 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use sealflow::pipeline::{Outcome, Record, StopKind, Transform, TransformError};
+use sealflow::pipeline::{Outcome, Record, Transform, TransformError};
 use sealflow::policy::{PolicySource, PolicySourceError, VerifiedPolicy};
 
 use crate::explain::READABLE;
 use crate::failure::{Failure, Result};
 use crate::metrics::Metrics;
+use crate::while_it_counts::stop;
 
 /// Makes the transform of a policy, or says why it cannot be carried out.
 type Make = Box<dyn Fn(Arc<VerifiedPolicy>) -> Result<Arc<dyn Transform>> + Send + Sync>;
 
 /// The transform of the newest policy.
 pub(crate) struct Reloading {
-    current: RwLock<Arc<dyn Transform>>,
-    version: Mutex<u64>,
+    current: RwLock<(Arc<VerifiedPolicy>, Arc<dyn Transform>)>,
+    /// Held while a newer policy is taken in.
+    taking: Mutex<()>,
     /// Once a newest policy cannot be used, nothing goes on under an older one.
     failed: Mutex<Option<Failure>>,
+    policies: Arc<dyn PolicySource>,
     make: Make,
     metrics: Arc<Metrics>,
 }
 
 impl Reloading {
-    /// Starts with the transform of `policy`.
-    pub(crate) fn new(policy: Arc<VerifiedPolicy>, metrics: Arc<Metrics>, make: Make) -> Result<Self> {
-        let version = policy.policy().version;
-        metrics.policy_version(version);
+    /// Starts with the transform of `policy`, which `policies` gave.
+    pub(crate) fn new(
+        policy: Arc<VerifiedPolicy>,
+        policies: Arc<dyn PolicySource>,
+        metrics: Arc<Metrics>,
+        make: Make,
+    ) -> Result<Self> {
+        metrics.policy_version(policy.policy().version);
+        let transform = make(Arc::clone(&policy))?;
         Ok(Self {
-            current: RwLock::new(make(policy)?),
-            version: Mutex::new(version),
+            current: RwLock::new((policy, transform)),
+            taking: Mutex::default(),
             failed: Mutex::default(),
+            policies,
             make,
             metrics,
         })
@@ -41,56 +50,79 @@ impl Reloading {
 
     /// Looks for a newer policy every `interval`, for ever. Returns when the newest one cannot be used: whatever
     /// the reason, no batch is transformed any more. A catalogue that is away, or does not let this process read the
-    /// newest policy, leaves the one in use.
-    pub(crate) async fn follow(&self, policies: &dyn PolicySource, dataset: &str, interval: Duration) -> Failure {
+    /// newest policy, leaves the one in use, but for one whose lease has ended.
+    pub(crate) async fn follow(&self, interval: Duration) -> Failure {
         let mut overdue = None;
         loop {
             tokio::time::sleep(interval).await;
-            let failure = match policies.policy(dataset).await {
+            if let Some(failure) = self.failed() {
+                return failure;
+            }
+            let (in_use, _) = self.current();
+            let dataset = &in_use.policy().dataset;
+            let failure = match self.policies.policy(dataset).await {
                 Ok(policy) => {
-                    note_overdue(&mut overdue, policies.overdue(dataset));
+                    note_overdue(&mut overdue, self.policies.overdue(dataset));
                     match self.take(policy) {
                         Ok(()) => continue,
                         Err(failure) => failure,
                     }
                 }
                 // Whoever can take the catalogue away cannot change the policy by it.
-                Err(error) if error.leaves_the_policy_in_use() => {
+                Err(error) if error.leaves_the_policy_in_use() && self.policies.holds(&in_use) => {
                     note_overdue(&mut overdue, Some(error));
                     continue;
                 }
                 Err(error) => Failure::from(error),
             };
-            tracing::error!(error = failure.message, "the newest policy cannot be used");
-            *self.failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(failure.clone());
-            return failure;
+            return self.fail(failure);
         }
     }
 
     fn take(&self, policy: Arc<VerifiedPolicy>) -> Result<()> {
-        let mut version = self.version.lock().unwrap_or_else(PoisonError::into_inner);
-        let new = policy.policy().version;
-        if new == *version {
+        let _taking = self.taking.lock().unwrap_or_else(PoisonError::into_inner);
+        let (from, to) = (self.current().0.policy().version, policy.policy().version);
+        if from == to {
             return Ok(());
         }
         let columns = policy.policy().columns.len();
-        let transform = (self.make)(policy)?;
-        *self.current.write().unwrap_or_else(PoisonError::into_inner) = transform;
-        tracing::info!(from = *version, to = new, columns, "policy in use");
-        *version = new;
-        self.metrics.policy_version(new);
+        let transform = (self.make)(Arc::clone(&policy))?;
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = (policy, transform);
+        tracing::info!(from, to, columns, "policy in use");
+        self.metrics.policy_version(to);
         Ok(())
     }
 
-    fn transform(&self) -> Result<Arc<dyn Transform>, TransformError> {
-        if let Some(failure) = &*self.failed.lock().unwrap_or_else(PoisonError::into_inner) {
-            return Err(TransformError::Stop {
-                kind: StopKind::Config,
-                reason: failure.message.clone(),
-                help: failure.help.clone(),
-            });
+    fn current(&self) -> (Arc<VerifiedPolicy>, Arc<dyn Transform>) {
+        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn failed(&self) -> Option<Failure> {
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn fail(&self, failure: Failure) -> Failure {
+        tracing::error!(error = failure.message, "the newest policy cannot be used");
+        *self.failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(failure.clone());
+        failure
+    }
+
+    /// The transform for the next batch. A lease that has ended since the last look ends the policy at once, not at
+    /// the next one: a longer lease, or a newer policy, is looked for right here.
+    async fn transform(&self) -> Result<Arc<dyn Transform>, TransformError> {
+        if let Some(failure) = self.failed() {
+            return Err(stop(failure));
         }
-        Ok(Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner)))
+        let (policy, transform) = self.current();
+        if self.policies.holds(&policy) {
+            return Ok(transform);
+        }
+        let newest = self.policies.policy(&policy.policy().dataset).await;
+        let taken = newest.map_err(Failure::from).and_then(|newest| self.take(newest));
+        match taken {
+            Ok(()) => Ok(self.current().1),
+            Err(failure) => Err(stop(self.fail(failure))),
+        }
     }
 }
 
@@ -112,23 +144,25 @@ fn note_overdue(known: &mut Option<PolicySourceError>, now: Option<PolicySourceE
 #[async_trait]
 impl Transform for Reloading {
     async fn apply(&self, records: Vec<Record>) -> Result<Vec<Outcome>, TransformError> {
-        self.transform()?.apply(records).await
+        self.transform().await?.apply(records).await
     }
 
     async fn refuse(&self, records: Vec<Record>, code: &'static str) -> Result<Vec<Outcome>, TransformError> {
-        self.transform()?.refuse(records, code).await
+        self.transform().await?.refuse(records, code).await
     }
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
+#[allow(clippy::unwrap_used, clippy::panic)]
 mod tests {
     use std::io::{self, Write};
 
+    use sealflow::clock::{Clock, ManualClock, UnixMillis};
     use sealflow::jose::PrivateJwk;
-    use sealflow::keys::CatalogueError;
     use sealflow::keys::testing::MemoryCatalogue;
-    use sealflow::policy::{CataloguePolicies, TrustedOwners, signed};
+    use sealflow::keys::{Catalogue, CatalogueError};
+    use sealflow::pipeline::StopKind;
+    use sealflow::policy::{CataloguePolicies, TrustedOwners, lease, signed};
 
     use super::*;
     use crate::failure::Exit;
@@ -176,16 +210,12 @@ mod tests {
         let catalogue = Arc::new(MemoryCatalogue::new());
         put(&catalogue, &owner, 1);
         let trusted = TrustedOwners::everywhere(vec![owner.thumbprint()]).unwrap();
-        let policies = CataloguePolicies::new(catalogue.clone(), trusted, clock())
-            .with_ages(Duration::ZERO, Duration::from_secs(3600));
-        let first = policies.policy("d").await.unwrap();
-        let make = Box::new(|_| Ok(Arc::new(Same) as Arc<dyn Transform>));
-        let reloading = Reloading::new(first, Arc::new(Metrics::new("test")), make).unwrap();
+        let reloading = reloading(&catalogue, trusted, clock()).await;
         put(&catalogue, &owner, 2);
         let path = "policies/d/0000000002.jws".to_owned();
         catalogue.fail_with(Some(CatalogueError::NotPermitted { path }));
         let look = async |patience| {
-            let followed = reloading.follow(&policies, "d", Duration::from_millis(5));
+            let followed = reloading.follow(Duration::from_millis(5));
             tokio::time::timeout(Duration::from_millis(patience), followed).await
         };
         assert!(look(100).await.is_err(), "it has stopped");
@@ -200,9 +230,79 @@ mod tests {
         // Readable again: taken in, without a restart. One that nobody signed still ends it.
         catalogue.fail_with(None);
         assert!(look(100).await.is_err());
-        assert_eq!(*reloading.version.lock().unwrap(), 2);
+        assert_eq!(reloading.current().0.policy().version, 2);
         catalogue.overwrite("policies/d/0000000003.jws", b"not signed");
         assert_eq!(look(10_000).await.unwrap().exit, Exit::Config);
+    }
+
+    async fn reloading(catalogue: &Arc<MemoryCatalogue>, trusted: TrustedOwners, clock: Arc<dyn Clock>) -> Reloading {
+        let policies = CataloguePolicies::new(Arc::clone(catalogue) as Arc<dyn Catalogue>, trusted, clock)
+            .with_ages(Duration::ZERO, Duration::from_secs(3600));
+        let first = policies.policy("d").await.unwrap();
+        let make = Box::new(|_| Ok(Arc::new(Same) as Arc<dyn Transform>));
+        Reloading::new(first, Arc::new(policies), Arc::new(Metrics::new("test")), make).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_lease_that_ends_between_two_looks_or_while_the_catalogue_is_away_for_long_ends_the_very_next_batch() {
+        const HOUR: Duration = Duration::from_secs(3600);
+        let owner = PrivateJwk::generate().unwrap();
+        let trusted = TrustedOwners::everywhere(vec![owner.thumbprint()]).unwrap();
+        let catalogue = Arc::new(MemoryCatalogue::new());
+        let clock = Arc::new(ManualClock::at(UnixMillis(0)));
+        let put = async |version: u64, hours: u32| {
+            let yaml =
+                format!("dataset: d\nversion: {version}\nlease: required\ncolumns: [{{ path: a, domain: x }}]\n");
+            let jws = signed::sign(yaml.as_bytes(), &owner).unwrap();
+            let policy = signed::verify(&jws, &trusted).unwrap();
+            let now = clock.now();
+            let lease = lease::sign(&policy, now, HOUR * hours, &owner).unwrap();
+            lease::publish(&*catalogue, &lease, &policy, &trusted, now)
+                .await
+                .unwrap();
+            catalogue.overwrite(&format!("policies/d/{version:010}.jws"), jws.as_bytes());
+        };
+        put(1, 2).await;
+        let of = async || reloading(&catalogue, trusted.clone(), clock.clone()).await;
+        let ends = async |reloading: &Reloading, why: &str| match reloading.apply(Vec::new()).await {
+            Err(TransformError::Stop { kind, reason, .. }) => {
+                assert!(kind == StopKind::Config && reason.contains(why), "{reason}");
+            }
+            other => panic!("{other:?}"),
+        };
+        // Nobody looks: no `follow` runs.
+        let (idle, renewed, away, newer) = (of().await, of().await, of().await, of().await);
+        clock.advance(HOUR);
+        assert!(idle.apply(Vec::new()).await.is_ok());
+        clock.advance(HOUR);
+        ends(&idle, "the lease ended").await;
+        ends(&idle, "the lease ended").await;
+        let followed = tokio::time::timeout(HOUR, idle.follow(Duration::from_millis(5)));
+        assert!(followed.await.unwrap().message.contains("the lease ended"));
+        put(1, 2).await;
+        assert!(
+            renewed.apply(Vec::new()).await.is_ok(),
+            "a new lease is found by the batch that needs it"
+        );
+        // Away for longer than a policy counts without its catalogue, and the clock is set back meanwhile.
+        assert!(away.apply(Vec::new()).await.is_ok());
+        catalogue.fail_with(Some(CatalogueError::Unavailable {
+            reason: "away".to_owned(),
+        }));
+        clock.advance(HOUR * 2);
+        clock.set(UnixMillis(0));
+        let look = tokio::time::timeout(Duration::from_secs(10), away.follow(Duration::from_millis(5)));
+        assert_eq!(look.await.unwrap().exit, Exit::Unavailable);
+        assert!(away.apply(Vec::new()).await.is_err());
+        catalogue.fail_with(None);
+        clock.set(UnixMillis(4 * 3_600_000));
+        put(2, 2).await;
+        assert!(newer.apply(Vec::new()).await.is_ok());
+        assert_eq!(
+            newer.current().0.policy().version,
+            2,
+            "a newer one that holds takes its place"
+        );
     }
 
     #[test]

@@ -3,6 +3,9 @@
 
 mod common;
 
+use std::io::Write as _;
+use std::process::Stdio;
+
 use common::{LocalKms, Place, policy};
 
 const ARN: &str = "arn:aws:kms:eu-central-1:111122223333:key/00000000-0000-4000-8000-000000000001";
@@ -276,7 +279,35 @@ fn a_policy_that_requires_a_lease_counts_only_while_one_holds() {
     let with = seal();
     assert_eq!(with.code, 0, "{}", with.err);
     assert!(place.read("out.json").contains("sf1."));
+    // A pipe that is open while the lease ends: what comes before is sealed, what comes after is not.
+    let args = [
+        "seal",
+        "--dataset",
+        "payments",
+        "--keys",
+        "piped.sfkeys",
+        "--kms-endpoint",
+        &kms.endpoint,
+    ];
+    let mut command = place.command(&[&args[..], &trust[..]].concat());
+    let piped = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut piped = piped.spawn().unwrap();
+    let mut input = piped.stdin.take().unwrap();
+    let many = "{\"email\":\"a@example.com\"}\n".repeat(8_192);
+    input.write_all(many.as_bytes()).unwrap();
     std::thread::sleep(std::time::Duration::from_secs(9).saturating_sub(started.elapsed()));
+    input.write_all(b"{\"email\":\"b@example.com\"}\n").unwrap();
+    drop(input);
+    let ended = piped.wait_with_output().unwrap();
+    let err = String::from_utf8(ended.stderr).unwrap();
+    assert!(
+        ended.status.code() == Some(78) && err.contains("the lease ended at"),
+        "{err}"
+    );
+    assert_eq!(String::from_utf8(ended.stdout).unwrap().lines().count(), 8_192);
     let after = seal();
     assert!(
         after.code == 78 && after.err.contains("the lease ended at"),
@@ -307,6 +338,23 @@ fn a_policy_that_requires_a_lease_counts_only_while_one_holds() {
         without.err
     );
     assert_eq!(seal().code, 78);
+    // Nor does publishing an old version once more give it a lease, for whoever would hide the newer ones.
+    let newest = place.read("policy.yaml");
+    place.write("policy.yaml", newest.replace("version: 3", "version: 2"));
+    let leases = || {
+        std::fs::read_dir(place.path("catalogue/leases/payments/0000000002"))
+            .unwrap()
+            .count()
+    };
+    let before = leases();
+    let again = place.run(&[&publish[..], &["--lease", "2h"]].concat());
+    assert!(
+        again.code == 78 && again.err.contains("version 3 is there"),
+        "{}",
+        again.err
+    );
+    assert_eq!(leases(), before);
+    place.write("policy.yaml", newest);
     // The key of leases signs nothing else.
     let ran = place.run(&[
         "policy",

@@ -13,6 +13,7 @@ use crate::failure::Result;
 use crate::files;
 use crate::signals;
 use crate::term::note;
+use crate::while_it_counts::WhileItCounts;
 
 /// Open sealed JSON records of a file or of standard input
 ///
@@ -55,7 +56,7 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
     let counters = transform.counters();
     let input = Input::open(&args.stream)?;
     let outputs = Outputs::create(&args.stream, files::Access::Private, None, None)?;
-    let passed = pass(input, &transform, outputs).await?;
+    let passed = pass(input, &WhileItCounts::new(transform, &services), outputs).await?;
     let values = counters.values.load(Ordering::Relaxed);
     let output = args.stream.output.as_deref().unwrap_or(Path::new("standard output"));
     note(format_args!(

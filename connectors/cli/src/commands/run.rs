@@ -26,6 +26,7 @@ use crate::signals;
 use crate::status::Status;
 use crate::telemetry::Telemetry;
 use crate::term::{OutputFormat, Progress, say, say_json};
+use crate::while_it_counts::WhileItCounts;
 
 /// Run a pipeline: topic in, sealed (or opened) topic out, exactly once
 ///
@@ -86,9 +87,7 @@ async fn run_pipeline(args: Args, config: &PipelineConfig) -> Result<ExitCode> {
     };
     say_start(config, &services, admin.as_ref());
     let housekeeping = tokio::spawn(keep_house(Arc::clone(&assembled.status), args.until_end));
-    let newest = assembled
-        .reloading
-        .follow(&*services.policies, &config.dataset, config.policy_refresh.0);
+    let newest = assembled.reloading.follow(config.policy_refresh.0);
     let ended = tokio::select! {
         ended = runner.run(shutdown) => ended.map_err(Failure::from),
         // What is not committed is dropped: it may have been sealed under a policy that counts no more.
@@ -148,7 +147,8 @@ impl Assembled {
             }
         };
         let policy = Arc::clone(&services.policy);
-        let reloading = Arc::new(Reloading::new(policy, Arc::clone(&metrics), Box::new(make))?);
+        let policies = Arc::clone(&services.policies);
+        let reloading = Arc::new(Reloading::new(policy, policies, Arc::clone(&metrics), Box::new(make))?);
         let status = Arc::new(Status::new(
             Arc::new(Counters::default()),
             counted,
@@ -182,7 +182,8 @@ impl Keys {
 
 /// The transform of a pipeline under the policy that there is now.
 pub(crate) fn transform(config: &PipelineConfig, services: &Services) -> Result<Arc<dyn Transform>> {
-    make(config, services, &Keys::new(config, services), &Arc::default())
+    let made = make(config, services, &Keys::new(config, services), &Arc::default())?;
+    Ok(Arc::new(WhileItCounts::new(made, services)))
 }
 
 fn make(

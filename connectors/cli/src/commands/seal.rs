@@ -13,6 +13,7 @@ use crate::failure::{Failure, Result};
 use crate::files;
 use crate::signals;
 use crate::term::note;
+use crate::while_it_counts::WhileItCounts;
 
 /// Seal JSON records of a file or of standard input
 ///
@@ -61,7 +62,7 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
         args.dead_letters.as_deref(),
         Some(Sidecar::at(&keys)?),
     )?;
-    let passed = pass(input, &transform, outputs).await?;
+    let passed = pass(input, &WhileItCounts::new(transform, &services), outputs).await?;
     let values = counters.values.load(Ordering::Relaxed);
     let output = args.stream.output.as_deref().unwrap_or(Path::new("standard output"));
     note(format_args!(

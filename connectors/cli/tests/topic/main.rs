@@ -10,6 +10,7 @@ mod exactly_once;
 #[cfg(feature = "failpoints")]
 mod failpoints;
 mod leaks;
+mod leases;
 mod reading;
 mod refusals;
 mod reload;

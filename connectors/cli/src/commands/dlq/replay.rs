@@ -16,6 +16,7 @@ use crate::failure::{Exit, Failure, Result};
 use crate::metrics::Metrics;
 use crate::signals;
 use crate::term::{OutputFormat, note, say, say_json};
+use crate::while_it_counts::WhileItCounts;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -84,7 +85,7 @@ pub(super) async fn run(args: Args) -> Result<ExitCode> {
         To::Target => ReplayTo::Target,
         To::Source => ReplayTo::Source,
     };
-    let replay: Arc<dyn Transform> = Arc::new(replay);
+    let replay: Arc<dyn Transform> = Arc::new(WhileItCounts::new(replay, &services));
     let runner = || {
         let counters = Arc::new(Counters::default());
         Runner::new(kafka.clone(), options.clone(), Arc::clone(&replay), counters)?.replaying(to)
