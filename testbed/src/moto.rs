@@ -1,9 +1,13 @@
-//! moto's server: an independent KMS for symmetric data keys.
+//! moto's server: an independent KMS for symmetric data keys, and STS.
 
+use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
+
+use sealflow::secret::SecretString;
+use sealflow_local_kms::Principal;
 
 use crate::process::Guarded;
 use crate::{StartError, deps, free_port};
@@ -46,6 +50,37 @@ impl Moto {
             port,
             _process: process,
         })
+    }
+
+    /// Credentials of a new session of `role`, an IAM ARN, from its STS.
+    ///
+    /// # Panics
+    /// If it does not give any.
+    #[must_use]
+    pub fn assume(&self, role: &str) -> Principal {
+        let body = format!("Action=AssumeRole&Version=2011-06-15&RoleSessionName=tests&RoleArn={role}");
+        let request = format!(
+            "POST / HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\nContent-Type: application/x-www-form-urlencoded\r\n\
+             Authorization: AWS4-HMAC-SHA256 Credential=AKIATESTS/20260101/us-east-1/sts/aws4_request, SignedHeaders=host, Signature=0\r\n\
+             Content-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).expect("moto listens");
+        stream.write_all(request.as_bytes()).expect("moto takes requests");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("moto answers");
+        let text = |name: &str| -> String {
+            let (_, rest) = answer
+                .split_once(&format!("<{name}>"))
+                .unwrap_or_else(|| panic!("no {name} in {answer}"));
+            rest.split('<').next().unwrap_or_default().to_owned()
+        };
+        Principal {
+            access_key_id: text("AccessKeyId"),
+            secret_access_key: SecretString::new(text("SecretAccessKey")),
+            session_token: Some(SecretString::new(text("SessionToken"))),
+            arn: text("Arn"),
+        }
     }
 
     /// Its endpoint, for `kms.endpoint`.

@@ -62,12 +62,22 @@ impl Site {
     /// If something of it does not start.
     #[must_use]
     pub fn new(brokers: &str) -> Self {
+        Self::with_principals(brokers, Vec::new())
+    }
+
+    /// The same, with others whose credentials the KMS accepts.
+    ///
+    /// # Panics
+    /// If something of it does not start.
+    #[must_use]
+    pub fn with_principals(brokers: &str, others: Vec<Principal>) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
             .build()
             .expect("a runtime starts");
-        let principals = TRUSTED.iter().copied().chain(["intern"]).map(principal).collect();
+        let ours = TRUSTED.iter().copied().chain(["intern"]).map(principal);
+        let principals = ours.chain(others).collect();
         let kms = runtime
             .block_on(Server::start(ServerConfig::in_memory(principals)))
             .expect("the local KMS starts");

@@ -5,7 +5,7 @@ use std::process::Output;
 use std::time::Duration;
 
 use sealflow::jose::PrivateJwk;
-use sealflow_testbed::{KEY_ARN, Kafka, Message, Site, Topics};
+use sealflow_testbed::{KEY_ARN, Kafka, Message, Moto, Site, Topics, or_skip};
 use serde_json::{Value, json};
 
 use crate::support::{PARTITIONS, binary, create_topics, pipeline, run_to_end};
@@ -66,9 +66,12 @@ struct Sealed {
 
 impl Sealed {
     fn new(kafka: &Kafka, name: &'static str) -> (Self, Topics) {
+        Self::on(Site::new(&kafka.brokers()), kafka, name)
+    }
+
+    fn on(site: Site, kafka: &Kafka, name: &'static str) -> (Self, Topics) {
         let topics = kafka.topics();
         create_topics(&topics, name);
-        let site = Site::new(&kafka.brokers());
         site.publish("payments", 1, &policy(1, OPS, ""));
         topics.produce(name, &(0..RECORDS).map(record).collect::<Vec<_>>());
         let path = pipeline(&site, name, "seal", "");
@@ -231,6 +234,66 @@ fn everybody_sees_exactly_their_columns_of_one_topic_and_a_refused_column_fails_
         "{}",
         stderr(&output)
     );
+}
+
+#[test]
+fn sessions_that_moto_gave_read_as_their_roles() {
+    let Some(kafka) = Kafka::shared("reading as sessions of moto's STS") else {
+        return;
+    };
+    let Some(moto) = or_skip("reading as sessions of moto's STS", Moto::start()) else {
+        return;
+    };
+    let role = |name: &str| format!("arn:aws:iam::111122223333:role/{name}");
+    let sessions = ["analyst", "support", "guest"].map(|name| moto.assume(&role(name)));
+    let site = Site::with_principals(&kafka.brokers(), sessions.to_vec());
+    let (sealed, _) = Sealed::on(site, kafka, "sessions");
+    // The KMS is ours, who asks is for moto to say.
+    let ours = format!("sts_endpoint: \"{}\"", sealed.site.kms().endpoint());
+    let yaml = std::fs::read_to_string(&sealed.file).unwrap();
+    assert!(yaml.contains(&ours));
+    let moto_says = yaml.replace(&ours, &format!("sts_endpoint: \"{}\"", moto.endpoint()));
+    std::fs::write(&sealed.file, moto_says).unwrap();
+    let redacted = json!("[redacted]");
+    for ((name, session), (email, note)) in ["analyst", "support", "guest"].iter().zip(&sessions).zip([
+        (json!(EMAIL), json!(NOTE)),
+        (redacted.clone(), json!(NOTE)),
+        (redacted, Value::Null),
+    ]) {
+        assert!(
+            session.arn.contains(&format!(":assumed-role/{name}/")),
+            "{}",
+            session.arn
+        );
+        let token = session.session_token.as_ref().unwrap();
+        let args = [
+            "read",
+            "kafka:///sessions.sealed",
+            "--pipeline",
+            &sealed.file,
+            "--output",
+            "json",
+        ];
+        let mut command = sealed.site.command(binary(), name, &args);
+        command
+            .env("AWS_ACCESS_KEY_ID", &session.access_key_id)
+            .env("AWS_SECRET_ACCESS_KEY", session.secret_access_key.expose())
+            .env("AWS_SESSION_TOKEN", token.expose());
+        let output = command.output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{name}: {}", stderr(&output));
+        assert!(
+            stderr(&output).contains(&format!("as {}", role(name))),
+            "{}",
+            stderr(&output)
+        );
+        let records = of(&output);
+        assert_eq!(records.len(), RECORDS as usize);
+        assert_eq!(
+            (&records[7]["value"]["user"]["email"], &records[7]["value"]["note"]),
+            (&email, &note),
+            "{name}"
+        );
+    }
 }
 
 #[test]
