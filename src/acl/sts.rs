@@ -204,7 +204,7 @@ impl StsError {
             Self::TooOld { .. } => "sign a new request: one counts for five minutes",
             Self::NotYet { .. } => "set the clock of the machine that signs",
             Self::TooLong => "sign for 900 seconds or less",
-            Self::OtherServer => "sign for this server's id, which `GET /livez` and its operator name",
+            Self::OtherServer => "sign for this server's id, which its operator names",
             Self::OtherHost | Self::OtherScope => "sign for the STS endpoint of a region that this server lists",
             Self::Refused => "check the credentials that signed, and whether they ended",
             Self::Unavailable => "try again",
