@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
 use super::signed::{TrustError, VerifiedDomain, VerifiedPolicy};
+use crate::jose::Thumbprint;
 
 /// Remembers the highest version of each dataset and domain that was accepted. Lives as long as its process;
 /// [`snapshot`](Self::snapshot) and [`restore`](Self::restore) carry it over to the next.
@@ -17,6 +18,8 @@ pub struct Seen {
     pub version: u64,
     /// SHA-256 of its YAML.
     pub sha256: [u8; 32],
+    /// Whose signature it bore; `None` if nobody's.
+    pub owner: Option<Thumbprint>,
 }
 
 impl Highest {
@@ -26,12 +29,13 @@ impl Highest {
     /// [`TrustError::OlderThanSeen`], or [`TrustError::TwoOfOneVersion`] if another policy of that version
     /// was seen before.
     pub fn accept(&self, policy: &VerifiedPolicy) -> Result<(), TrustError> {
-        let policy = policy.policy();
+        let (owner, policy) = (policy.owner(), policy.policy());
         self.see(
             &policy.dataset,
             Seen {
                 version: policy.version,
                 sha256: policy.sha256,
+                owner,
             },
         )
     }
@@ -41,13 +45,14 @@ impl Highest {
     /// # Errors
     /// As [`accept`](Self::accept).
     pub fn accept_domain(&self, domain: &VerifiedDomain) -> Result<(), TrustError> {
-        let document = domain.document();
+        let (owner, document) = (domain.owner(), domain.document());
         let name = format!("domain:{}", document.domain);
         self.see(
             &name,
             Seen {
                 version: document.version,
                 sha256: document.sha256,
+                owner,
             },
         )
     }

@@ -17,6 +17,7 @@ mod metrics;
 mod overlay;
 mod redact;
 mod reload;
+mod remembered;
 mod services;
 mod signals;
 mod status;

@@ -19,6 +19,7 @@ use crate::clock::MachineClock;
 use crate::config::PipelineConfig;
 use crate::failure::{Failure, Result};
 use crate::files;
+use crate::remembered::{Remembering, VersionsFile};
 use crate::trust;
 
 /// How long unwrapped keys are kept before KMS is asked again.
@@ -33,6 +34,8 @@ pub(crate) enum PolicyOrigin {
     Signed {
         /// Thumbprints of owner keys.
         owners: Vec<Thumbprint>,
+        /// Where the catalogue is: what was seen is remembered of it.
+        folder: PathBuf,
     },
     /// A lone file that nobody signed: development only.
     Unsigned(PathBuf),
@@ -49,6 +52,7 @@ impl PolicyOrigin {
             )),
             None => Ok(Self::Signed {
                 owners: config.trust.owners.clone(),
+                folder: config.catalogue.folder.clone(),
             }),
         }
     }
@@ -107,10 +111,14 @@ pub(crate) async fn open_policy_asked_every(
     catalogue: &Arc<dyn Catalogue>,
 ) -> Result<(Arc<dyn PolicySource>, Arc<VerifiedPolicy>)> {
     match origin {
-        PolicyOrigin::Signed { owners } => {
+        PolicyOrigin::Signed { owners, folder } => {
             let policies = trust::policies(catalogue, trust::owners(owners)?).with_ages(refresh, DEFAULT_MAX_STALE);
+            let policies: Arc<dyn PolicySource> = match VersionsFile::of(folder, owners) {
+                Some(file) => Arc::new(Remembering::new(policies, file)?),
+                None => Arc::new(policies),
+            };
             let policy = policies.policy(dataset).await?;
-            Ok((Arc::new(policies), policy))
+            Ok((policies, policy))
         }
         PolicyOrigin::Unsigned(path) => {
             let policy = Arc::new(read_unsigned(path)?);

@@ -148,7 +148,7 @@ impl Access {
         } else {
             self.owners.clone()
         };
-        let (Some(dataset), Some(_), false) = (dataset, &catalogue, owners.is_empty()) else {
+        let (Some(dataset), Some(folder), false) = (dataset, catalogue.clone(), owners.is_empty()) else {
             return Err(Failure::usage(
                 "no policy: dataset, catalogue and owner are all needed",
                 "give --pipeline FILE, or --dataset, --catalogue and --owner; for development --dev POLICY",
@@ -157,7 +157,7 @@ impl Access {
         Ok(Resolved {
             dataset,
             catalogue,
-            origin: PolicyOrigin::Signed { owners },
+            origin: PolicyOrigin::Signed { owners, folder },
         })
     }
 }
