@@ -1,5 +1,7 @@
 //! The `audit:` section of a configuration, and the log that it asks for.
 
+use std::collections::BTreeMap;
+use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,7 +16,7 @@ use sealflow::units::Span;
 use serde::Deserialize;
 
 use crate::file::{Checkpoints, LogFile};
-use crate::writer::{Output, Writer};
+use crate::writer::{LineSink, Output, Writer};
 
 /// The audit log: where each decision is written before anything is opened.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
@@ -25,6 +27,9 @@ pub struct AuditConfig {
     /// The file, with `to: file`. It is made with mode 0600 if it is not there, and one process writes it at a time.
     #[serde(default)]
     pub path: Option<PathBuf>,
+    /// The topic, with `to: topic`. Every process begins a chain of its own in it.
+    #[serde(default)]
+    pub topic: Option<AuditTopic>,
     /// The audit key that signs checkpoints: a private Ed25519 JWK, as `sealflow policy keygen` makes it.
     pub key: PathBuf,
     /// The second place of the checkpoints: a file that whoever may write the log may not write, best on another disk or host.
@@ -41,6 +46,28 @@ pub struct AuditConfig {
     pub name: Option<String>,
 }
 
+/// A topic for audit lines, which has to be there.
+#[derive(Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AuditTopic {
+    /// `host:port` of one or more brokers, separated by commas.
+    pub brokers: String,
+    /// Its name.
+    pub name: String,
+    /// librdkafka properties: how to connect.
+    #[serde(default)]
+    pub properties: BTreeMap<String, String>,
+}
+
+/// Properties may hold secrets.
+impl fmt::Debug for AuditTopic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AuditTopic")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}
+
 /// Where lines go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
@@ -49,6 +76,8 @@ pub enum To {
     File,
     /// Standard output, for a collector: durable is what it took, which may not be a disk.
     Stdout,
+    /// A topic: durable is what every in-sync replica has.
+    Topic,
 }
 
 fn every() -> u64 {
@@ -65,6 +94,18 @@ impl AuditConfig {
     /// # Errors
     /// [`AuditError`]; then nothing may be opened.
     pub fn open(&self, clock: Arc<dyn Clock>) -> Result<Arc<dyn AuditLog>, AuditError> {
+        self.open_with(clock, None)
+    }
+
+    /// As [`open`](Self::open); with `to: topic` the lines go to `topic`.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_with(
+        &self,
+        clock: Arc<dyn Clock>,
+        topic: Option<Box<dyn LineSink>>,
+    ) -> Result<Arc<dyn AuditLog>, AuditError> {
         let sealing = Sealing {
             key: Arc::new(self.key()?),
             every: self.every.max(1),
@@ -72,6 +113,11 @@ impl AuditConfig {
         };
         let checkpoints = Checkpoints::open(&self.checkpoints)?;
         let output = match (self.to, &self.path) {
+            (To::Topic, None) => {
+                let nowhere = || refused(Path::new("topic"), "`to: topic` needs a `topic`");
+                Output::Elsewhere(topic.ok_or_else(nowhere)?)
+            }
+            (To::Topic, Some(path)) => return Err(refused(path, "`to: topic` takes no `path`")),
             (To::File, Some(path)) if *path == self.checkpoints => {
                 return Err(refused(path, "log and checkpoints are one file"));
             }
@@ -100,7 +146,7 @@ impl AuditConfig {
     }
 }
 
-pub(crate) fn refused(path: &Path, reason: impl std::fmt::Display) -> AuditError {
+pub(crate) fn refused(path: &Path, reason: impl fmt::Display) -> AuditError {
     AuditError::Refused {
         to: path.display().to_string(),
         reason: reason.to_string(),
@@ -120,7 +166,7 @@ mod tests {
             r#"{"to":"file","path":"a.log","key":"audit.key"}"#,
             r#"{"to":"file","path":"a.log","checkpoints":"b.log"}"#,
             r#"{"to":"file","path":"a.log","key":"k","checkpoints":"b.log","sync":false}"#,
-            r#"{"to":"topic","key":"k","checkpoints":"b.log"}"#,
+            r#"{"to":"nowhere","key":"k","checkpoints":"b.log"}"#,
         ] {
             assert!(serde_json::from_str::<AuditConfig>(bad).is_err(), "{bad}");
         }

@@ -1,7 +1,9 @@
-//! Audit logs in files and on standard output. It makes no lines ([`sealflow::audit::Journal`] does) and knows no Kafka.
+//! Audit logs in files, on standard output, and wherever a [`LineSink`] takes them. It makes no lines
+//! ([`sealflow::audit::Journal`] does) and knows no Kafka.
 
 mod config;
 mod file;
 mod writer;
 
 pub use config::{AuditConfig, To};
+pub use writer::LineSink;

@@ -20,11 +20,23 @@ const MAX_GROUP: usize = 8_192;
 /// How often it is looked whether a checkpoint is due by time.
 const TICK: Duration = Duration::from_millis(250);
 
+/// A place for lines that this crate does not know itself: a topic.
+pub trait LineSink: Send {
+    /// What it is called in messages.
+    fn name(&self) -> String;
+
+    /// Writes the lines, in order, and returns when they are durable. Blocks.
+    ///
+    /// # Errors
+    /// [`AuditError`]. Nobody knows then how much of it arrived, so nothing more is written after it.
+    fn append(&mut self, lines: &[String]) -> Result<(), AuditError>;
+}
+
 /// Where lines go.
-#[derive(Debug)]
 pub(crate) enum Output {
     File(LogFile),
     Stdout,
+    Elsewhere(Box<dyn LineSink>),
 }
 
 enum Request {
@@ -59,6 +71,10 @@ impl Writer {
                 (Sink::File(log.file), begun)
             }
             Output::Stdout => (Sink::Stdout, Journal::start(InstanceId::random()?, name, sealing, now)),
+            Output::Elsewhere(sink) => (
+                Sink::Elsewhere(sink),
+                Journal::start(InstanceId::random()?, name, sealing, now),
+            ),
         };
         let to = sink.to();
         let (journal, first) = begun.map_err(|error| unsigned(&to, &error))?;
@@ -140,6 +156,7 @@ impl Drop for Writer {
 enum Sink {
     File(Appended),
     Stdout,
+    Elsewhere(Box<dyn LineSink>),
 }
 
 impl Sink {
@@ -147,15 +164,22 @@ impl Sink {
         match self {
             Self::File(file) => file.name(),
             Self::Stdout => "standard output".to_owned(),
+            Self::Elsewhere(sink) => sink.name(),
         }
     }
 
-    fn append(&mut self, text: &str) -> Result<(), AuditError> {
+    /// Whether it is known after a failure that nothing of it stayed.
+    fn is_all_or_nothing(&self) -> bool {
+        matches!(self, Self::File(_))
+    }
+
+    fn append(&mut self, lines: &[String]) -> Result<(), AuditError> {
         match self {
-            Self::File(file) => file.append(text),
+            Self::File(file) => file.append(&text(lines)),
+            Self::Elsewhere(sink) => sink.append(lines),
             Self::Stdout => {
                 let mut stdout = io::stdout().lock();
-                let written = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+                let written = stdout.write_all(text(lines).as_bytes()).and_then(|()| stdout.flush());
                 written.map_err(|error| AuditError::Write {
                     to: self.to(),
                     reason: error.to_string(),
@@ -237,8 +261,8 @@ impl Chain {
         if lines.is_empty() {
             return Ok(());
         }
-        let appended = self.sink.append(&text(&lines.lines));
-        if matches!(self.sink, Sink::Stdout) && appended.is_err() {
+        let appended = self.sink.append(&lines.lines);
+        if !self.sink.is_all_or_nothing() && appended.is_err() {
             // How much of it arrived nobody knows, so that the chain cannot go on.
             self.dead = Some("an earlier line may have been written in part".to_owned());
         }

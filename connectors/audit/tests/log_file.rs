@@ -40,6 +40,7 @@ impl Bench {
         let config = AuditConfig {
             to: To::File,
             path: Some(self.path("audit.log")),
+            topic: None,
             key: self.path("audit.key"),
             checkpoints: self.path("checkpoints"),
             every: 10,

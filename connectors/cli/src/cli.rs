@@ -143,7 +143,7 @@ async fn execute(command: Command) -> Result<ExitCode> {
         Command::Read(args) => read::run(args).await,
         Command::Policy(command) => policy::run(command).await,
         Command::Acl(command) => acl::run(command).await,
-        Command::Audit(command) => audit::run(&command),
+        Command::Audit(command) => audit::run(command).await,
         Command::Keys(command) => keys::run(command).await,
         Command::Dlq(command) => dlq::run(command).await,
         Command::Kms(command) => kms::run(command).await,

@@ -275,7 +275,7 @@ fn last_line(text: &str) -> &str {
 }
 
 /// Kafka's rule: 1 to 249 of `[A-Za-z0-9._-]`, neither `.` nor `..`.
-fn check_topic_name(path: &str, name: &str) -> Result<(), ConfigError> {
+pub(crate) fn check_topic_name(path: &str, name: &str) -> Result<(), ConfigError> {
     let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     if (1..=249).contains(&name.len()) && name.chars().all(legal) && name != "." && name != ".." {
         return Ok(());

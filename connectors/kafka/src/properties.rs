@@ -252,6 +252,21 @@ pub(crate) fn producer(config: &KafkaConfig, identity: &Identity<'_>) -> ClientC
     client
 }
 
+/// A producer whose lines arrive in order and without gaps, or not at all any more.
+pub(crate) fn line_producer(brokers: &str, properties: &Properties, patience_ms: &str) -> ClientConfig {
+    let mut client = base();
+    client.set("message.timeout.ms", patience_ms).set("linger.ms", "1");
+    properties.apply(&mut client);
+    client
+        .set("bootstrap.servers", brokers)
+        .set("enable.idempotence", "true")
+        .set("enable.gapless.guarantee", "true")
+        .set("acks", "all")
+        .set("allow.auto.create.topics", "false")
+        .set("delivery.report.only.error", "true");
+    client
+}
+
 /// A client that only asks: metadata, watermarks.
 pub(crate) fn source_observer(config: &KafkaConfig) -> ClientConfig {
     let mut client = base();

@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)] // tests
 
+mod auditing;
 mod dlq;
 mod exactly_once;
 #[cfg(feature = "failpoints")]
@@ -17,4 +18,5 @@ mod reload;
 mod rewrap;
 mod starts;
 mod support;
+mod versions;
 mod watched;

@@ -10,11 +10,11 @@ use serde_json::{Value, json};
 
 use crate::support::{PARTITIONS, binary, create_topics, pipeline, run_to_end};
 
-const RECORDS: u32 = 60;
-const EMAIL: &str = "ann@example.com";
-const NOTE: &str = "call at nine";
+pub(crate) const RECORDS: u32 = 60;
+pub(crate) const EMAIL: &str = "ann@example.com";
+pub(crate) const NOTE: &str = "call at nine";
 
-fn policy(version: u32, ops: &str, more: &str) -> String {
+pub(crate) fn policy(version: u32, ops: &str, more: &str) -> String {
     format!(
         r#"
 dataset: payments
@@ -39,7 +39,7 @@ columns:
     )
 }
 
-const OPS: &str = "\"arn:aws:iam::111122223333:role/analyst\", \"arn:aws:iam::111122223333:role/support\"";
+pub(crate) const OPS: &str = "\"arn:aws:iam::111122223333:role/analyst\", \"arn:aws:iam::111122223333:role/support\"";
 
 fn record(n: u32) -> Message {
     Message {
@@ -55,17 +55,17 @@ fn record(n: u32) -> Message {
 }
 
 /// A site with a sealed topic `NAME.sealed`.
-struct Sealed {
-    site: Site,
+pub(crate) struct Sealed {
+    pub(crate) site: Site,
     /// Thumbprint of the audit key.
-    auditor: String,
-    name: &'static str,
-    file: String,
-    brokers: String,
+    pub(crate) auditor: String,
+    pub(crate) name: &'static str,
+    pub(crate) file: String,
+    pub(crate) brokers: String,
 }
 
 impl Sealed {
-    fn new(kafka: &Kafka, name: &'static str) -> (Self, Topics) {
+    pub(crate) fn new(kafka: &Kafka, name: &'static str) -> (Self, Topics) {
         Self::on(Site::new(&kafka.brokers()), kafka, name)
     }
 
@@ -90,13 +90,13 @@ impl Sealed {
         (sealed, topics)
     }
 
-    fn read(&self, role: &str, more: &[&str]) -> Output {
+    pub(crate) fn read(&self, role: &str, more: &[&str]) -> Output {
         let source = format!("kafka:///{}.sealed", self.name);
         self.read_from(&source, role, more)
     }
 
     /// As `role`, with every decision in `audit.log`.
-    fn read_from(&self, source: &str, role: &str, more: &[&str]) -> Output {
+    pub(crate) fn read_from(&self, source: &str, role: &str, more: &[&str]) -> Output {
         let mut args = vec!["read", source, "--pipeline", &self.file];
         args.extend(["--audit", "audit.log", "--audit-key", "audit.key"]);
         args.extend(more);
@@ -104,7 +104,7 @@ impl Sealed {
     }
 
     /// What the audit log says, which must be whole.
-    fn audited(&self, more: &[&str]) -> Vec<Value> {
+    pub(crate) fn audited(&self, more: &[&str]) -> Vec<Value> {
         let run = |args: &[&str]| self.site.command(binary(), "intern", args).output().unwrap();
         let verified = run(&[
             "audit",
@@ -126,21 +126,21 @@ impl Sealed {
     }
 
     /// The records of `--output json`, by their numbers.
-    fn records(&self, role: &str, more: &[&str]) -> Vec<Value> {
+    pub(crate) fn records(&self, role: &str, more: &[&str]) -> Vec<Value> {
         let output = self.read(role, &[&["--output", "json"], more].concat());
         assert_eq!(output.status.code(), Some(0), "{role}: {}", stderr(&output));
         of(&output)
     }
 }
 
-fn of(output: &Output) -> Vec<Value> {
+pub(crate) fn of(output: &Output) -> Vec<Value> {
     let text = String::from_utf8(output.stdout.clone()).unwrap();
     let mut records: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     records.sort_by_key(|record| record["value"]["n"].as_u64());
     records
 }
 
-fn stderr(output: &Output) -> String {
+pub(crate) fn stderr(output: &Output) -> String {
     String::from_utf8(output.stderr.clone()).unwrap()
 }
 

@@ -6,11 +6,11 @@ mod verify;
 
 use std::process::ExitCode;
 
-use crate::failure::Result;
+use crate::failure::{Exit, Failure, Result};
 
 /// Verify audit logs, and ask them who read what
 ///
-/// The lines of a topic can be piped in: `kcat -C -e -q -t TOPIC -b BROKERS | sealflow audit verify -`.
+/// A log is a file, standard input, or a topic.
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
     /// Find what was removed, edited, inserted, put in another order or cut off
@@ -19,10 +19,12 @@ pub(crate) enum Command {
     Query(query::Args),
 }
 
-/// Runs the subcommand.
-pub(crate) fn run(command: &Command) -> Result<ExitCode> {
-    match command {
+/// Runs the subcommand, off the runtime's threads: files and topics are read to their ends.
+pub(crate) async fn run(command: Command) -> Result<ExitCode> {
+    let done = tokio::task::spawn_blocking(move || match &command {
         Command::Verify(args) => verify::run(args),
         Command::Query(args) => query::run(args),
-    }
+    });
+    done.await
+        .map_err(|_| Failure::new(Exit::Internal, "reading the log panicked", "please report this bug"))?
 }

@@ -1,13 +1,12 @@
 //! `audit query`: the decisions of a log that somebody asks for. It works on a log that is broken, and says so.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use sealflow::audit::{Body, Event, Line, Verdict, Verifier};
 use sealflow::clock::UnixMillis;
 use serde::Serialize;
 
-use super::lines;
+use super::lines::LogArgs;
 use crate::failure::Result;
 use crate::term::{OutputFormat, harmless, note, say_json, table};
 
@@ -17,9 +16,8 @@ use crate::term::{OutputFormat, harmless, note, say_json, table};
 /// without checkpoints: if it is broken, standard error says so.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The log; `-`: standard input
-    #[arg(value_name = "FILE")]
-    file: PathBuf,
+    #[command(flatten)]
+    log: LogArgs,
     /// Who asked, as ARN or `oidc:ISSUER#sub=…`
     #[arg(long, value_name = "PRINCIPAL")]
     principal: Option<String>,
@@ -80,7 +78,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let mut verifier = Verifier::new([], true);
     let mut found = std::collections::VecDeque::new();
     let (mut number, mut left_out) = (0_u64, 0_u64);
-    let torn = lines::each(&args.file, |text| {
+    let torn = args.log.each(|text| {
         number += 1;
         verifier.line(text);
         let Ok(Line {

@@ -7,7 +7,7 @@ use sealflow::audit::{Report, Verifier};
 use sealflow::jose::Thumbprint;
 use serde::Serialize;
 
-use super::lines;
+use super::lines::{self, LogArgs};
 use crate::failure::{Exit, Failure, Result};
 use crate::term::{OutputFormat, Style, harmless, note, say, say_json};
 
@@ -20,9 +20,8 @@ const SHOWN: usize = 20;
 /// could be cut off without a trace; it says how many there are.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The log; `-`: standard input
-    #[arg(value_name = "FILE")]
-    file: PathBuf,
+    #[command(flatten)]
+    log: LogArgs,
     /// Checkpoints of the second place: without them a tail that was cut off is not missed
     #[arg(long, value_name = "FILE")]
     checkpoints: Option<PathBuf>,
@@ -86,7 +85,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
             ));
         }
     }
-    let torn = lines::each(&args.file, |line| verifier.line(line))?;
+    let torn = args.log.each(|line| verifier.line(line))?;
     verifier.torn(torn);
     let report = verifier.finish();
     let shown = Shown::of(&report, !args.keys.is_empty());
@@ -100,7 +99,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
             Exit::Data,
             format_args!(
                 "{} is not as it was written: {}",
-                args.file.display(),
+                args.log.name(),
                 harmless(&first.to_string())
             ),
             "keep log and checkpoints as evidence, compare with other copies, and find out who could write them",

@@ -18,7 +18,8 @@ use sealflow::pipeline::{ColumnOutcome, Format, KEY_REFUSED, ReadError, Reader, 
 
 use sealflow_kafka::TopicReading;
 
-use self::source::{Source, Start};
+use self::source::Start;
+pub(crate) use self::source::TopicUrl;
 use self::who::{Asking, AssumedIdentity};
 use self::write::{Output, Writer};
 use super::access::Access;
@@ -47,7 +48,7 @@ const TABLE_ROWS: u64 = 100;
 pub(crate) struct Args {
     /// `kafka://HOST:PORT[,HOST:PORT…]/TOPIC`; with --pipeline `kafka:///TOPIC`, on the pipeline's brokers
     #[arg(value_name = "SOURCE")]
-    source: Source,
+    source: TopicUrl,
     /// Only these partitions; may be repeated
     #[arg(long = "partition", value_name = "N", value_delimiter = ',')]
     partitions: Vec<i32>,
@@ -110,7 +111,7 @@ impl From<FormatArg> for Format {
 /// Runs the subcommand.
 pub(crate) async fn run(args: Args) -> Result<ExitCode> {
     let config = args.access.loaded()?;
-    let audit = args.audit.open()?;
+    let audit = args.audit.open(config.as_ref()).await?;
     let mut about = Event::new(UnixMillis(0), Verdict::Refused, "");
     let read = match read(&args, config.as_ref(), &audit, &mut about).await {
         Ok(story) => story.tell(),
@@ -161,7 +162,7 @@ async fn read(args: &Args, config: Option<&PipelineConfig>, audit: &Log, about: 
     )
     .with_moved(args.moved);
     let read = TopicRead {
-        reading: args.source.reading(args, config)?,
+        reading: source::wanted(args, config)?,
         args,
         services: &services,
         asking: &asking,

@@ -23,13 +23,14 @@ const AHEAD: usize = 1;
 
 /// A topic.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Source {
+pub(crate) struct TopicUrl {
     /// Empty: those of the pipeline file.
-    brokers: String,
-    topic: String,
+    pub(crate) brokers: String,
+    /// The topic.
+    pub(crate) topic: String,
 }
 
-impl FromStr for Source {
+impl FromStr for TopicUrl {
     type Err = String;
 
     fn from_str(text: &str) -> std::result::Result<Self, String> {
@@ -74,9 +75,10 @@ impl FromStr for Start {
     }
 }
 
-impl Source {
-    /// What to read. The pipeline's properties, which may hold credentials, go to its own brokers only.
-    pub(super) fn reading(&self, args: &Args, config: Option<&PipelineConfig>) -> Result<TopicReading> {
+impl TopicUrl {
+    /// All of it. The pipeline's properties, which may hold credentials, go to its own brokers only; `properties` are further
+    /// ones as `KEY=VALUE`.
+    pub(crate) fn reading(&self, config: Option<&PipelineConfig>, properties: &[String]) -> Result<TopicReading> {
         let ours = config.map(|config| &config.source.kafka);
         let brokers = match (&*self.brokers, ours) {
             ("", Some(ours)) => &ours.brokers,
@@ -92,7 +94,7 @@ impl Source {
         if let Some(ours) = ours.filter(|ours| ours.brokers == brokers) {
             reading.properties = ours.properties.clone();
         }
-        for property in &args.properties {
+        for property in properties {
             let Some((name, value)) = property.split_once('=') else {
                 return Err(Failure::usage(
                     "--property: expected KEY=VALUE",
@@ -104,15 +106,21 @@ impl Source {
             }
             reading.properties.set(name, value);
         }
-        reading.partitions.clone_from(&args.partitions);
-        reading.from = match (args.from, args.last) {
-            (Some(Start::Offset(offset)), _) => StartAt::Offset(offset),
-            (Some(Start::Time(time)), _) => StartAt::Time(i64::try_from(time.0).unwrap_or(i64::MAX)),
-            (None, Some(count)) => StartAt::Last(count.get()),
-            (None, None) => StartAt::Oldest,
-        };
         Ok(reading)
     }
+}
+
+/// What of a topic `args` ask for.
+pub(super) fn wanted(args: &Args, config: Option<&PipelineConfig>) -> Result<TopicReading> {
+    let mut reading = args.source.reading(config, &args.properties)?;
+    reading.partitions.clone_from(&args.partitions);
+    reading.from = match (args.from, args.last) {
+        (Some(Start::Offset(offset)), _) => StartAt::Offset(offset),
+        (Some(Start::Time(time)), _) => StartAt::Time(i64::try_from(time.0).unwrap_or(i64::MAX)),
+        (None, Some(count)) => StartAt::Last(count.get()),
+        (None, None) => StartAt::Oldest,
+    };
+    Ok(reading)
 }
 
 /// How reading ended.
@@ -175,7 +183,7 @@ mod tests {
     #[test]
     fn a_source_names_brokers_and_topic_and_nothing_else() {
         let source = |brokers: &str, topic: &str| {
-            Ok(Source {
+            Ok(TopicUrl {
                 brokers: brokers.to_owned(),
                 topic: topic.to_owned(),
             })
@@ -191,7 +199,7 @@ mod tests {
             "kafka://a/b?c",
             "http://a/b",
         ] {
-            assert!(bad.parse::<Source>().is_err(), "{bad}");
+            assert!(bad.parse::<TopicUrl>().is_err(), "{bad}");
         }
         assert_eq!("17".parse(), Ok(Start::Offset(17)));
         assert_eq!("1970-01-01T00:00:01Z".parse(), Ok(Start::Time(UnixMillis(1_000))));
