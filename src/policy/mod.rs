@@ -41,4 +41,4 @@ pub use publish::{HistoryEntry, PublishError, Published};
 pub use signed::{OwnerKey, TrustError, VerifiedDomain, VerifiedPolicy};
 pub use source::{FixedPolicies, PolicySource, PolicySourceError};
 pub use template::KeyTemplate;
-pub use trust::{TrustRule, TrustRuleError, TrustedOwners};
+pub use trust::{Pin, TrustRule, TrustRuleError, TrustedOwners};

@@ -1,7 +1,11 @@
 //! Whose signatures count: owner keys pinned by thumbprint, per pattern of dataset names.
 
+use std::borrow::Cow;
+use std::fmt;
+use std::str::FromStr;
+
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::jose::Thumbprint;
 
@@ -19,6 +23,81 @@ pub struct TrustRule {
 
 fn everything() -> String {
     "*".to_owned()
+}
+
+/// One owner key for the datasets that a pattern matches, as people write it: `THUMBPRINT` (every dataset), or
+/// `PATTERN=THUMBPRINT`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pin {
+    /// As in [`TrustRule`].
+    pub dataset: String,
+    /// Whose signatures count there.
+    pub owner: Thumbprint,
+}
+
+impl From<Thumbprint> for Pin {
+    fn from(owner: Thumbprint) -> Self {
+        Self {
+            dataset: everything(),
+            owner,
+        }
+    }
+}
+
+impl FromStr for Pin {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (dataset, owner) = text.split_once('=').unwrap_or(("*", text));
+        if !is_pattern(dataset) {
+            return Err(
+                "not a pattern of dataset names: write payments=THUMBPRINT, payments*=…, domain:customers=…".to_owned(),
+            );
+        }
+        let owner = owner
+            .parse()
+            .map_err(|error: crate::jose::ThumbprintError| error.to_string())?;
+        Ok(Self {
+            dataset: dataset.to_owned(),
+            owner,
+        })
+    }
+}
+
+impl fmt::Display for Pin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.dataset == "*" {
+            return write!(f, "{}", self.owner);
+        }
+        write!(f, "{}={}", self.dataset, self.owner)
+    }
+}
+
+impl<'de> Deserialize<'de> for Pin {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = Cow::<'de, str>::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+impl JsonSchema for Pin {
+    fn schema_name() -> Cow<'static, str> {
+        "Pin".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({
+            "type": "string",
+            "description": "RFC 7638 thumbprint of an owner's Ed25519 key, in base64url; alone it counts for every dataset and domain, behind `PATTERN=` for those whose names match: payments, payments*, domain:customers",
+            "pattern": "^([A-Za-z0-9._:*-]{1,256}=)?[A-Za-z0-9_-]{43}$",
+            "examples": ["kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k", "payments*=kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k"]
+        })
+    }
+}
+
+fn is_pattern(dataset: &str) -> bool {
+    let is_name_byte = |b: u8| b.is_ascii_alphanumeric() || b"._-:*".contains(&b);
+    !dataset.is_empty() && dataset.len() <= 256 && dataset.bytes().all(is_name_byte)
 }
 
 /// Why rules of trust are refused.
@@ -64,10 +143,7 @@ impl TrustedOwners {
             return Err(TrustRuleError::NoOwner { dataset: None });
         }
         for rule in &rules {
-            let is_name_byte = |b: u8| b.is_ascii_alphanumeric() || b"._-:*".contains(&b);
-            let is_pattern =
-                !rule.dataset.is_empty() && rule.dataset.len() <= 256 && rule.dataset.bytes().all(is_name_byte);
-            if !is_pattern {
+            if !is_pattern(&rule.dataset) {
                 return Err(TrustRuleError::BadPattern {
                     dataset: rule.dataset.chars().take(256).collect(),
                 });
@@ -79,6 +155,18 @@ impl TrustedOwners {
             }
         }
         Ok(Self(rules))
+    }
+
+    /// Exactly these pins.
+    ///
+    /// # Errors
+    /// [`TrustRuleError`]
+    pub fn pinned(pins: &[Pin]) -> Result<Self, TrustRuleError> {
+        let rule = |pin: &Pin| TrustRule {
+            dataset: pin.dataset.clone(),
+            owners: vec![pin.owner],
+        };
+        Self::new(pins.iter().map(rule).collect())
     }
 
     /// These keys for every dataset and domain.
@@ -186,6 +274,37 @@ mod tests {
         assert!(
             !trusted.is_domain_owner("payments", &payments),
             "a domain is no dataset"
+        );
+    }
+
+    #[test]
+    fn a_pin_is_a_thumbprint_alone_or_behind_a_pattern() {
+        let owner = thumbprint();
+        for (text, dataset) in [
+            (owner.to_string(), "*"),
+            (format!("payments*={owner}"), "payments*"),
+            (format!("domain:customers={owner}"), "domain:customers"),
+        ] {
+            let pin: Pin = text.parse().unwrap();
+            assert_eq!(
+                (pin.dataset.as_str(), pin.owner, pin.to_string()),
+                (dataset, owner, text)
+            );
+        }
+        for bad in [
+            "".to_owned(),
+            "payments".to_owned(),
+            format!("={owner}"),
+            format!("a b={owner}"),
+            format!("{owner}="),
+        ] {
+            assert!(bad.parse::<Pin>().is_err(), "{bad}");
+        }
+        let trusted = TrustedOwners::pinned(&[format!("payments*={owner}").parse().unwrap()]).unwrap();
+        assert!(trusted.is_owner("payments.eu", &owner) && !trusted.is_owner("web", &owner));
+        assert_eq!(
+            TrustedOwners::pinned(&[]),
+            Err(TrustRuleError::NoOwner { dataset: None })
         );
     }
 

@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use sealflow::jose::Thumbprint;
-use sealflow::policy::{CataloguePolicies, Highest, PolicySource, PolicySourceError, Seen};
+use sealflow::policy::{CataloguePolicies, Highest, Pin, PolicySource, PolicySourceError, Seen};
 use sealflow::policy::{VerifiedDomain, VerifiedPolicy};
 use sealflow::seal::KeyId;
 use serde::{Deserialize, Serialize};
@@ -56,7 +56,7 @@ pub(crate) struct VersionsFile {
 impl VersionsFile {
     /// That of this machine's user: in `SEALFLOW_STATE`, by default the XDG state folder. `None` where there is none: nothing
     /// is remembered then.
-    pub(crate) fn of(catalogue: &Path, owners: &[Thumbprint]) -> Option<Self> {
+    pub(crate) fn of(catalogue: &Path, owners: &[Pin]) -> Option<Self> {
         let variable = |name: &str| {
             std::env::var_os(name)
                 .filter(|value| !value.is_empty())
@@ -70,7 +70,8 @@ impl VersionsFile {
                 .or_else(|| variable("HOME").map(|home| home.join(".local/state")))?
                 .join("sealflow"),
         };
-        Some(Self::in_folder(&folder, catalogue, owners))
+        let owners: Vec<_> = owners.iter().map(|pin| pin.owner).collect();
+        Some(Self::in_folder(&folder, catalogue, &owners))
     }
 
     fn in_folder(folder: &Path, catalogue: &Path, owners: &[Thumbprint]) -> Self {
@@ -297,7 +298,10 @@ mod tests {
         let first = bench.policies(&[1, 2]).unwrap().policy("d").await.unwrap();
         assert_eq!(first.policy().version, 2);
         let gone = bench.policies(&[1]).unwrap().policy("d").await.unwrap_err();
-        assert!(gone.to_string().contains("version 1 of d is older than version 2"), "{gone}");
+        assert!(
+            gone.to_string().contains("version 1 of d is older than version 2"),
+            "{gone}"
+        );
         let all_gone = bench.policies(&[]).unwrap().policy("d").await.unwrap_err();
         assert!(
             all_gone.to_string().contains("version 2 was there before"),

@@ -6,11 +6,10 @@ use std::time::Duration;
 
 use sealflow::clock::Clock;
 use sealflow::flow::direct::DirectSealer;
-use sealflow::jose::Thumbprint;
 use sealflow::keys::{Catalogue, DomainKeys, KeyService, OpeningKeys, SealingKeys};
 use sealflow::pipeline::{Format, KeysPlacement, OpenTransform, SealTransform};
 use sealflow::policy::catalogue_source::{DEFAULT_MAX_STALE, DEFAULT_REFRESH};
-use sealflow::policy::{FixedPolicies, PolicySource, VerifiedPolicy};
+use sealflow::policy::{FixedPolicies, Pin, PolicySource, VerifiedPolicy};
 use sealflow::seal::UsageLimits;
 use sealflow_kms::{AwsKms, KmsConfig};
 use sealflow_storage::CatalogueConfig;
@@ -32,8 +31,8 @@ const OPENED_KEYS: u64 = 10_000;
 pub(crate) enum PolicyOrigin {
     /// The newest in the catalogue, signed by one of these owners.
     Signed {
-        /// Thumbprints of owner keys.
-        owners: Vec<Thumbprint>,
+        /// Owner keys.
+        owners: Vec<Pin>,
         /// Where the catalogue is: what was seen is remembered of it.
         folder: PathBuf,
     },

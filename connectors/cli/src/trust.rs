@@ -3,17 +3,17 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use sealflow::jose::{JwkError, PrivateJwk, Thumbprint};
+use sealflow::jose::{JwkError, PrivateJwk};
 use sealflow::keys::Catalogue;
-use sealflow::policy::{CataloguePolicies, PublishError, TrustError, TrustedOwners};
+use sealflow::policy::{CataloguePolicies, Pin, PublishError, TrustError, TrustedOwners};
 
 use crate::failure::{Exit, Failure, Result};
 use crate::files::{self, Access};
 use crate::services::clock;
 
 /// The owners that are believed; an empty list is refused.
-pub(crate) fn owners(thumbprints: &[Thumbprint]) -> Result<TrustedOwners> {
-    TrustedOwners::everywhere(thumbprints.to_vec()).map_err(|error| Failure::config(&error, error.help()))
+pub(crate) fn owners(pins: &[Pin]) -> Result<TrustedOwners> {
+    TrustedOwners::pinned(pins).map_err(|error| Failure::config(&error, error.help()))
 }
 
 /// The newest signed policies in `catalogue`, of `owners`.

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use sealflow::jose::Thumbprint;
 use sealflow::keys::{Catalogue, KeyService};
+use sealflow::policy::Pin;
 use sealflow_kms::KmsConfig;
 
 use crate::config::{self, Environment, PipelineConfig};
@@ -25,7 +25,7 @@ pub(crate) struct Access {
     /// Catalogue of signed policies and key envelopes
     #[arg(long, value_name = "DIR", env = "SEALFLOW_CATALOGUE", hide_env_values = true)]
     catalogue: Option<PathBuf>,
-    /// Thumbprint of an owner key whose policies are believed; may be repeated
+    /// Thumbprint of an owner key whose policies are believed, also as PATTERN=THUMBPRINT for some datasets; may be repeated
     #[arg(
         long = "owner",
         value_name = "THUMBPRINT",
@@ -34,7 +34,7 @@ pub(crate) struct Access {
         hide_env_values = true,
         value_delimiter = ','
     )]
-    owners: Vec<Thumbprint>,
+    owners: Vec<Pin>,
     /// Use this policy file although nobody signed it: for development only
     #[arg(long, value_name = "POLICY", conflicts_with_all = ["dataset", "owners"])]
     dev: Option<PathBuf>,

@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use schemars::JsonSchema;
-use sealflow::jose::Thumbprint;
 use sealflow::pipeline::{self, BatchLimits, KeysPlacement, OutputLimits};
+use sealflow::policy::Pin;
 use sealflow::units::Span;
 use sealflow_kafka::{DeadLetters, KafkaConfig, KafkaSource, KafkaTarget};
 use sealflow_kms::KmsConfig;
@@ -158,9 +158,10 @@ pub(crate) struct Target {
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Trust {
-    /// Thumbprints (RFC 7638) of the owner keys that may sign this dataset's policy.
+    /// Thumbprints (RFC 7638) of the owner keys whose signatures count: alone for everything, or as `PATTERN=THUMBPRINT` for
+    /// datasets (`payments*`) and domains (`domain:customers`) of matching names.
     #[serde(default)]
-    pub(crate) owners: Vec<Thumbprint>,
+    pub(crate) owners: Vec<Pin>,
 }
 
 /// The admin port.

@@ -348,7 +348,7 @@ async fn write(args: &Args, names: &Names, findings: &Findings, key: &Key, owner
         format: findings.format,
     });
     let catalogue = open_catalogue(&names.catalogue)?;
-    publish(catalogue.as_ref(), &jws, &owners(&[owner.thumbprint()])?).await?;
+    publish(catalogue.as_ref(), &jws, &owners(&[owner.thumbprint().into()])?).await?;
     write_new(&names.policy, policy.as_bytes(), Access::Shared, false)?;
     write_new(&names.pipeline, pipeline.as_bytes(), Access::Shared, false)?;
     say(format_args!(

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use sealflow::jose::Thumbprint;
 use sealflow::keys::Catalogue;
-use sealflow::policy::TrustedOwners;
+use sealflow::policy::{Pin, TrustedOwners};
 use sealflow_kms::KmsConfig;
 
 use crate::config::{self, Environment};
@@ -75,7 +75,7 @@ pub(in crate::commands) struct Trusting {
     /// Catalogue of signed policies
     #[arg(long, value_name = "DIR", env = "SEALFLOW_CATALOGUE", hide_env_values = true)]
     catalogue: Option<PathBuf>,
-    /// Thumbprint of an owner key whose policies are believed; may be repeated
+    /// Thumbprint of an owner key whose policies are believed, also as PATTERN=THUMBPRINT for some datasets; may be repeated
     #[arg(
         long = "owner",
         value_name = "THUMBPRINT",
@@ -84,7 +84,7 @@ pub(in crate::commands) struct Trusting {
         hide_env_values = true,
         value_delimiter = ','
     )]
-    owners: Vec<Thumbprint>,
+    owners: Vec<Pin>,
 }
 
 /// What [`Trusting`] comes to.
@@ -111,9 +111,9 @@ impl Trusting {
         let folder = folder.ok_or_else(|| Failure::usage("no catalogue", "give --catalogue DIR or --pipeline FILE"))?;
         let mut owners = self.owners.clone();
         if owners.is_empty() {
-            owners.extend(loaded.iter().flat_map(|config| config.trust.owners.iter().copied()));
+            owners.extend(loaded.iter().flat_map(|config| config.trust.owners.iter().cloned()));
         }
-        owners.extend(also);
+        owners.extend(also.map(Pin::from));
         if owners.is_empty() {
             return Err(Failure::usage(
                 "no owner to believe",

@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use sealflow::jose::{PrivateJwk, Thumbprint};
+use sealflow::jose::PrivateJwk;
 use sealflow::policy::signed::{self, VerifiedPolicy};
-use sealflow::policy::{Policy, PolicyError};
+use sealflow::policy::{Pin, Policy, PolicyError};
 
 use crate::failure::{Failure, Result};
 use crate::files::{self, Access};
@@ -154,7 +154,7 @@ pub(crate) struct VerifyArgs {
         required = true,
         value_delimiter = ','
     )]
-    owners: Vec<Thumbprint>,
+    owners: Vec<Pin>,
 }
 
 pub(super) fn verify(args: &VerifyArgs) -> Result<ExitCode> {
@@ -173,7 +173,7 @@ pub(super) fn verify(args: &VerifyArgs) -> Result<ExitCode> {
 }
 
 /// Reads a signed policy file and believes it if one of `pinned` signed it.
-fn verify_file(path: &Path, pinned: &[Thumbprint]) -> Result<VerifiedPolicy> {
+fn verify_file(path: &Path, pinned: &[Pin]) -> Result<VerifiedPolicy> {
     let jws = files::read_text(path)?;
     signed::verify(jws.trim(), &owners(pinned)?).map_err(|error| in_file(path, Failure::from(error)))
 }
