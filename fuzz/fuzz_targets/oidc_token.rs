@@ -5,8 +5,10 @@ use std::sync::LazyLock;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use ed25519_dalek::{Signer as _, SigningKey};
 use libfuzzer_sys::fuzz_target;
-use sealflow::acl::oidc::{Token, TrustedIssuer};
+use sealflow::acl::Identity;
+use sealflow::acl::oidc::{MAX_GROUPS, Token, TrustedIssuer};
 use sealflow::clock::UnixMillis;
 use sealflow::jose::{JwkSet, TokenAlgorithm};
 
@@ -16,6 +18,14 @@ const KEYS: &str = include_str!("../corpus/oidc_token/keys.json");
 const SIGNED: &str = include_str!("../corpus/oidc_token/signed.jwt");
 const NOW: UnixMillis = UnixMillis(1_767_225_600_000); // 2026-01-01T00:00:00Z
 
+/// `{"alg":"EdDSA","kid":"e"}`
+const EDDSA_HEADER: &str = "eyJhbGciOiJFZERTQSIsImtpZCI6ImUifQ";
+
+/// The private key of RFC 8037 (A.1), which everybody knows.
+static SIGNER: LazyLock<SigningKey> = LazyLock::new(|| {
+    let seed = URL_SAFE_NO_PAD.decode("nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A").unwrap();
+    SigningKey::from_bytes(&seed.try_into().unwrap())
+});
 static SET: LazyLock<JwkSet> = LazyLock::new(|| JwkSet::parse(KEYS.as_bytes()).unwrap());
 static ISSUER: LazyLock<TrustedIssuer> =
     LazyLock::new(|| TrustedIssuer::new("https://login.example.com", vec!["sealflow".into()]));
@@ -27,6 +37,14 @@ fuzz_target!(|bytes: &[u8]| {
         && verify(text).is_ok()
     {
         assert_eq!(text, SIGNED);
+    }
+    // As claims that the issuer did sign: past the signature, to everything that a token must say.
+    let signed = format!("{EDDSA_HEADER}.{}", URL_SAFE_NO_PAD.encode(bytes));
+    let signature = URL_SAFE_NO_PAD.encode(SIGNER.sign(signed.as_bytes()).to_bytes());
+    if let Ok(proven) = verify(&format!("{signed}.{signature}")) {
+        assert!(proven.expires > NOW);
+        assert!(matches!(&proven.identity, Identity::Oidc { issuer, subject, groups, .. }
+            if issuer == "https://login.example.com" && !subject.is_empty() && groups.len() <= MAX_GROUPS));
     }
     // As header and claims, where base64url is no obstacle, with signatures of each length that are right for nothing.
     let split = bytes.iter().position(|byte| *byte == b'\n').unwrap_or(bytes.len());

@@ -21,7 +21,7 @@ pub enum Decision {
 pub enum Refusal {
     /// `deny[rule]` names it, whatever `allow` says.
     Denied {
-        /// Index in [`Acl::deny`]: the first that names it.
+        /// Index in [`Acl::deny`]: the first that names it, or may: a group, where the token lists none.
         rule: usize,
     },
     /// `allow[grant]` names it, and is over; no other grant holds.
@@ -52,7 +52,7 @@ impl Acl {
     /// Deny wins, then the first grant that holds; else the first grant that names it says why it does not.
     #[must_use]
     pub fn decide(&self, who: &Identity, purpose: Option<&str>, now: UnixMillis) -> Decision {
-        if let Some(rule) = self.deny.iter().position(|principal| principal.names(who)) {
+        if let Some(rule) = self.deny.iter().position(|principal| principal.may_name(who)) {
             return Decision::Refused(Refusal::Denied { rule });
         }
         let mut why = Refusal::NotNamed;
@@ -141,6 +141,33 @@ mod tests {
         }
     }
 
+    #[test]
+    fn leaving_the_groups_out_of_a_token_evades_no_deny_and_gains_no_grant() {
+        let alice = |groups: Option<&[&str]>| Identity::Oidc {
+            issuer: "https://login.example.com".into(),
+            subject: "alice".into(),
+            lists_groups: groups.is_some(),
+            groups: groups
+                .unwrap_or_default()
+                .iter()
+                .map(|group| (*group).to_owned())
+                .collect(),
+        };
+        let (by_name, by_group) = (
+            "oidc:https://login.example.com#sub=alice",
+            "oidc:https://login.example.com#group=fraud",
+        );
+        let suspended = "oidc:https://login.example.com#group=suspended";
+        let elsewhere = "oidc:https://other.example.com#group=suspended";
+        let allowed =
+            |allow: &str, deny: &str, groups| acl(&[allow], &[deny]).decide(&alice(groups), None, NOW).is_allowed();
+        assert!(allowed(by_name, suspended, Some(&[])));
+        assert!(!allowed(by_name, suspended, Some(&["suspended"])));
+        assert!(!allowed(by_name, suspended, None), "it may be one of them");
+        assert!(allowed(by_name, elsewhere, None), "of an issuer that is another");
+        assert!(allowed(by_group, suspended, Some(&["fraud"])) && !allowed(by_group, elsewhere, None));
+    }
+
     // The slow, obvious evaluator: principals and identities as texts, globs by trying every split.
 
     fn glob_matches(pattern: &str, text: &str) -> bool {
@@ -170,11 +197,21 @@ mod tests {
         }
     }
 
+    fn obviously_denies(principal: &str, who: &Identity) -> bool {
+        let unlisted = match who {
+            Identity::Oidc {
+                issuer, lists_groups, ..
+            } => !lists_groups && principal.starts_with(&format!("oidc:{issuer}#group=")),
+            _ => false,
+        };
+        unlisted || obviously_names(principal, who)
+    }
+
     fn obviously(acl: &Acl, who: &Identity, purpose: Option<&str>, now: UnixMillis) -> bool {
         let denied = acl
             .deny
             .iter()
-            .any(|principal| obviously_names(&principal.to_string(), who));
+            .any(|principal| obviously_denies(&principal.to_string(), who));
         let granted = acl.allow.iter().any(|grant| {
             obviously_names(&grant.principal.to_string(), who)
                 && grant.until.is_none_or(|until| now.0 < until.0)
@@ -206,14 +243,15 @@ mod tests {
             let kind = if role { "role" } else { "user" };
             arn(&format!("arn:aws:iam::{}:{kind}/{name}", account.repeat(12)))
         });
-        let groups = proptest::collection::btree_set("[abc]", 0..3);
-        let oidc = ("[ab]", "[abc]", groups).prop_map(|(host, subject, groups): (String, String, BTreeSet<String>)| {
-            Identity::Oidc {
+        let groups = proptest::option::of(proptest::collection::btree_set("[abc]", 0..3));
+        let oidc = ("[ab]", "[abc]", groups).prop_map(
+            |(host, subject, groups): (String, String, Option<BTreeSet<String>>)| Identity::Oidc {
                 issuer: format!("https://{host}"),
                 subject,
-                groups,
-            }
-        });
+                lists_groups: groups.is_some(),
+                groups: groups.unwrap_or_default(),
+            },
+        );
         prop_oneof![3 => iam, 1 => oidc]
     }
 
@@ -253,7 +291,7 @@ mod tests {
                     prop_assert_eq!(alone.decide(&who, purpose, now), Decision::Allowed { grant: 0 });
                 }
                 Decision::Refused(Refusal::Denied { rule }) => {
-                    prop_assert!(obviously_names(&acl.deny[rule].to_string(), &who));
+                    prop_assert!(obviously_denies(&acl.deny[rule].to_string(), &who));
                 }
                 Decision::Refused(Refusal::Expired { grant }) => {
                     prop_assert!(obviously_names(&acl.allow[grant].principal.to_string(), &who));
@@ -299,7 +337,7 @@ mod tests {
             let listed = acl.allow.iter().map(|grant| &grant.principal).chain(&acl.deny);
             for principal in listed.chain(&others).filter(|principal| principal.names(&who)) {
                 let standing = acl.standing(principal, purpose, now);
-                let excepted = standing.except.iter().any(|denied| denied.names(&who));
+                let excepted = standing.except.iter().any(|denied| denied.may_name(&who));
                 match standing.may {
                     May::All => prop_assert_eq!(allowed, !excepted),
                     May::ForAPurpose => {

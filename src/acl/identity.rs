@@ -36,6 +36,9 @@ pub enum Identity {
         subject: String,
         /// The groups that the token lists.
         groups: BTreeSet<String>,
+        /// Whether it says anything of groups at all. If not, whoever a policy denies by a group may be meant, and
+        /// whoever it allows by one is not.
+        lists_groups: bool,
     },
 }
 

@@ -238,6 +238,7 @@ impl<'a> Token<'a> {
             issuer: issuer.to_owned(),
             subject: self.subject()?,
             groups: self.groups(&trusted.groups_claim)?,
+            lists_groups: self.claims.contains_key(&trusted.groups_claim),
         };
         Ok(ProvenToken {
             identity,

@@ -131,6 +131,7 @@ fn a_token_of_each_algorithm_says_who_somebody_is() {
         issuer: ISSUER.into(),
         subject: "alice".into(),
         groups: ["fraud".to_owned(), "ops".to_owned()].into(),
+        lists_groups: true,
     };
     for kid in ["r", "e", "d"] {
         let proven = verify(&KEYS.token(&header(kid).to_string(), &claims().to_string(), kid)).unwrap();
@@ -306,6 +307,19 @@ fn subject_and_groups_are_names_and_too_many_groups_are_refused_not_cut() {
         })
     };
     let bad = Err(OidcError::BadClaim { name: "of groups" });
+    for (proven, listed) in [(with(set("groups", json!([]))), true), (with(without("groups")), false)] {
+        let Identity::Oidc {
+            lists_groups, groups, ..
+        } = proven.unwrap().identity
+        else {
+            panic!()
+        };
+        assert_eq!(
+            (lists_groups, groups.len()),
+            (listed, 0),
+            "none, and nothing said of groups, are two things"
+        );
+    }
     assert_eq!(groups(json!("one")), Ok(vec!["one".to_owned()]));
     assert_eq!(groups(json!([])), Ok(vec![]));
     for value in [

@@ -166,6 +166,7 @@ impl Principal {
                     issuer: of_issuer,
                     subject,
                     groups,
+                    ..
                 },
             ) => {
                 issuer == of_issuer
@@ -176,6 +177,27 @@ impl Principal {
             }
             _ => false,
         }
+    }
+
+    /// Whether it names `who`, or may: a group of an issuer whose token does not list groups. For what takes away.
+    #[must_use]
+    pub fn may_name(&self, who: &Identity) -> bool {
+        let is_unknown_group = match (self, who) {
+            (
+                Self::Oidc {
+                    issuer,
+                    claim: OidcClaim::Group,
+                    ..
+                },
+                Identity::Oidc {
+                    issuer: of_issuer,
+                    lists_groups,
+                    ..
+                },
+            ) => issuer == of_issuer && !lists_groups,
+            _ => false,
+        };
+        is_unknown_group || self.names(who)
     }
 
     /// Whether it names everybody whom `other` names, as far as can be seen from the two: `true` is certain, and where

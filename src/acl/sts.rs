@@ -446,6 +446,8 @@ pub fn caller(status: u16, body: &[u8]) -> Result<Identity, StsError> {
     match status {
         200 => {}
         429 | 500..=599 => return Err(StsError::Unavailable),
+        // The query protocol of AWS throttles with 400.
+        400..=499 if is_throttling(body) => return Err(StsError::Unavailable),
         400..=499 => return Err(StsError::Refused),
         _ => return Err(StsError::BadAnswer),
     }
@@ -463,6 +465,25 @@ pub fn caller(status: u16, body: &[u8]) -> Result<Identity, StsError> {
     } else {
         Err(StsError::BadAnswer)
     }
+}
+
+/// Whether the `Code` of an error says that there were too many requests.
+fn is_throttling(body: &[u8]) -> bool {
+    let text = std::str::from_utf8(body)
+        .ok()
+        .filter(|text| text.len() <= MAX_ANSWER_BYTES);
+    let options = roxmltree::ParsingOptions {
+        nodes_limit: 64,
+        ..roxmltree::ParsingOptions::default()
+    };
+    let document = text.and_then(|text| roxmltree::Document::parse_with_options(text, options).ok());
+    document.is_some_and(|document| {
+        let mut codes = document.descendants().filter(|node| node.tag_name().name() == "Code");
+        codes.any(|code| {
+            code.text()
+                .is_some_and(|code| code.starts_with("Throttl") || code == "RequestLimitExceeded")
+        })
+    })
 }
 
 /// `Arn` and `Account` of the one result, of which each member stands once. No document type, no entities of its own.

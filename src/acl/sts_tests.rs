@@ -392,6 +392,25 @@ fn answers_of_another_form_are_refused() {
     assert_eq!(caller(200, &[0xff, 0xfe]), Err(StsError::BadAnswer));
 }
 
+#[test]
+fn too_many_requests_are_no_refusal() {
+    let error = |code: &str| {
+        let namespace = "https://sts.amazonaws.com/doc/2011-06-15/";
+        format!(
+            "<ErrorResponse xmlns=\"{namespace}\"><Error><Type>Sender</Type><Code>{code}</Code></Error></ErrorResponse>"
+        )
+    };
+    for (code, expected) in [
+        ("Throttling", StsError::Unavailable),
+        ("ThrottlingException", StsError::Unavailable),
+        ("RequestLimitExceeded", StsError::Unavailable),
+        ("SignatureDoesNotMatch", StsError::Refused),
+        ("ExpiredToken", StsError::Refused),
+    ] {
+        assert_eq!(caller(400, error(code).as_bytes()), Err(expected), "{code}");
+    }
+}
+
 proptest! {
     #[test]
     fn a_query_with_any_byte_changed_is_refused_or_asks_the_same_host_for_the_same_thing(at in 0..URL.len(), byte in 0_u8..128) {

@@ -11,13 +11,15 @@ pub struct Event {
     pub at: UnixMillis,
     /// Who asked, as it was proved: an ARN, or `oidc:ISSUER#sub=…`. `None`: nothing was proved.
     pub principal: Option<String>,
+    /// The caller's ARN as STS told it, where it says more than the principal: the session, which may name a person.
+    pub caller: Option<String>,
     /// How it was proved.
     pub proof: Option<Proof>,
     /// What the caller says it reads for.
     pub purpose: Option<String>,
     /// The proven dataset.
     pub dataset: Option<String>,
-    /// The proven label: a column path, or `domain:NAME`.
+    /// A label of the policy: the proven one of what was opened, else that of the place; `?` where there is none.
     pub label: Option<String>,
     /// Version of the policy that decided.
     pub policy_version: Option<u64>,
@@ -38,6 +40,7 @@ impl Event {
         Self {
             at,
             principal: None,
+            caller: None,
             proof: None,
             purpose: None,
             dataset: None,

@@ -197,6 +197,8 @@ struct Members {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     principal: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    caller: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     proof: Option<Proof>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     purpose: Option<String>,
@@ -253,6 +255,7 @@ impl Line {
             name: None,
             dropped: None,
             principal: None,
+            caller: None,
             proof: None,
             purpose: None,
             dataset: None,
@@ -274,6 +277,7 @@ impl Line {
             Body::Decision(event) => {
                 members.kind = Kind::Decision;
                 members.principal = cut_all(&event.principal);
+                members.caller = cut_all(&event.caller);
                 members.proof = event.proof;
                 members.purpose = cut_all(&event.purpose);
                 members.dataset = cut_all(&event.dataset);
@@ -311,6 +315,7 @@ impl Line {
             Kind::Decision => Body::Decision(Box::new(Event {
                 at,
                 principal: members.principal,
+                caller: members.caller,
                 proof: members.proof,
                 purpose: members.purpose,
                 dataset: members.dataset,
@@ -382,7 +387,8 @@ mod tests {
             concat!(
                 r#"{"v":1,"instance":"abababababababababababababababab","seq":7,"#,
                 r#""prev":"OQRfOdO3Ue1BKgge-rlVHiMpgx3d8rdETOVYbeE9WIY","at":"2026-01-01T00:00:00.250Z","kind":"decision","#,
-                r#""principal":"arn:aws:iam::111122223333:role/analyst","proof":"sts-credentials","purpose":"fraud","#,
+                r#""principal":"arn:aws:iam::111122223333:role/analyst","#,
+                r#""caller":"arn:aws:sts::111122223333:assumed-role/analyst/ann","proof":"sts-credentials","purpose":"fraud","#,
                 r#""dataset":"payments","label":"card.number","policy_version":3,"decision":"allowed","#,
                 r#""rule":"acls.pii.allow[0]","count":12,"#,
                 r#""place":{"source":"payments.sealed","partition":0,"first":100,"last":111}}"#,

@@ -102,7 +102,7 @@ impl AuditError {
             Self::Write { .. } => "make room on the disk, or bring the brokers back; until then nothing is opened",
             Self::Closed { .. } => "restart the process once the cause is mended",
             Self::NotContinuable { .. } => {
-                "look at it with `sealflow audit verify`, then move the file away; a new one begins a new chain"
+                "look at it with `sealflow audit verify`, then move log and checkpoints away together, and keep both; new ones begin a new chain"
             }
             Self::Refused { .. } => "check path, owner and mode of the file, and the key",
             Self::NoRandom => "check /dev/urandom and the limits of the sandbox",

@@ -58,6 +58,7 @@ pub fn sample_event() -> Event {
     Event {
         at: UnixMillis(1_767_225_600_250),
         principal: Some("arn:aws:iam::111122223333:role/analyst".to_owned()),
+        caller: Some("arn:aws:sts::111122223333:assumed-role/analyst/ann".to_owned()),
         proof: Some(Proof::StsCredentials),
         purpose: Some("fraud".to_owned()),
         dataset: Some("payments".to_owned()),
@@ -89,7 +90,7 @@ pub(super) fn arbitrary_event() -> impl proptest::strategy::Strategy<Value = Eve
     ]);
     let decision = prop_oneof![Just(Verdict::Allowed), Just(Verdict::Refused), Just(Verdict::Failed)];
     let place = proptest::option::of((any::<String>(), any::<Option<i32>>(), any::<Option<i64>>()));
-    let who = (text(), proof, text());
+    let who = (text(), text(), proof, text());
     let what = (text(), text(), any::<Option<u64>>());
     (
         0_u64..=u64::from(u32::MAX),
@@ -101,9 +102,18 @@ pub(super) fn arbitrary_event() -> impl proptest::strategy::Strategy<Value = Eve
         place,
     )
         .prop_map(
-            |(at, (principal, proof, purpose), (dataset, label, policy_version), decision, rule, count, place)| Event {
+            |(
+                at,
+                (principal, caller, proof, purpose),
+                (dataset, label, policy_version),
+                decision,
+                rule,
+                count,
+                place,
+            )| Event {
                 at: UnixMillis(at),
                 principal,
+                caller,
                 proof,
                 purpose,
                 dataset,

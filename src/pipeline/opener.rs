@@ -250,6 +250,15 @@ impl Opener {
         Rejection::new(CANNOT_OPEN, format!("a value of {claimed} was found at {place}"))
     }
 
+    /// A label that may be repeated: one of the policy, or what stands for all others.
+    pub(super) fn named<'a>(&self, label: &'a str) -> &'a str {
+        if self.plan.rules().iter().any(|rule| rule.label == label) {
+            label
+        } else {
+            UNKNOWN
+        }
+    }
+
     /// What the policy calls that label now.
     pub(super) fn current<'a>(&'a self, label: &'a str) -> &'a str {
         let renamed = self.plan.policy.policy().previous.labels.get(label);
@@ -325,6 +334,9 @@ pub(super) fn not_sealed() -> Rejection {
         "a column of the policy holds something that is no sealed value",
     )
 }
+
+/// In the place of a label that no policy knows, or that no value proved.
+pub(super) const UNKNOWN: &str = "?";
 
 /// Code of a place of a column that holds something else than a sealed value.
 pub(super) const NOT_SEALED: &str = "not-sealed";

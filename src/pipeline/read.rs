@@ -10,7 +10,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use super::dead_letter::CANNOT_OPEN;
 use super::edits::Edits;
 use super::open::{domain_failure, key_failure};
-use super::opener::{AtPlace, Failures, Item, Keyring, Opener, cannot_open, not_sealed};
+use super::opener::{AtPlace, Failures, Item, Keyring, Opener, UNKNOWN, cannot_open, not_sealed};
 use super::output::OutputLimits;
 use super::plan::{Format, Plan, Rejection};
 use super::record::{Position, Record, Timestamp};
@@ -27,8 +27,8 @@ use crate::seal::{SealedValue, value};
 
 /// Code of a value whose key the key service does not unwrap for this process.
 pub const KEY_REFUSED: &str = "key-refused";
-/// In the place of the label of a value that did not open, so that it proved none.
-const UNKNOWN: &str = "?";
+/// Reasons of failure that are told apart, per column, partition and batch.
+const MAX_REASONS: usize = 8;
 
 /// Reads records of one dataset, by the newest policy at every call.
 pub struct Reader {
@@ -55,8 +55,7 @@ pub struct Reading {
     pub policy: Arc<VerifiedPolicy>,
 }
 
-/// What somebody sees of single values, and why.
-#[derive(Debug)]
+/// What somebody sees of single values, and why. `Debug` shows none of them.
 #[non_exhaustive]
 pub struct OpenedValues {
     /// JSON text of each value that was given, in order; of those that were refused or do not open, what stands in
@@ -204,6 +203,15 @@ impl OpenedValues {
     }
 }
 
+impl fmt::Debug for OpenedValues {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OpenedValues")
+            .field("values", &self.values.len())
+            .field("decisions", &self.decisions)
+            .finish_non_exhaustive()
+    }
+}
+
 fn by(policy: &VerifiedPolicy, about: &Event) -> Event {
     let policy = policy.policy();
     Event {
@@ -225,6 +233,8 @@ impl fmt::Debug for Reader {
 struct Asked<'a> {
     opener: Arc<Opener>,
     documents: BTreeMap<String, Arc<VerifiedDomain>>,
+    /// Domains whose document counts for nobody, and why.
+    unusable: BTreeMap<String, String>,
     who: &'a Identity,
     purpose: Option<&'a str>,
     now: UnixMillis,
@@ -233,6 +243,15 @@ struct Asked<'a> {
 }
 
 impl Asked<'_> {
+    /// Why values of `label` are opened or refused, in words.
+    fn because(&mut self, label: &str) -> String {
+        let domain = label.strip_prefix("domain:");
+        if let Some(why) = domain.and_then(|domain| self.unusable.get(domain)) {
+            return why.clone();
+        }
+        self.access(label).because.to_string()
+    }
+
     fn access(&mut self, label: &str) -> &Access {
         if !self.known.contains_key(label) {
             let policy = self.opener.plan.policy.policy();
@@ -387,10 +406,16 @@ impl Reader {
                 if value.label.is_some_and(|label| opener.current(label) != claimed) {
                     return Err(cannot_open());
                 }
-                let access = asked.access(&claimed);
-                let Some(item) = item.filter(|_| access.is_allowed()) else {
-                    decisions.add(&claimed, ColumnOutcome::Refused, &access.because, &nowhere.position);
-                    return Ok(access.refused.json().to_owned());
+                let (is_allowed, refused) = (asked.access(&claimed).is_allowed(), asked.access(&claimed).refused);
+                let Some(item) = item.filter(|_| is_allowed) else {
+                    let label = opener.named(&claimed);
+                    decisions.add(
+                        label,
+                        ColumnOutcome::Refused,
+                        || asked.because(&claimed),
+                        &nowhere.position,
+                    );
+                    return Ok(refused.json().to_owned());
                 };
                 let mut item = item?;
                 let rules = opener.plan.rules().iter();
@@ -403,13 +428,19 @@ impl Reader {
                 let mut text = Vec::with_capacity(encoding.len() * 6 + 64);
                 json::decode_json(encoding, &mut text).map_err(|_| cannot_open())?;
                 let text = String::from_utf8(text).map_err(|_| cannot_open())?;
-                decisions.add(&claimed, ColumnOutcome::Opened, &access.because, &nowhere.position);
+                decisions.add(
+                    &claimed,
+                    ColumnOutcome::Opened,
+                    || asked.because(&claimed),
+                    &nowhere.position,
+                );
                 Ok(text)
             });
             texts.push(opened.unwrap_or_else(|rejection| {
                 let outcome = ColumnOutcome::Failed(rejection.code);
-                let label = value.label.unwrap_or(UNKNOWN);
-                decisions.add(label, outcome, &rejection.detail, &nowhere.position);
+                // What a caller or an envelope calls a column is repeated only if the policy calls it that too.
+                let label = value.label.map_or(UNKNOWN, |label| opener.named(opener.current(label)));
+                decisions.add(label, outcome, || rejection.detail.clone(), &nowhere.position);
                 Refused::Null.json().to_owned()
             }));
         }
@@ -427,20 +458,23 @@ impl Reader {
         now: UnixMillis,
     ) -> Result<Asked<'a>, ReadError> {
         let opener = self.opener(self.policies.policy(&self.dataset).await?)?;
-        let mut documents = BTreeMap::new();
+        let (mut documents, mut unusable) = (BTreeMap::new(), BTreeMap::new());
         for name in opener.plan.domains() {
             match self.policies.domain(name, None).await {
                 Ok(document) => {
                     documents.insert(name.to_owned(), document);
                 }
                 // Its values are refused: nobody says who may open them.
-                Err(error) if !error.is_retryable() => {}
+                Err(error) if !error.is_retryable() => {
+                    unusable.insert(name.to_owned(), error.to_string());
+                }
                 Err(error) => return Err(error.into()),
             }
         }
         Ok(Asked {
             opener,
             documents,
+            unusable,
             who,
             purpose,
             now,
@@ -510,23 +544,40 @@ impl Reader {
                 _ => Ok(own.clone()),
             };
             let opened = claimed.and_then(|label| {
-                let access = asked.access(&label);
-                if !access.is_allowed() {
-                    edits.put_masked(place, access.refused);
-                    decisions.add(&label, ColumnOutcome::Refused, &access.because, &record.position);
+                if !asked.access(&label).is_allowed() {
+                    edits.put_masked(place, asked.access(&label).refused);
+                    let named = opener.named(&label);
+                    decisions.add(
+                        named,
+                        ColumnOutcome::Refused,
+                        || asked.because(&label),
+                        &record.position,
+                    );
                     return Ok(());
                 }
                 let item = item?;
                 let encoding = edits.encoding(item.sealed.len());
                 opener.open(record, &item, (&label, fingerprint), ring, encoding)?;
                 edits.put_opened(place)?;
-                decisions.add(&label, ColumnOutcome::Opened, &access.because, &record.position);
+                decisions.add(
+                    &label,
+                    ColumnOutcome::Opened,
+                    || asked.because(&label),
+                    &record.position,
+                );
                 Ok(())
             });
             if let Err(rejection) = opened {
+                // Of a reader whom the place's own list refuses too, nothing has failed.
+                let own_access = asked.access(own);
+                if self.moved && !own_access.is_allowed() {
+                    edits.put_masked(place, own_access.refused);
+                    decisions.add(own, ColumnOutcome::Refused, || asked.because(own), &record.position);
+                    continue;
+                }
                 edits.put_masked(place, Refused::Null);
                 let outcome = ColumnOutcome::Failed(rejection.code);
-                decisions.add(own, outcome, &rejection.detail, &record.position);
+                decisions.add(own, outcome, || rejection.detail.clone(), &record.position);
             }
         }
         edits.apply(record)
@@ -568,6 +619,10 @@ fn refused_key(error: OpenKeyError) -> Result<Rejection, TransformError> {
         OpenKeyError::Service(error @ KeyServiceError::NotPermitted { .. }) => {
             Ok(Rejection::new(KEY_REFUSED, error.to_string()))
         }
+        // Of another dataset, which an envelope names: one's own was asked for just before. A pasted value stops nobody.
+        OpenKeyError::Policy(PolicySourceError::Untrusted { .. } | PolicySourceError::NotPermitted { .. }) => {
+            Ok(cannot_open())
+        }
         error => key_failure(error),
     }
 }
@@ -588,14 +643,25 @@ fn refused_domain(error: DomainError) -> Result<Rejection, TransformError> {
 struct Decisions(Vec<ColumnDecision>);
 
 impl Decisions {
-    fn add(&mut self, label: &str, outcome: ColumnOutcome, because: &dyn fmt::Display, at: &Position) {
-        let is_same = |known: &&mut ColumnDecision| {
+    /// What is opened or refused has one reason per label and batch, so that it is made only once. Failures have one each,
+    /// up to a number of them: what comes after that is counted with the last.
+    fn add(&mut self, label: &str, outcome: ColumnOutcome, because: impl FnOnce() -> String, at: &Position) {
+        let is_alike = |known: &ColumnDecision| {
             known.outcome == outcome
                 && known.last.partition == at.partition
                 && known.last.topic == at.topic
                 && known.label == label
         };
-        if let Some(known) = self.0.iter_mut().find(is_same) {
+        let mut because = Some(because);
+        let mut reason = None;
+        if matches!(outcome, ColumnOutcome::Failed(_)) {
+            reason = because.take().map(|because| because());
+        }
+        let is_full = reason.is_some() && self.0.iter().filter(|known| is_alike(known)).count() >= MAX_REASONS;
+        let is_same = |known: &&mut ColumnDecision| {
+            is_alike(known) && (is_full || reason.as_ref().is_none_or(|reason| *reason == known.because))
+        };
+        if let Some(known) = self.0.iter_mut().rev().find(is_same) {
             known.count += 1;
             known.last.clone_from(at);
             return;
@@ -603,7 +669,7 @@ impl Decisions {
         self.0.push(ColumnDecision {
             label: label.to_owned(),
             outcome,
-            because: because.to_string(),
+            because: reason.or_else(|| because.map(|because| because())).unwrap_or_default(),
             count: 1,
             first: at.clone(),
             last: at.clone(),

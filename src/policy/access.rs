@@ -35,6 +35,13 @@ pub enum Because {
         /// Whom it names.
         principal: String,
     },
+    /// This entry of `deny` is for a group, and the reader's token says nothing of groups.
+    MayBeDenied {
+        /// Where it stands.
+        rule: String,
+        /// Whom it names.
+        principal: String,
+    },
     /// The entry that names the reader is over.
     Expired {
         /// Where it stands.
@@ -77,10 +84,15 @@ impl Access {
                 rule: format!("{list}.allow[{grant}]"),
                 grant: acl.allow[grant].to_string(),
             },
-            Decision::Refused(Refusal::Denied { rule }) => Because::Denied {
-                rule: format!("{list}.deny[{rule}]"),
-                principal: acl.deny[rule].to_string(),
-            },
+            Decision::Refused(Refusal::Denied { rule }) => {
+                let (denied, rule) = (&acl.deny[rule], format!("{list}.deny[{rule}]"));
+                let principal = denied.to_string();
+                if denied.names(who) {
+                    Because::Denied { rule, principal }
+                } else {
+                    Because::MayBeDenied { rule, principal }
+                }
+            }
             Decision::Refused(Refusal::Expired { grant }) => Because::Expired {
                 rule: format!("{list}.allow[{grant}]"),
                 until: acl.allow[grant].until.unwrap_or_default(),
@@ -110,6 +122,9 @@ impl fmt::Display for Because {
         match self {
             Self::Allowed { rule, grant } => write!(f, "{rule} allows {grant}"),
             Self::Denied { rule, principal } => write!(f, "{rule} denies {principal}, whatever is allowed"),
+            Self::MayBeDenied { rule, principal } => {
+                write!(f, "the token lists no groups, and {rule} denies {principal}")
+            }
             Self::Expired { rule, until } => write!(f, "{rule} names it, and ended at {until}"),
             Self::Purpose { rule, purposes } => write!(f, "{rule} names it, but only for {}", purposes.join(", ")),
             Self::NotNamed { list } => write!(f, "nothing in {list}.allow names it"),
@@ -205,6 +220,7 @@ previous: { labels: { mail: email } }
                 issuer: "https://login.example.com".into(),
                 subject: "alice".into(),
                 groups: [group.to_owned()].into(),
+                lists_groups: true,
             },
             None => Identity::from_arn(&format!("arn:aws:iam::111122223333:role/{who}")).unwrap(),
         };

@@ -3,10 +3,13 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
+use std::io::Read as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::fs::OFlags;
 use schemars::JsonSchema;
 use sealflow::audit::{AuditError, AuditLog, Sealing};
 use sealflow::clock::Clock;
@@ -106,12 +109,16 @@ impl AuditConfig {
         clock: Arc<dyn Clock>,
         topic: Option<Box<dyn LineSink>>,
     ) -> Result<Arc<dyn AuditLog>, AuditError> {
+        if self.topic.is_some() && self.to != To::Topic {
+            return Err(refused(Path::new("topic"), "only `to: topic` takes a `topic`"));
+        }
         let sealing = Sealing {
             key: Arc::new(self.key()?),
             every: self.every.max(1),
             span: self.span.0,
         };
-        let checkpoints = Checkpoints::open(&self.checkpoints)?;
+        // Several processes write to one topic, each a chain of its own, and may share the second place.
+        let checkpoints = Checkpoints::open(&self.checkpoints, self.to == To::Topic)?;
         let output = match (self.to, &self.path) {
             (To::Topic, None) => {
                 let nowhere = || refused(Path::new("topic"), "`to: topic` needs a `topic`");
@@ -132,13 +139,27 @@ impl AuditConfig {
 
     fn key(&self) -> Result<PrivateJwk, AuditError> {
         let refuse = |reason: String| refused(&self.key, format_args!("its key: {reason}"));
-        let size = fs::metadata(&self.key)
-            .map_err(|error| refuse(error.to_string()))?
-            .len();
-        if size > MAX_JWK_BYTES as u64 {
+        let failed = |error: std::io::Error| refuse(error.to_string());
+        // A pipe would block, and has no end.
+        let mut options = fs::OpenOptions::new();
+        options.read(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed());
+        let file = options.open(&self.key).map_err(failed)?;
+        let metadata = file.metadata().map_err(failed)?;
+        if !metadata.is_file() {
+            return Err(refuse("no regular file".to_owned()));
+        }
+        if metadata.mode() & 0o077 != 0 {
+            return Err(refuse(
+                "others may read it, and could sign checkpoints (chmod 600)".to_owned(),
+            ));
+        }
+        let mut json = Vec::with_capacity(MAX_JWK_BYTES + 1);
+        file.take(MAX_JWK_BYTES as u64 + 1)
+            .read_to_end(&mut json)
+            .map_err(failed)?;
+        if json.len() > MAX_JWK_BYTES {
             return Err(refuse("too large for a key".to_owned()));
         }
-        let mut json = fs::read(&self.key).map_err(|error| refuse(error.to_string()))?;
         let key = PrivateJwk::from_json(&json).map_err(|error| refuse(error.to_string()));
         // Wiped: it held the private key.
         drop(sealflow::secret::SecretBytes::new(std::mem::take(&mut json)));

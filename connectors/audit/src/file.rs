@@ -5,6 +5,7 @@ use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::OFlags;
 use sealflow::audit::line::MAX_LINE_BYTES;
 use sealflow::audit::{AuditError, Checkpoint, Line};
 
@@ -19,10 +20,12 @@ pub(crate) struct Appended {
     durable: u64,
     /// Why it takes nothing any more.
     dead: Option<String>,
+    /// Whether other processes append to it too: then it is locked only while something is appended.
+    is_shared: bool,
 }
 
 impl Appended {
-    fn open(path: &Path) -> Result<Self, AuditError> {
+    fn open(path: &Path, is_shared: bool) -> Result<Self, AuditError> {
         let refuse = |reason: String| refused(path, reason);
         // Before opening: a pipe would block, a device may act.
         match fs::symlink_metadata(path) {
@@ -32,7 +35,9 @@ impl Appended {
             _ => {}
         }
         let mut options = OpenOptions::new();
+        let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
         options.read(true).append(true).create(true).mode(0o600);
+        options.custom_flags(flags.bits().cast_signed());
         let file = options.open(path).map_err(|error| refuse(error.to_string()))?;
         let opened = file.metadata().map_err(|error| refuse(error.to_string()))?;
         // Again, of what was opened: it may have been exchanged in between.
@@ -48,10 +53,16 @@ impl Appended {
         if opened.mode() & 0o022 != 0 {
             return Err(refuse("others may write it (chmod go-w)".to_owned()));
         }
-        file.try_lock().map_err(|error| match error {
-            TryLockError::WouldBlock => refuse("another process writes it".to_owned()),
-            TryLockError::Error(error) => refuse(error.to_string()),
-        })?;
+        if is_shared {
+            file.lock().map_err(|error| refuse(error.to_string()))?;
+        } else {
+            file.try_lock().map_err(|error| match error {
+                TryLockError::WouldBlock => refuse("another process writes it".to_owned()),
+                TryLockError::Error(error) => refuse(error.to_string()),
+            })?;
+        }
+        // Again, under the lock: others may have appended meanwhile.
+        let opened = file.metadata().map_err(|error| refuse(error.to_string()))?;
         // The name of a new file must survive a crash as well as its bytes.
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
         File::open(folder.unwrap_or(Path::new(".")))
@@ -62,6 +73,7 @@ impl Appended {
             file,
             durable: opened.len(),
             dead: None,
+            is_shared,
         })
     }
 
@@ -100,6 +112,33 @@ impl Appended {
                 reason: reason.clone(),
             });
         }
+        self.begin()?;
+        let appended = self.write(text);
+        // What is written stands whether or not the lock can be given back; the end of the process does that.
+        let _ = self.end();
+        appended
+    }
+
+    /// Takes a shared file for itself, and finds its end. What a process that died in the middle has left is taken away.
+    fn begin(&mut self) -> Result<(), AuditError> {
+        if !self.is_shared {
+            return Ok(());
+        }
+        self.file.lock().map_err(|error| self.write_error(&error))?;
+        let metadata = self.file.metadata();
+        self.durable = metadata.map_err(|error| self.write_error(&error))?.len();
+        self.cut_torn().map(drop)
+    }
+
+    /// Lets others at a shared file.
+    fn end(&self) -> io::Result<()> {
+        if self.is_shared {
+            self.file.unlock()?;
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, text: &str) -> Result<(), AuditError> {
         let written = self.file.write_all(text.as_bytes());
         if let Err(error) = written {
             let back = self.file.set_len(self.durable).and_then(|()| self.file.sync_data());
@@ -142,7 +181,7 @@ pub(crate) struct LogFile {
 
 impl LogFile {
     pub(crate) fn open(path: &Path) -> Result<Self, AuditError> {
-        let mut file = Appended::open(path)?;
+        let mut file = Appended::open(path, false)?;
         // Not one byte of a file that is something else is touched: its first line must be ours already.
         let mut first = vec![0; 16];
         let read = (&file.file).read(&mut first).map_err(|error| refused(path, error))?;
@@ -172,8 +211,9 @@ pub(crate) struct Checkpoints {
 }
 
 impl Checkpoints {
-    pub(crate) fn open(path: &Path) -> Result<Self, AuditError> {
-        let mut file = Appended::open(path)?;
+    /// `is_shared` with other processes, which write checkpoints of other chains there.
+    pub(crate) fn open(path: &Path, is_shared: bool) -> Result<Self, AuditError> {
+        let mut file = Appended::open(path, is_shared)?;
         let mut first = [0; 2];
         let read = (&file.file).read(&mut first).map_err(|error| refused(path, error))?;
         if b"ey"[..read] != first[..read] {
@@ -188,6 +228,7 @@ impl Checkpoints {
                 Some(checkpoint.0)
             }
         };
+        file.end().map_err(|error| refused(path, error))?;
         Ok(Self { file, last })
     }
 

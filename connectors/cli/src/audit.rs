@@ -110,7 +110,7 @@ impl AuditArgs {
 async fn open(config: AuditConfig, topic: Option<LineTopic>) -> Result<Arc<dyn AuditLog>> {
     let opened = tokio::task::spawn_blocking(move || {
         let sink = match topic {
-            Some(topic) => Some(TopicLines::connect(&topic, config.name.as_deref())?),
+            Some(topic) => Some(TopicLines::connect(&topic)?),
             None => None,
         };
         config.open_with(clock(), sink).map_err(Failure::from)
@@ -128,12 +128,12 @@ async fn open(config: AuditConfig, topic: Option<LineTopic>) -> Result<Arc<dyn A
 struct TopicLines(LineProducer);
 
 impl TopicLines {
-    fn connect(topic: &LineTopic, name: Option<&str>) -> Result<Box<dyn LineSink>> {
-        Ok(Box::new(Self(LineProducer::connect(
-            topic,
-            name.unwrap_or("sealflow"),
-            PATIENCE,
-        )?)))
+    /// Under a name of its own, as the chain is, so that processes spread over the partitions.
+    fn connect(topic: &LineTopic) -> Result<Box<dyn LineSink>> {
+        let mut name = [0; 8];
+        getrandom::fill(&mut name).map_err(|_| AuditError::NoRandom)?;
+        let name: String = name.iter().map(|byte| format!("{byte:02x}")).collect();
+        Ok(Box::new(Self(LineProducer::connect(topic, &name, PATIENCE)?)))
     }
 }
 

@@ -2,10 +2,11 @@
 //! or a newest one taken away, is noticed by a command that has just started. What the file does not hold, it does not know.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use base64::Engine as _;
@@ -24,6 +25,11 @@ pub(crate) const STATE: &str = "SEALFLOW_STATE";
 const FILE: &str = "versions.json";
 const LOCK: &str = "versions.lock";
 const NONE: &str = "none";
+/// Some fifty thousand names.
+const MOST_BYTES: u64 = 16 << 20;
+/// Another process holds the lock for as long as a small file takes.
+const LOCK_TRIES: u32 = 100;
+const BETWEEN_TRIES: Duration = Duration::from_millis(20);
 
 /// Everything seen, of every catalogue.
 #[derive(Default, Serialize, Deserialize)]
@@ -130,6 +136,9 @@ impl VersionsFile {
         memory.version = 1;
         let path = self.path();
         let json = serde_json::to_vec_pretty(&memory).map_err(|error| self.broken(&error.to_string()))?;
+        if json.len() as u64 > MOST_BYTES {
+            return Err(self.broken("it has grown too large"));
+        }
         let mut file = AtomicFile::create(&path, Access::Private)?;
         file.write_all(&json)
             .map_err(|error| Failure::io("write", &path, &error))?;
@@ -144,7 +153,7 @@ impl VersionsFile {
         if fs::symlink_metadata(&path).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound) {
             return Ok(Memory::default());
         }
-        let text = files::read_small(&path)?;
+        let text = files::read_capped(&path, MOST_BYTES)?;
         let memory: Memory = serde_json::from_slice(&text).map_err(|error| self.broken(&error.to_string()))?;
         if memory.version != 1 {
             return Err(self.broken("it is of another version of sealflow"));
@@ -158,8 +167,14 @@ impl VersionsFile {
         let path = self.folder.join(LOCK);
         let open = OpenOptions::new().write(true).create(true).truncate(false).open(&path);
         let file = open.map_err(|error| Failure::io("open", &path, &error))?;
-        file.lock().map_err(|error| Failure::io("lock", &path, &error))?;
-        Ok(file)
+        for _ in 0..LOCK_TRIES {
+            match file.try_lock() {
+                Ok(()) => return Ok(file),
+                Err(TryLockError::WouldBlock) => std::thread::sleep(BETWEEN_TRIES),
+                Err(TryLockError::Error(error)) => return Err(Failure::io("lock", &path, &error)),
+            }
+        }
+        Err(Failure::io("lock", &path, &std::io::ErrorKind::TimedOut.into()))
     }
 
     fn path(&self) -> PathBuf {
@@ -213,13 +228,14 @@ impl Remembering {
         if *saved == seen {
             return;
         }
-        if let Err(failure) = self.file.save(&seen) {
-            tracing::warn!(
+        match self.file.save(&seen) {
+            Ok(()) => *saved = seen,
+            // Tried again at the next look.
+            Err(failure) => tracing::warn!(
                 error = failure.message,
                 "the versions seen are not remembered: an older policy put back would not be noticed by the next run"
-            );
+            ),
         }
-        *saved = seen;
     }
 }
 

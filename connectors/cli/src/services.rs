@@ -18,7 +18,7 @@ use crate::clock::MachineClock;
 use crate::config::PipelineConfig;
 use crate::failure::{Failure, Result};
 use crate::files;
-use crate::remembered::{Remembering, VersionsFile};
+use crate::remembered::VersionsFile;
 use crate::trust;
 
 /// How long unwrapped keys are kept before KMS is asked again.
@@ -112,10 +112,7 @@ pub(crate) async fn open_policy_asked_every(
     match origin {
         PolicyOrigin::Signed { owners, folder } => {
             let policies = trust::policies(catalogue, trust::owners(owners)?).with_ages(refresh, DEFAULT_MAX_STALE);
-            let policies: Arc<dyn PolicySource> = match VersionsFile::of(folder, owners) {
-                Some(file) => Arc::new(Remembering::new(policies, file)?),
-                None => Arc::new(policies),
-            };
+            let policies = trust::remembering(policies, VersionsFile::of(folder, owners))?;
             let policy = policies.policy(dataset).await?;
             Ok((policies, policy))
         }

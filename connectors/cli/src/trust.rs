@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use sealflow::jose::{JwkError, PrivateJwk};
 use sealflow::keys::Catalogue;
-use sealflow::policy::{CataloguePolicies, Pin, PublishError, TrustError, TrustedOwners};
+use sealflow::policy::{CataloguePolicies, Pin, PolicySource, PublishError, TrustError, TrustedOwners};
 
 use crate::failure::{Exit, Failure, Result};
 use crate::files::{self, Access};
+use crate::remembered::{Remembering, VersionsFile};
 use crate::services::clock;
 
 /// The owners that are believed; an empty list is refused.
@@ -21,9 +22,12 @@ pub(crate) fn policies(catalogue: &Arc<dyn Catalogue>, owners: TrustedOwners) ->
     CataloguePolicies::new(Arc::clone(catalogue), owners, clock())
 }
 
-/// As [`policies`], to show what they say or to keep their keys: those that need a lease are given without one too.
-pub(crate) fn policies_to_look_at(catalogue: &Arc<dyn Catalogue>, owners: TrustedOwners) -> CataloguePolicies {
-    policies(catalogue, owners).without_leases()
+/// None of them older than this machine has seen.
+pub(crate) fn remembering(policies: CataloguePolicies, file: Option<VersionsFile>) -> Result<Arc<dyn PolicySource>> {
+    Ok(match file {
+        Some(file) => Arc::new(Remembering::new(policies, file)?),
+        None => Arc::new(policies),
+    })
 }
 
 /// Makes an owner key and writes it, readable for its owner alone. An existing file is never replaced.

@@ -116,7 +116,19 @@ impl Sealed {
             &self.auditor,
         ]);
         assert!(verified.status.success(), "{}", stderr(&verified));
-        let found = run(&[&["audit", "query", "audit.log", "--output", "json"], more].concat());
+        let found = run(&[
+            &[
+                "audit",
+                "query",
+                "audit.log",
+                "--output",
+                "json",
+                "--key",
+                &self.auditor,
+            ],
+            more,
+        ]
+        .concat());
         assert!(found.status.success() && found.stderr.is_empty(), "{}", stderr(&found));
         let text = String::from_utf8(found.stdout).unwrap();
         for value in [EMAIL, NOTE, "customer 1"] {
@@ -322,7 +334,10 @@ fn a_topic_is_read_from_where_one_says_in_every_form() {
     let csv = sealed.read("support", &["--output", "csv", "--columns", "user.email,n,user"]);
     let csv = String::from_utf8(csv.stdout).unwrap();
     let mut lines = csv.lines();
-    assert_eq!(lines.next(), Some("partition,offset,timestamp,key,user.email,n,user"));
+    assert_eq!(
+        lines.next(),
+        Some("$partition,$offset,$timestamp,$key,user.email,n,user")
+    );
     let first = lines.find(|line| line.starts_with("1,0,")).unwrap();
     assert_eq!(
         first,
@@ -351,10 +366,10 @@ fn a_topic_is_read_from_where_one_says_in_every_form() {
     assert_eq!(
         names,
         [
-            "partition",
-            "offset",
-            "timestamp",
-            "key",
+            "$partition",
+            "$offset",
+            "$timestamp",
+            "$key",
             "n",
             "user.email",
             "user.age",

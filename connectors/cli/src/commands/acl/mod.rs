@@ -12,12 +12,11 @@ use std::sync::Arc;
 
 use sealflow::acl::Identity;
 use sealflow::clock::UnixMillis;
-use sealflow::policy::{Access, Policy, PolicySource as _, VerifiedDomain, VerifiedPolicy};
+use sealflow::policy::{Access, Policy, VerifiedDomain, VerifiedPolicy};
 
 use super::policy::Trusting;
 use crate::failure::{Failure, Result};
 use crate::services::{clock, read_unsigned};
-use crate::trust::policies_to_look_at;
 
 /// Show who may open what, and why
 ///
@@ -84,7 +83,7 @@ impl Source {
     async fn newest(&self, dataset: Option<&String>) -> Result<(VerifiedPolicy, Domains)> {
         let trusted = self.trusting.open(None)?;
         let dataset = trusted.dataset(dataset)?;
-        let source = policies_to_look_at(&trusted.catalogue, trusted.owners);
+        let source = trusted.policies_to_look_at()?;
         let policy = source.policy(&dataset).await?;
         let mut domains = Domains::new();
         for name in policy.policy().columns.iter().filter_map(|rule| rule.domain()) {

@@ -196,5 +196,6 @@ pub(crate) fn identity(text: &str, groups: &[String]) -> Result<Identity> {
         issuer,
         subject,
         groups,
+        lists_groups: true,
     })
 }

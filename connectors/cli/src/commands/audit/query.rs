@@ -2,8 +2,9 @@
 
 use std::process::ExitCode;
 
-use sealflow::audit::{Body, Event, Line, Verdict, Verifier};
+use sealflow::audit::{Body, Event, InstanceId, Line, Verdict, Verifier};
 use sealflow::clock::UnixMillis;
+use sealflow::jose::Thumbprint;
 use serde::Serialize;
 
 use super::lines::LogArgs;
@@ -12,12 +13,21 @@ use crate::term::{OutputFormat, harmless, note, say_json, table};
 
 /// Show decisions: who read what, and who was refused
 ///
-/// Texts are compared as a whole; one that ends in `*` is a beginning. All that is given must hold. The log itself is looked at too,
-/// without checkpoints: if it is broken, standard error says so.
+/// Texts are compared as a whole; one that ends in `*` is a beginning. All that is given must hold. The log itself is looked at too:
+/// if it is broken, standard error says so. With --key, each decision says whether a checkpoint of that key vouches for it: whoever
+/// may write to a log can add a chain of their own, signed by nobody whom you trust.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]
     log: LogArgs,
+    /// Thumbprint of an audit key that is trusted; may be repeated. Lines for which no checkpoint of it vouches are marked
+    #[arg(
+        long = "key",
+        value_name = "THUMBPRINT",
+        allow_hyphen_values = true,
+        value_delimiter = ','
+    )]
+    keys: Vec<Thumbprint>,
     /// Who asked, as ARN or `oidc:ISSUER#sub=…`
     #[arg(long, value_name = "PRINCIPAL")]
     principal: Option<String>,
@@ -63,6 +73,7 @@ struct Shown {
     line: u64,
     at: String,
     principal: Option<String>,
+    caller: Option<String>,
     proof: Option<&'static str>,
     purpose: Option<String>,
     dataset: Option<String>,
@@ -72,10 +83,15 @@ struct Shown {
     rule: String,
     count: u64,
     place: Option<String>,
+    /// Whether a checkpoint of a trusted key vouches for the line; left out where no key was named.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    vouched: Option<bool>,
+    #[serde(skip)]
+    chain: (InstanceId, u64),
 }
 
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
-    let mut verifier = Verifier::new([], true);
+    let mut verifier = Verifier::new(args.keys.iter().copied(), true);
     let mut found = std::collections::VecDeque::new();
     let (mut number, mut left_out) = (0_u64, 0_u64);
     let torn = args.log.each(|text| {
@@ -83,6 +99,8 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         verifier.line(text);
         let Ok(Line {
             body: Body::Decision(event),
+            instance,
+            seq,
             ..
         }) = Line::parse(text)
         else {
@@ -93,18 +111,34 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
                 found.pop_front();
                 left_out += 1;
             }
-            found.push_back(Shown::of(number, *event));
+            found.push_back(Shown::of(number, *event, (instance, seq)));
         }
     })?;
     verifier.torn(torn);
     let report = verifier.finish();
-    let found = Vec::from(found);
+    let mut found = Vec::from(found);
+    if !args.keys.is_empty() {
+        for shown in &mut found {
+            let (instance, seq) = shown.chain;
+            let chain = report.chains.iter().find(|chain| chain.instance == instance);
+            shown.vouched = Some(chain.and_then(|chain| chain.sealed).is_some_and(|sealed| seq <= sealed));
+        }
+    }
     match args.output {
         OutputFormat::Json => say_json(&found),
         OutputFormat::Text => print(&found),
     }
     if left_out > 0 {
         note(format_args!("{left_out} older ones are left out; see --last"));
+    }
+    let unvouched = found.iter().filter(|shown| shown.vouched == Some(false)).count();
+    if unvouched > 0 {
+        note(format_args!(
+            "no checkpoint of a key that you named vouches for {unvouched} of these: whoever may write to the log could have made them"
+        ));
+    }
+    if args.keys.is_empty() && !found.is_empty() {
+        note("without --key, whoever may write to the log could have made these lines");
     }
     if let Some(first) = report.breaks.first() {
         note(format_args!(
@@ -143,7 +177,7 @@ fn is(wanted: Option<&str>, found: Option<&str>) -> bool {
 }
 
 impl Shown {
-    fn of(line: u64, event: Event) -> Self {
+    fn of(line: u64, event: Event, chain: (InstanceId, u64)) -> Self {
         let place = event.place.map(|place| {
             let mut text = place.source;
             if let Some(partition) = place.partition {
@@ -161,6 +195,7 @@ impl Shown {
             line,
             at: event.at.to_string(),
             principal: event.principal,
+            caller: event.caller,
             proof: event.proof.map(sealflow::audit::Proof::as_str),
             purpose: event.purpose,
             dataset: event.dataset,
@@ -170,6 +205,8 @@ impl Shown {
             rule: event.rule,
             count: event.count,
             place,
+            vouched: None,
+            chain,
         }
     }
 }
@@ -189,8 +226,9 @@ fn print(found: &[Shown]) {
     let mut rows = vec![head.map(str::to_owned)];
     let text = |text: &Option<String>| text.as_deref().map_or("-".to_owned(), harmless);
     rows.extend(found.iter().map(|shown| {
+        let mark = if shown.vouched == Some(false) { "? " } else { "" };
         [
-            shown.at.clone(),
+            format!("{mark}{}", shown.at),
             text(&shown.principal),
             text(&shown.purpose),
             text(&shown.dataset),

@@ -14,7 +14,6 @@ use super::Kms;
 use crate::commands::policy::Trusting;
 use crate::failure::{Exit, Failure, Result};
 use crate::term::{OutputFormat, Progress, note, say, say_json};
-use crate::trust;
 
 /// After so many failures the rest is not tried: it would fail alike.
 const MAX_FAILURES: usize = 32;
@@ -111,7 +110,7 @@ impl Job {
 
 pub(super) async fn run(args: &Args) -> Result<ExitCode> {
     let trusted = args.trusting.open(None)?;
-    let policies = Arc::new(trust::policies_to_look_at(&trusted.catalogue, trusted.owners.clone()));
+    let policies = trusted.policies_to_look_at()?;
     let mut report = Report {
         dry_run: args.dry_run,
         ..Report::default()

@@ -4,14 +4,12 @@ use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 use sealflow::keys::{KeyAdmin as _, KeyServiceError};
-use sealflow::policy::PolicySource as _;
 use serde::Serialize;
 
 use super::Kms;
 use crate::commands::policy::Trusting;
 use crate::failure::{Failure, Result};
 use crate::term::{OutputFormat, note, say, say_json};
-use crate::trust;
 
 /// Give the KMS keys of a policy new key material, now
 ///
@@ -65,7 +63,7 @@ struct DataKeys {
 pub(super) async fn run(args: &Args) -> Result<ExitCode> {
     let trusted = args.trusting.open(None)?;
     let dataset = trusted.dataset(args.dataset.as_ref())?;
-    let policies = trust::policies_to_look_at(&trusted.catalogue, trusted.owners.clone());
+    let policies = trusted.policies_to_look_at()?;
     let policy = policies.policy(&dataset).await?;
     let policy = policy.policy();
     if args.data_keys {

@@ -18,7 +18,6 @@ use crate::commands::sidecar;
 use crate::config::{self, Environment};
 use crate::failure::{Exit, Failure, Result};
 use crate::term::{OutputFormat, note, say, say_json, table};
-use crate::trust;
 
 /// How long the brokers may take.
 const SCAN_TIMEOUT: Duration = Duration::from_secs(60);
@@ -111,12 +110,12 @@ type Found = BTreeMap<String, Usage>;
 
 pub(super) async fn run(args: &Args) -> Result<ExitCode> {
     let trusted = args.trusting.open(None)?;
-    let policies = trust::policies_to_look_at(&trusted.catalogue, trusted.owners.clone());
+    let policies = trusted.policies_to_look_at()?;
     let catalogue = trusted.catalogue.as_ref();
     let mut inventory = inventory(catalogue).await?;
     for wrapped in &mut inventory.keys {
         // An envelope that no policy opens supersedes nothing. A policy that is not believed is told of below.
-        let openable = openable(&policies, wrapped).await.ok();
+        let openable = openable(&*policies, wrapped).await.ok();
         if let Some((first, _)) = openable.and_then(|openable| openable.envelopes.into_iter().next())
             && let Some(place) = wrapped.envelopes.iter().position(|(n, _)| *n == first)
         {
@@ -136,7 +135,7 @@ pub(super) async fn run(args: &Args) -> Result<ExitCode> {
             }
         }
     }
-    of_policies(catalogue, &policies, &inventory, &mut found, &mut unreadable).await?;
+    of_policies(catalogue, &*policies, &inventory, &mut found, &mut unreadable).await?;
     of_domains(catalogue, &trusted.owners, &mut found, &mut unreadable).await?;
     let scanned = travelling(args, &inventory, &mut found, &mut unreadable).await?;
     let mut kms_keys: Vec<_> = found.into_values().collect();

@@ -4,14 +4,14 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use sealflow::policy::lease::{self, LeaseError};
-use sealflow::policy::{Lease, PolicySource as _};
+use sealflow::policy::Lease;
 use sealflow::units::Span;
 
 use super::Trusting;
 use crate::failure::{Failure, Result};
 use crate::services::clock;
 use crate::term::{note, say};
-use crate::trust::{policies_to_look_at, read_owner_key};
+use crate::trust::read_owner_key;
 
 /// Sign a lease for the newest policy of a dataset, and put it into the catalogue
 ///
@@ -38,7 +38,7 @@ pub(super) async fn lease(args: &LeaseArgs) -> Result<ExitCode> {
     let trusted = args.trusting.open(None)?;
     let dataset = trusted.dataset(args.dataset.as_ref())?;
     // What an owner has not signed is not leased, whoever put it into the catalogue.
-    let source = policies_to_look_at(&trusted.catalogue, trusted.owners.clone());
+    let source = trusted.policies_to_look_at()?;
     let policy = source.policy(&dataset).await?;
     let now = clock().now();
     let jws = lease::sign(&policy, now, args.span.0, &key)?;

@@ -12,11 +12,12 @@ use std::sync::Arc;
 
 use sealflow::jose::Thumbprint;
 use sealflow::keys::Catalogue;
-use sealflow::policy::{Pin, TrustedOwners};
+use sealflow::policy::{Pin, PolicySource, TrustedOwners};
 use sealflow_kms::KmsConfig;
 
 use crate::config::{self, Environment};
 use crate::failure::{Failure, Result};
+use crate::remembered::VersionsFile;
 use crate::services::open_catalogue;
 use crate::trust;
 
@@ -91,6 +92,8 @@ pub(in crate::commands) struct Trusting {
 pub(in crate::commands) struct Trusted {
     pub(in crate::commands) catalogue: Arc<dyn Catalogue>,
     pub(in crate::commands) owners: TrustedOwners,
+    /// What this machine has seen of the catalogue.
+    seen: Option<VersionsFile>,
     /// Of the pipeline file.
     dataset: Option<String>,
     /// Of the pipeline file, or the default.
@@ -125,6 +128,7 @@ impl Trusting {
         });
         Ok(Trusted {
             catalogue: open_catalogue(&folder)?,
+            seen: VersionsFile::of(&folder, &owners),
             owners: trust::owners(&owners)?,
             dataset,
             kms,
@@ -133,6 +137,12 @@ impl Trusting {
 }
 
 impl Trusted {
+    /// The newest policies, to show what they say or to keep their keys: those that need a lease are given without one too.
+    pub(in crate::commands) fn policies_to_look_at(&self) -> Result<Arc<dyn PolicySource>> {
+        let policies = trust::policies(&self.catalogue, self.owners.clone()).without_leases();
+        trust::remembering(policies, self.seen.clone())
+    }
+
     pub(in crate::commands) fn dataset(&self, given: Option<&String>) -> Result<String> {
         given
             .or(self.dataset.as_ref())

@@ -4,14 +4,13 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use sealflow::policy::publish;
-use sealflow::policy::{Cipher, ColumnRule, Flow, Lease, OnMissing, Policy, PolicySource as _, VerifiedPolicy};
+use sealflow::policy::{Cipher, ColumnRule, Flow, Lease, OnMissing, Policy, VerifiedPolicy};
 use serde::Serialize;
 
 use super::Trusting;
 use crate::failure::{Exit, Result};
 use crate::services::read_unsigned;
 use crate::term::{OutputFormat, Style, say, say_json, table};
-use crate::trust::policies_to_look_at;
 
 /// Show the newest policy of a dataset
 #[derive(Debug, clap::Args)]
@@ -38,7 +37,7 @@ pub(super) async fn show(args: &ShowArgs) -> Result<ExitCode> {
         None => {
             let trusted = args.trusting.open(None)?;
             let dataset = trusted.dataset(args.dataset.as_ref())?;
-            let policies = policies_to_look_at(&trusted.catalogue, trusted.owners);
+            let policies = trusted.policies_to_look_at()?;
             policies.policy(&dataset).await?.as_ref().clone()
         }
     };

@@ -9,27 +9,38 @@ use serde_json::value::RawValue;
 /// Objects below this many others are shown as JSON.
 const MAX_DEPTH: usize = 16;
 
+/// Objects whose paths are longer are shown as JSON too.
+const MAX_PATH: usize = 1_024;
+
 /// Calls `visit` for every field of a document, objects before their members: its path, its JSON text, and whether it is
 /// no object, so that a table shows it. Lists are shown as JSON. A member that occurs twice is visited twice.
 pub(super) fn walk<'j>(json: &'j str, visit: &mut dyn FnMut(&str, &'j str, bool)) {
     if let Some(members) = members(json) {
-        below("", members, 1, visit);
+        below(&mut String::new(), members, 1, visit);
     }
 }
 
-fn below<'j>(prefix: &str, members: Vec<(String, &'j str)>, depth: usize, visit: &mut dyn FnMut(&str, &'j str, bool)) {
+fn below<'j>(
+    path: &mut String,
+    members: Vec<(String, &'j str)>,
+    depth: usize,
+    visit: &mut dyn FnMut(&str, &'j str, bool),
+) {
+    let prefix = path.len();
     for (name, json) in members {
-        let mut path = prefix.to_owned();
-        if !path.is_empty() {
+        path.truncate(prefix);
+        if prefix > 0 {
             path.push('.');
         }
         path.push_str(&segment(&name));
-        match members_below(json, depth) {
+        // Below a name that nobody would ask for, every path would be as long again.
+        let members = (path.len() <= MAX_PATH).then(|| members_below(json, depth)).flatten();
+        match members {
             Some(members) => {
-                visit(&path, json, false);
-                below(&path, members, depth + 1, visit);
+                visit(path, json, false);
+                below(path, members, depth + 1, visit);
             }
-            None => visit(&path, json, true),
+            None => visit(path, json, true),
         }
     }
 }
@@ -109,6 +120,15 @@ mod tests {
         assert_eq!((cell("null"), cell("1.50").as_deref()), (None, Some("1.50")));
         // No text of UTF-8: shown as it is spelled.
         assert_eq!(cell(r#""\ud800""#).as_deref(), Some(r#""\ud800""#));
+    }
+
+    #[test]
+    fn a_long_name_is_spelled_once_and_not_again_for_every_field_below() {
+        let members: Vec<String> = (0..1_000).map(|n| format!("\"m{n}\":1")).collect();
+        let json = format!("{{\"{}\":{{{}}}}}", "n".repeat(2_000), members.join(","));
+        let mut lengths = Vec::new();
+        walk(&json, &mut |path, _, is_leaf| lengths.push((path.len(), is_leaf)));
+        assert_eq!(lengths, [(2_000, true)]);
     }
 
     #[test]

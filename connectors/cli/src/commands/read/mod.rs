@@ -26,6 +26,7 @@ use super::access::Access;
 use crate::audit::{AuditArgs, Log};
 use crate::config::PipelineConfig;
 use crate::failure::{Exit, Failure, Result};
+use crate::redact;
 use crate::services::{Services, clock};
 use crate::term::{harmless, note};
 
@@ -120,7 +121,8 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
             let event = Event {
                 at: clock().now(),
                 dataset: args.access.dataset(config.as_ref()),
-                rule: failure.message.clone(),
+                // Redacted once more, like everything that is written.
+                rule: redact::redacted(&failure.message).into_owned(),
                 ..about
             };
             let is_refusal = matches!(failure.exit, Exit::NotPermitted | Exit::Config);
@@ -139,6 +141,7 @@ async fn read(args: &Args, config: Option<&PipelineConfig>, audit: &Log, about: 
     let kms = args.access.kms(config).await?;
     let asking = args.assumed.asking(&*kms).await?;
     about.principal = Some(asking.who.to_string());
+    about.caller.clone_from(&asking.caller);
     about.proof = Some(asking.proof);
     about.purpose.clone_from(&args.purpose);
     let services = args.access.open_on(kms, config, None).await?;

@@ -22,6 +22,8 @@ pub(super) struct AssumedIdentity {
 /// Whoever asks, and how it was proved.
 pub(super) struct Asking {
     pub(super) who: Identity,
+    /// The ARN as STS told it.
+    pub(super) caller: Option<String>,
     pub(super) proof: Proof,
 }
 
@@ -43,6 +45,7 @@ impl AssumedIdentity {
         if let Some(text) = &self.assumed {
             return Ok(Asking {
                 who: identity(text, &self.groups)?,
+                caller: None,
                 proof: Proof::Assumed,
             });
         }
@@ -61,8 +64,11 @@ impl AssumedIdentity {
             };
             Failure::new(Exit::NotPermitted, format_args!("{said}: {error}"), help)
         })?;
+        // A role's session may say which person it is; a user's ARN says nothing more.
+        let caller = (who.to_string() != arn).then_some(arn);
         Ok(Asking {
             who,
+            caller,
             proof: Proof::StsCredentials,
         })
     }

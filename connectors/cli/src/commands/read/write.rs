@@ -28,7 +28,12 @@ const MAX_CELL: usize = 48;
 const REGISTRY_PREFIX: usize = 5;
 /// Fields that are named if they were not shown.
 const MAX_OTHERS: usize = 5;
-const PLACE: [&str; 4] = ["partition", "offset", "timestamp", "key"];
+/// Rows that are made before they are written.
+const ROWS: usize = 1_000;
+/// A table is for looking at, also where one record holds many documents.
+const MAX_TABLE_ROWS: usize = 10_000;
+/// As labels spell what is beside the value, so that no field of a record has such a name.
+const PLACE: [&str; 4] = ["$partition", "$offset", "$timestamp", "$key"];
 
 /// How records are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -53,6 +58,8 @@ pub(super) struct Writer {
     are_found: bool,
     /// Fields of later records that are in no column.
     others: BTreeSet<String>,
+    /// Rows for which a table has no room.
+    left_out: usize,
     to: To,
 }
 
@@ -89,6 +96,7 @@ impl Writer {
             are_found: false,
             columns,
             others: BTreeSet::new(),
+            left_out: 0,
             to,
         })
     }
@@ -135,6 +143,12 @@ impl Writer {
             }
             _ => {}
         }
+        if self.left_out > 0 {
+            note(format_args!(
+                "{} documents were left out: a table has {MAX_TABLE_ROWS} rows at most, --output json has none",
+                self.left_out
+            ));
+        }
         if !self.others.is_empty() && !self.were_asked_for {
             let names: Vec<String> = self.others.iter().take(MAX_OTHERS).map(|path| harmless(path)).collect();
             note(format_args!(
@@ -174,14 +188,34 @@ impl Writer {
                 });
             }
         }
+        // A record may hold many documents: never more of them at once than a batch of rows.
         let mut rows = Vec::new();
         for record in shown() {
             for document in documents(record, format) {
                 rows.push(self.row(record, document));
+                if rows.len() == ROWS {
+                    self.put(&rows)?;
+                    rows.clear();
+                }
             }
         }
+        self.put(&rows)?;
+        if let To::Csv(Some(out)) = &mut self.to {
+            out.flush()?;
+        }
+        Ok(())
+    }
+
+    fn put(&mut self, rows: &[Row<'_>]) -> io::Result<()> {
+        if rows.is_empty() {
+            return Ok(());
+        }
         match &mut self.to {
-            To::Table(table) => table.extend(rows.iter().map(Row::texts)),
+            To::Table(table) => {
+                let room = MAX_TABLE_ROWS.saturating_sub(table.len());
+                self.left_out += rows.len().saturating_sub(room);
+                table.extend(rows.iter().take(room).map(Row::texts));
+            }
             To::Json(_) => {}
             To::Csv(out) => {
                 let out = match out {
@@ -193,17 +227,24 @@ impl Writer {
                         out.insert(Box::new(writer))
                     }
                 };
-                for row in &rows {
-                    out.write_record(row.texts()).map_err(of_csv)?;
+                let is_for_eyes = io::stdout().is_terminal();
+                for row in rows {
+                    let texts = row.texts();
+                    // What producers wrote steers no terminal.
+                    let written = if is_for_eyes {
+                        out.write_record(texts.iter().map(|text| harmless(text)))
+                    } else {
+                        out.write_record(texts)
+                    };
+                    written.map_err(of_csv)?;
                 }
-                out.flush()?;
             }
             To::Arrow(out) => {
                 let out = match out {
                     Some(out) => out,
                     None => out.insert(start_arrow(&self.columns)?),
                 };
-                let batch = arrow_batch(&self.columns, &rows).map_err(io::Error::other)?;
+                let batch = arrow_batch(&self.columns, rows).map_err(io::Error::other)?;
                 out.write(&batch).map_err(of_arrow)?;
             }
         }
@@ -370,10 +411,10 @@ fn print(columns: &[String], rows: &[Vec<String>]) -> io::Result<()> {
 fn arrow_schema(columns: &[String]) -> Schema {
     let time = DataType::Timestamp(TimeUnit::Millisecond, Some(Arc::from("UTC")));
     let place = [
-        Field::new("partition", DataType::Int32, false),
-        Field::new("offset", DataType::Int64, false),
-        Field::new("timestamp", time, true),
-        Field::new("key", DataType::Utf8, true),
+        Field::new(PLACE[0], DataType::Int32, false),
+        Field::new(PLACE[1], DataType::Int64, false),
+        Field::new(PLACE[2], time, true),
+        Field::new(PLACE[3], DataType::Utf8, true),
     ];
     let fields = columns.iter().map(|path| Field::new(path, DataType::Utf8, true));
     Schema::new(place.into_iter().chain(fields).collect::<Vec<_>>())
