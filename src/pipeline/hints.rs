@@ -24,7 +24,7 @@ pub(super) fn derive(
 ) -> Result<Option<Zeroizing<Vec<u8>>>, Rejection> {
     match rule.hint.as_ref().map(|hint| &hint.derivation) {
         // That a value is null may be sealed, and a hint would show it.
-        _ if text == b"null" => Ok(None),
+        Some(_) if text == b"null" => Ok(None),
         None => Ok(None),
         Some(Derivation::Last4) => Ok(last4(text)),
         Some(Derivation::Hmac { domain }) => {
