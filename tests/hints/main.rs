@@ -363,6 +363,20 @@ async fn hints_of_lines_and_of_registry_records_are_cut_too() {
 }
 
 #[tokio::test]
+async fn hints_that_stand_before_their_value_by_then_are_cut_with_one_comma_each() {
+    let company = Company::new().await;
+    let process = company.process("payments", COLUMNS, Format::Json).await;
+    let mut record = process
+        .sealed_record(r#"{"card":{"number":"4111111111111234"},"note":"12345678"}"#)
+        .await;
+    let value: Value = serde_json::from_str(&text(&record)).unwrap();
+    record.value = Some(reversed(value).to_string().into());
+    let (route, opened) = process.open_record(record).await;
+    let expected = r#"{"note":"12345678","card":{"number":"4111111111111234"}}"#;
+    assert_eq!((route, text(&opened).as_str()), (Route::Target, expected));
+}
+
+#[tokio::test]
 async fn names_that_need_escapes_come_back() {
     let company = Company::new().await;
     let columns = r#"  - { path: '"a\"\\b é".",\"x\":"', key: pci, acl: pci, hints: [{ derive: last4, acl: support }, { derive: hmac, domain: customers, acl: fraud }] }"#;

@@ -95,7 +95,10 @@ fn check_cut(text: &str, columns: &[ColumnPath], found: &Found) {
     let mut rest = Vec::new();
     splice(text.as_bytes(), ranges.into_iter(), &mut rest);
     let rest = String::from_utf8(rest).unwrap_or_default();
-    assert!(serde_json::from_str::<IgnoredAny>(&rest).is_ok(), "what is left is JSON");
+    assert!(
+        serde_json::from_str::<IgnoredAny>(&rest).is_ok(),
+        "what is left is JSON"
+    );
     let left = occurrences(&rest, columns, true);
     assert!(left.iter().all(|(column, ..)| !is_member(*column)), "a member is left");
 }
