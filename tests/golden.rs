@@ -87,6 +87,19 @@ fn deterministic_golden_values_are_sealed_to_the_same_bytes_again() {
 }
 
 #[test]
+fn keyed_hashes_of_hints_are_those_of_the_golden_file() {
+    let stanzas = stanzas(include_str!("golden/hints.txt"));
+    assert_eq!(stanzas.len(), 12);
+    for stanza in stanzas {
+        let secret = secret(&stanza);
+        let key = DomainKey::new(&secret, "any", KeyId::of(&secret)).unwrap();
+        let plaintext = hex::decode(stanza["plaintext"]).unwrap();
+        assert!(Plaintext::decode(&plaintext).is_ok(), "{}", stanza["name"]);
+        assert_eq!(*key.hints().hash(&plaintext), stanza["hmac"], "{}", stanza["name"]);
+    }
+}
+
+#[test]
 fn the_golden_envelope_is_read_as_its_header_says() {
     let stanza = stanzas(include_str!("golden/envelope.txt")).remove(0);
     let envelope = Envelope::from_text(stanza["envelope"]).unwrap();

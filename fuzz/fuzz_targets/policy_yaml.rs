@@ -20,6 +20,11 @@ fuzz_target!(|bytes: &[u8]| {
     for rule in &policy.columns {
         let path = rule.path.to_string();
         assert_eq!(path.parse::<ColumnPath>().as_ref(), Ok(&rule.path));
+        if let Some(hint) = &rule.hint {
+            let column = &policy.columns[hint.column];
+            assert!(column.hint.is_none() && column.domain().is_none());
+            assert_eq!(rule.label, format!("{}{}", column.label, hint.derivation.suffix()));
+        }
     }
     for (name, key) in &policy.keys {
         assert_eq!(KeyTemplate::parse(name).as_ref(), Ok(&key.name));

@@ -8,8 +8,10 @@ pub mod arrow;
 mod coerce;
 mod grammar;
 pub mod json;
+mod last4;
 pub mod lines;
 mod locate;
+mod member;
 mod number;
 mod paths;
 #[cfg(feature = "testing")]
@@ -18,7 +20,9 @@ mod unlocatable;
 
 pub use coerce::{CannotCoerce, coerce};
 pub use grammar::MAX_DEPTH;
+pub use last4::{LAST4_SHORTEST, last4};
 pub use locate::{FieldHit, Found, Hit, Locator, splice};
+pub use member::member_range;
 pub use number::MAX_DIGITS;
 pub use paths::LocatorError;
 pub use unlocatable::{MAX_HITS, Unlocatable};

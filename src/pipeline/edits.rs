@@ -9,7 +9,7 @@ use super::opener::cannot_open;
 use super::plan::{Place, Rejection};
 use super::record::Record;
 use crate::acl::Refused;
-use crate::columns::{json, splice};
+use crate::columns::{json, member_range, splice};
 use crate::seal::Plaintext;
 
 /// The replacements of one record after another. Opened texts are wiped once, when the batch is done.
@@ -72,6 +72,18 @@ impl Edits {
                 self.outer.push((outer, text));
             }
         }
+    }
+
+    /// Cuts the member whose value is at a place of the record's value.
+    pub(super) fn put_removed(&mut self, record: &Record, place: Place) -> Result<(), Rejection> {
+        let (Place::Value { start, end }, Some(value)) = (place, &record.value) else {
+            return Err(cannot_open());
+        };
+        let cut = self.spliced.last().map_or(0, |(range, _)| range.end);
+        let range = member_range(value, start..end, cut).ok_or_else(cannot_open)?;
+        let nothing = self.texts.len()..self.texts.len();
+        self.spliced.push((range, nothing));
+        Ok(())
     }
 
     /// The record with everything at its place. Places of the value were put in order.

@@ -6,6 +6,7 @@ pub mod batch;
 pub mod counters;
 pub mod dead_letter;
 mod edits;
+mod hints;
 mod open;
 mod opener;
 mod output;

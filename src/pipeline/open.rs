@@ -3,7 +3,7 @@
 //!
 //! Each value says its key and column; what it opens as is checked against the place where it was found
 //! (place = label). A value that does not open as that, or a place that holds no sealed value, makes the
-//! record a dead letter.
+//! record a dead letter. Hints were derived from values and are taken out with their members, unopened.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -13,9 +13,9 @@ use tracing::Instrument as _;
 
 use super::dead_letter::CANNOT_OPEN;
 use super::edits::Edits;
-use super::opener::{Failures, Item, Keyring, Opener};
+use super::opener::{Failures, Item, Keyring, Opener, not_sealed};
 use super::output::OutputLimits;
-use super::plan::{Format, Plan, Rejection};
+use super::plan::{Format, Place, Plan, Rejection};
 use super::record::Record;
 use super::seal::{KeysPlacement, TransformCounters};
 use super::set_aside::{SetAside, from_domain, service_stop};
@@ -37,10 +37,37 @@ pub struct OpenTransform {
     counters: Arc<TransformCounters>,
 }
 
-/// What was found in one record, and the envelopes that travel with it.
+/// What becomes of a place.
+enum Change {
+    Open(Item),
+    /// The member of a hint goes. With the data key that its value names.
+    Remove(Place, Option<KeyId>),
+}
+
+/// What was found in one record, in order, and the envelopes that travel with it.
 struct Extracted {
-    items: Vec<Item>,
+    changes: Vec<Change>,
     travelling: Travelling,
+}
+
+impl Extracted {
+    fn items(&self) -> impl Iterator<Item = &Item> {
+        self.changes.iter().filter_map(|change| match change {
+            Change::Open(item) => Some(item),
+            Change::Remove(..) => None,
+        })
+    }
+
+    /// The data keys that the record's values name.
+    fn keys(&self) -> Vec<KeyId> {
+        let key = |change: &Change| match change {
+            Change::Open(item) => key_of(item).ok().flatten(),
+            Change::Remove(_, key) => *key,
+        };
+        let mut keys: Vec<KeyId> = self.changes.iter().filter_map(key).collect();
+        keys.dedup();
+        keys
+    }
 }
 
 impl OpenTransform {
@@ -96,15 +123,21 @@ impl OpenTransform {
         let mut bytes = 0;
         let mut all = Vec::with_capacity(records.len());
         for record in records {
-            let mut items = Vec::new();
+            let mut changes = Vec::new();
             let extracted = self
                 .opener
-                .extract(record, self.limits.record.0, &mut found, |(_, _, item)| {
-                    items.push(item?);
+                .extract(record, self.limits.record.0, &mut found, |(rule, place, item)| {
+                    let item = item.transpose()?;
+                    if self.opener.plan.rules()[rule].hint.is_some() {
+                        let key = item.as_ref().map(key_of).transpose()?;
+                        changes.push(Change::Remove(place, key.flatten()));
+                    } else {
+                        changes.extend(item.map(Change::Open));
+                    }
                     Ok(())
                 });
             let extracted = extracted.map(|()| Extracted {
-                items,
+                changes,
                 travelling: travelling.of(record),
             });
             // Opening makes records smaller, letters make them larger.
@@ -136,29 +169,33 @@ impl OpenTransform {
     ) -> Result<Record, Rejection> {
         let fingerprint = extracted.travelling.fingerprint();
         edits.start();
-        for item in &extracted.items {
+        for change in &extracted.changes {
+            let item = match change {
+                Change::Open(item) => item,
+                Change::Remove(place, _) => {
+                    edits.put_removed(record, *place)?;
+                    continue;
+                }
+            };
             let label = &self.opener.plan.rules()[item.rule].label;
             let encoding = edits.encoding(item.sealed.len());
             self.opener.open(record, item, (label, fingerprint), ring, encoding)?;
             edits.put_opened(item.place)?;
         }
         let mut opened = edits.apply(record);
-        if let Some(added) = extracted.travelling.added(&keys_of(&extracted.items)) {
+        if let Some(added) = extracted.travelling.added(&extracted.keys()) {
             opened.headers.remove(added);
         }
         Ok(opened)
     }
 }
 
-/// The data keys that a record's values name.
-fn keys_of(items: &[Item]) -> Vec<KeyId> {
-    let key = |item: &Item| match SealedValue::parse(&item.sealed) {
-        Ok(SealedValue::Randomised { key, .. }) => Some(key),
-        _ => None,
-    };
-    let mut keys: Vec<KeyId> = items.iter().filter_map(key).collect();
-    keys.dedup();
-    keys
+/// The data key that a value names; `None` for those of domains.
+fn key_of(item: &Item) -> Result<Option<KeyId>, Rejection> {
+    match SealedValue::parse(&item.sealed).map_err(|_| not_sealed())? {
+        SealedValue::Randomised { key, .. } => Ok(Some(key)),
+        SealedValue::Deterministic { .. } => Ok(None),
+    }
 }
 
 /// A key that is not there: wait for it, stop for want of rights, or set the record aside.
@@ -218,7 +255,7 @@ impl Transform for OpenTransform {
                 extracted
                     .iter()
                     .flatten()
-                    .map(|found| (found.items.iter(), &found.travelling)),
+                    .map(|found| (found.items(), &found.travelling)),
             )
             .instrument(tracing::debug_span!(target: SPANS, "fetch_keys"))
             .await?;
@@ -227,7 +264,7 @@ impl Transform for OpenTransform {
         let mut rejected = Vec::new();
         let mut edits = Edits::default();
         for (record, extracted) in records.into_iter().zip(extracted) {
-            let values = extracted.as_ref().map_or(0, |extracted| extracted.items.len());
+            let values = extracted.as_ref().map_or(0, |extracted| extracted.items().count());
             match extracted
                 .and_then(|extracted| opening.in_scope(|| self.open(&record, &extracted, &mut ring, &mut edits)))
             {

@@ -64,8 +64,8 @@ impl Item {
     }
 }
 
-/// A place of a column, and the sealed value that is there; or why what is there is none.
-pub(super) type AtPlace = (usize, Place, Result<Item, Rejection>);
+/// A place of a column, and the sealed value that is there, or why what is there is none; `None` for a null.
+pub(super) type AtPlace = (usize, Place, Option<Result<Item, Rejection>>);
 
 /// A data key as a record asks for it: the key, and the fingerprint of the envelopes that travel with the record.
 type AskedFor = (KeyId, u64);
@@ -106,8 +106,7 @@ impl Keyring {
 }
 
 impl Opener {
-    /// Gives `take` every place of a column that holds something but null, in order, with the sealed value that is
-    /// there. Of a record that cannot be taken apart as a whole it may have given some.
+    /// Gives `take` every place of a column, in order, with what is there. Of a record that cannot be taken apart as a whole it may have given some.
     pub(super) fn extract(
         &self,
         record: &Record,
@@ -130,10 +129,13 @@ impl Opener {
                 for (rule, place, indexes) in self.plan.hits(&document) {
                     let Place::Value { start, end } = place else { continue };
                     let sealed = match sealed_json(&bytes[start..end]) {
-                        Ok(None) => continue,
                         Ok(Some(sealed)) => sealed,
+                        Ok(None) => {
+                            take((rule, place, None))?;
+                            continue;
+                        }
                         Err(rejection) => {
-                            take((rule, place, Err(rejection)))?;
+                            take((rule, place, Some(Err(rejection))))?;
                             continue;
                         }
                     };
@@ -150,7 +152,7 @@ impl Opener {
                         document: range.clone(),
                         row,
                     };
-                    take((rule, place, Ok(item)))?;
+                    take((rule, place, Some(Ok(item))))?;
                 }
                 Ok(())
             })?;
@@ -167,7 +169,7 @@ impl Opener {
                     document: first.clone(),
                     row: None,
                 });
-                take((*rule, place, item))?;
+                take((*rule, place, Some(item)))?;
             }
         }
         Ok(())

@@ -3,9 +3,11 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::columns::{FieldHit, Found, Locator, LocatorError, lines};
+use crate::columns::{FieldHit, Found, Locator, LocatorError, json, lines};
 use crate::keys::{KeySpec, LabelEntry};
-use crate::policy::{Cipher, ColumnPath, ColumnRule, KeyGroup, KeyTemplate, OnMissing, Policy, Root, VerifiedPolicy};
+use crate::policy::{
+    Cipher, ColumnPath, ColumnRule, KeyGroup, KeyTemplate, OnMissing, Policy, Root, Segment, VerifiedPolicy,
+};
 
 /// Most data keys of one plain policy key at once: ACLs and policy versions multiply it.
 const MAX_LIVE_PLAIN: u64 = 64;
@@ -65,6 +67,10 @@ pub(crate) struct Plan {
     fields: Vec<ColumnPath>,
     /// Per rule: index of its row-id field.
     row_fields: Vec<Option<usize>>,
+    /// Per rule: the rules of its hints.
+    hints: Vec<Vec<usize>>,
+    /// Per rule: what stands before a sealed text in JSON. For hints that is their name too.
+    openings: Vec<Vec<u8>>,
     /// Per rule: its key group and the label's index in it; `None` for domain columns.
     pub(crate) columns: Vec<Option<(usize, u16)>>,
     pub(crate) groups: Vec<Group>,
@@ -129,6 +135,13 @@ impl Plan {
         let paths: Vec<ColumnPath> = value_rules.iter().map(|n| model.columns[*n].path.clone()).collect();
         let locator = Locator::new(&paths, &fields)?;
         let columns = (0..model.columns.len()).map(|rule| column_of(&groups, rule)).collect();
+        let mut hints = vec![Vec::new(); model.columns.len()];
+        for (n, rule) in rules() {
+            if let Some(hint) = &rule.hint {
+                hints[hint.column].push(n);
+            }
+        }
+        let openings = model.columns.iter().map(opening).collect();
         let dead_letters = model
             .dead_letter_group()
             .and_then(|group| compile_group(model, &group, &mut |_| 0))
@@ -141,6 +154,8 @@ impl Plan {
             outer_rules,
             fields,
             row_fields,
+            hints,
+            openings,
             columns,
             groups: compiled,
             dead_letters,
@@ -153,10 +168,22 @@ impl Plan {
 
     /// The domains that columns of this policy belong to, each once.
     pub(crate) fn domains(&self) -> Vec<&str> {
-        let mut domains: Vec<_> = self.rules().iter().filter_map(ColumnRule::domain).collect();
-        domains.sort_unstable();
-        domains.dedup();
-        domains
+        once(self.rules().iter().filter_map(ColumnRule::domain))
+    }
+
+    /// The domains whose secrets are needed to seal by this policy, each once.
+    pub(crate) fn sealing_domains(&self) -> Vec<&str> {
+        once(self.rules().iter().filter_map(ColumnRule::sealing_domain))
+    }
+
+    /// The rules of a rule's hints.
+    pub(crate) fn hints(&self, rule: usize) -> &[usize] {
+        &self.hints[rule]
+    }
+
+    /// What stands before a rule's sealed text in JSON: a quote; for a hint, its whole beginning as the next member.
+    pub(crate) fn opening(&self, rule: usize) -> &[u8] {
+        &self.openings[rule]
     }
 
     /// The canonical path that a rule's values are bound to.
@@ -287,10 +314,31 @@ impl Plan {
     }
 }
 
+fn once<'a>(names: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
+    let mut names: Vec<&str> = names.collect();
+    names.sort_unstable();
+    names.dedup();
+    names
+}
+
+/// `"`, or `,"number#last4":"` for a hint.
+fn opening(rule: &ColumnRule) -> Vec<u8> {
+    let mut opening = Vec::new();
+    if rule.hint.is_some()
+        && let Some(Segment::Name(name)) = rule.path.segments().last()
+    {
+        opening.push(b',');
+        json::write_string(name, &mut opening);
+        opening.push(b':');
+    }
+    opening.push(b'"');
+    opening
+}
+
 /// A string's decoded text, or an integer's digits: what a template takes.
 fn scalar_text(json: &[u8]) -> Option<String> {
     match json.first()? {
-        b'"' => crate::columns::json::string_value(json).map(std::borrow::Cow::into_owned),
+        b'"' => json::string_value(json).map(std::borrow::Cow::into_owned),
         b'-' | b'0'..=b'9' => std::str::from_utf8(json).ok().map(str::to_owned),
         _ => None,
     }

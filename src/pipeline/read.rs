@@ -10,9 +10,9 @@ use std::sync::{Arc, PoisonError, RwLock};
 use super::dead_letter::CANNOT_OPEN;
 use super::edits::Edits;
 use super::open::{domain_failure, key_failure};
-use super::opener::{AtPlace, Failures, Item, Keyring, Opener, UNKNOWN, cannot_open, not_sealed};
+use super::opener::{Failures, Item, Keyring, Opener, UNKNOWN, cannot_open, not_sealed};
 use super::output::OutputLimits;
-use super::plan::{Format, Plan, Rejection};
+use super::plan::{self, Format, Plan, Rejection};
 use super::record::{Position, Record, Timestamp};
 use super::set_aside::service_stop;
 use super::transform::{StopKind, TransformError};
@@ -266,7 +266,7 @@ impl Asked<'_> {
 
 /// The places of one record, and the envelopes that travel with it.
 struct Extracted {
-    places: Vec<AtPlace>,
+    places: Vec<(usize, plan::Place, Result<Item, Rejection>)>,
     travelling: Travelling,
 }
 
@@ -513,8 +513,9 @@ impl Reader {
         let mut travelling = TravellingReader::new(&self.dataset);
         let extract = |record| {
             let mut places = Vec::new();
-            opener.extract(record, self.most_bytes, &mut found, |place| {
-                places.push(place);
+            opener.extract(record, self.most_bytes, &mut found, |(rule, place, item)| {
+                // A null hides nothing.
+                places.extend(item.map(|item| (rule, place, item)));
                 Ok(())
             })?;
             Ok(Extracted {

@@ -11,15 +11,16 @@ use tokio::task::JoinSet;
 use tracing::Instrument as _;
 use zeroize::Zeroizing;
 
+use super::hints::{self, Domains};
 use super::output::{OutputLimits, too_large, too_large_unread};
 use super::plan::{Document, Format, Place, Plan, Rejection, is_domain};
 use super::record::{Header, Record};
 use super::set_aside::{SetAside, from_direct, from_domain, joined};
 use super::transform::{Outcome, Route, SPANS, Transform, TransformError};
-use crate::columns::{Found, LocatorError, coerce, json};
+use crate::columns::{Found, LocatorError, MAX_HITS, coerce, json};
 use crate::flow::direct::DirectSealer;
 use crate::keys::envelope::{KEYS_HEADER, MAX_ENVELOPES, write_header};
-use crate::keys::{ActiveKey, Domain, KeyError};
+use crate::keys::{ActiveKey, KeyError};
 use crate::policy::{DomainDocument, DomainType, Root, VerifiedPolicy};
 use crate::seal::{PlainColumn, Plaintext, SealedColumn, value};
 
@@ -108,8 +109,9 @@ impl Jobs {
     }
 }
 
-/// A sealed job: the column, and the data key unless it is a domain's.
+/// A sealed job: its rule, the column, and the data key unless it is a domain's.
 struct Sealed {
+    rule: usize,
     column: SealedColumn,
     key: Option<Arc<ActiveKey>>,
 }
@@ -180,15 +182,29 @@ impl SealTransform {
                         .map(|(rule, ..)| self.padding(rule, domains))
                         .sum::<usize>();
                     check_padding(padding)?;
+                    // Readers find values and hints alike.
+                    let mut room = MAX_HITS.saturating_sub(document.found.hits.len());
                     for (rule, place, indexes) in self.plan.hits(&document) {
                         let Place::Value { start, end } = place else { continue };
                         let text = &bytes[start..end];
+                        if self.plan.rules()[rule].hint.is_some() {
+                            return Err(hints::taken(&self.plan.rules()[rule]));
+                        }
                         if text == b"null" && !self.plan.rules()[rule].seal_nulls {
                             continue;
                         }
                         let item = self.add(rule, place, text, indexes, Some(&document), domains, jobs)?;
                         items.push(item);
                         self.check_room(record, before, jobs)?;
+                        for hint in self.plan.hints(rule) {
+                            let Some(derived) = hints::derive(&self.plan.rules()[*hint], text, domains)? else {
+                                continue;
+                            };
+                            room = room.checked_sub(1).ok_or_else(too_many_values)?;
+                            let behind = Place::Value { start: end, end };
+                            items.push(self.add(*hint, behind, &derived, indexes, Some(&document), domains, jobs)?);
+                            self.check_room(record, before, jobs)?;
+                        }
                     }
                     if documents == 1 && !outer.is_empty() {
                         self.extract_outer(record, Some(&document), domains, jobs, &mut items)?;
@@ -285,14 +301,15 @@ impl SealTransform {
         Ok(())
     }
 
-    /// The most bytes that padding adds to a value of `rule`.
+    /// The most bytes that padding adds to a value of `rule` and its hints.
     fn padding(&self, rule: usize, domains: &Domains) -> usize {
         let model = &self.plan.rules()[rule];
         let pad_to = match model.domain() {
             Some(name) => domains.get(name).and_then(|domain| domain.document.document().pad_to),
             None => model.pad_to,
         };
-        pad_to.unwrap_or(0) as usize
+        let hints = self.plan.hints(rule).iter().map(|hint| self.padding(*hint, domains));
+        pad_to.unwrap_or(0) as usize + hints.sum::<usize>()
     }
 
     #[allow(clippy::too_many_arguments)] // one value with all that it is sealed under
@@ -360,7 +377,7 @@ impl SealTransform {
         } else {
             value::GCM_OVERHEAD
         };
-        let sealed = value::text_len(target.plain.byte_len() - before + overhead) + 2;
+        let sealed = value::text_len(target.plain.byte_len() - before + overhead) + self.plan.opening(rule).len() + 1;
         jobs.bytes += (sealed + row.len()) as u64;
         Ok(Item {
             place,
@@ -414,7 +431,11 @@ impl SealTransform {
                         .seal(&spec, column, rows, job.plain.view())
                         .await
                         .map_err(from_direct)?;
-                    Sealed { column, key: Some(key) }
+                    Sealed {
+                        rule: job.rule,
+                        column,
+                        key: Some(key),
+                    }
                 }
                 None => {
                     let name = model.domain().unwrap_or_default();
@@ -425,7 +446,11 @@ impl SealTransform {
                         .key
                         .seal(job.plain.view())
                         .map_err(|error| from_direct(error.into()))?;
-                    Sealed { column, key: None }
+                    Sealed {
+                        rule: job.rule,
+                        column,
+                        key: None,
+                    }
                 }
             });
             self.counters.values.fetch_add(job.len as u64, Ordering::Relaxed);
@@ -451,10 +476,11 @@ impl SealTransform {
             if job.key.is_some() {
                 used.push(item.job);
             }
-            let mut text = Vec::with_capacity(value::text_len(bytes.len()) + 2);
+            let opening = self.plan.opening(job.rule);
+            let mut text = Vec::with_capacity(value::text_len(bytes.len()) + opening.len() + 1);
             match item.place {
                 Place::Value { start, end } => {
-                    text.push(b'"');
+                    text.extend_from_slice(opening);
                     value::write_text(bytes, &mut text);
                     text.push(b'"');
                     replacements.push((start..end, text));
@@ -510,6 +536,14 @@ fn check_padding(bytes: usize) -> Result<(), Rejection> {
     ))
 }
 
+/// More values and hints than a reader would find.
+fn too_many_values() -> Rejection {
+    Rejection::new(
+        "too-many-values",
+        "the record holds more values with their hints than can be located",
+    )
+}
+
 /// The header with the envelopes of `jobs`, each key once; no more than readers take. The catalogue has them all.
 fn keys_header(jobs: &[usize], sealed: &[Sealed]) -> Bytes {
     let mut keys: Vec<&Arc<ActiveKey>> = jobs.iter().filter_map(|job| sealed[*job].key.as_ref()).collect();
@@ -518,9 +552,6 @@ fn keys_header(jobs: &[usize], sealed: &[Sealed]) -> Bytes {
     keys.truncate(MAX_ENVELOPES);
     write_header(keys.iter().map(|key| key.envelope_bytes.as_slice())).into()
 }
-
-/// The domains of a batch, each in one version: a value gets the type of the document whose secret seals it.
-type Domains = HashMap<String, Arc<Domain>>;
 
 fn coerce_into(place: Place, text: &[u8], domain: &DomainDocument, out: &mut Vec<u8>) -> Result<(), Rejection> {
     let coerced = match place {
@@ -546,7 +577,7 @@ fn coerce_into(place: Place, text: &[u8], domain: &DomainDocument, out: &mut Vec
 impl Transform for SealTransform {
     async fn apply(&self, mut records: Vec<Record>) -> Result<Vec<Outcome>, TransformError> {
         let mut domains = Domains::new();
-        for name in self.plan.domains() {
+        for name in self.plan.sealing_domains() {
             let domain = self.sealer.domains.get(name, None).await.map_err(from_domain)?;
             domains.insert(name.to_owned(), domain);
         }

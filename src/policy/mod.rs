@@ -11,6 +11,7 @@ pub mod catalogue_source;
 pub mod domain;
 pub mod domain_type;
 pub mod highest;
+mod hints;
 pub mod key_path;
 pub mod lease;
 pub mod model;
@@ -32,8 +33,8 @@ pub use domain_type::DomainType;
 pub use highest::{Highest, Seen};
 pub use key_path::KeyPath;
 pub use model::{
-    Cipher, ColumnRule, DEAD_LETTER_LABEL, DEAD_LETTERS_SUFFIX, DeadLetterRule, Flow, GroupLabel, KeyGroup, Lease,
-    OnMissing, Placement, Policy, PolicyKey, Previous, PreviousKey, Unsupported,
+    Cipher, ColumnRule, DEAD_LETTER_LABEL, DEAD_LETTERS_SUFFIX, DeadLetterRule, Derivation, Flow, GroupLabel, Hint,
+    KeyGroup, Lease, OnMissing, Placement, Policy, PolicyKey, Previous, PreviousKey, Unsupported,
 };
 pub use path::{ColumnPath, PathError, Root, Segment};
 pub use problem::{PolicyError, Problem};

@@ -21,7 +21,7 @@ pub struct Policy {
     pub keys: BTreeMap<String, PolicyKey>,
     /// ACLs by name; [`Policy::access`] decides by them.
     pub acls: BTreeMap<String, crate::acl::Acl>,
-    /// The columns to seal, in the order written.
+    /// The columns to seal, in the order written; behind them the hints, in the order of their columns.
     pub columns: Vec<ColumnRule>,
     /// Where records go that cannot be sealed; without it they stop the pipeline.
     pub dead_letters: Option<DeadLetterRule>,
@@ -73,9 +73,57 @@ pub struct ColumnRule {
     pub on_missing: OnMissing,
     /// Where in a table it is sealed.
     pub at: Placement,
+    /// What it is derived from, if clear records do not have it: a hint. Its path is that of its column, with
+    /// [`Derivation::suffix`] behind the last name; its label is that of its column with the same suffix.
+    pub hint: Option<Hint>,
+}
+
+/// What a hint is derived from when a value is sealed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Hint {
+    /// Index in [`Policy::columns`] of the column that it tells something of.
+    pub column: usize,
+    /// What it tells.
+    pub derivation: Derivation,
+}
+
+/// What a hint tells of a value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Derivation {
+    /// Its last four characters or digits.
+    Last4,
+    /// Whether it equals another one: HMAC-SHA-256 under a key of that domain's secret.
+    Hmac {
+        /// The domain.
+        domain: String,
+    },
+}
+
+impl Derivation {
+    /// What stands behind the column's name and label: `#last4`, `#hmac`.
+    #[must_use]
+    pub fn suffix(&self) -> &'static str {
+        match self {
+            Self::Last4 => "#last4",
+            Self::Hmac { .. } => "#hmac",
+        }
+    }
 }
 
 impl ColumnRule {
+    /// The domain whose secret is needed to seal it: its own, or that of a hint's HMAC.
+    #[must_use]
+    pub fn sealing_domain(&self) -> Option<&str> {
+        match &self.hint {
+            Some(Hint {
+                derivation: Derivation::Hmac { domain },
+                ..
+            }) => Some(domain),
+            _ => self.domain(),
+        }
+    }
+
     /// The domain of a deterministic column.
     #[must_use]
     pub fn domain(&self) -> Option<&str> {

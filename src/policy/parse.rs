@@ -6,6 +6,7 @@ use std::time::Duration;
 use sha2::{Digest as _, Sha256};
 
 use super::arn::check_key_arn;
+use super::hints::{self, key_path};
 use super::key_path::KeyPath;
 use super::model::{
     Cipher, ColumnRule, DeadLetterRule, Flow, Lease, OnMissing, Placement, Policy, PolicyKey, Previous, PreviousKey,
@@ -261,19 +262,19 @@ fn grant(raw: &RawGrant, at: &KeyPath) -> Result<Grant, Found> {
 }
 
 /// The names that columns can refer to.
-struct Names<'a> {
+pub(super) struct Names<'a> {
     keys: &'a BTreeMap<String, PolicyKey>,
     acls: &'a BTreeMap<String, Acl>,
 }
 
 impl<'a> Names<'a> {
-    fn key(&self, name: &str, at: &KeyPath) -> Result<&'a PolicyKey, Found> {
+    pub(super) fn key(&self, name: &str, at: &KeyPath) -> Result<&'a PolicyKey, Found> {
         self.keys
             .get(name)
             .ok_or_else(|| unknown("key", name, self.keys.keys()).at(at))
     }
 
-    fn acl(&self, name: &str, at: &KeyPath) -> Result<(), Found> {
+    pub(super) fn acl(&self, name: &str, at: &KeyPath) -> Result<(), Found> {
         if self.acls.contains_key(name) {
             Ok(())
         } else {
@@ -306,8 +307,9 @@ fn columns(raw: &[RawColumn], names: &Names<'_>) -> Result<Vec<ColumnRule>, Foun
         check_against_others(&rule, &columns, &at.index(n))?;
         columns.push(rule);
     }
-    // Only now are all sealed paths known.
-    for (n, rule) in columns.iter().enumerate() {
+    hints::expand(raw, names, &mut columns)?;
+    // Only now are all sealed paths known. A hint is bound as its column is.
+    for (n, rule) in columns.iter().take(raw.len()).enumerate() {
         if let Some(row) = &rule.bind_row {
             check_clear_scalar(row, &columns).map_err(|problem| problem.at(&at.index(n).key("bind_row")))?;
         }
@@ -345,6 +347,7 @@ fn column(raw: &RawColumn, names: &Names<'_>, at: &KeyPath) -> Result<ColumnRule
             RawOnMissing::Reject => OnMissing::Reject,
         },
         at: placement,
+        hint: None,
     };
     match &raw.domain {
         Some(domain) => deterministic(rule, domain, raw, at),
@@ -509,7 +512,7 @@ fn check_enclave_keys(
     let is_reserved = |name: &str| arn(name).is_some_and(|arn| reserved.contains(arn));
     for (n, rule) in columns.iter().enumerate() {
         if rule.flow != Flow::Enclave && is_reserved(&rule.key) {
-            let at = KeyPath::root().key("columns").index(n).key("key");
+            let at = key_path(columns, n).key("key");
             return Err(Problem::SharedEnclaveKey { key: rule.key.clone() }.at(&at));
         }
     }
@@ -577,7 +580,9 @@ fn previous(raw: &RawPrevious, names: &Names<'_>, columns: &[ColumnRule]) -> Res
         .collect();
     for (old, current) in &raw.labels {
         let at = at.key("labels").key(old);
-        check_label(old, old.parse().ok().as_ref()).map_err(|problem| problem.at(&at))?;
+        // Labels of hints that the former label had.
+        let stem = hints::stem(old);
+        check_label(stem, stem.parse().ok().as_ref()).map_err(|problem| problem.at(&at))?;
         if labels.contains(old) {
             return Err(Problem::PreviousIsCurrent {
                 what: "label",

@@ -146,6 +146,28 @@ pub enum Problem {
     FromDomain { what: &'static str },
     #[error("pad_to is 2 to 65536 bytes")]
     BadPadding,
+    #[error("{derive} is already hints[{first}] of this column")]
+    DuplicateHint { derive: &'static str, first: usize },
+    #[error(
+        "a deterministic column cannot have hints: the owner of its domain alone says who sees anything of its values"
+    )]
+    HintsInDomain,
+    #[error("a hint needs flow: direct: it is derived from a plaintext that this backend never has under flow: {flow}")]
+    HintsInFlow { flow: &'static str },
+    #[error("{path} cannot have hints: they are members beside a member of the record's value")]
+    HintsNowhere { path: String },
+    #[error("a column that is sealed at: column cannot have hints: they stand beside each sealed value")]
+    HintsOfColumn,
+    #[error("the path {path} of this hint is taken: columns[{other}] is it, holds it or lies inside it")]
+    HintPathTaken { path: String, other: usize },
+    #[error("the label {label} of this hint is already that of columns[{other}]")]
+    HintLabelTaken { label: String, other: usize },
+    #[error("an hmac needs `domain`")]
+    HmacWithoutDomain,
+    #[error("last4 has no `domain`")]
+    Last4WithDomain,
+    #[error("the template {name} is not the key of the column")]
+    TemplateOfHint { name: String },
     #[error("a deterministic column cannot be flow: {flow}: whoever can have guesses sealed could compare")]
     DeterministicFlow { flow: &'static str },
     #[error("a key template cannot be used by an enclave column: the host could choose the key")]
@@ -233,6 +255,23 @@ impl Problem {
             Self::DeterministicFlow { .. } => {
                 "use flow: direct, or seal the column randomised (with key and acl instead of domain)".to_owned()
             }
+            Self::DuplicateHint { .. } => "remove one of the two".to_owned(),
+            Self::HintsInDomain => {
+                "remove `hints`, or seal the column randomised (with key and acl) with an hmac hint of that domain"
+                    .to_owned()
+            }
+            Self::HintsInFlow { .. } => "remove `hints`, or use flow: direct".to_owned(),
+            Self::HintsNowhere { .. } => {
+                "remove `hints`; they go with paths that end in a name, like cards[*].number".to_owned()
+            }
+            Self::HintsOfColumn => "remove `at`, or remove `hints`".to_owned(),
+            Self::HintPathTaken { .. } => "rename that field at its source, or remove the hint".to_owned(),
+            Self::HintLabelTaken { .. } => "give the column another label".to_owned(),
+            Self::HmacWithoutDomain => {
+                "add the domain within which values are compared, made with `sealflow policy domain create`".to_owned()
+            }
+            Self::Last4WithDomain => "remove `domain`".to_owned(),
+            Self::TemplateOfHint { .. } => "leave `key` out to use the column's, or name a plain key".to_owned(),
             Self::TemplateInEnclave => "give enclave columns a plain key".to_owned(),
             Self::ColumnInEnclave => "remove `at`".to_owned(),
             Self::SharedEnclaveKey { .. } => "make a KMS key of its own for the enclave columns".to_owned(),

@@ -175,6 +175,36 @@ pub(super) struct RawColumn {
     /// In tables: seal each `value` (default) or the whole `column`.
     #[serde(default)]
     pub(super) at: RawPlacement,
+    /// What to seal beside each value under ACLs of their own, as members `NAME#last4` and `NAME#hmac`.
+    #[serde(default)]
+    pub(super) hints: Vec<RawHint>,
+}
+
+/// Something derived from a value when it is sealed.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "Hint")]
+pub(super) struct RawHint {
+    /// `last4` or `hmac`.
+    pub(super) derive: RawDerivation,
+    /// Name of its ACL.
+    pub(super) acl: String,
+    /// Name of its policy key, by default the column's.
+    pub(super) key: Option<String>,
+    /// For `hmac`: the domain whose secret keys it and to whose type values are coerced. Hints of one domain match
+    /// across datasets.
+    pub(super) domain: Option<String>,
+}
+
+/// What a hint tells.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(rename = "Derivation")]
+pub(super) enum RawDerivation {
+    /// The last four characters of strings, or digits of integers, that have eight or more.
+    Last4,
+    /// Whether two values are equal: HMAC-SHA-256 under a domain's secret.
+    Hmac,
 }
 
 /// Key and ACL of dead letters.

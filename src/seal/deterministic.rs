@@ -9,6 +9,7 @@ use zeroize::{Zeroize as _, Zeroizing};
 
 use super::aad::Aad;
 use super::column::{ByteColumn, SealedColumn};
+use super::hint::HintKey;
 use super::key::{DOMAIN_SECRET_LEN, KeyId, derive};
 use super::value::{SIV_OVERHEAD, SUITE_SIV, TAG_LEN};
 use super::{OpenError, SealError};
@@ -21,6 +22,7 @@ pub struct DomainKey {
     id: KeyId,
     domain: String,
     key: Zeroizing<[u8; 64]>,
+    hints: HintKey,
 }
 
 impl DomainKey {
@@ -33,6 +35,7 @@ impl DomainKey {
             id: expected,
             domain: domain.to_owned(),
             key: derive(secret, CIPHER_INFO),
+            hints: HintKey::of(secret),
         })
     }
 
@@ -46,6 +49,12 @@ impl DomainKey {
     #[must_use]
     pub fn domain(&self) -> &str {
         &self.domain
+    }
+
+    /// What keys the hashes of hints of this domain.
+    #[must_use]
+    pub fn hints(&self) -> &HintKey {
+        &self.hints
     }
 
     /// Seals every value of `plain`; nulls stay null.

@@ -5,6 +5,7 @@
 mod aad;
 pub mod column;
 mod deterministic;
+mod hint;
 mod key;
 pub mod plaintext;
 mod randomised;
@@ -14,6 +15,7 @@ pub mod value;
 pub use aad::RowId;
 pub use column::{ByteColumn, ColumnError, PlainColumn, SealedColumn};
 pub use deterministic::{DeterministicOpener, DomainKey};
+pub use hint::HintKey;
 pub use key::{DATA_KEY_LEN, DOMAIN_SECRET_LEN, KeyId, KeyIdError};
 pub use plaintext::{Plaintext, PlaintextError, TimeUnit};
 pub use randomised::{ColumnContext, OpeningKey, RandomisedOpener, SealingKey};

@@ -238,6 +238,111 @@ fn two_commands_of_two_datasets_seal_equal_values_of_one_domain_to_equal_bytes()
     assert_ne!(orders[0], orders[1]);
 }
 
+#[test]
+fn a_file_with_hints_comes_back_byte_for_byte_and_each_hint_has_its_own_readers() {
+    let place = Place::new();
+    let kms = LocalKms::start(&place);
+    let owner = place.ok(&["policy", "keygen"]).trim().to_owned();
+    let trust = ["--catalogue", "catalogue", "--owner", &owner];
+    let at = ["--catalogue", "catalogue", "--kms-endpoint", &kms.endpoint];
+    place.ok(&[
+        &["policy", "domain", "create", "people", "--key-arn", &kms.arn],
+        &at[..],
+    ]
+    .concat());
+    let hints = |column: &str, hints: &str| (format!("{column} }}"), format!("{column}, hints: [{{ {hints} }}] }}"));
+    let with_hints = [
+        hints(
+            "path: client_ip, key: default, acl: support",
+            "derive: last4, acl: payments",
+        ),
+        hints(
+            "path: user.email, key: default, acl: support",
+            "derive: hmac, domain: people, acl: operators",
+        ),
+        hints("bind_row: id", "derive: last4, acl: support"),
+    ];
+    let yaml = with_hints
+        .iter()
+        .fold(policy(&kms.arn), |yaml, (from, to)| yaml.replace(from, to));
+    place.write("policy.yaml", yaml);
+    assert!(place.ok(&["policy", "check"]).contains("7 columns: ok"));
+    place.ok(&["policy", "publish", "--key", "owner.key", "--catalogue", "catalogue"]);
+    let (lines, secrets) = samples(300);
+    let clear = format!("{lines}\n  \n{}", r#"{"id":"last","client_ip":"192.0.2.200"}"#);
+    place.write("clear.ndjson", &clear);
+    let with = [&["--dataset", "payments"], &trust[..], &at[2..]].concat();
+    place.ok(&[&["seal", "clear.ndjson", "-o", "sealed.ndjson"], &with[..]].concat());
+    let (sealed, keys) = (place.read("sealed.ndjson"), place.read("sealed.ndjson.sfkeys"));
+    for secret in &secrets {
+        let is_there = sealed.contains(secret.as_str()) || keys.contains(secret.as_str());
+        assert!(!is_there, "{secret}");
+    }
+    for hint in ["client_ip#last4", "email#hmac", "number#last4"] {
+        assert!(sealed.contains(&format!("\"{hint}\":\"sf1.")), "{hint}");
+    }
+    place.ok(&[&["open", "sealed.ndjson", "-o", "opened.ndjson"], &with[..]].concat());
+    assert!(place.read("opened.ndjson") == clear);
+    // What another program spelled anew is the same JSON when it is opened.
+    let anew = |text: &str| -> Vec<serde_json::Value> {
+        let lines = text.lines().filter(|line| !line.trim().is_empty());
+        lines.map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    let spelled: String = anew(&sealed).iter().map(|value| format!("{value}\n")).collect();
+    place.write("spelled.ndjson", spelled);
+    let keys_of = ["--keys", "sealed.ndjson.sfkeys"];
+    place.ok(&[
+        &["open", "spelled.ndjson", "-o", "again.ndjson"],
+        &keys_of[..],
+        &with[..],
+    ]
+    .concat());
+    assert_eq!(anew(&place.read("again.ndjson")), anew(&clear));
+    // A hint of the producer's own is refused; so is sealing twice.
+    let forged = r#"{"id":"x","client_ip":"192.0.2.200","client_ip#last4":"0000"}"#;
+    let refused = place.run_with_input(&[&["seal", "--keys", "k"], &with[..]].concat(), forged.as_bytes());
+    assert_eq!((refused.code, refused.out.as_str()), (65, ""));
+    assert!(refused.err.contains("hint-taken"), "{}", refused.err);
+    // Who may what, by label and by path.
+    let who = place.ok(&[&["acl", "who", "payments"], &trust[..]].concat());
+    for label in ["user.email#hmac", "payment.cards[*].number#last4", "client_ip#last4"] {
+        assert!(who.contains(label), "{who}");
+    }
+    let why = |role: &str, column: &str| {
+        let principal = format!("arn:aws:iam::111122223333:role/{role}");
+        let ask = ["acl", "why", &principal, column, "--dataset", "payments"];
+        place.run(&[&ask[..], &trust[..]].concat()).code
+    };
+    let number = "payment.cards[*].number";
+    assert_eq!(
+        (why("support", number), why("support", &format!("{number}#last4"))),
+        (1, 0)
+    );
+    assert_eq!(
+        (why("support", "user.email"), why("support", r#"user."email#hmac""#)),
+        (0, 1)
+    );
+    assert_eq!(
+        (why("operators", "user.email"), why("operators", "user.email#hmac")),
+        (1, 0)
+    );
+    insta::assert_snapshot!(
+        "shown_hints",
+        place
+            .ok(&[&["policy", "show", "payments"], &trust[..]].concat())
+            .lines()
+            .skip_while(|line| !line.starts_with("COLUMN"))
+            .collect::<Vec<_>>()
+            .join("\n")
+    );
+    let json = place.ok(&[&["policy", "show", "payments", "--output", "json"], &trust[..]].concat());
+    let shown: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(
+        shown["columns"][5]["hint"],
+        serde_json::json!({"of": "user.email", "derive": "hmac", "domain": "people"})
+    );
+}
+
 fn domain_policy(dataset: &str, path: &str, arn: &str) -> String {
     format!(
         "dataset: {dataset}\nversion: 1\nkeys: {{ default: {{ arn: \"{arn}\" }} }}\nacls: {{ pii: {{}} }}\n\

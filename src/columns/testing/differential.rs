@@ -7,7 +7,7 @@ use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess,
 use serde_json::value::RawValue;
 
 use crate::columns::json::{decode_json, encode_json, encode_len_bound};
-use crate::columns::{Found, Locator, Unlocatable, coerce};
+use crate::columns::{Found, Locator, Unlocatable, coerce, member_range, splice};
 use crate::policy::{ColumnPath, DomainType, Segment};
 use crate::seal::Plaintext;
 use crate::seal::plaintext::TimeUnit;
@@ -76,6 +76,31 @@ pub fn check_locate(record: &[u8]) {
         occurrences(text, &fields, false),
         "fields"
     );
+    check_cut(text, &columns, &found);
+}
+
+/// Cuts every occurrence that is a member, as opening does with hints: what is left is JSON without them.
+fn check_cut(text: &str, columns: &[ColumnPath], found: &Found) {
+    let is_member = |column: usize| matches!(columns[column].segments().last(), Some(Segment::Name(_)));
+    let mut cut = 0;
+    let mut ranges = Vec::new();
+    for hit in &found.hits {
+        let range = member_range(text.as_bytes(), hit.range(), cut);
+        assert_eq!(range.is_some(), is_member(usize::from(hit.column)), "a member is cut");
+        if let Some(range) = range {
+            cut = range.end;
+            ranges.push((range, &b""[..]));
+        }
+    }
+    let mut rest = Vec::new();
+    splice(text.as_bytes(), ranges.into_iter(), &mut rest);
+    let rest = String::from_utf8(rest).unwrap_or_default();
+    assert!(
+        serde_json::from_str::<IgnoredAny>(&rest).is_ok(),
+        "what is left is JSON"
+    );
+    let left = occurrences(&rest, columns, true);
+    assert!(left.iter().all(|(column, ..)| !is_member(*column)), "a member is left");
 }
 
 /// Encodes `text` if it is one JSON value, and checks that it comes back, also as every domain type that takes

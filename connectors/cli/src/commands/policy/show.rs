@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use sealflow::policy::publish;
-use sealflow::policy::{Cipher, ColumnRule, Flow, Lease, OnMissing, Policy, VerifiedPolicy};
+use sealflow::policy::{Cipher, ColumnRule, Derivation, Flow, Lease, OnMissing, Policy, VerifiedPolicy};
 use serde::Serialize;
 
 use super::Trusting;
@@ -85,6 +85,17 @@ struct ShownColumn {
     bind_row: Option<String>,
     seal_nulls: bool,
     on_missing: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hint: Option<ShownHint>,
+}
+
+/// What a hint is derived from.
+#[derive(Serialize)]
+struct ShownHint {
+    /// Path of its column.
+    of: String,
+    derive: &'static str,
+    domain: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -108,7 +119,11 @@ impl Shown {
             sha256: policy.sha256.iter().map(|b| format!("{b:02x}")).collect(),
             owner,
             keys: policy.keys.iter().map(key).collect(),
-            columns: policy.columns.iter().map(ShownColumn::new).collect(),
+            columns: policy
+                .columns
+                .iter()
+                .map(|rule| ShownColumn::new(rule, policy))
+                .collect(),
             dead_letters: policy.dead_letters.as_ref().map(|rule| ShownDeadLetters {
                 key: rule.key.clone(),
                 acl: rule.acl.clone(),
@@ -144,11 +159,19 @@ impl Shown {
 }
 
 impl ShownColumn {
-    fn new(rule: &ColumnRule) -> Self {
+    fn new(rule: &ColumnRule, policy: &Policy) -> Self {
         let domain = match &rule.cipher {
             Cipher::Domain(name) => Some(name.clone()),
             Cipher::Randomised => None,
         };
+        let hint = rule.hint.as_ref().map(|hint| {
+            let (derive, domain) = match &hint.derivation {
+                Derivation::Last4 => ("last4", None),
+                Derivation::Hmac { domain } => ("hmac", Some(domain.clone())),
+            };
+            let of = policy.columns[hint.column].path.to_string();
+            ShownHint { of, derive, domain }
+        });
         let own = |name: &String| domain.is_none().then(|| name.clone());
         Self {
             path: rule.path.to_string(),
@@ -170,6 +193,7 @@ impl ShownColumn {
                 "pass"
             },
             domain,
+            hint,
         }
     }
 
@@ -177,6 +201,10 @@ impl ShownColumn {
         let mut options = Vec::new();
         if let Some(domain) = &self.domain {
             options.push(format!("domain {domain}"));
+        }
+        if let Some(hint) = &self.hint {
+            options.push(format!("{} of {}", hint.derive, hint.of));
+            options.extend(hint.domain.as_ref().map(|name| format!("keyed by domain {name}")));
         }
         if self.label != self.path {
             options.push(format!("label {}", self.label));

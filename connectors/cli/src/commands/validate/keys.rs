@@ -63,7 +63,7 @@ fn domains(policy: &Policy) -> Vec<String> {
     let mut names: Vec<String> = policy
         .columns
         .iter()
-        .filter_map(|rule| rule.domain().map(str::to_owned))
+        .filter_map(|rule| rule.sealing_domain().map(str::to_owned))
         .collect();
     names.sort();
     names.dedup();

@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use sealflow::columns::{Found, Locator, LocatorError, lines};
 use sealflow::pipeline::{Format, Record};
-use sealflow::policy::{ColumnPath, Policy, Root, VerifiedPolicy};
+use sealflow::policy::{ColumnPath, ColumnRule, Policy, Root, VerifiedPolicy};
 use sealflow_kafka::sample;
 use zeroize::Zeroizing;
 
@@ -140,8 +140,12 @@ impl<'a> Survey<'a> {
                 continue;
             };
             let is_sealed = text.starts_with("sf1.");
-            self.wrong_side += u64::from(is_sealed == (self.mode == Mode::Seal));
-            if is_sealed || text.len() < SHORTEST_VALUE {
+            let is_hint = self.policy.columns[*column].hint.is_some();
+            // That a clear record has a hint at all is told by itself.
+            if !(is_hint && self.mode == Mode::Seal) {
+                self.wrong_side += u64::from(is_sealed == (self.mode == Mode::Seal));
+            }
+            if is_sealed || is_hint || text.len() < SHORTEST_VALUE {
                 continue;
             }
             let within = |bytes: &[u8]| contains(bytes, text.as_bytes());
@@ -172,6 +176,10 @@ impl<'a> Survey<'a> {
             ),
         );
         for (rule, hits) in self.policy.columns.iter().zip(&self.hits) {
+            if rule.hint.is_some() {
+                self.report_hint(rule, *hits, read, list);
+                continue;
+            }
             let name = format!("column {}", rule.path);
             match hits {
                 0 => list.warn(
@@ -217,6 +225,20 @@ impl<'a> Survey<'a> {
 }
 
 impl Survey<'_> {
+    /// Records to be sealed do not have the hints that sealing adds; sealed ones have those that could be derived.
+    fn report_hint(&self, rule: &ColumnRule, hits: u64, read: u64, list: &mut Checklist) {
+        let name = format!("hint {}", rule.label);
+        match (self.mode, hits) {
+            (Mode::Seal, 0) => list.ok(&name, "its place is free in all records"),
+            (Mode::Seal, hits) => list.warn(
+                &name,
+                format_args!("{hits} of {read} records have a member there already"),
+                "they become dead letters, or stop the pipeline: rename that field at its source, or remove the hint",
+            ),
+            (Mode::Open, hits) => list.ok(&name, format_args!("in {hits} of {read} records")),
+        }
+    }
+
     /// A share of bad records that would stop the pipeline is a failure, unless there are too few to tell.
     fn report_ratio(&self, read: u64, max_ratio: Option<f64>, list: &mut Checklist) {
         let bad: u64 = self.unlocatable.values().sum();
@@ -307,6 +329,33 @@ columns:
             key,
             value,
             headers,
+        }
+    }
+
+    #[test]
+    fn a_hint_is_expected_in_sealed_records_and_is_in_the_way_in_clear_ones() {
+        let yaml = POLICY.replace(
+            "path: user.email, key: default, acl: pii",
+            "path: user.email, key: default, acl: pii, hints: [{ derive: last4, acl: pii }]",
+        );
+        let policy = Policy::parse(yaml.as_bytes()).unwrap();
+        let sealed = r#"{"user":{"email":"sf1.AAAA","email#last4":"sf1.AAAA"}}"#;
+        let clear = r#"{"user":{"email":"ann@example.com"}}"#;
+        for (mode, value, expected) in [
+            (Mode::Seal, clear, "its place is free in all records"),
+            (Mode::Seal, sealed, "1 of 1 records have a member there already"),
+            (Mode::Open, sealed, "in 1 of 1 records"),
+            (Mode::Open, clear, "in 0 of 1 records"),
+        ] {
+            let mut survey = Survey::new(&policy, Format::Json, mode).unwrap();
+            survey.add(&record("k", value, "x"));
+            let mut list = Checklist::printing(Style::PLAIN);
+            survey.report(&mut list, Some(1.0));
+            let text = format!("{list:?}");
+            assert!(
+                text.contains("hint user.email#last4") && text.contains(expected),
+                "{text}"
+            );
         }
     }
 
