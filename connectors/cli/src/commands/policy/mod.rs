@@ -3,6 +3,7 @@
 mod domain;
 mod lease;
 mod publish;
+mod render;
 mod show;
 mod write;
 
@@ -44,6 +45,8 @@ pub(crate) enum Command {
     Show(show::ShowArgs),
     /// Show all versions of a dataset's policy
     History(show::HistoryArgs),
+    /// Render keys, key policies and IAM policies that match a policy, as Terraform
+    Render(render::Args),
     /// Domains: deterministic columns that can be joined
     #[command(subcommand)]
     Domain(domain::Command),
@@ -61,6 +64,7 @@ pub(crate) async fn run(command: Command) -> Result<ExitCode> {
         Command::Lease(args) => lease::lease(&args).await,
         Command::Show(args) => show::show(&args).await,
         Command::History(args) => show::history(&args).await,
+        Command::Render(args) => render::run(&args).await,
         Command::Domain(command) => domain::run(command).await,
     }
 }
