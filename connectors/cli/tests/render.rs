@@ -352,12 +352,12 @@ fn what_would_lock_others_out_or_let_everybody_in_is_refused() {
         both.out
     );
     for wrong in [
-        &["payments", "--sealer", "*"][..],
-        &["payments", "--sealer", "arn:aws:iam::111122223333:root"],
-        &["payments", "--service", "oidc:https://a.example.com#sub=x"],
-        &["payments", "--readers", "service"],
-        &["payments", "--admin", "arn:aws:iam::*:root"],
-        &["payments", "--key-ring", "projects/p/locations/l/keyRings/r"],
+        &["payments", "orders", "--sealer", "*"][..],
+        &["payments", "orders", "--sealer", "arn:aws:iam::111122223333:root"],
+        &["payments", "orders", "--service", "oidc:https://a.example.com#sub=x"],
+        &["payments", "orders", "--readers", "service"],
+        &["payments", "orders", "--admin", "arn:aws:iam::*:root"],
+        &["payments", "orders", "--key-ring", "projects/p/locations/l/keyRings/r"],
     ] {
         let ran = render(wrong);
         assert_eq!((ran.code, ran.out.as_str()), (64, ""), "{wrong:?}: {}", ran.err);

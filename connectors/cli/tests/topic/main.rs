@@ -18,3 +18,4 @@ mod rewrap;
 mod starts;
 mod support;
 mod watched;
+mod who;

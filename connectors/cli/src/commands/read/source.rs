@@ -6,11 +6,10 @@ use std::time::Duration;
 
 use sealflow::clock::UnixMillis;
 use sealflow::pipeline::Record;
-use sealflow_kafka::{Properties, RunError, StartAt, TopicReading, read_topic};
+use sealflow_kafka::{Properties, RunError, TopicReading, read_topic};
 use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinHandle};
 
-use super::Args;
 use crate::config::PipelineConfig;
 use crate::failure::{Exit, Failure, Result};
 use crate::redact;
@@ -23,7 +22,7 @@ const AHEAD: usize = 1;
 
 /// A topic.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Source {
+pub(in crate::commands) struct Source {
     /// Empty: those of the pipeline file.
     brokers: String,
     topic: String,
@@ -76,7 +75,11 @@ impl FromStr for Start {
 
 impl Source {
     /// What to read. The pipeline's properties, which may hold credentials, go to its own brokers only.
-    pub(super) fn reading(&self, args: &Args, config: Option<&PipelineConfig>) -> Result<TopicReading> {
+    pub(in crate::commands) fn reading(
+        &self,
+        properties: &[String],
+        config: Option<&PipelineConfig>,
+    ) -> Result<TopicReading> {
         let ours = config.map(|config| &config.source.kafka);
         let brokers = match (&*self.brokers, ours) {
             ("", Some(ours)) => &ours.brokers,
@@ -92,7 +95,7 @@ impl Source {
         if let Some(ours) = ours.filter(|ours| ours.brokers == brokers) {
             reading.properties = ours.properties.clone();
         }
-        for property in &args.properties {
+        for property in properties {
             let Some((name, value)) = property.split_once('=') else {
                 return Err(Failure::usage(
                     "--property: expected KEY=VALUE",
@@ -104,27 +107,20 @@ impl Source {
             }
             reading.properties.set(name, value);
         }
-        reading.partitions.clone_from(&args.partitions);
-        reading.from = match (args.from, args.last) {
-            (Some(Start::Offset(offset)), _) => StartAt::Offset(offset),
-            (Some(Start::Time(time)), _) => StartAt::Time(i64::try_from(time.0).unwrap_or(i64::MAX)),
-            (None, Some(count)) => StartAt::Last(count.get()),
-            (None, None) => StartAt::Oldest,
-        };
         Ok(reading)
     }
 }
 
 /// How reading ended.
-pub(super) struct End {
+pub(in crate::commands) struct End {
     /// Records whose headers cannot be represented.
-    pub(super) left_out: u64,
+    pub(in crate::commands) left_out: u64,
     /// Whether there are records beyond the limit.
-    pub(super) is_cut: bool,
+    pub(in crate::commands) is_cut: bool,
 }
 
 /// At most `limit` records, batch by batch, read in a thread of its own.
-pub(super) fn batches(
+pub(in crate::commands) fn batches(
     reading: TopicReading,
     limit: u64,
 ) -> (
@@ -162,7 +158,9 @@ pub(super) fn batches(
 }
 
 /// The end of the thread.
-pub(super) fn joined(ended: std::result::Result<std::result::Result<End, RunError>, JoinError>) -> Result<End> {
+pub(in crate::commands) fn joined(
+    ended: std::result::Result<std::result::Result<End, RunError>, JoinError>,
+) -> Result<End> {
     let ended =
         ended.map_err(|_| Failure::new(Exit::Internal, "reading the topic panicked", "please report this bug"))?;
     Ok(ended?)
