@@ -122,6 +122,11 @@ fn if_set<T: Display>(value: Option<&T>) -> String {
     value.map_or_else(String::new, ToString::to_string)
 }
 
+/// Nothing for what goes without saying.
+fn other_than(value: String, default: &str) -> String {
+    if value == default { String::new() } else { value }
+}
+
 fn yes(value: bool) -> String {
     if value { "yes".to_owned() } else { String::new() }
 }
@@ -132,12 +137,12 @@ fn column(rule: &ColumnRule) -> Properties {
         ("key", rule.key.clone()),
         ("acl", rule.acl.clone()),
         ("domain", rule.domain().unwrap_or_default().to_owned()),
-        ("label", rule.label.clone()),
+        ("label", other_than(rule.label.clone(), &rule.path.to_string())),
         ("pad_to", if_set(rule.pad_to.as_ref())),
         ("bind_row", if_set(rule.bind_row.as_ref())),
         ("seal_nulls", yes(rule.seal_nulls)),
-        ("on_missing", word(&rule.on_missing)),
-        ("at", word(&rule.at)),
+        ("on_missing", other_than(word(&rule.on_missing), "pass")),
+        ("at", other_than(word(&rule.at), "value")),
     ]
 }
 

@@ -363,7 +363,7 @@ impl Diff {
         }
         for gain in &self.gains {
             let (mark, what) = if gain.written {
-                (style.bang(), ", also what is already written")
+                (style.yellow("!"), ", also what is already written")
             } else {
                 (style.green("+"), "")
             };
