@@ -150,16 +150,20 @@ impl Rendered {
         let block = Block::resource("google_kms_crypto_key", &resource, body);
         self.blocks.push(block.commented(&[&key.comment]));
         let text = |member: &String| Value::Text(member.clone());
-        for (n, member) in members.sealers.iter().enumerate() {
+        // By a hash of the member, so that an address stays when others come and go.
+        for member in &members.sealers {
+            let n = hashed(member);
             self.member(&resource, &format!("sealer_{n}"), ENCRYPTER, text(member), None);
             if key.sealers_open {
                 self.member(&resource, &format!("sealer_{n}_opens"), DECRYPTER, text(member), None);
             }
         }
-        for (n, member) in members.services.iter().enumerate().filter(|_| key.served) {
+        for member in members.services.iter().filter(|_| key.served) {
+            let n = hashed(member);
             self.member(&resource, &format!("service_{n}"), DECRYPTER, text(member), None);
         }
-        for (n, member) in members.admins.iter().enumerate() {
+        for member in &members.admins {
+            let n = hashed(member);
             self.member(&resource, &format!("admin_{n}"), ADMIN, text(member), None);
         }
         if key.direct {
@@ -168,6 +172,8 @@ impl Rendered {
     }
 
     fn readers(&mut self, resource: &str, key: &CryptoKey<'_>, now: UnixMillis) {
+        // A list may name somebody twice.
+        let mut named = BTreeSet::new();
         for (n, grant) in key.acl.allow.iter().enumerate() {
             let place = format!("{}: allow[{n}] ({grant})", key.place);
             let Principal::Oidc {
@@ -192,6 +198,9 @@ impl Rendered {
                 continue;
             }
             if key.acl.deny.contains(&grant.principal) || grant.until.is_some_and(|until| until <= now) {
+                continue;
+            }
+            if !named.insert((value.clone(), grant.until)) {
                 continue;
             }
             let member = self.service_account(value);

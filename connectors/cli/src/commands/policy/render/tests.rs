@@ -348,7 +348,10 @@ acls:
       - { principal: "oidc:https://accounts.google.com#sub=104857600000000000001", until: "2027-01-01T00:00:00Z" }
       - "oidc:https://login.example.com#group=${x} %{ if true }"
     deny: ["arn:aws:iam::111111111111:role/support-trainee", "oidc:https://login.example.com#sub=bob"]
-  ops: { allow: ["oidc:https://accounts.google.com#sub=104857600000000000002"] }
+  ops:
+    allow:
+      - "oidc:https://accounts.google.com#sub=104857600000000000002"
+      - "oidc:https://accounts.google.com#sub=104857600000000000002"
 columns:
   - { path: email, key: one, acl: pii }
   - { path: name, key: "tenant-{t}", acl: pii }
@@ -398,7 +401,7 @@ fn what_iam_cannot_say_is_said_and_not_given_instead() {
             count(&aws, "no principal of IAM"),
             count(&aws, "deny[1]")
         ),
-        (1, 3, 1),
+        (1, 4, 1),
         "{aws:?}"
     );
     assert_eq!((count(&gcp, "role/auditor"), count(&gcp, "group=")), (1, 1), "{gcp:?}");
