@@ -352,6 +352,19 @@ mod tests {
         }
 
         #[test]
+        fn nobody_gains_by_a_list_without_being_named_as_one_who_gains(
+            before in acls(), after in acls(), who in identities(), purpose in proptest::option::of("[pq]"), now in 0_u64..4,
+            later in 0_u64..4,
+        ) {
+            let at = UnixMillis(now + later);
+            let gained = after.decide(&who, purpose.as_deref(), at).is_allowed()
+                && !before.decide(&who, purpose.as_deref(), at).is_allowed();
+            let beyond = after.beyond(&before, UnixMillis(now));
+            prop_assert!(!gained || beyond.iter().any(|entry| entry.who.names(&who) && entry.grant.principal.names(&who)));
+            prop_assert!(after.beyond(&after, UnixMillis(now)).is_empty());
+        }
+
+        #[test]
         fn a_star_stops_at_a_slash_however_many_there_are(pattern in "[ab*/]{1,8}", name in "[ab/]{1,8}") {
             prop_assert_eq!(crate::acl::principal::matches(&pattern, &name), glob_matches(&pattern, &name));
         }

@@ -5,6 +5,7 @@
 //! dataset and label ([`Policy::access`](crate::policy::Policy::access)). Deny by default; an explicit deny wins.
 //! What is refused by KMS stays refused: an ACL takes away, it never gives more than the keys' own policies.
 
+mod compare;
 mod decide;
 pub mod identity;
 #[cfg(feature = "identity")]
@@ -20,6 +21,7 @@ mod sts_tests;
 
 use std::fmt;
 
+pub use compare::Beyond;
 pub use decide::{Decision, Refusal};
 pub use identity::{Identity, IdentityError};
 pub use principal::{IamKind, OidcClaim, Principal, PrincipalError};

@@ -157,6 +157,12 @@ impl KeyTemplate {
         !self.fields.is_empty()
     }
 
+    /// The name with `any` in place of each field: a pattern in the language of whoever asks, `tenant-*`.
+    #[must_use]
+    pub fn with_each_field_as(&self, any: &str) -> String {
+        self.literals.join(any)
+    }
+
     /// The name with `values` in place of the fields, in their order.
     ///
     /// Different values never give the same name: a value that holds the literal behind its field is refused.
@@ -217,7 +223,7 @@ impl KeyTemplate {
 
     /// Whether some name matches both (it may say so of names longer than values can be).
     #[must_use]
-    pub(crate) fn overlaps(&self, other: &Self) -> bool {
+    pub fn overlaps(&self, other: &Self) -> bool {
         let (a, b) = (self.atoms(), other.atoms());
         // can[i][j]: the rests a[i..] and b[j..] have a name in common.
         let mut can = vec![vec![false; b.len() + 1]; a.len() + 1];

@@ -3,7 +3,8 @@
 
 mod common;
 
-use common::Place;
+use common::{LocalKms, Place};
+use sealflow::keys::Envelope;
 
 const POLICY: &str = r#"
 dataset: payments
@@ -207,4 +208,130 @@ fn nobody_answers_from_a_policy_that_is_not_believed() {
     );
     let ran = place.run(&["acl", "who", "orders", "--dev", "policy.yaml"]);
     assert_eq!(ran.code, 64, "{}", ran.err);
+}
+
+/// The policy under a KMS key that is there, with records sealed by it.
+fn sealed() -> (Place, LocalKms, String) {
+    let place = Place::new();
+    let kms = LocalKms::start(&place);
+    let start = POLICY.find("arn:aws:kms:").unwrap();
+    let end = start + POLICY[start..].find('"').unwrap();
+    let text = POLICY.replace(&POLICY[start..end], &kms.arn);
+    place.write("policy.yaml", &text);
+    place.write("clear.ndjson", "{\"user\":{\"email\":\"ann@example.com\"}}\n{\"user\":{\"email\":\"bob@example.com\"},\"card\":{\"number\":\"4111\"}}\n");
+    let with = ["--dev", "policy.yaml", "--kms-endpoint", &kms.endpoint];
+    place.ok(&[&["seal", "clear.ndjson", "-o", "sealed.ndjson"], &with[..]].concat());
+    (place, kms, text)
+}
+
+#[test]
+fn who_of_a_file_shows_the_labels_that_are_there_by_the_policy_that_is_given() {
+    let (place, _kms, text) = sealed();
+    let owner = place.ok(&["policy", "keygen"]).trim().to_owned();
+    place.ok(&["policy", "sign"]);
+    let who = |more: &[&str]| place.run(&[&["acl", "who", "sealed.ndjson"], more].concat());
+    let signed = ["--signed", "policy.jws", "--owner", &owner];
+    let ran = who(&signed);
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    assert!(
+        ran.out
+            .starts_with("sealed.ndjson: 3 sealed values\n\npayments card: 1 values\npayments user.email: 2 values\n"),
+        "{}",
+        ran.out
+    );
+    assert!(
+        ran.out.contains("role/ops\n  yes      card\n  no       user.email\n"),
+        "{}",
+        ran.out
+    );
+    assert!(!ran.out.contains("#dead-letters"), "it is not there: {}", ran.out);
+    let json: serde_json::Value =
+        serde_json::from_str(&who(&[&signed[..], &["--output", "json"]].concat()).out).unwrap();
+    assert_eq!(
+        (&json["values"], &json["datasets"][0]["table"]["columns"][0]),
+        (&3.into(), &"card".into())
+    );
+    assert!(
+        who(&[&signed[..], &["--output", "html"]].concat())
+            .out
+            .starts_with("<!doctype html>")
+    );
+    // Nobody pinned signed it; a policy of another dataset; one that knows neither label nor key.
+    let other = place.ok(&["policy", "keygen", "-o", "other.key"]).trim().to_owned();
+    assert_eq!(who(&["--signed", "policy.jws", "--owner", &other]).code, 78);
+    place.write("orders.yaml", text.replace("dataset: payments", "dataset: orders"));
+    let ran = who(&["--dev", "orders.yaml"]);
+    assert!(
+        ran.code == 0
+            && ran.out.contains("nobody may open these: no policy of it was given")
+            && !ran.out.contains("yes"),
+        "{}{}",
+        ran.out,
+        ran.err
+    );
+    place.write("less.yaml", text.replace("label: card", "label: number"));
+    let ran = who(&["--dev", "less.yaml"]);
+    assert!(
+        ran.out
+            .contains("payments card: 1 values: open to nobody: the policy has no such label"),
+        "{}",
+        ran.out
+    );
+    assert!(
+        ran.out.contains("role/ops") || !ran.out.contains("yes      card"),
+        "{}",
+        ran.out
+    );
+    place.write("moved.yaml", text.replace("key/", "key/0"));
+    let ran = who(&["--dev", "moved.yaml"]);
+    assert!(
+        ran.out
+            .contains("user.email: 2 values: open to nobody: the policy no longer knows its key or ACL")
+            && !ran.out.contains("yes"),
+        "{}",
+        ran.out
+    );
+    // No envelope, no label; no sealed value, no answer.
+    let ran = who(&["--dev", "policy.yaml", "--keys", "nothing.sfkeys"]);
+    assert!(
+        ran.out.contains("3 of them without an envelope: nobody opens those") && !ran.out.contains("yes"),
+        "{}",
+        ran.out
+    );
+    assert_eq!(
+        place.run(&["acl", "who", "clear.ndjson", "--dev", "policy.yaml"]).code,
+        65
+    );
+}
+
+#[test]
+fn an_envelope_says_where_to_look_and_is_believed_in_nothing_else() {
+    let (place, _kms, text) = sealed();
+    // The forger's envelopes of the same keys name another dataset and a label that is open to more.
+    let sidecar = place.read("sealed.ndjson.sfkeys");
+    let mut forged = sidecar.clone();
+    for line in sidecar.lines() {
+        let mut envelope = Envelope::from_text(line).unwrap();
+        envelope.dataset = "../../open".to_owned();
+        envelope.acl = "everybody".to_owned();
+        forged.push_str(&format!("{}\nsfk1.AAAA\n", envelope.to_text().unwrap()));
+    }
+    place.write("forged.sfkeys", forged);
+    let owner = place.ok(&["policy", "keygen"]).trim().to_owned();
+    place.write("policy.yaml", &text);
+    place.ok(&["policy", "publish", "--key", "owner.key", "--catalogue", "catalogue"]);
+    let trust = ["--catalogue", "catalogue", "--owner", &owner, "--keys", "forged.sfkeys"];
+    let ran = place.run(&[&["acl", "who", "./sealed.ndjson"], &trust[..]].concat());
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    let (stranger, ours) = ran.out.split_once("\npayments card").unwrap();
+    assert!(
+        stranger.contains("no policy can have that name") && !stranger.contains("yes"),
+        "{}",
+        ran.out
+    );
+    assert!(
+        stranger.contains("2 envelopes that cannot be read") && ours.contains("yes      user.email"),
+        "{}",
+        ran.out
+    );
 }

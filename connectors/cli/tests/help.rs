@@ -23,6 +23,8 @@ const COMMANDS: &[&[&str]] = &[
     &["policy", "publish"],
     &["policy", "lease"],
     &["policy", "show"],
+    &["policy", "diff"],
+    &["policy", "render"],
     &["policy", "domain", "create"],
     &["acl"],
     &["acl", "who"],

@@ -375,3 +375,179 @@ fn a_policy_that_requires_a_lease_counts_only_while_one_holds() {
     place.run(&["policy", "publish", "--key", "lease.key", "--catalogue", "catalogue"]);
     assert_eq!(place.run(&show).code, 78, "{}", ran.err);
 }
+
+const SUPPORT: &str = "arn:aws:iam::111122223333:role/support";
+
+/// Publishes the sample policy as it is changed, version by version.
+fn versions(changes: &[&dyn Fn(String) -> String]) -> (Place, String) {
+    let place = Place::new();
+    let owner = place.ok(&["policy", "keygen"]).trim().to_owned();
+    for (n, change) in changes.iter().enumerate() {
+        let text = policy(ARN).replace("version: 1", &format!("version: {}", n + 1));
+        place.write("policy.yaml", change(text));
+        place.ok(&["policy", "publish", "--key", "owner.key", "--catalogue", "catalogue"]);
+    }
+    (place, owner)
+}
+
+#[test]
+fn a_diff_says_what_changes_and_who_gains_and_loses_what() {
+    let (place, owner) = versions(&[&|text| text, &|text| text, &|text| {
+        // An ACL is widened, a column dropped, another one sealed anew, and one moved to another ACL.
+        text.replace(
+            &format!("support: {{ allow: [\"{SUPPORT}\"] }}"),
+            &format!("support: {{ allow: [\"{SUPPORT}\", \"{SUPPORT}-2\"] }}"),
+        )
+        .replace(
+            "  - { path: client_ip, key: default, acl: support }\n",
+            "  - { path: phone, key: default, acl: support }\n",
+        )
+        .replace(
+            "path: user.name, key: default, acl: support",
+            "path: user.name, key: default, acl: payments",
+        )
+    }]);
+    let trust = ["--catalogue", "catalogue", "--owner", &owner];
+    let diff = |more: &[&str]| place.run(&[&["policy", "diff", "--dataset", "payments"], more, &trust[..]].concat());
+    let same = diff(&["--from", "1", "--to", "2"]);
+    assert!(
+        same.code == 0 && same.out.ends_with("they say the same\n"),
+        "{}{}",
+        same.out,
+        same.err
+    );
+    // The newest against the one before is the default.
+    let ran = diff(&[]);
+    assert_eq!(ran.code, 1, "{}", ran.err);
+    insta::assert_snapshot!("diff", shown(&ran.out, &owner));
+    let json: serde_json::Value = serde_json::from_str(&diff(&["--output", "json"]).out).unwrap();
+    assert_eq!((&json["same"], &json["opens_written"]), (&false.into(), &true.into()));
+    let gains: Vec<_> = json["gains"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|gain| {
+            let text = |name: &str| {
+                gain[name]
+                    .as_str()
+                    .unwrap()
+                    .replace("arn:aws:iam::111122223333:role/", "")
+            };
+            format!("{} {} {}", text("principal"), text("label"), gain["written"])
+        })
+        .collect();
+    assert_eq!(
+        gains,
+        [
+            "payments user.name true",
+            "support phone false",
+            "support-2 phone false",
+            "support-2 user.email true"
+        ]
+    );
+    let losses: Vec<_> = json["losses"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|loss| loss["label"].as_str().unwrap())
+        .collect();
+    assert_eq!(losses, ["client_ip", "user.name"]);
+    // Backwards, who gained loses.
+    let back: serde_json::Value =
+        serde_json::from_str(&diff(&["--from", "3", "--to", "2", "--output", "json"]).out).unwrap();
+    assert_eq!(
+        (
+            back["losses"].as_array().unwrap().len(),
+            back["gains"].as_array().unwrap().len()
+        ),
+        (4, 2)
+    );
+}
+
+#[test]
+fn a_file_is_compared_with_what_is_published_and_signed_files_are_verified() {
+    let (place, owner) = versions(&[&|text| text]);
+    let other = place.ok(&["policy", "keygen", "-o", "other.key"]).trim().to_owned();
+    let trust = ["--catalogue", "catalogue", "--owner", &owner];
+    let diff = |more: &[&str]| place.run(&[&["policy", "diff"], more].concat());
+    assert_eq!(diff(&[&["policy.yaml"], &trust[..]].concat()).code, 0);
+    place.write(
+        "next.yaml",
+        policy(ARN)
+            .replace("version: 1", "version: 2")
+            .replace("default, acl: operators", "default, acl: support"),
+    );
+    let ran = diff(&[&["next.yaml"], &trust[..]].concat());
+    assert!(
+        ran.code == 1
+            && ran
+                .out
+                .contains(&format!("! {SUPPORT}: #dead-letters, also what is already written")),
+        "{}{}",
+        ran.out,
+        ran.err
+    );
+    // Two files need no catalogue; a signed one tells its signer, and is refused if pinned owners did not sign it.
+    place.ok(&["policy", "sign", "next.yaml"]);
+    let ran = diff(&["policy.yaml", "next.jws"]);
+    assert!(
+        ran.code == 1
+            && ran
+                .out
+                .contains(&format!("signed by {owner}, compared with no pinned owner")),
+        "{}{}",
+        ran.out,
+        ran.err
+    );
+    assert_eq!(diff(&["policy.yaml", "next.jws", "--owner", &owner]).code, 1);
+    assert_eq!(diff(&["policy.yaml", "next.jws", "--owner", &other]).code, 78);
+    let (header, rest) = place
+        .read("next.jws")
+        .split_once('.')
+        .map(|(a, b)| (a.to_owned(), b.to_owned()))
+        .unwrap();
+    place.write("edited.jws", format!("{header}.A{}", &rest[1..]));
+    assert_eq!(diff(&["policy.yaml", "edited.jws"]).code, 78);
+    // What was not compared is neither the same nor different.
+    assert_eq!(diff(&["policy.yaml"]).code, 64);
+    assert_eq!(diff(&["policy.yaml", "next.yaml", "--from", "1"]).code, 64);
+    assert_eq!(
+        diff(&[&["--dataset", "payments"], &trust[..]].concat()).code,
+        78,
+        "there is none before the first"
+    );
+    assert_eq!(
+        diff(&[&["--dataset", "payments", "--from", "7"], &trust[..]].concat()).code,
+        64
+    );
+}
+
+#[test]
+fn what_stops_opening_is_said_whatever_the_lists_say() {
+    let place = Place::new();
+    place.write("old.yaml", policy(ARN));
+    let other = ARN.replace("000000000001", "000000000002");
+    place.write(
+        "new.yaml",
+        policy(&other)
+            .replace("support: {", "helpers: {")
+            .replace("acl: support", "acl: helpers"),
+    );
+    let ran = place.run(&["policy", "diff", "old.yaml", "new.yaml"]);
+    assert_eq!(ran.code, 1);
+    for line in [
+        format!("what was sealed under key default ({ARN}) opens for nobody"),
+        "what was sealed under ACL support opens for nobody".to_owned(),
+    ] {
+        assert!(ran.out.contains(&line), "{}", ran.out);
+    }
+    let previous =
+        format!("previous: {{ keys: [{{ name: default, arn: \"{ARN}\" }}], acls: {{ support: helpers }} }}\n");
+    place.write("new.yaml", place.read("new.yaml") + &previous);
+    assert!(
+        !place
+            .run(&["policy", "diff", "old.yaml", "new.yaml"])
+            .out
+            .contains("opens for nobody")
+    );
+}

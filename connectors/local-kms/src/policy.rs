@@ -4,8 +4,10 @@
 //! account's root principal speaks for every principal of the account (in AWS it would hand the question to IAM).
 //! What the evaluator does not know never helps the caller: an Allow with it does not match, a Deny with it does.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
+use sealflow::clock::UnixMillis;
 use serde::{Deserialize, Serialize};
 
 use crate::blob::Context;
@@ -38,6 +40,8 @@ pub struct Call<'a> {
     pub key_arn: &'a str,
     /// The encryption context of the request; empty for operations without one.
     pub context: &'a Context,
+    /// When it is asked.
+    pub now: UnixMillis,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -308,44 +312,89 @@ fn condition_holds(operator: &str, key: &str, wanted: &[String], call: &Call<'_>
         Some(operator) => (operator, true),
         None => (operator, false),
     };
-    let (equal, negated): (fn(&str, &str) -> bool, bool) = match operator {
-        "StringEquals" => (|wanted, value| wanted == value, false),
-        "StringNotEquals" => (|wanted, value| wanted == value, true),
-        "StringEqualsIgnoreCase" => (|wanted, value| wanted.to_lowercase() == value.to_lowercase(), false),
-        "StringNotEqualsIgnoreCase" => (|wanted, value| wanted.to_lowercase() == value.to_lowercase(), true),
-        "StringLike" | "ArnLike" | "ArnEquals" => (like, false),
-        "StringNotLike" | "ArnNotLike" | "ArnNotEquals" => (like, true),
+    let (holds, negated): (fn(&str, &str) -> Option<bool>, bool) = match operator {
+        "StringEquals" => (|wanted, value| Some(wanted == value), false),
+        "StringNotEquals" => (|wanted, value| Some(wanted == value), true),
+        "StringEqualsIgnoreCase" => (
+            |wanted, value| Some(wanted.to_lowercase() == value.to_lowercase()),
+            false,
+        ),
+        "StringNotEqualsIgnoreCase" => (
+            |wanted, value| Some(wanted.to_lowercase() == value.to_lowercase()),
+            true,
+        ),
+        "StringLike" => (|wanted, value| Some(like(wanted, value)), false),
+        "StringNotLike" => (|wanted, value| Some(like(wanted, value)), true),
+        "ArnLike" | "ArnEquals" => (|wanted, value| Some(arn_like(wanted, value)), false),
+        "ArnNotLike" | "ArnNotEquals" => (|wanted, value| Some(arn_like(wanted, value)), true),
+        "DateEquals" => (|wanted, value| Some(moment(wanted)? == moment(value)?), false),
+        "DateNotEquals" => (|wanted, value| Some(moment(wanted)? == moment(value)?), true),
+        "DateLessThan" => (|wanted, value| Some(moment(value)? < moment(wanted)?), false),
+        "DateLessThanEquals" => (|wanted, value| Some(moment(value)? <= moment(wanted)?), false),
+        "DateGreaterThan" => (|wanted, value| Some(moment(value)? > moment(wanted)?), false),
+        "DateGreaterThanEquals" => (|wanted, value| Some(moment(value)? >= moment(wanted)?), false),
         _ => return None,
     };
     if if_exists && present.is_empty() {
         return Some(true);
     }
-    let one_holds = |value: &&str| wanted.iter().any(|w| equal(w, value)) != negated;
+    let mut of_each = Vec::with_capacity(present.len());
+    for value in &present {
+        let each: Option<Vec<bool>> = wanted.iter().map(|wanted| holds(wanted, value)).collect();
+        of_each.push(each?.contains(&true) != negated);
+    }
     Some(match set {
-        Some("ForAllValues") => present.iter().all(one_holds),
-        Some(_) => present.iter().any(one_holds),
+        Some("ForAllValues") => !of_each.contains(&false),
+        Some(_) => of_each.contains(&true),
         // A negated operator holds where the key is absent.
         None if present.is_empty() => negated,
         // A key with several values needs a set operator; without one AWS's answer is not defined.
         None if present.len() > 1 => return None,
-        None => present.iter().all(one_holds),
+        None => !of_each.contains(&false),
     })
 }
 
 /// The values that a condition key has in `call`; `None` for keys that are not known here.
-fn values_of<'a>(key: &str, call: &Call<'a>) -> Option<Vec<&'a str>> {
+fn values_of<'a>(key: &str, call: &Call<'a>) -> Option<Vec<Cow<'a, str>>> {
     let lower = key.to_ascii_lowercase();
-    if lower.starts_with("kms:encryptioncontext:") {
-        // Names in the context keep their case; only the prefix is matched without it.
-        let name = key.get("kms:EncryptionContext:".len()..)?;
-        return Some(call.context.get(name).map(String::as_str).into_iter().collect());
+    if let Some(name) = lower.strip_prefix("kms:encryptioncontext:") {
+        // As in AWS, a condition key is matched without case, the name in the context that is part of it too: only
+        // kms:EncryptionContextKeys tells `acl` from `ACL`.
+        let same = call.context.iter().filter(|(key, _)| key.to_ascii_lowercase() == name);
+        return Some(same.map(|(_, value)| Cow::from(value.as_str())).collect());
     }
     match lower.as_str() {
-        "kms:encryptioncontextkeys" => Some(call.context.keys().map(String::as_str).collect()),
-        "aws:principalarn" => Some(vec![call.principal]),
-        "aws:principalaccount" | "kms:calleraccount" => Some(account_of(call.principal).into_iter().collect()),
+        "kms:encryptioncontextkeys" => Some(call.context.keys().map(|key| Cow::from(key.as_str())).collect()),
+        "aws:principalarn" => Some(vec![principal_arn(call.principal)]),
+        "aws:principalaccount" | "kms:calleraccount" => {
+            Some(account_of(call.principal).map(Cow::from).into_iter().collect())
+        }
+        "aws:currenttime" => Some(vec![Cow::from(call.now.to_string())]),
         _ => None,
     }
+}
+
+/// Of a session the ARN of its role, without a path: this server knows of none.
+fn principal_arn(caller: &str) -> Cow<'_, str> {
+    let parts: Vec<&str> = caller.splitn(6, ':').collect();
+    match (&parts[..], session_role(caller)) {
+        (["arn", partition, "sts", "", account, _], Some(role)) => {
+            Cow::from(format!("arn:{partition}:iam::{account}:role/{role}"))
+        }
+        _ => Cow::from(caller),
+    }
+}
+
+/// A date as policies write it: with time and zone. Fractions of seconds are of no account.
+fn moment(text: &str) -> Option<u64> {
+    let moment: UnixMillis = text.parse().ok()?;
+    Some(moment.0 / 1_000)
+}
+
+/// Each of the six parts of an ARN by itself: no wildcard stands for a colon, but one in the last part does for a slash.
+fn arn_like(pattern: &str, arn: &str) -> bool {
+    let (patterns, parts): (Vec<&str>, Vec<&str>) = (pattern.splitn(6, ':').collect(), arn.splitn(6, ':').collect());
+    patterns.len() == 6 && parts.len() == 6 && patterns.iter().zip(&parts).all(|(pattern, part)| like(pattern, part))
 }
 
 /// Whether `text` matches `pattern`, where `*` is any run of characters and `?` any one.
@@ -384,6 +433,8 @@ mod tests {
 
     use super::*;
 
+    /// 2026-01-02T03:04:05Z.
+    const NOW: UnixMillis = UnixMillis(1_767_323_045_000);
     const KEY: &str = "arn:aws:kms:eu-central-1:111122223333:key/a";
     const ANALYST: &str = "arn:aws:iam::111122223333:role/analyst";
     const SESSION: &str = "arn:aws:sts::111122223333:assumed-role/analyst/monday";
@@ -401,6 +452,7 @@ mod tests {
             action,
             key_arn: KEY,
             context: &context,
+            now: NOW,
         })
     }
 
@@ -486,7 +538,7 @@ mod tests {
     fn conditions_on_the_encryption_context_hold_as_in_aws() {
         let pii = [("sealflow:acl", "pii"), ("sealflow:dataset", "payments")];
         type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], bool);
-        let table: [Case<'_>; 19] = [
+        let table: [Case<'_>; 20] = [
             (
                 r#"{"StringEquals":{"kms:EncryptionContext:sealflow:acl":"pii"}}"#,
                 &pii,
@@ -499,6 +551,11 @@ mod tests {
             ),
             (
                 r#"{"StringEquals":{"kms:EncryptionContext:sealflow:ACL":"pii"}}"#,
+                &pii,
+                true,
+            ),
+            (
+                r#"{"ForAllValues:StringEquals":{"kms:EncryptionContextKeys":["sealflow:ACL","sealflow:dataset"]}}"#,
                 &pii,
                 false,
             ),
@@ -586,6 +643,85 @@ mod tests {
     }
 
     #[test]
+    fn two_names_in_a_context_that_differ_by_case_only_help_nobody() {
+        let both = [("sealflow:acl", "pii"), ("sealflow:ACL", "ops")];
+        for wanted in ["pii", "ops"] {
+            let condition = format!(r#"{{"StringEquals":{{"kms:EncryptionContext:sealflow:acl":"{wanted}"}}}}"#);
+            let allow = statement("Allow", r#""*""#, r#""kms:*""#, &condition);
+            assert!(!allows(&allow, ANALYST, "kms:Decrypt", &both), "{wanted}");
+        }
+    }
+
+    #[test]
+    fn dates_hold_up_to_the_second_and_what_is_no_date_never_helps_the_caller() {
+        let cases = [
+            ("DateLessThan", "2026-01-02T03:04:06Z", true),
+            ("DateLessThan", "2026-01-02T03:04:05Z", false),
+            ("DateLessThanEquals", "2026-01-02T03:04:05Z", true),
+            ("DateGreaterThan", "2026-01-02T03:04:05Z", false),
+            ("DateGreaterThan", "2026-01-02T03:04:04Z", true),
+            ("DateGreaterThanEquals", "2026-01-02T04:04:05+01:00", true),
+            ("DateEquals", "2026-01-02T03:04:05Z", true),
+            ("DateNotEquals", "2026-01-02T03:04:05Z", false),
+        ];
+        for (operator, date, expected) in cases {
+            let condition = format!(r#"{{"{operator}":{{"aws:CurrentTime":"{date}"}}}}"#);
+            let allow = statement("Allow", r#""*""#, r#""kms:*""#, &condition);
+            assert_eq!(
+                allows(&allow, ANALYST, "kms:Decrypt", &[]),
+                expected,
+                "{operator} {date}"
+            );
+        }
+        let allow = statement("Allow", r#""*""#, r#""kms:*""#, "{}");
+        let soon = r#"{"DateLessThan":{"aws:CurrentTime":"soon"}}"#;
+        assert!(!allows(
+            &statement("Allow", r#""*""#, r#""kms:*""#, soon),
+            ANALYST,
+            "kms:Decrypt",
+            &[]
+        ));
+        let deny = statement("Deny", r#""*""#, r#""kms:*""#, soon);
+        assert!(!allows(&format!("{allow},{deny}"), ANALYST, "kms:Decrypt", &[]));
+    }
+
+    #[test]
+    fn the_principals_arn_of_a_session_is_its_roles_and_no_wildcard_crosses_a_colon() {
+        let table = [
+            ("ArnLike", "arn:aws:iam::111122223333:role/ana*", SESSION, true),
+            ("ArnEquals", "arn:aws:iam::111122223333:role/ana*", SESSION, true),
+            ("ArnLike", "arn:aws:sts::111122223333:assumed-role/*", SESSION, false),
+            ("ArnNotLike", "arn:aws:iam::111122223333:role/*/*", SESSION, true),
+            ("ArnLike", "arn:aws:iam::111122223333:role/ana*", STRANGER, false),
+            ("ArnLike", "arn:aws:iam::*:role/analyst", STRANGER, true),
+            ("ArnLike", "arn:aws:*:role/analyst", ANALYST, false),
+            ("ArnLike", "arn:aws:iam::111122223333:user/*", OTHER, true),
+            // It does cross a slash, which `ArnNotLike` can take back.
+            (
+                "ArnLike",
+                "arn:aws:iam::111122223333:user/a*",
+                "arn:aws:iam::111122223333:user/a/b",
+                true,
+            ),
+            (
+                "ArnNotLike",
+                "arn:aws:iam::111122223333:user/*/*",
+                "arn:aws:iam::111122223333:user/a/b",
+                false,
+            ),
+        ];
+        for (operator, pattern, caller, expected) in table {
+            let condition = format!(r#"{{"{operator}":{{"aws:PrincipalArn":"{pattern}"}}}}"#);
+            let allow = statement("Allow", r#""*""#, r#""kms:*""#, &condition);
+            assert_eq!(
+                allows(&allow, caller, "kms:Decrypt", &[]),
+                expected,
+                "{operator} {pattern} {caller}"
+            );
+        }
+    }
+
+    #[test]
     fn what_the_evaluator_does_not_know_never_helps_the_caller() {
         let allow = statement("Allow", r#""*""#, r#""kms:*""#, "{}");
         for unknown in [
@@ -635,6 +771,7 @@ mod tests {
                 action: "kms:Decrypt",
                 key_arn: KEY,
                 context: &context,
+                now: NOW,
             };
             assert_eq!((default.allows(&call), parsed.allows(&call)), (expected, expected));
         }

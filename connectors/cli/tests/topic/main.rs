@@ -20,3 +20,4 @@ mod starts;
 mod support;
 mod versions;
 mod watched;
+mod who;

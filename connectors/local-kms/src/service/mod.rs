@@ -107,6 +107,7 @@ impl Service {
             action,
             key_arn: &arn,
             context,
+            now: self.clock.now(),
         };
         if !key.policy.allows(&call) {
             let message = format!(

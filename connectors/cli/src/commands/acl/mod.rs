@@ -1,21 +1,24 @@
 //! `sealflow acl`: who may open what, by the newest signed policy, and why.
 
+mod found;
 mod who;
 mod why;
 
 pub(crate) use why::identity;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use sealflow::acl::Identity;
 use sealflow::clock::UnixMillis;
+use sealflow::policy::signed::verify;
 use sealflow::policy::{Access, Policy, VerifiedDomain, VerifiedPolicy};
 
 use super::policy::Trusting;
 use crate::failure::{Failure, Result};
+use crate::files;
 use crate::services::{clock, read_unsigned};
 
 /// Show who may open what, and why
@@ -45,6 +48,9 @@ struct Source {
     /// Ask this policy file, which nobody signed, instead of the catalogue's newest
     #[arg(long, value_name = "POLICY")]
     dev: Option<PathBuf>,
+    /// Ask this signed policy file (JWS), which one of the owners signed, instead of the catalogue's newest
+    #[arg(long, value_name = "POLICY", conflicts_with = "dev")]
+    signed: Option<PathBuf>,
     /// What the reader says it reads for
     #[arg(long, value_name = "PURPOSE")]
     purpose: Option<String>,
@@ -68,16 +74,36 @@ struct Asked {
 
 impl Source {
     async fn open(&self, dataset: Option<&String>) -> Result<Asked> {
-        let (policy, domains) = match &self.dev {
-            Some(path) => (unsigned(path, dataset)?, BTreeMap::new()),
+        let (policy, domains) = match self.of_file()? {
+            Some(policy) => (of_dataset(policy, dataset)?, BTreeMap::new()),
             None => self.newest(dataset).await?,
         };
-        Ok(Asked {
+        Ok(self.asked(policy, domains))
+    }
+
+    fn asked(&self, policy: VerifiedPolicy, domains: Domains) -> Asked {
+        Asked {
             policy,
             domains,
             purpose: self.purpose.clone(),
             now: self.at.unwrap_or_else(|| clock().now()),
-        })
+        }
+    }
+
+    /// The policy of `--dev` or `--signed`.
+    fn of_file(&self) -> Result<Option<VerifiedPolicy>> {
+        if let Some(path) = &self.signed {
+            let jws = files::read_text(path)?;
+            let policy = verify(jws.trim(), &self.trusting.pinned()?).map_err(|error| {
+                let failure = Failure::from(error);
+                Failure {
+                    message: format!("{}: {}", path.display(), failure.message),
+                    ..failure
+                }
+            })?;
+            return Ok(Some(policy));
+        }
+        self.dev.as_deref().map(read_unsigned).transpose()
     }
 
     async fn newest(&self, dataset: Option<&String>) -> Result<(VerifiedPolicy, Domains)> {
@@ -95,12 +121,11 @@ impl Source {
     }
 }
 
-fn unsigned(path: &Path, dataset: Option<&String>) -> Result<VerifiedPolicy> {
-    let policy = read_unsigned(path)?;
+fn of_dataset(policy: VerifiedPolicy, dataset: Option<&String>) -> Result<VerifiedPolicy> {
     let name = &policy.policy().dataset;
     match dataset.filter(|asked| *asked != name) {
         Some(asked) => Err(Failure::usage(
-            format_args!("{} is the policy of {name}, not of {asked}", path.display()),
+            format_args!("the file is the policy of {name}, not of {asked}"),
             "leave the dataset out, or give its own policy",
         )),
         None => Ok(policy),

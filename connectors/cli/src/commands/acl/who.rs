@@ -1,6 +1,8 @@
 //! `acl who`: principals by columns.
 
 use std::collections::BTreeSet;
+use std::num::NonZeroU64;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::ValueEnum;
@@ -8,8 +10,10 @@ use sealflow::acl::{Acl, Grant, May, Principal};
 use sealflow::policy::{DEAD_LETTERS_SUFFIX, Policy};
 use serde::Serialize;
 
+use super::found::{self, Place};
 use super::{Asked, Source};
-use crate::failure::Result;
+use crate::commands::sidecar::Sidecar;
+use crate::failure::{Failure, Result};
 use crate::term::{Style, harmless, say, say_json};
 
 /// Show for every principal of the policy which columns it may open
@@ -17,11 +21,23 @@ use crate::term::{Style, harmless, say, say_json};
 /// Principals are those that the policy names, patterns as they are written. Nobody else may open anything. `yes` is for all whom
 /// the principal names, `purpose` for all if they give one of those, `some` perhaps for some (`sealflow acl why` knows), `no`
 /// for nobody.
+///
+/// Of a topic or a sealed file: which datasets and labels are really there, and who may open those. Its envelopes say what to
+/// look for and are believed in nothing else; the newest signed policies of those datasets answer.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The dataset
-    #[arg(value_name = "DATASET")]
+    /// The dataset; or `kafka://HOST:PORT[,HOST:PORT…]/TOPIC`; or a sealed file
+    #[arg(value_name = "DATASET|TOPIC|FILE")]
     dataset: Option<String>,
+    /// Of a topic, look at the newest N offsets of each partition
+    #[arg(long, value_name = "N", default_value = "1000")]
+    last: NonZeroU64,
+    /// The `.sfkeys` file of a sealed file; default: its name and `.sfkeys`
+    #[arg(long, value_name = "FILE")]
+    keys: Option<PathBuf>,
+    /// librdkafka property, such as security.protocol=SSL; may be repeated. Those of --pipeline count too
+    #[arg(long = "property", value_name = "KEY=VALUE")]
+    properties: Vec<String>,
     /// How to print it
     #[arg(long, value_enum, default_value_t)]
     output: Format,
@@ -42,10 +58,14 @@ enum Format {
 }
 
 /// One column of the table.
-struct Column<'a> {
-    label: String,
-    acl: Option<&'a Acl>,
+pub(super) struct Column<'a> {
+    pub(super) label: String,
+    /// Who may open it, or why nobody may.
+    pub(super) acl: Result<&'a Acl, &'static str>,
 }
+
+/// Why nobody may open a column of a domain.
+pub(super) const NO_DOCUMENT: &str = "unknown: the document of its domain is not at hand";
 
 /// What those whom a principal names may do with a column.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -74,7 +94,7 @@ enum Word {
 }
 
 #[derive(Serialize)]
-struct Table {
+pub(super) struct Table {
     dataset: String,
     version: u64,
     owner: Option<String>,
@@ -91,20 +111,54 @@ struct Row {
 }
 
 pub(super) async fn run(args: &Args) -> Result<ExitCode> {
+    if let Some(place) = args.place()? {
+        let found = found::look(&place, &args.source).await?;
+        match args.output {
+            Format::Json => say_json(&found),
+            Format::Text => found.print(),
+            Format::Html => say(page(&found.title(), &found.html())),
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
     let asked = args.source.open(args.dataset.as_ref()).await?;
-    let table = Table::new(&asked);
+    let table = Table::new(&asked, columns(&asked));
     match args.output {
         Format::Json => say_json(&table),
         Format::Text => table.print(),
-        Format::Html => say(table.html()),
+        Format::Html => say(page(&table.dataset, &table.html("h1"))),
     }
     Ok(ExitCode::SUCCESS)
 }
 
+impl Args {
+    /// The topic or file, if the name is one of either.
+    fn place(&self) -> Result<Option<Place>> {
+        let Some(name) = &self.dataset else { return Ok(None) };
+        if name.starts_with("kafka://") {
+            let source = name
+                .parse()
+                .map_err(|error| Failure::usage(error, "for example kafka://localhost:9092/payments.sealed"))?;
+            return Ok(Some(Place::Topic {
+                source,
+                name: name.clone(),
+                last: self.last,
+                properties: self.properties.clone(),
+            }));
+        }
+        // No dataset has a slash in its name.
+        let path = PathBuf::from(name);
+        if !name.contains('/') && !path.is_file() {
+            return Ok(None);
+        }
+        let keys = self.keys.clone().unwrap_or_else(|| Sidecar::beside(&path));
+        Ok(Some(Place::File { path, keys }))
+    }
+}
+
 impl Table {
-    fn new(asked: &Asked) -> Self {
-        let columns = columns(asked);
-        let lists = || columns.iter().filter_map(|column| column.acl);
+    /// Of these columns.
+    pub(super) fn new(asked: &Asked, columns: Vec<Column<'_>>) -> Self {
+        let lists = || columns.iter().filter_map(|column| column.acl.ok());
         let named = lists().flat_map(|acl| acl.allow.iter().map(|grant| &grant.principal).chain(&acl.deny));
         // By text, so that each stands once and the order is that of names.
         let principals: BTreeSet<String> = named.map(ToString::to_string).collect();
@@ -128,7 +182,7 @@ impl Table {
         }
     }
 
-    fn print(&self) {
+    pub(super) fn print(&self) {
         let style = Style::of_stdout();
         say(format_args!("{} version {}", style.bold(&self.dataset), self.version));
         say(format_args!(
@@ -162,7 +216,8 @@ impl Table {
         purpose.map_or_else(String::new, |purpose| format!(", for purpose {}", harmless(purpose)))
     }
 
-    fn html(&self) -> String {
+    /// Heading and table; `h1` or `h2` is the heading's element.
+    pub(super) fn html(&self, heading: &str) -> String {
         let head: String = self
             .columns
             .iter()
@@ -178,10 +233,7 @@ impl Table {
         };
         let rows: String = self.rows.iter().map(row).collect();
         format!(
-            "<!doctype html>\n<html lang=en><meta charset=utf-8><title>Who may open {dataset}</title>\n<style>body{{font:14px \
-             sans-serif;margin:2em}}table{{border-collapse:collapse}}th,td{{border:1px solid #ccc;padding:.3em \
-             .6em;text-align:left}}.yes{{background:#e3f5e3}}.purpose,.some{{background:#fbf3d5}}.no{{background:#f7e6e6}}</style>\n\
-             <h1>Who may open {dataset}</h1>\n<p>Policy version {version}, signed by {owner}, as of {at}{purpose}.</p>\n<table>\
+            "<{heading}>Who may open {dataset}</{heading}>\n<p>Policy version {version}, signed by {owner}, as of {at}{purpose}.</p>\n<table>\
              <tr><th>principal</th>{head}</tr>\n{rows}</table>",
             dataset = escaped(&self.dataset),
             version = self.version,
@@ -190,6 +242,16 @@ impl Table {
             purpose = escaped(&self.asked_purpose()),
         )
     }
+}
+
+/// A page that needs nothing else.
+fn page(title: &str, body: &str) -> String {
+    format!(
+        "<!doctype html>\n<html lang=en><meta charset=utf-8><title>Who may open {title}</title>\n<style>body{{font:14px \
+         sans-serif;margin:2em}}table{{border-collapse:collapse}}th,td{{border:1px solid #ccc;padding:.3em \
+         .6em;text-align:left}}.yes{{background:#e3f5e3}}.purpose,.some{{background:#fbf3d5}}.no{{background:#f7e6e6}}</style>\n{body}",
+        title = escaped(title),
+    )
 }
 
 impl Word {
@@ -232,6 +294,7 @@ fn columns(asked: &Asked) -> Vec<Column<'_>> {
             Some(name) => asked.domains.get(name).map(|domain| &domain.document().acl),
             None => policy.acls.get(&rule.acl),
         };
+        let acl = acl.ok_or(NO_DOCUMENT);
         columns.push(Column {
             label: rule.label.clone(),
             acl,
@@ -240,18 +303,21 @@ fn columns(asked: &Asked) -> Vec<Column<'_>> {
     if let Some(rule) = &policy.dead_letters {
         columns.push(Column {
             label: DEAD_LETTERS_SUFFIX.to_owned(),
-            acl: policy.acls.get(&rule.acl),
+            acl: policy.acls.get(&rule.acl).ok_or(NO_DOCUMENT),
         });
     }
     columns
 }
 
-fn cell(acl: Option<&Acl>, principal: &Principal, asked: &Asked) -> Cell {
-    let Some(acl) = acl else {
-        return Cell {
-            terms: vec!["unknown: the document of its domain is not at hand".to_owned()],
-            ..Cell::default()
-        };
+fn cell(acl: Result<&Acl, &'static str>, principal: &Principal, asked: &Asked) -> Cell {
+    let acl = match acl {
+        Ok(acl) => acl,
+        Err(why) => {
+            return Cell {
+                terms: vec![why.to_owned()],
+                ..Cell::default()
+            };
+        }
     };
     let standing = acl.standing(principal, asked.purpose.as_deref(), asked.now);
     let of_each = |text: &dyn Fn(&Grant) -> String| standing.grants.iter().map(|grant| text(grant)).collect();
@@ -278,7 +344,7 @@ fn terms(grant: &Grant) -> String {
 }
 
 /// For HTML, and so that strangers' text does not turn the direction of writing.
-fn escaped(text: &str) -> String {
+pub(super) fn escaped(text: &str) -> String {
     harmless(text)
         .replace('&', "&amp;")
         .replace('<', "&lt;")

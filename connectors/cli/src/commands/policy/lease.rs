@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use sealflow::policy::lease::{self, LeaseError};
 use sealflow::policy::Lease;
+use sealflow::policy::lease::{self, LeaseError};
 use sealflow::units::Span;
 
 use super::Trusting;

@@ -1,8 +1,10 @@
 //! `sealflow policy`: written by people, signed by its owner, published in the catalogue.
 
+mod diff;
 mod domain;
 mod lease;
 mod publish;
+mod render;
 mod show;
 mod write;
 
@@ -45,6 +47,10 @@ pub(crate) enum Command {
     Show(show::ShowArgs),
     /// Show all versions of a dataset's policy
     History(show::HistoryArgs),
+    /// Show what changes between two policies, and who gains or loses which column
+    Diff(diff::Args),
+    /// Render keys, key policies and IAM policies that match a policy, as Terraform
+    Render(render::Args),
     /// Domains: deterministic columns that can be joined
     #[command(subcommand)]
     Domain(domain::Command),
@@ -62,6 +68,8 @@ pub(crate) async fn run(command: Command) -> Result<ExitCode> {
         Command::Lease(args) => lease::lease(&args).await,
         Command::Show(args) => show::show(&args).await,
         Command::History(args) => show::history(&args).await,
+        Command::Diff(args) => diff::run(&args).await,
+        Command::Render(args) => render::run(&args).await,
         Command::Domain(command) => domain::run(command).await,
     }
 }
@@ -101,6 +109,20 @@ pub(in crate::commands) struct Trusted {
 }
 
 impl Trusting {
+    /// The pinned owners alone, for which no catalogue is needed if they are given.
+    pub(in crate::commands) fn pinned(&self) -> Result<TrustedOwners> {
+        if self.owners.is_empty() {
+            Ok(self.open(None)?.owners)
+        } else {
+            trust::owners(&self.owners)
+        }
+    }
+
+    /// Whether a catalogue is named.
+    pub(in crate::commands) fn has_catalogue(&self) -> bool {
+        self.catalogue.is_some() || self.pipeline.is_some()
+    }
+
     /// `also` is believed as well: the key that signs right now.
     pub(in crate::commands) fn open(&self, also: Option<Thumbprint>) -> Result<Trusted> {
         let loaded = match &self.pipeline {

@@ -1,7 +1,7 @@
 //! `sealflow read`: records of a sealed topic, as somebody may see them.
 
 mod fields;
-mod source;
+pub(in crate::commands) mod source;
 mod who;
 mod write;
 
@@ -16,7 +16,7 @@ use sealflow::clock::UnixMillis;
 use sealflow::pipeline::dead_letter::CANNOT_OPEN;
 use sealflow::pipeline::{ColumnOutcome, Format, KEY_REFUSED, ReadError, Reader, Reading, Record};
 
-use sealflow_kafka::TopicReading;
+use sealflow_kafka::{StartAt, TopicReading};
 
 use self::source::Start;
 pub(crate) use self::source::TopicUrl;
@@ -165,7 +165,7 @@ async fn read(args: &Args, config: Option<&PipelineConfig>, audit: &Log, about: 
     )
     .with_moved(args.moved);
     let read = TopicRead {
-        reading: source::wanted(args, config)?,
+        reading: args.reading(config)?,
         args,
         services: &services,
         asking: &asking,
@@ -174,6 +174,20 @@ async fn read(args: &Args, config: Option<&PipelineConfig>, audit: &Log, about: 
     };
     read.all(Writer::new(args.output, args.columns.clone(), format)?, about)
         .await
+}
+
+impl Args {
+    fn reading(&self, config: Option<&PipelineConfig>) -> Result<TopicReading> {
+        let mut reading = self.source.reading(config, &self.properties)?;
+        reading.partitions.clone_from(&self.partitions);
+        reading.from = match (self.from, self.last) {
+            (Some(Start::Offset(offset)), _) => StartAt::Offset(offset),
+            (Some(Start::Time(time)), _) => StartAt::Time(i64::try_from(time.0).unwrap_or(i64::MAX)),
+            (None, Some(count)) => StartAt::Last(count.get()),
+            (None, None) => StartAt::Oldest,
+        };
+        Ok(reading)
+    }
 }
 
 /// One run over a topic.

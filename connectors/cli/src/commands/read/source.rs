@@ -6,11 +6,10 @@ use std::time::Duration;
 
 use sealflow::clock::UnixMillis;
 use sealflow::pipeline::Record;
-use sealflow_kafka::{Properties, RunError, StartAt, TopicReading, read_topic};
+use sealflow_kafka::{Properties, RunError, TopicReading, read_topic};
 use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinHandle};
 
-use super::Args;
 use crate::config::PipelineConfig;
 use crate::failure::{Exit, Failure, Result};
 use crate::redact;
@@ -110,29 +109,16 @@ impl TopicUrl {
     }
 }
 
-/// What of a topic `args` ask for.
-pub(super) fn wanted(args: &Args, config: Option<&PipelineConfig>) -> Result<TopicReading> {
-    let mut reading = args.source.reading(config, &args.properties)?;
-    reading.partitions.clone_from(&args.partitions);
-    reading.from = match (args.from, args.last) {
-        (Some(Start::Offset(offset)), _) => StartAt::Offset(offset),
-        (Some(Start::Time(time)), _) => StartAt::Time(i64::try_from(time.0).unwrap_or(i64::MAX)),
-        (None, Some(count)) => StartAt::Last(count.get()),
-        (None, None) => StartAt::Oldest,
-    };
-    Ok(reading)
-}
-
 /// How reading ended.
-pub(super) struct End {
+pub(in crate::commands) struct End {
     /// Records whose headers cannot be represented.
-    pub(super) left_out: u64,
+    pub(in crate::commands) left_out: u64,
     /// Whether there are records beyond the limit.
-    pub(super) is_cut: bool,
+    pub(in crate::commands) is_cut: bool,
 }
 
 /// At most `limit` records, batch by batch, read in a thread of its own.
-pub(super) fn batches(
+pub(in crate::commands) fn batches(
     reading: TopicReading,
     limit: u64,
 ) -> (
@@ -170,7 +156,9 @@ pub(super) fn batches(
 }
 
 /// The end of the thread.
-pub(super) fn joined(ended: std::result::Result<std::result::Result<End, RunError>, JoinError>) -> Result<End> {
+pub(in crate::commands) fn joined(
+    ended: std::result::Result<std::result::Result<End, RunError>, JoinError>,
+) -> Result<End> {
     let ended =
         ended.map_err(|_| Failure::new(Exit::Internal, "reading the topic panicked", "please report this bug"))?;
     Ok(ended?)

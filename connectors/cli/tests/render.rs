@@ -1,0 +1,415 @@
+//! `policy render`: what is rendered for AWS is put into the development KMS, which then says who may do what.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod common;
+
+use std::collections::BTreeMap;
+
+use common::{Place, Ran, policy};
+use sealflow::secret::SecretString;
+use sealflow_local_kms::{Principal, RunningServer, Server, ServerConfig};
+
+const KEY: &str = "00000000-0000-4000-8000-000000000001";
+const ARN: &str = "arn:aws:kms:eu-central-1:111122223333:key/00000000-0000-4000-8000-000000000001";
+const ROLE: &str = "arn:aws:iam::111122223333:role/";
+
+const POLICY: &str = r#"
+dataset: payments
+version: 1
+keys: { default: { arn: "arn:aws:kms:eu-central-1:111122223333:key/00000000-0000-4000-8000-000000000001" } }
+acls:
+  personal:
+    allow:
+      - "arn:aws:iam::111122223333:role/support-*"
+      - { principal: "arn:aws:iam::111122223333:role/temp", until: "2999-01-01T00:00:00Z" }
+      - { principal: "arn:aws:iam::111122223333:role/left", until: "2020-01-01T00:00:00Z" }
+    deny: ["arn:aws:iam::111122223333:role/support-trainee"]
+  cards: { allow: ["arn:aws:iam::111122223333:role/cards"] }
+columns:
+  - { path: email, key: default, acl: personal }
+  - { path: card, key: default, acl: cards }
+dead_letters: { key: default, acl: cards }
+"#;
+
+/// A KMS with sessions of roles, each with its name for access key and secret.
+struct Kms {
+    runtime: tokio::runtime::Runtime,
+    server: RunningServer,
+}
+
+impl Kms {
+    fn start() -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        let session = |account: &str, role: &str| Principal {
+            access_key_id: format!("{}{account}", role.replace('-', "").to_uppercase()),
+            secret_access_key: SecretString::new("tests-only".to_owned()),
+            session_token: None,
+            arn: format!("arn:aws:sts::{account}:assumed-role/{role}/session"),
+        };
+        let roles = [
+            "pipeline",
+            "service",
+            "support-1",
+            "support-trainee",
+            "temp",
+            "left",
+            "cards",
+            "admin",
+            "maintainer",
+        ];
+        let ours = roles.iter().map(|role| session("111122223333", role));
+        let principals = ours.chain([session("999999999999", "support-1")]).collect();
+        let server = runtime
+            .block_on(Server::start(ServerConfig::in_memory(principals)))
+            .unwrap();
+        Self { runtime, server }
+    }
+
+    /// A command of that role.
+    fn run(&self, place: &Place, role: &str, args: &[&str]) -> Ran {
+        let (role, account) = role.split_once('@').unwrap_or((role, "111122223333"));
+        let mut command = place.command(args);
+        command
+            .env(
+                "AWS_ACCESS_KEY_ID",
+                format!("{}{account}", role.replace('-', "").to_uppercase()),
+            )
+            .env("AWS_SECRET_ACCESS_KEY", "tests-only")
+            .env("AWS_REGION", "eu-central-1");
+        let endpoint = self.server.endpoint();
+        let output = command.args(["--kms-endpoint", &endpoint]).output().unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        Ran {
+            code: output.status.code().unwrap_or(-1),
+            out: text(output.stdout),
+            err: text(output.stderr),
+        }
+    }
+}
+
+/// Key policies by ARN, as they were rendered.
+fn key_policies(place: &Place, more: &[&str]) -> BTreeMap<String, String> {
+    let args = [
+        "policy",
+        "render",
+        "--terraform",
+        "aws",
+        "--documents",
+        "--dev",
+        "policy.yaml",
+    ];
+    let json: serde_json::Value = serde_json::from_str(&place.ok(&[&args[..], more].concat())).unwrap();
+    let policies = json["key_policies"].as_object().unwrap();
+    policies
+        .iter()
+        .map(|(arn, document)| (arn.clone(), document.to_string()))
+        .collect()
+}
+
+#[test]
+fn the_rendered_key_policy_lets_each_role_do_its_part_and_nothing_else() {
+    let place = Place::new();
+    place.write("policy.yaml", POLICY);
+    let (pipeline, admin) = (format!("{ROLE}pipeline"), format!("{ROLE}admin"));
+    let policies = key_policies(&place, &["--sealer", &pipeline, "--admin", &admin]);
+    let kms = Kms::start();
+    assert_eq!(
+        kms.server
+            .create_key(Some(KEY), "rendered", Some(&policies[ARN]))
+            .unwrap(),
+        ARN
+    );
+    place.write("clear.ndjson", "{\"email\":\"ann@example.com\",\"card\":\"4111\"}\n");
+    let dev = ["--dev", "policy.yaml"];
+    let seal =
+        |role: &str, out: &str| kms.run(&place, role, &[&["seal", "clear.ndjson", "-o", out], &dev[..]].concat());
+    let sealed = seal("pipeline", "sealed.ndjson");
+    assert_eq!(sealed.code, 0, "{}", sealed.err);
+    // Nobody else seals, and the pipeline does not open what it has sealed.
+    for role in ["cards", "support-1", "admin", "maintainer"] {
+        let ran = seal(role, &format!("by-{role}.ndjson"));
+        assert_eq!(ran.code, 77, "{role}: {}", ran.err);
+    }
+    // Each reader its own ACL's columns: the other column of the same record and KMS key stays shut.
+    let open = |role: &str, only: &str| {
+        place.write("one.yaml", only_column(only));
+        let line = place.read("sealed.ndjson");
+        let mut record: serde_json::Value = serde_json::from_str(&line).unwrap();
+        record.as_object_mut().unwrap().retain(|name, _| name == only);
+        place.write("one.ndjson", format!("{record}\n"));
+        let args = [
+            "open",
+            "one.ndjson",
+            "--keys",
+            "sealed.ndjson.sfkeys",
+            "--dev",
+            "one.yaml",
+        ];
+        let ran = kms.run(&place, role, &args);
+        assert!(
+            ran.code == 0 || (ran.code == 77 && ran.out.is_empty()),
+            "{role}: {}{}",
+            ran.code,
+            ran.err
+        );
+        ran.code == 0 && (ran.out.contains("ann@example.com") || ran.out.contains("4111"))
+    };
+    let table = [
+        ("support-1", true, false),
+        ("temp", true, false),
+        ("cards", false, true),
+        ("support-trainee", false, false),
+        ("left", false, false),
+        ("pipeline", false, false),
+        ("admin", false, false),
+        ("service", false, false),
+        ("support-1@999999999999", false, false),
+    ];
+    for (role, email, card) in table {
+        assert_eq!((open(role, "email"), open(role, "card")), (email, card), "{role}");
+    }
+    // Another dataset under the same key is another context, for whoever seals and whoever reads.
+    place.write("policy.yaml", POLICY.replace("dataset: payments", "dataset: orders"));
+    assert_eq!(seal("pipeline", "orders.ndjson").code, 77);
+    place.write(
+        "policy.yaml",
+        POLICY
+            .replace("cards:", "card-numbers:")
+            .replace("acl: cards", "acl: card-numbers"),
+    );
+    assert_eq!(
+        seal("pipeline", "renamed.ndjson").code,
+        77,
+        "an ACL that was not rendered"
+    );
+}
+
+/// The policy with that column alone, so that `open` asks for no other key.
+fn only_column(path: &str) -> String {
+    let others = POLICY
+        .lines()
+        .filter(|line| !line.contains("- { path:") || line.contains(&format!("path: {path},")));
+    others.map(|line| format!("{line}\n")).collect()
+}
+
+#[test]
+fn with_a_service_readers_have_no_rights_at_kms_and_the_service_has() {
+    let place = Place::new();
+    place.write("policy.yaml", POLICY);
+    let (pipeline, service) = (format!("{ROLE}pipeline"), format!("{ROLE}service"));
+    let policies = key_policies(&place, &["--sealer", &pipeline, "--service", &service, "--deny-others"]);
+    let kms = Kms::start();
+    kms.server
+        .create_key(Some(KEY), "rendered", Some(&policies[ARN]))
+        .unwrap();
+    place.write("clear.ndjson", "{\"email\":\"ann@example.com\",\"card\":\"4111\"}\n");
+    let dev = ["--dev", "policy.yaml"];
+    let sealed = kms.run(
+        &place,
+        "pipeline",
+        &[&["seal", "clear.ndjson", "-o", "sealed.ndjson"], &dev[..]].concat(),
+    );
+    assert_eq!(sealed.code, 0, "{}", sealed.err);
+    let open = |role: &str| kms.run(&place, role, &[&["open", "sealed.ndjson"], &dev[..]].concat());
+    let opened = open("service");
+    assert!(opened.code == 0 && opened.out.contains("4111"), "{}", opened.err);
+    for role in ["support-1", "cards", "pipeline"] {
+        assert_eq!(open(role).code, 77, "{role}");
+    }
+    drop(kms.runtime);
+}
+
+#[test]
+fn a_maintainer_moves_keys_to_the_new_one_and_opens_nothing() {
+    let place = Place::new();
+    let owner = place.ok(&["policy", "keygen"]).trim().to_owned();
+    let other = "00000000-0000-4000-8000-000000000002";
+    let first = POLICY.to_owned();
+    let moved = POLICY.replace("version: 1", "version: 2").replacen(KEY, other, 1)
+        + &format!("previous: {{ keys: [{{ name: default, arn: \"{ARN}\" }}] }}\n");
+    let trust = ["--catalogue", "catalogue", "--owner", &owner];
+    let publish = |text: &str| {
+        place.write("policy.yaml", text);
+        place.ok(&["policy", "publish", "--key", "owner.key", "--catalogue", "catalogue"]);
+    };
+    let (pipeline, maintainer) = (format!("{ROLE}pipeline"), format!("{ROLE}maintainer"));
+    let parties = ["--sealer", &pipeline, "--maintainer", &maintainer];
+    publish(&first);
+    let kms = Kms::start();
+    kms.server
+        .create_key(Some(KEY), "old", Some(&key_policies(&place, &parties)[ARN]))
+        .unwrap();
+    place.write("clear.ndjson", "{\"email\":\"ann@example.com\"}\n");
+    let with = ["--catalogue", "catalogue", "--owner", &owner, "--dataset", "payments"];
+    let sealed = kms.run(
+        &place,
+        "pipeline",
+        &[&["seal", "clear.ndjson", "-o", "sealed.ndjson"], &with[..]].concat(),
+    );
+    assert_eq!(sealed.code, 0, "{}", sealed.err);
+    publish(&moved);
+    let policies = key_policies(&place, &parties);
+    let new = kms
+        .server
+        .create_key(Some(other), "new", Some(&policies[&ARN.replace(KEY, other)]))
+        .unwrap();
+    kms.server.set_key_policy(ARN, &policies[ARN]).unwrap();
+    let rewrap = [&["keys", "rewrap"], &trust[..]].concat();
+    assert_ne!(
+        kms.run(&place, "pipeline", &rewrap).code,
+        0,
+        "who seals rewraps nothing"
+    );
+    let ran = kms.run(&place, "maintainer", &rewrap);
+    assert_eq!(ran.code, 0, "{}{}", ran.out, ran.err);
+    let open = |role: &str| {
+        kms.run(&place, role, &[&["open", "sealed.ndjson"], &with[..]].concat())
+            .code
+    };
+    assert_eq!(open("maintainer"), 77);
+    // The moved envelope opens where the old key is gone.
+    kms.server.set_enabled(ARN, false).unwrap();
+    assert_eq!((open("support-1"), open("cards")), (0, 77));
+    assert!(new.ends_with(other));
+}
+
+#[test]
+fn the_sample_policy_is_rendered_for_both_clouds() {
+    let place = Place::new();
+    place.write("policy.yaml", policy(ARN));
+    let aws = place.ok(&[
+        "policy",
+        "render",
+        "--terraform",
+        "aws",
+        "--dev",
+        "policy.yaml",
+        "--sealer",
+        "arn:aws:iam::111122223333:role/pipeline",
+        "--import-keys",
+    ]);
+    insta::assert_snapshot!("render_aws", aws);
+    let google = policy(ARN)
+        .replace("arn:aws:iam::111122223333:role/support", "oidc:https://accounts.google.com#sub=104857600000000000001")
+        .replace("role/operators\"", "role/operators\", {principal: \"oidc:https://accounts.google.com#sub=104857600000000000002\", until: \"2999-01-01T00:00:00Z\"}");
+    place.write("google.yaml", google);
+    let ran = place.run(&[
+        "policy",
+        "render",
+        "--terraform",
+        "gcp",
+        "--dev",
+        "google.yaml",
+        "--key-ring",
+        "projects/p/locations/europe-west3/keyRings/r",
+        "--sealer",
+        "serviceAccount:pipeline@p.iam.gserviceaccount.com",
+        "-o",
+        "out/gcp.tf",
+    ]);
+    assert_eq!((ran.code, ran.out.as_str()), (0, "wrote out/gcp.tf\n"), "{}", ran.err);
+    assert!(
+        ran.err.lines().count() == 2 && ran.err.contains("acls.payments of payments: allow[0]"),
+        "{}",
+        ran.err
+    );
+    insta::assert_snapshot!("render_gcp", place.read("out/gcp.tf"));
+}
+
+#[test]
+fn what_would_lock_others_out_or_let_everybody_in_is_refused() {
+    let place = Place::new();
+    let owner = place.ok(&["policy", "keygen"]).trim().to_owned();
+    for dataset in ["payments", "orders"] {
+        place.write(
+            "policy.yaml",
+            POLICY.replace("dataset: payments", &format!("dataset: {dataset}")),
+        );
+        place.ok(&["policy", "publish", "--key", "owner.key", "--catalogue", "catalogue"]);
+    }
+    let trust = ["--catalogue", "catalogue", "--owner", &owner];
+    let render = |more: &[&str]| place.run(&[&["policy", "render", "--terraform", "aws"], more, &trust[..]].concat());
+    // One KMS key, two datasets, one key policy.
+    let ran = render(&["payments"]);
+    assert!(
+        ran.code == 78 && ran.err.contains("also the key of dataset orders"),
+        "{}",
+        ran.err
+    );
+    let both = render(&["payments", "orders"]);
+    assert!(
+        both.code == 0 && both.out.matches("resource \"aws_kms_key_policy\"").count() == 1,
+        "{}",
+        both.err
+    );
+    assert!(
+        both.out.contains("\"orders#dead-letters\"") && both.out.contains("\"payments#dead-letters\""),
+        "{}",
+        both.out
+    );
+    for wrong in [
+        &["payments", "orders", "--sealer", "*"][..],
+        &["payments", "orders", "--sealer", "arn:aws:iam::111122223333:root"],
+        &["payments", "orders", "--service", "oidc:https://a.example.com#sub=x"],
+        &["payments", "orders", "--readers", "service"],
+        &["payments", "orders", "--admin", "arn:aws:iam::*:root"],
+        &["payments", "orders", "--key-ring", "projects/p/locations/l/keyRings/r"],
+    ] {
+        let ran = render(wrong);
+        assert_eq!((ran.code, ran.out.as_str()), (64, ""), "{wrong:?}: {}", ran.err);
+    }
+    for wrong in [
+        &["--sealer", "allUsers"][..],
+        &["--key-ring", "r"],
+        &[],
+        &["--maintainer", "x"],
+    ] {
+        let ring = ["--key-ring", "projects/p/locations/l/keyRings/r"];
+        let ring = if wrong.contains(&"--key-ring") || wrong.is_empty() {
+            &[][..]
+        } else {
+            &ring[..]
+        };
+        let args = ["policy", "render", "--terraform", "gcp", "--dev", "policy.yaml"];
+        assert_eq!(place.run(&[&args[..], wrong, ring].concat()).code, 64, "{wrong:?}");
+    }
+}
+
+#[test]
+fn values_whose_acl_has_changed_are_named_since_kms_goes_by_the_old_name() {
+    let place = Place::new();
+    let owner = place.ok(&["policy", "keygen"]).trim().to_owned();
+    for text in [
+        POLICY.to_owned(),
+        POLICY.replace("version: 1", "version: 2").replace(
+            "path: email, key: default, acl: personal",
+            "path: email, key: default, acl: cards",
+        ),
+    ] {
+        place.write("policy.yaml", text);
+        place.ok(&["policy", "publish", "--key", "owner.key", "--catalogue", "catalogue"]);
+    }
+    let ran = place.run(&[
+        "policy",
+        "render",
+        "payments",
+        "--terraform",
+        "aws",
+        "--catalogue",
+        "catalogue",
+        "--owner",
+        &owner,
+    ]);
+    assert!(
+        ran.code == 0
+            && ran.err.contains(
+                "values of email from version 1 and before were sealed under ACL personal, and ACL cards counts"
+            ),
+        "{}",
+        ran.err
+    );
+}
