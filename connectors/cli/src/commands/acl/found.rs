@@ -12,7 +12,7 @@ use sealflow::keys::envelope::read_header;
 use sealflow::keys::{Catalogue, Envelope, KEYS_HEADER, governing};
 use sealflow::pipeline::Record;
 use sealflow::policy::publish::{domain_history, newest_domain};
-use sealflow::policy::{DEAD_LETTER_LABEL, DEAD_LETTERS_SUFFIX, PolicySource as _, VerifiedDomain, VerifiedPolicy};
+use sealflow::policy::{DEAD_LETTER_LABEL, DEAD_LETTERS_SUFFIX, VerifiedDomain, VerifiedPolicy};
 use sealflow::seal::value::{TEXT_PREFIX, read_text};
 use sealflow::seal::{KeyId, SealedValue};
 use sealflow_kafka::StartAt;

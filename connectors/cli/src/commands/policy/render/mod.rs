@@ -15,7 +15,7 @@ use std::process::ExitCode;
 use clap::ValueEnum;
 use sealflow::acl::Principal;
 use sealflow::policy::publish::{domain_history, history};
-use sealflow::policy::{PolicySource as _, VerifiedPolicy};
+use sealflow::policy::VerifiedPolicy;
 use serde_json::json;
 
 use self::aws::{Domain, Parties, Subject};
