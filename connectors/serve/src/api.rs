@@ -15,6 +15,8 @@ use crate::problem::{Code, Problem};
 
 /// The longest header value of `keys`, in base64. A header of 64 envelopes of 450 bytes has 40 KiB of it.
 const MAX_KEYS_BYTES: usize = 1 << 20;
+/// The most of them.
+const MAX_KEYS: usize = 64;
 /// The longest name of a dataset, as policies have it.
 const MAX_DATASET_BYTES: usize = 128;
 /// The longest label, in characters.
@@ -42,11 +44,11 @@ pub(crate) struct RawRequest<'a> {
     #[serde(borrow, default, deserialize_with = "present")]
     #[schemars(with = "Vec<serde_json::Map<String, serde_json::Value>>", length(min = 1))]
     records: Option<Vec<&'a RawValue>>,
-    /// Values of the records' `sealflow-keys` headers in base64: one for each record (null where a record has none), or
-    /// one for all. Needed only where envelopes are not in the catalogue.
+    /// Values of the records' `sealflow-keys` headers in base64, each once: all count for all records. Needed only where
+    /// envelopes are not in the catalogue.
     #[serde(default, deserialize_with = "present")]
     #[schemars(schema_with = "keys_schema")]
-    keys: Option<Vec<Option<String>>>,
+    keys: Option<Vec<String>>,
 }
 
 /// One sealed value.
@@ -71,8 +73,8 @@ fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> R
 
 fn either(schema: &mut Schema) {
     let one_of = serde_json::json!([
-        { "required": ["values"], "properties": { "keys": false } },
-        { "required": ["records"] },
+        { "required": ["values"], "properties": { "records": false, "keys": false } },
+        { "required": ["records"], "properties": { "values": false } },
     ]);
     schema.insert("oneOf".to_owned(), one_of);
 }
@@ -90,10 +92,13 @@ fn label_schema(_: &mut schemars::SchemaGenerator) -> Schema {
 }
 
 fn keys_schema(_: &mut schemars::SchemaGenerator) -> Schema {
+    // Canonical: the bits that the last characters have too many are zero.
+    let base64 = "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{4}|[A-Za-z0-9+/][AQgw]==|[A-Za-z0-9+/]{2}[AEIMQUYcgkosw048]=)$";
     json_schema!({
         "type": "array",
         "minItems": 1,
-        "items": { "type": ["string", "null"], "contentEncoding": "base64", "pattern": "^([A-Za-z0-9+/]{4})+$" },
+        "maxItems": MAX_KEYS,
+        "items": { "type": "string", "contentEncoding": "base64", "pattern": base64 },
     })
 }
 
@@ -124,7 +129,12 @@ pub enum What<'a> {
     /// Single values.
     Values(Vec<Sealed<'a>>),
     /// Records.
-    Records(Vec<SealedRecord<'a>>),
+    Records {
+        /// JSON objects, as they are spelled in the request.
+        json: Vec<&'a str>,
+        /// Values of `sealflow-keys` headers.
+        keys: Vec<Vec<u8>>,
+    },
 }
 
 /// One sealed value.
@@ -137,23 +147,13 @@ pub struct Sealed<'a> {
     pub value: Cow<'a, str>,
 }
 
-/// One record.
-#[derive(Debug)]
-#[non_exhaustive]
-pub struct SealedRecord<'a> {
-    /// A JSON object, as it is spelled in the request.
-    pub json: &'a str,
-    /// The value of its `sealflow-keys` header.
-    pub keys: Option<Vec<u8>>,
-}
-
 impl OpenRequest<'_> {
     /// How many values are asked for, as far as that can be said before records are taken apart.
     #[must_use]
     pub fn least_values(&self) -> usize {
         match &self.what {
             What::Values(values) => values.len(),
-            What::Records(records) => records.len(),
+            What::Records { json, .. } => json.len(),
         }
     }
 }
@@ -193,7 +193,10 @@ pub fn parse(body: &[u8], most: Most) -> Result<OpenRequest<'_>, Problem> {
             }
             What::Values(labelled(values, most.values)?)
         }
-        (None, Some(records)) => What::Records(with_keys(records, raw.keys.as_deref(), most.records)?),
+        (None, Some(records)) => What::Records {
+            json: objects(records, most.records)?,
+            keys: headers(raw.keys.as_deref())?,
+        },
         _ => return Err(bad_request("either values or records")),
     };
     Ok(OpenRequest {
@@ -218,42 +221,27 @@ fn labelled(values: Vec<RawSealed<'_>>, most: usize) -> Result<Vec<Sealed<'_>>, 
     Ok(labelled)
 }
 
-fn with_keys<'a>(
-    records: Vec<&'a RawValue>,
-    keys: Option<&[Option<String>]>,
-    most: usize,
-) -> Result<Vec<SealedRecord<'a>>, Problem> {
+fn objects(records: Vec<&RawValue>, most: usize) -> Result<Vec<&str>, Problem> {
     check_count(records.len(), most, "records")?;
-    let mut headers = Vec::new();
-    for (n, key) in keys.unwrap_or_default().iter().enumerate() {
-        let is_none_or_short = key
-            .as_ref()
-            .is_none_or(|text| (1..=MAX_KEYS_BYTES).contains(&text.len()));
-        let header = key.as_ref().map(|text| STANDARD.decode(text)).transpose();
-        match header {
-            Ok(header) if is_none_or_short => headers.push(header),
+    let json: Vec<&str> = records.into_iter().map(RawValue::get).collect();
+    match json.iter().position(|record| !record.starts_with('{')) {
+        None => Ok(json),
+        Some(n) => Err(bad_request(format!("records[{n}] is not an object"))),
+    }
+}
+
+fn headers(keys: Option<&[String]>) -> Result<Vec<Vec<u8>>, Problem> {
+    let Some(keys) = keys else { return Ok(Vec::new()) };
+    check_count(keys.len(), MAX_KEYS, "keys")?;
+    let mut headers = Vec::with_capacity(keys.len());
+    for (n, text) in keys.iter().enumerate() {
+        let is_short = (1..=MAX_KEYS_BYTES).contains(&text.len());
+        match STANDARD.decode(text) {
+            Ok(header) if is_short => headers.push(header),
             _ => return Err(bad_request(format!("keys[{n}] is not base64 of a header"))),
         }
     }
-    if keys.is_some() && headers.len() != 1 && headers.len() != records.len() {
-        return Err(bad_request("keys has neither one entry nor one for each record"));
-    }
-    let mut with_keys = Vec::with_capacity(records.len());
-    for (n, record) in records.into_iter().enumerate() {
-        if !record.get().starts_with('{') {
-            return Err(bad_request(format!("records[{n}] is not an object")));
-        }
-        let header = if headers.len() == 1 {
-            headers.first()
-        } else {
-            headers.get(n)
-        };
-        with_keys.push(SealedRecord {
-            json: record.get(),
-            keys: header.cloned().flatten(),
-        });
-    }
-    Ok(with_keys)
+    Ok(headers)
 }
 
 fn check_count(count: usize, most: usize, what: &str) -> Result<(), Problem> {
@@ -390,19 +378,13 @@ mod tests {
         assert_eq!((values[0].label.as_deref(), &*values[0].value), (Some("a b"), "sf1.a"));
         assert_eq!((values[1].label.as_deref(), &*values[1].value), (None, ""));
         let record = r#"{ "a" : 1.50, "a":"\u0063", "b":[{}] }"#;
-        let body = format!(r#"{{"records":[ {record} ,{{}}],"dataset":"d","keys":["AAEC",null]}}"#);
+        let body = format!(r#"{{"records":[ {record} ,{{}}],"dataset":"d","keys":["AAEC","AA=="]}}"#);
         let request = parse(body.as_bytes(), MOST).unwrap();
-        let What::Records(records) = request.what else { panic!() };
-        assert_eq!(
-            (records[0].json, records[0].keys.as_deref()),
-            (record, Some(&[0, 1, 2][..]))
-        );
-        assert_eq!((records[1].json, &records[1].keys), ("{}", &None));
-        let body = br#"{"records":[{},{}],"dataset":"d","keys":["AAEC"]}"#;
-        let What::Records(records) = parse(body, MOST).unwrap().what else {
+        let What::Records { json, keys } = request.what else {
             panic!()
         };
-        assert!(records.iter().all(|record| record.keys.as_deref() == Some(&[0, 1, 2])));
+        assert_eq!(json, [record, "{}"]);
+        assert_eq!(keys, [vec![0, 1, 2], vec![0]]);
     }
 
     #[test]
@@ -425,6 +407,7 @@ mod tests {
             r#"{"dataset":"d","records":[[]]}"#,
             r#"{"dataset":"d","records":[{},{}],"keys":[]}"#,
             r#"{"dataset":"d","records":[{},{},{}],"keys":["AAEC",null]}"#,
+            r#"{"dataset":"d","records":[{}],"keys":["AB=="]}"#,
             r#"{"dataset":"d","records":[{}],"keys":["AAE"]}"#,
             "[]",
             "1",
@@ -470,8 +453,10 @@ mod tests {
         fn records_come_through_byte_for_byte(json in r#"\{("[a-z]{0,3}": ?("[ -!#-\[\]-~]{0,8}"|[0-9]\.50|null))?\}"#) {
             let body = format!(r#"{{"dataset":"d","records":[{json}]}}"#);
             let request = parse(body.as_bytes(), MOST).unwrap();
-            let What::Records(records) = request.what else { panic!() };
-            prop_assert_eq!(records[0].json, json.as_str());
+            let What::Records { json: records, .. } = request.what else {
+                panic!()
+            };
+            prop_assert_eq!(records, [json.as_str()]);
         }
     }
 }

@@ -17,7 +17,7 @@ use sealflow::policy::{PolicySource, PolicySourceError, VerifiedPolicy};
 use serde_json::value::RawValue;
 use zeroize::{Zeroize as _, Zeroizing};
 
-use crate::api::{self, OpenRequest, Sealed, SealedRecord, What};
+use crate::api::{self, OpenRequest, Sealed, What};
 use crate::problem::{Code, Problem};
 
 /// Datasets whose compiled policies are kept. Beyond that they are compiled at every request.
@@ -80,8 +80,9 @@ impl Opening {
                 let texts: Vec<SealedText<'_>> = values.iter().map(sealed_text).collect();
                 Read::Values(reader.open_values(&texts, who, purpose, now).await?)
             }
-            What::Records(records) => {
-                let records = records.iter().enumerate().map(record).collect();
+            What::Records { json, keys } => {
+                let headers: Vec<Header> = keys.iter().map(|keys| keys_header(keys)).collect();
+                let records = (0..).zip(json).map(|(n, json)| record(n, json, &headers)).collect();
                 Read::Records(reader.read(records, who, purpose, now).await?)
             }
         };
@@ -157,21 +158,24 @@ fn sealed_text<'a>(value: &'a Sealed<'_>) -> SealedText<'a> {
     }
 }
 
-fn record((n, record): (usize, &SealedRecord<'_>)) -> Record {
-    let keys = record.keys.as_ref().map(|keys| Header {
+fn keys_header(value: &[u8]) -> Header {
+    Header {
         name: KEYS_HEADER.to_owned(),
-        value: Some(Bytes::copy_from_slice(keys)),
-    });
+        value: Some(Bytes::copy_from_slice(value)),
+    }
+}
+
+fn record(n: i64, json: &str, headers: &[Header]) -> Record {
     Record {
         position: Position {
             topic: Arc::from(SOURCE),
             partition: 0,
-            offset: i64::try_from(n).unwrap_or(i64::MAX),
+            offset: n,
         },
         timestamp: Timestamp::None,
         key: None,
-        value: Some(Bytes::copy_from_slice(record.json.as_bytes())),
-        headers: keys.into_iter().collect(),
+        value: Some(Bytes::copy_from_slice(json.as_bytes())),
+        headers: headers.to_vec(),
     }
 }
 

@@ -1,9 +1,11 @@
 //! What each caller sees.
 
+use std::path::Path;
+
 use sealflow_testbed::{Moto, Site, or_skip};
 use serde_json::{Value, json};
 
-use crate::bench::{Bench, EMAIL, NOTE, RECORDS, ops, policy, record};
+use crate::bench::{Bench, EMAIL, NOTE, ops, policy, record};
 use crate::issuer::ISSUER;
 
 /// Outcomes by label.
@@ -92,6 +94,14 @@ fn each_caller_sees_their_columns_and_every_other_byte_stays() {
     ] {
         assert!(metrics.contains(line), "{line}: {metrics}");
     }
+    let manual =
+        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/operations.md")).unwrap();
+    let names = metrics
+        .lines()
+        .filter_map(|line| line.strip_prefix("# HELP ")?.split(' ').next());
+    for name in names {
+        assert!(manual.contains(name), "docs/operations.md does not name {name}");
+    }
     serving.stop();
     let audited = bench.audited(&[]);
     // Two labels a request.
@@ -172,7 +182,7 @@ fn envelopes_that_travel_with_records_are_enough() {
     let without = serving.client.open_text(&alice, &bench.records("")).json();
     assert_eq!(without["records"][0]["note"], Value::Null);
     let keys = header_of(&std::fs::read_to_string(bench.site.path().join("sealed.ndjson.sfkeys")).unwrap());
-    for keys in [json!([keys]), json!(vec![keys.clone(); RECORDS])] {
+    for keys in [json!([keys]), json!(["AAEC", keys])] {
         let answer = serving
             .client
             .open_text(&alice, &bench.records(&format!("\"keys\":{keys},")));
