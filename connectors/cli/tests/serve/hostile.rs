@@ -177,8 +177,8 @@ fn a_service_that_could_be_listened_to_or_that_nobody_writes_down_does_not_start
         .replace("listen: 127.0.0.1:0\n", "listen: 0.0.0.0:0\n")
         .replace(&line("tls:"), "");
     for (yaml, what) in [
-        (beyond, "tls: is missing, and `listen` is not on loopback"),
-        (good.replace(&line("audit:"), ""), "missing field `audit`"),
+        (beyond, "is missing, and `listen` is not on loopback"),
+        (good.replace(&line("audit:"), ""), "missing key `audit`"),
         (good.replace("trust: [", "trust: [] #"), "no owner key is pinned"),
         (good.replace("http://127", "http://192"), "jwks_uri"),
         (good.replace("cert.pem", "none.pem"), "none.pem"),
