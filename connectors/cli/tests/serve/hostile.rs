@@ -180,7 +180,10 @@ fn a_service_that_could_be_listened_to_or_that_nobody_writes_down_does_not_start
         (beyond, "is missing, and `listen` is not on loopback"),
         (good.replace(&line("audit:"), ""), "missing key `audit`"),
         (good.replace("trust: [", "trust: [] #"), "no owner key is pinned"),
-        (good.replace("http://127", "http://192"), "jwks_uri"),
+        (
+            good.replace("jwks_uri: \"http://127", "jwks_uri: \"http://192"),
+            "jwks_uri",
+        ),
         (good.replace("cert.pem", "none.pem"), "none.pem"),
         (good.replace("name: read", "name: read\nsecret: 1"), "secret"),
     ] {
