@@ -8,6 +8,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 KAFKA_POM="$ROOT/testbed/kafka/pom.xml"
 REQUIREMENTS="$ROOT/testbed/requirements.txt"
 PEERS="$ROOT/benchmarks/peers"
+SCHEMATHESIS="$ROOT/testbed/schemathesis.txt"
 # A download that hangs costs minutes, not the whole run.
 APT_OPTIONS=(-q -y -o Acquire::Retries=2 -o Acquire::http::Timeout=30 -o Acquire::https::Timeout=30 -o Dpkg::Use-Pty=0)
 
@@ -59,6 +60,7 @@ missing_build_packages() {
 test_deps() {
     kafka_libs
     moto_venv
+    python_venv schemathesis "$DEPS/schemathesis" "$SCHEMATHESIS" "schemathesis, a client by OpenAPI documents, from PyPI"
     if ! have kcat && ! install kcat; then
         skip kcat "no kcat on this machine: install the package kcat"
     fi

@@ -1,10 +1,11 @@
-//! What the local KMS reads from strangers: Authorization headers, ciphertext blobs, key policies. No panic, bounded, and
+//! What the local KMS reads from strangers: Authorization headers, presigned queries, ciphertext blobs, key policies. No panic, bounded, and
 //! nothing that was not signed or sealed is taken.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 use sealflow_local_kms::blob::{self, Context};
 use sealflow_local_kms::policy::{Call, KeyPolicy};
+use sealflow_local_kms::presigned::Presigned;
 use sealflow_local_kms::sigv4::{SignedRequest, check_scope, check_signature, parse_authorization};
 
 fuzz_target!(|bytes: &[u8]| {
@@ -31,6 +32,19 @@ fuzz_target!(|bytes: &[u8]| {
                 };
                 let _ = check_scope(&request, &authorization, 1_440_938_160_000, &["eu-central-1"], "kms");
                 assert!(check_signature(&request, &authorization, "a secret that nobody knows").is_err());
+            }
+            if let Ok(presigned) = Presigned::parse(text)
+                && let Ok(authorization) = presigned.authorization()
+            {
+                let request = SignedRequest {
+                    method: "GET",
+                    headers: &[("host", "h")],
+                    body: b"",
+                };
+                let scope: (&[&str], _) = (&["eu-central-1"], "sts");
+                let _ = presigned.check_scope(&request, &authorization, 1_440_938_160_000, scope);
+                let secret = "a secret that nobody knows";
+                assert!(presigned.check_signature(&request, &authorization, secret).is_err());
             }
         }
         1 => {

@@ -467,6 +467,13 @@ pub fn caller(status: u16, body: &[u8]) -> Result<Identity, StsError> {
     }
 }
 
+/// The caller's ARN in an answer that [`caller`] took: it says more than the identity where it holds the name of a session,
+/// which may be a person's. For a log; nothing is decided by it.
+#[must_use]
+pub fn caller_arn(body: &[u8]) -> Option<String> {
+    read_answer(body).map(|(arn, _)| arn)
+}
+
 /// Whether the `Code` of an error says that there were too many requests.
 fn is_throttling(body: &[u8]) -> bool {
     let text = std::str::from_utf8(body)

@@ -11,7 +11,15 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
 use crate::failure::{Exit, Failure, Result};
-use crate::status::{Phase, Status};
+use crate::status::Phase;
+
+/// Whose port it is.
+pub(crate) trait Watched: Send + Sync + 'static {
+    /// What it is doing.
+    fn phase(&self) -> Phase;
+    /// The text that Prometheus scrapes, as of now.
+    fn scrape(&self) -> String;
+}
 
 /// The admin port, served until it is dropped.
 pub(crate) struct AdminServer {
@@ -22,7 +30,7 @@ pub(crate) struct AdminServer {
 
 impl AdminServer {
     /// Listens on `address` and serves in the background.
-    pub(crate) async fn start(address: SocketAddr, status: Arc<Status>) -> Result<Self> {
+    pub(crate) async fn start(address: SocketAddr, status: Arc<dyn Watched>) -> Result<Self> {
         let bound = async {
             let listener = TcpListener::bind(address).await?;
             let address = listener.local_addr()?;
@@ -54,7 +62,7 @@ impl Drop for AdminServer {
     }
 }
 
-fn router(status: Arc<Status>) -> Router {
+fn router(status: Arc<dyn Watched>) -> Router {
     Router::new()
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
@@ -62,7 +70,7 @@ fn router(status: Arc<Status>) -> Router {
         .with_state(status)
 }
 
-async fn readyz(State(status): State<Arc<Status>>) -> (StatusCode, &'static str) {
+async fn readyz(State(status): State<Arc<dyn Watched>>) -> (StatusCode, &'static str) {
     match status.phase() {
         Phase::Ready => (StatusCode::OK, "ok\n"),
         Phase::Starting => (StatusCode::SERVICE_UNAVAILABLE, "starting\n"),
@@ -71,7 +79,7 @@ async fn readyz(State(status): State<Arc<Status>>) -> (StatusCode, &'static str)
     }
 }
 
-async fn scrape(State(status): State<Arc<Status>>) -> ([(header::HeaderName, &'static str); 1], String) {
+async fn scrape(State(status): State<Arc<dyn Watched>>) -> ([(header::HeaderName, &'static str); 1], String) {
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     ([(header::CONTENT_TYPE, kind)], status.scrape())
 }
@@ -88,6 +96,7 @@ mod tests {
 
     use super::*;
     use crate::metrics::Metrics;
+    use crate::status::Status;
 
     async fn get(address: SocketAddr, path: &str) -> String {
         let mut stream = TcpStream::connect(address).await.unwrap();

@@ -106,6 +106,16 @@ impl AuditArgs {
     }
 }
 
+/// Opens the log of a configuration's `audit:` section.
+pub(crate) async fn open_configured(config: AuditConfig) -> Result<Arc<dyn AuditLog>> {
+    let topic = config.topic.as_ref().map(|topic| LineTopic {
+        brokers: topic.brokers.clone(),
+        topic: topic.name.clone(),
+        properties: topic.properties.clone().into_iter().collect(),
+    });
+    open(config, topic).await
+}
+
 /// Opens a log. `topic` is where the lines go if it is one.
 async fn open(config: AuditConfig, topic: Option<LineTopic>) -> Result<Arc<dyn AuditLog>> {
     let opened = tokio::task::spawn_blocking(move || {

@@ -5,7 +5,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    acl, audit, completion, demo, dlq, init, keys, kms, open, policy, read, run, schema, seal, top, validate, version,
+    acl, audit, completion, demo, dlq, init, keys, kms, open, policy, read, run, schema, seal, serve, token, top,
+    validate, version,
 };
 use crate::failure::{Exit, Failure, Result};
 use crate::log::{self, LogFormat};
@@ -47,6 +48,8 @@ enum Command {
     Seal(seal::Args),
     Open(open::Args),
     Read(read::Args),
+    Serve(serve::Args),
+    Token(token::Args),
     #[command(subcommand)]
     Policy(policy::Command),
     #[command(subcommand)]
@@ -141,6 +144,8 @@ async fn execute(command: Command) -> Result<ExitCode> {
         Command::Seal(args) => seal::run(args).await,
         Command::Open(args) => open::run(args).await,
         Command::Read(args) => read::run(args).await,
+        Command::Serve(args) => serve::run(args).await,
+        Command::Token(args) => token::run(args).await,
         Command::Policy(command) => policy::run(command).await,
         Command::Acl(command) => acl::run(command).await,
         Command::Audit(command) => audit::run(command).await,

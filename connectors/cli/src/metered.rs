@@ -7,17 +7,17 @@ use async_trait::async_trait;
 use sealflow::keys::{EncryptionContext, GeneratedKey, KeyDescription, KeyService, KeyServiceError};
 use sealflow::secret::SecretBytes;
 
-use crate::metrics::{KmsOperation, Metrics};
+use crate::kms_metrics::{KmsMetrics, KmsOperation};
 
 /// Counts every request to the inner service as `sealflow_kms_requests_total` and times it.
 pub(crate) struct Metered {
     inner: Arc<dyn KeyService>,
-    metrics: Arc<Metrics>,
+    metrics: Arc<KmsMetrics>,
 }
 
 impl Metered {
     /// Wraps `inner`.
-    pub(crate) fn new(inner: Arc<dyn KeyService>, metrics: Arc<Metrics>) -> Self {
+    pub(crate) fn new(inner: Arc<dyn KeyService>, metrics: Arc<KmsMetrics>) -> Self {
         Self { inner, metrics }
     }
 
@@ -29,7 +29,7 @@ impl Metered {
         let start = Instant::now();
         let answer = request.await;
         let outcome = answer.as_ref().map_or_else(outcome, |_| "ok");
-        self.metrics.kms_request(operation, outcome, start.elapsed());
+        self.metrics.request(operation, outcome, start.elapsed());
         answer
     }
 }
@@ -88,12 +88,13 @@ mod tests {
     use sealflow::keys::testing::MemoryKms;
 
     use super::*;
-    use crate::metrics::KMS_OUTCOMES;
+    use crate::kms_metrics::KMS_OUTCOMES;
+    use crate::metrics::Metrics;
 
     #[tokio::test]
     async fn requests_are_counted_by_how_they_ended() {
         let (kms, metrics) = (Arc::new(MemoryKms::new()), Arc::new(Metrics::new("p")));
-        let metered = Metered::new(Arc::clone(&kms) as Arc<dyn KeyService>, Arc::clone(&metrics));
+        let metered = Metered::new(Arc::clone(&kms) as Arc<dyn KeyService>, Arc::clone(&metrics.kms));
         let arn = "arn:aws:kms:eu-central-1:111122223333:key/1";
         let context = EncryptionContext::for_domain("d");
         let key = metered.generate(arn, 32, &context).await.unwrap();

@@ -7,14 +7,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64};
 use std::time::Duration;
 
+use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
+use crate::kms_metrics::KmsMetrics;
 use crate::status::Phase;
 
 /// One part of the pipeline, in Vector's words.
@@ -32,41 +32,6 @@ struct ErrorLabels {
     error_type: &'static str,
     stage: &'static str,
 }
-
-/// One request to the KMS.
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct KmsLabels {
-    operation: KmsOperation,
-    outcome: &'static str,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct OperationLabel {
-    operation: KmsOperation,
-}
-
-/// The requests that a key service knows, by their names at AWS.
-#[derive(Clone, Copy, Debug, Hash, PartialEq, Eq, EncodeLabelValue)]
-pub(crate) enum KmsOperation {
-    GenerateDataKey,
-    Decrypt,
-    DescribeKey,
-}
-
-impl KmsOperation {
-    const ALL: [Self; 3] = [Self::GenerateDataKey, Self::Decrypt, Self::DescribeKey];
-}
-
-/// How a request to the KMS can end.
-pub(crate) const KMS_OUTCOMES: [&str; 7] = [
-    "ok",
-    "not_permitted",
-    "refused",
-    "key_unusable",
-    "throttled",
-    "unavailable",
-    "other",
-];
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct FlowLabel {
@@ -99,8 +64,8 @@ pub(crate) struct Metrics {
     sent_bytes: Family<Component, Counter>,
     discarded_events: Family<ErrorLabels, Counter>,
     errors: Family<ErrorLabels, Counter>,
-    kms_requests: Family<KmsLabels, Counter>,
-    kms_duration: Family<OperationLabel, Histogram>,
+    /// Requests to the KMS.
+    pub(crate) kms: Arc<KmsMetrics>,
     cache_hits: Counter,
     cache_misses: Counter,
     key_age: Gauge<f64, AtomicU64>,
@@ -125,8 +90,7 @@ impl Metrics {
             sent_bytes: Family::default(),
             discarded_events: Family::default(),
             errors: Family::default(),
-            kms_requests: Family::default(),
-            kms_duration: Family::new_with_constructor(|| Histogram::new(KMS_BUCKETS)),
+            kms: Arc::new(KmsMetrics::new()),
             cache_hits: Counter::default(),
             cache_misses: Counter::default(),
             key_age: Gauge::default(),
@@ -145,13 +109,6 @@ impl Metrics {
 
     /// Series that start with their first event show no increase at it: what is rare is there from the beginning.
     fn zero(&self) {
-        for operation in KmsOperation::ALL {
-            for outcome in KMS_OUTCOMES {
-                self.kms_requests
-                    .get_or_create(&KmsLabels { operation, outcome })
-                    .inc_by(0);
-            }
-        }
         self.discarded(0);
     }
 
@@ -184,12 +141,7 @@ impl Metrics {
             self.discarded_events.clone(),
         );
         registry.register("component_errors", "Errors met", self.errors.clone());
-        registry.register("kms_requests", "Requests to the KMS", self.kms_requests.clone());
-        registry.register(
-            "kms_request_duration_seconds",
-            "How long the KMS took to answer",
-            self.kms_duration.clone(),
-        );
+        self.kms.register(registry);
         registry.register(
             "data_key_cache_hits",
             "Data keys found in the cache",
@@ -294,14 +246,6 @@ impl Metrics {
         self.errors.get_or_create(&labels).inc_by(count);
     }
 
-    /// The KMS answered, or did not.
-    pub(crate) fn kms_request(&self, operation: KmsOperation, outcome: &'static str, took: Duration) {
-        self.kms_requests.get_or_create(&KmsLabels { operation, outcome }).inc();
-        self.kms_duration
-            .get_or_create(&OperationLabel { operation })
-            .observe(took.as_secs_f64());
-    }
-
     /// Data keys were looked for in the cache.
     pub(crate) fn cache(&self, hits: u64, misses: u64) {
         self.cache_hits.inc_by(hits);
@@ -355,15 +299,13 @@ fn set_partitions(family: &Family<PartitionLabel, Gauge<i64, AtomicI64>>, number
     }
 }
 
-/// Seconds; KMS answers in 5 to 50 ms when it is well.
-const KMS_BUCKETS: [f64; 9] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 2.5, 10.0];
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
     use std::path::Path;
 
     use super::*;
+    use crate::kms_metrics::{KMS_OUTCOMES, KmsOperation};
 
     /// Metrics of which each was seen once.
     fn all() -> Metrics {
@@ -372,7 +314,9 @@ mod tests {
         metrics.sent(1, 2);
         metrics.discarded(1);
         metrics.errors("x", "sending", 1);
-        metrics.kms_request(KmsOperation::GenerateDataKey, "ok", Duration::from_millis(3));
+        metrics
+            .kms
+            .request(KmsOperation::GenerateDataKey, "ok", Duration::from_millis(3));
         metrics.cache(3, 1);
         metrics.key_age(Duration::from_secs(2), 0.5);
         metrics.sealed("direct", 9);

@@ -22,9 +22,9 @@ use crate::remembered::VersionsFile;
 use crate::trust;
 
 /// How long unwrapped keys are kept before KMS is asked again.
-const OPENED_KEY_AGE: Duration = Duration::from_secs(300);
+pub(crate) const OPENED_KEY_AGE: Duration = Duration::from_secs(300);
 /// How many unwrapped keys are kept.
-const OPENED_KEYS: u64 = 10_000;
+pub(crate) const OPENED_KEYS: u64 = 10_000;
 
 /// Where the policy of a dataset comes from.
 #[derive(Clone, Debug)]

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use sealflow::keys::{CacheCounters, OpeningKeys, SealingKeys};
 use sealflow::pipeline::{Counters, TransformCounters};
 
+use crate::admin::Watched;
 use crate::metrics::Metrics;
 
 /// What the pipeline is doing, as `/readyz` tells it.
@@ -86,25 +87,6 @@ impl Status {
         }
     }
 
-    /// The phase now.
-    pub(crate) fn phase(&self) -> Phase {
-        if self.counters.is_ready() {
-            Phase::Ready
-        } else if self.counters.is_draining() {
-            Phase::Draining
-        } else if self.counters.is_started() {
-            Phase::Waiting
-        } else {
-            Phase::Starting
-        }
-    }
-
-    /// The text that Prometheus scrapes, as of now.
-    pub(crate) fn scrape(&self) -> String {
-        self.export();
-        self.metrics.encode()
-    }
-
     fn now(&self) -> Exported {
         let load = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
         let cache = |counters: &CacheCounters| (load(&counters.hits), load(&counters.misses));
@@ -152,5 +134,24 @@ impl Status {
         metrics.positions(&self.counters.positions());
         metrics.phase(self.phase());
         *before = now;
+    }
+}
+
+impl Watched for Status {
+    fn phase(&self) -> Phase {
+        if self.counters.is_ready() {
+            Phase::Ready
+        } else if self.counters.is_draining() {
+            Phase::Draining
+        } else if self.counters.is_started() {
+            Phase::Waiting
+        } else {
+            Phase::Starting
+        }
+    }
+
+    fn scrape(&self) -> String {
+        self.export();
+        self.metrics.encode()
     }
 }

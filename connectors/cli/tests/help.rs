@@ -14,6 +14,8 @@ const COMMANDS: &[&[&str]] = &[
     &["seal"],
     &["open"],
     &["read"],
+    &["serve"],
+    &["token"],
     &["policy"],
     &["policy", "keygen"],
     &["policy", "init"],

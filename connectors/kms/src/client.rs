@@ -147,7 +147,12 @@ impl AwsKms {
         Ok(client)
     }
 
-    async fn current_credentials(&self) -> Result<Credentials, KeyServiceError> {
+    /// The region of STS.
+    pub(crate) fn region(&self) -> Option<String> {
+        self.config.region().map(ToString::to_string)
+    }
+
+    pub(crate) async fn current_credentials(&self) -> Result<Credentials, KeyServiceError> {
         self.credentials.get().await.map_err(|e| chain_error(&e))
     }
 

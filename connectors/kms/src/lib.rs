@@ -6,6 +6,8 @@ mod client;
 mod config;
 mod credentials;
 mod error;
+mod presign;
 
 pub use client::AwsKms;
 pub use config::{KmsConfig, KmsConfigError, StaticCredentials};
+pub use presign::PresignError;

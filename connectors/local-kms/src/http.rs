@@ -15,6 +15,7 @@ use subtle::ConstantTimeEq as _;
 use crate::config::Principal;
 use crate::error::ApiError;
 use crate::faults::Hooks;
+use crate::presigned::Presigned;
 use crate::service::{Answer, Service};
 use crate::sigv4::{self, SignatureError, SignedRequest};
 
@@ -46,6 +47,8 @@ pub(crate) struct Disconnect;
 enum Protocol {
     Json,
     Query,
+    /// STS by GET, signed in its query.
+    Presigned,
 }
 
 impl Endpoint {
@@ -57,6 +60,8 @@ impl Endpoint {
         let (parts, body) = request.into_parts();
         let protocol = if parts.headers.contains_key("x-amz-target") {
             Protocol::Json
+        } else if parts.method == Method::GET {
+            Protocol::Presigned
         } else {
             Protocol::Query
         };
@@ -104,10 +109,13 @@ impl Endpoint {
             headers: &headers,
             body,
         };
-        let caller = self.authenticate(&request, protocol);
+        let caller = match protocol {
+            Protocol::Presigned => self.authenticate_presigned(&request, parts.uri.query().unwrap_or_default()),
+            _ => self.authenticate(&request, protocol),
+        };
         let result = caller.and_then(|caller| match protocol {
             Protocol::Json => self.service.handle(operation, &caller.arn, body),
-            Protocol::Query => Ok(caller_identity(caller)),
+            Protocol::Query | Protocol::Presigned => Ok(caller_identity(caller)),
         });
         match &result {
             Ok(_) => tracing::debug!(operation, "answered"),
@@ -123,38 +131,64 @@ impl Endpoint {
             .header("authorization")
             .ok_or_else(|| refused(SignatureError::Missing))?;
         let authorization = sigv4::parse_authorization(header).map_err(refused)?;
-        let unknown = || match protocol {
-            Protocol::Json => ApiError::caller(
-                "UnrecognizedClientException",
-                "The security token included in the request is invalid.",
-            ),
-            Protocol::Query => {
-                let message = "The security token included in the request is invalid.".to_owned();
-                ApiError {
-                    status: 403,
-                    code: "InvalidClientTokenId",
-                    message,
-                }
-            }
-        };
-        let known = self
-            .principals
-            .iter()
-            .find(|p| p.access_key_id == authorization.access_key_id);
-        let principal = known.ok_or_else(unknown)?;
+        let principal = self.principal(authorization.access_key_id, protocol)?;
         let (regions, service): (&[&str], _) = match protocol {
             Protocol::Json => (&[&self.region], "kms"),
             // The global STS endpoint signs for us-east-1.
-            Protocol::Query => (&[&self.region, "us-east-1"], "sts"),
+            Protocol::Query | Protocol::Presigned => (&[&self.region, "us-east-1"], "sts"),
         };
         sigv4::check_scope(request, &authorization, self.clock.now().0, regions, service).map_err(refused)?;
         sigv4::check_signature(request, &authorization, principal.secret_access_key.expose()).map_err(refused)?;
         let given = request.header("x-amz-security-token").unwrap_or_default();
-        let wanted = principal.session_token.as_ref().map_or("", |token| token.expose());
-        if !bool::from(given.as_bytes().ct_eq(wanted.as_bytes())) {
-            return Err(unknown());
-        }
+        check_session(principal, given, protocol)?;
         Ok(principal)
+    }
+
+    /// Who signed `request` in its query.
+    fn authenticate_presigned(&self, request: &SignedRequest<'_>, query: &str) -> Result<&Principal, ApiError> {
+        let protocol = Protocol::Presigned;
+        let refused = |error| signature_error(error, protocol);
+        let presigned = Presigned::parse(query).map_err(refused)?;
+        let authorization = presigned.authorization().map_err(refused)?;
+        let principal = self.principal(authorization.access_key_id, protocol)?;
+        let scope: (&[&str], _) = (&[&self.region, "us-east-1"], "sts");
+        let now = self.clock.now().0;
+        presigned
+            .check_scope(request, &authorization, now, scope)
+            .map_err(refused)?;
+        let secret = principal.secret_access_key.expose();
+        presigned
+            .check_signature(request, &authorization, secret)
+            .map_err(refused)?;
+        let given = presigned.get("X-Amz-Security-Token").unwrap_or_default();
+        check_session(principal, given, protocol)?;
+        Ok(principal)
+    }
+
+    fn principal(&self, access_key_id: &str, protocol: Protocol) -> Result<&Principal, ApiError> {
+        let known = self.principals.iter().find(|p| p.access_key_id == access_key_id);
+        known.ok_or_else(|| unknown_token(protocol))
+    }
+}
+
+fn check_session(principal: &Principal, given: &str, protocol: Protocol) -> Result<(), ApiError> {
+    let wanted = principal.session_token.as_ref().map_or("", |token| token.expose());
+    if bool::from(given.as_bytes().ct_eq(wanted.as_bytes())) {
+        Ok(())
+    } else {
+        Err(unknown_token(protocol))
+    }
+}
+
+fn unknown_token(protocol: Protocol) -> ApiError {
+    let message = "The security token included in the request is invalid.";
+    match protocol {
+        Protocol::Json => ApiError::caller("UnrecognizedClientException", message),
+        Protocol::Query | Protocol::Presigned => ApiError {
+            status: 403,
+            code: "InvalidClientTokenId",
+            message: message.to_owned(),
+        },
     }
 }
 
@@ -175,8 +209,14 @@ async fn read_body(body: Incoming) -> Result<Bytes, ApiError> {
 
 fn operation(parts: &hyper::http::request::Parts, protocol: Protocol, body: &[u8]) -> Result<String, ApiError> {
     let unknown = |message: &str| ApiError::caller("UnknownOperationException", message);
-    if parts.method != Method::POST || parts.uri.path() != "/" || parts.uri.query().is_some() {
-        return Err(unknown("the local KMS takes POST / without a query"));
+    let is_taken = match protocol {
+        Protocol::Presigned => parts.uri.query().is_some() && body.is_empty(),
+        Protocol::Json | Protocol::Query => parts.method == Method::POST && parts.uri.query().is_none(),
+    };
+    if !is_taken || parts.uri.path() != "/" {
+        return Err(unknown(
+            "the local KMS takes POST / without a query, and a presigned GET /?Action=GetCallerIdentity",
+        ));
     }
     let header = |name: &str| {
         parts
@@ -209,6 +249,15 @@ fn operation(parts: &hyper::http::request::Parts, protocol: Protocol, body: &[u8
                 Err(unknown("of STS, only GetCallerIdentity is here"))
             }
         }
+        Protocol::Presigned => {
+            let fields: Vec<&str> = parts.uri.query().unwrap_or_default().split('&').collect();
+            let is_identity = fields.contains(&"Action=GetCallerIdentity") && fields.contains(&"Version=2011-06-15");
+            if is_identity {
+                Ok(STS.to_owned())
+            } else {
+                Err(unknown("of STS, only GetCallerIdentity is here"))
+            }
+        }
     }
 }
 
@@ -226,7 +275,7 @@ fn signature_error(error: SignatureError, protocol: Protocol) -> ApiError {
     };
     match protocol {
         Protocol::Json => ApiError::caller(json, error.to_string()),
-        Protocol::Query => ApiError {
+        Protocol::Query | Protocol::Presigned => ApiError {
             status: 403,
             code: query,
             message: error.to_string(),
@@ -254,7 +303,7 @@ fn respond(protocol: Protocol, result: Result<Answer, ApiError>) -> Response<Ful
             let body = serde_json::json!({ "__type": error.code, "message": error.message });
             (error.status, Bytes::from(body.to_string()))
         }
-        (Err(error), Protocol::Query) => (
+        (Err(error), Protocol::Query | Protocol::Presigned) => (
             error.status,
             Bytes::from(format!(
                 "<ErrorResponse xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\"><Error><Type>Sender</Type>\
@@ -268,7 +317,7 @@ fn respond(protocol: Protocol, result: Result<Answer, ApiError>) -> Response<Ful
     *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let content_type = match protocol {
         Protocol::Json => "application/x-amz-json-1.1",
-        Protocol::Query => "text/xml",
+        Protocol::Query | Protocol::Presigned => "text/xml",
     };
     response
         .headers_mut()

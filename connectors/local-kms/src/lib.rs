@@ -16,6 +16,7 @@ mod faults;
 mod http;
 mod keys;
 pub mod policy;
+pub mod presigned;
 mod server;
 mod service;
 pub mod sigv4;

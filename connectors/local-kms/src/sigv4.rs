@@ -1,8 +1,8 @@
 //! Signature Version 4, the server's half: reads an Authorization header and checks a signature.
 //!
 //! Pure functions over one request; they know no keys but the one they are given, and no clock. Source: AWS General
-//! Reference, "Create a signed AWS API request". Only header authentication over the path `/` without a query is
-//! taken, since KMS and STS clients send nothing else.
+//! Reference, "Create a signed AWS API request". Authentication by header is taken over the path `/` without a query, since
+//! KMS and STS clients send nothing else; what carries it in its query is read by [`crate::presigned`].
 
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::{Digest as _, Sha256};
@@ -113,6 +113,22 @@ pub fn parse_authorization(text: &str) -> Result<Authorization<'_>, SignatureErr
     let signed_headers = signed_headers.ok_or(Incomplete("Authorization header requires 'SignedHeaders' parameter"))?;
     let signature = signature.ok_or(Incomplete("Authorization header requires 'Signature' parameter"))?;
 
+    let [access_key_id, date, region, service] = parse_credential(credential)?;
+    let signed_headers = parse_signed_headers(signed_headers)?;
+    let signature = parse_hex_32(signature).ok_or(Incomplete("Signature must be 64 lower-case hexadecimal digits"))?;
+    Ok(Authorization {
+        access_key_id,
+        date,
+        region,
+        service,
+        signed_headers,
+        signature,
+    })
+}
+
+/// `KEY/DATE/REGION/SERVICE/aws4_request`, without the end.
+pub(crate) fn parse_credential(credential: &str) -> Result<[&str; 4], SignatureError> {
+    use SignatureError::Incomplete;
     let scope: Vec<&str> = credential.split('/').collect();
     let [access_key_id, date, region, service, "aws4_request"] = scope[..] else {
         return Err(Incomplete(
@@ -129,19 +145,10 @@ pub fn parse_authorization(text: &str) -> Result<Authorization<'_>, SignatureErr
     if !(word(access_key_id) && is_date && word(region) && word(service)) {
         return Err(Incomplete("Credential has a part that cannot be one"));
     }
-    let signed_headers = parse_signed_headers(signed_headers)?;
-    let signature = parse_hex_32(signature).ok_or(Incomplete("Signature must be 64 lower-case hexadecimal digits"))?;
-    Ok(Authorization {
-        access_key_id,
-        date,
-        region,
-        service,
-        signed_headers,
-        signature,
-    })
+    Ok([access_key_id, date, region, service])
 }
 
-fn parse_signed_headers(text: &str) -> Result<Vec<&str>, SignatureError> {
+pub(crate) fn parse_signed_headers(text: &str) -> Result<Vec<&str>, SignatureError> {
     let names: Vec<&str> = text.split(';').take(MAX_SIGNED_HEADERS + 1).collect();
     if names.len() > MAX_SIGNED_HEADERS {
         return Err(SignatureError::Incomplete("SignedHeaders names too many headers"));
@@ -160,7 +167,7 @@ fn parse_signed_headers(text: &str) -> Result<Vec<&str>, SignatureError> {
     Ok(names)
 }
 
-fn parse_hex_32(text: &str) -> Option<[u8; 32]> {
+pub(crate) fn parse_hex_32(text: &str) -> Option<[u8; 32]> {
     let digit = |b: u8| match b {
         b'0'..=b'9' => Some(b - b'0'),
         b'a'..=b'f' => Some(b - b'a' + 10),
@@ -248,16 +255,23 @@ pub fn check_signature(
     {
         return Err(SignatureError::Mismatch);
     }
-    let canonical = canonical_request(request, &authorization.signed_headers, &payload_hash);
+    let time = request.header("x-amz-date").unwrap_or_default();
+    let canonical = canonical_request(request, "", &authorization.signed_headers, &payload_hash);
+    check_canonical(&canonical, time, authorization, secret_access_key)
+}
+
+/// Whether the signature is that of this canonical request, in constant time.
+pub(crate) fn check_canonical(
+    canonical: &str,
+    time: &str,
+    authorization: &Authorization<'_>,
+    secret_access_key: &str,
+) -> Result<(), SignatureError> {
     let Authorization {
         date, region, service, ..
     } = authorization;
-    let time = request.header("x-amz-date").unwrap_or_default();
     let scope = format!("{date}/{region}/{service}/aws4_request");
-    let to_sign = format!(
-        "AWS4-HMAC-SHA256\n{time}\n{scope}\n{}",
-        hex(&Sha256::digest(&canonical))
-    );
+    let to_sign = format!("AWS4-HMAC-SHA256\n{time}\n{scope}\n{}", hex(&Sha256::digest(canonical)));
 
     let first = Zeroizing::new(format!("AWS4{secret_access_key}"));
     let mut key = hmac(first.as_bytes(), date.as_bytes());
@@ -272,8 +286,14 @@ pub fn check_signature(
     }
 }
 
-fn canonical_request(request: &SignedRequest<'_>, signed_headers: &[&str], payload_hash: &str) -> String {
-    let mut text = format!("{}\n/\n\n", request.method);
+/// The canonical request over the path `/`, with a query in its canonical form.
+pub(crate) fn canonical_request(
+    request: &SignedRequest<'_>,
+    query: &str,
+    signed_headers: &[&str],
+    payload_hash: &str,
+) -> String {
+    let mut text = format!("{}\n/\n{query}\n", request.method);
     for name in signed_headers {
         let values: Vec<String> = request
             .headers
@@ -311,12 +331,12 @@ fn hmac(key: &[u8], message: &[u8]) -> Zeroizing<[u8; 32]> {
     Zeroizing::new(mac.finalize().into_bytes().into())
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
 /// `YYYYMMDDTHHMMSSZ` as milliseconds since 1970.
-fn parse_amz_date(text: &str) -> Option<u64> {
+pub(crate) fn parse_amz_date(text: &str) -> Option<u64> {
     let bytes = text.as_bytes();
     if bytes.len() != 16 || bytes[8] != b'T' || bytes[15] != b'Z' {
         return None;

@@ -82,7 +82,7 @@ async fn run_pipeline(args: Args, config: &PipelineConfig) -> Result<ExitCode> {
         Arc::clone(&assembled.status.counters),
     )?;
     let admin = match config.admin.listen {
-        Some(address) => Some(AdminServer::start(address, Arc::clone(&assembled.status)).await?),
+        Some(address) => Some(AdminServer::start(address, assembled.status.clone()).await?),
         None => None,
     };
     say_start(config, &services, admin.as_ref());
@@ -115,7 +115,7 @@ pub(crate) async fn services(
     // Half the interval, so that every look reaches the catalogue.
     let refresh = config.policy_refresh.0 / 2;
     let (policies, policy) = open_policy_asked_every(refresh, &origin, &config.dataset, &catalogue).await?;
-    let kms = Arc::new(Metered::new(open_kms(&config.kms).await?, Arc::clone(metrics)));
+    let kms = Arc::new(Metered::new(open_kms(&config.kms).await?, Arc::clone(&metrics.kms)));
     let services = Services {
         catalogue,
         kms,

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use sealflow_local_kms::ServerConfig;
 
-use crate::config::PipelineConfig;
+use crate::config::{PipelineConfig, ServiceConfig};
 use crate::failure::Result;
 use crate::term::say_json;
 
@@ -30,6 +30,10 @@ enum Document {
     Domain,
     /// The configuration of the local KMS (kms.yaml)
     Kms,
+    /// The reading service of `sealflow serve`
+    Service,
+    /// The OpenAPI document of the reading service
+    Openapi,
 }
 
 /// Runs the subcommand.
@@ -37,6 +41,11 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let schema = match args.document {
         Document::Pipeline => schemars::schema_for!(PipelineConfig),
         Document::Kms => schemars::schema_for!(ServerConfig),
+        Document::Service => schemars::schema_for!(ServiceConfig),
+        Document::Openapi => {
+            say_json(&sealflow_serve::openapi::document());
+            return Ok(ExitCode::SUCCESS);
+        }
         Document::Domain => sealflow::policy::domain::schema(),
         Document::Policy => sealflow::policy::parse::schema(),
     };

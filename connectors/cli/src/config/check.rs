@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use sealflow::policy::KeyPath;
+use sealflow_kms::KmsConfig;
 
 use super::pipeline::{Format, PipelineConfig};
 
@@ -30,7 +31,7 @@ pub(super) fn check(config: &PipelineConfig) -> Result<(), Wrong> {
     if config.policy_refresh.0 < Duration::from_millis(100) {
         return wrong(&root.key("policy_refresh"), "less than 100ms", "30s is usual");
     }
-    kms(config)?;
+    kms(&config.kms)?;
     if let Err((key, message, help)) = config.telemetry.check() {
         return wrong(&root.key("telemetry").key("otlp").key(key), message, help);
     }
@@ -41,7 +42,7 @@ pub(super) fn check(config: &PipelineConfig) -> Result<(), Wrong> {
     })
 }
 
-fn wrong<T>(place: &KeyPath, message: impl Into<String>, help: impl Into<String>) -> Result<T, Wrong> {
+pub(super) fn wrong<T>(place: &KeyPath, message: impl Into<String>, help: impl Into<String>) -> Result<T, Wrong> {
     Err(Wrong {
         path: place.to_string(),
         message: message.into(),
@@ -50,7 +51,7 @@ fn wrong<T>(place: &KeyPath, message: impl Into<String>, help: impl Into<String>
 }
 
 /// Names become parts of transactional ids, joined by dots.
-fn name(place: &KeyPath, name: &str) -> Result<(), Wrong> {
+pub(super) fn name(place: &KeyPath, name: &str) -> Result<(), Wrong> {
     let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-');
     if (1..=100).contains(&name.len()) && name.bytes().all(plain) {
         return Ok(());
@@ -98,8 +99,8 @@ fn count(place: &KeyPath, value: u64, most: u64) -> Result<(), Wrong> {
 }
 
 /// The section's own check; its messages start with the key.
-fn kms(config: &PipelineConfig) -> Result<(), Wrong> {
-    config.kms.check().map_err(|error| {
+pub(super) fn kms(config: &KmsConfig) -> Result<(), Wrong> {
+    config.check().map_err(|error| {
         let text = error.to_string();
         let (key, message) = text.split_once(": ").unwrap_or(("", &text));
         let path = format!("kms.{}", key.split(',').next().unwrap_or_default());

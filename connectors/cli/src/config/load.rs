@@ -1,4 +1,4 @@
-//! Reads a pipeline file: parse, fill placeholders, check.
+//! Reads the file of a pipeline or service: parse, fill placeholders, check.
 
 use std::path::Path;
 
@@ -9,10 +9,11 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use zeroize::Zeroizing;
 
-use super::check::check;
+use super::check::{self, Wrong};
 use super::interpolate::{Environment, fill, has_placeholder};
 use super::pipeline::PipelineConfig;
 use super::secrets::{Secrets, SecretsConfig};
+use super::service::ServiceConfig;
 use crate::failure::{Failure, Result};
 use crate::{files, redact};
 
@@ -20,11 +21,22 @@ use crate::{files, redact};
 pub(crate) fn load(path: &Path, environment: &Environment) -> Result<PipelineConfig> {
     let text = files::read_text(path).map_err(|failure| Failure::config(failure.message, failure.help))?;
     let base = path.parent().unwrap_or(Path::new("")).to_owned();
-    let mut config = parse(&text, &base, environment).map_err(|error| yaml_failure(path, &error))?;
+    let parsed = parse(&text, &base, environment, check::check);
+    let mut config = parsed.map_err(|error| yaml_failure(path, &error))?;
     config.catalogue.folder = base.join(&config.catalogue.folder);
     if let Some(folder) = config.dead_letters.as_mut().and_then(|dead| dead.oversize.as_mut()) {
         *folder = base.join(&*folder);
     }
+    Ok(config)
+}
+
+/// The same for the file of a service.
+pub(crate) fn load_service(path: &Path, environment: &Environment) -> Result<ServiceConfig> {
+    let text = files::read_text(path).map_err(|failure| Failure::config(failure.message, failure.help))?;
+    let base = path.parent().unwrap_or(Path::new("")).to_owned();
+    let parsed = parse(&text, &base, environment, ServiceConfig::check);
+    let mut config = parsed.map_err(|error| yaml_failure(path, &error))?;
+    config.resolve(&base);
     Ok(config)
 }
 
@@ -33,7 +45,12 @@ pub(crate) fn yaml_failure(path: &Path, error: &YamlError) -> Failure {
     Failure::config(format_args!("{}: {error}", path.display()), &error.help)
 }
 
-fn parse(text: &str, base: &Path, environment: &Environment) -> Result<PipelineConfig, YamlError> {
+fn parse<T: DeserializeOwned>(
+    text: &str,
+    base: &Path,
+    environment: &Environment,
+    check: impl FnOnce(&T) -> Result<(), Wrong>,
+) -> Result<T, YamlError> {
     let config = parse_filled(text, base, environment)?;
     check(&config).map_err(|wrong| located(text, &wrong.path, wrong.message, wrong.help))?;
     Ok(config)

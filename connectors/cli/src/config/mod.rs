@@ -1,4 +1,4 @@
-//! The pipeline file: its model, how it is read, and what is checked beyond its form.
+//! The files of pipelines and of the reading service: their models, how they are read, and what is checked beyond their form.
 
 #[cfg(test)]
 mod bad_configurations;
@@ -7,7 +7,9 @@ mod interpolate;
 mod load;
 mod pipeline;
 mod secrets;
+mod service;
 
 pub(crate) use interpolate::Environment;
-pub(crate) use load::{load, yaml_failure};
+pub(crate) use load::{load, load_service, yaml_failure};
 pub(crate) use pipeline::{Mode, PipelineConfig};
+pub(crate) use service::ServiceConfig;

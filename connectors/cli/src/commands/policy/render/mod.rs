@@ -14,8 +14,8 @@ use std::process::ExitCode;
 
 use clap::ValueEnum;
 use sealflow::acl::Principal;
-use sealflow::policy::publish::{domain_history, history};
 use sealflow::policy::VerifiedPolicy;
+use sealflow::policy::publish::{domain_history, history};
 use serde_json::json;
 
 use self::aws::{Domain, Parties, Subject};

@@ -1,0 +1,135 @@
+//! The model of a service file (`sealflow serve`), and what it may not say although its form is right.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use sealflow::policy::{KeyPath, Pin, TrustRule, TrustedOwners};
+use sealflow::units::Span;
+use sealflow_audit::AuditConfig;
+use sealflow_kms::KmsConfig;
+use sealflow_serve::{ConfigError, IdentityConfig, LimitsConfig, TlsConfig};
+use sealflow_storage::CatalogueConfig;
+use serde::Deserialize;
+
+use super::check::{self, Wrong, wrong};
+use super::pipeline::Admin;
+use super::secrets::SecretsConfig;
+
+/// A reading service: who may ask, whose policies count, where every decision is written down.
+#[derive(Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(title = "Sealflow reading service")]
+pub(crate) struct ServiceConfig {
+    /// Name of the service, `[A-Za-z0-9_-]{1,100}`.
+    pub(crate) name: String,
+    /// Address and port. Beyond loopback it needs `tls`.
+    #[serde(default = "listen")]
+    #[schemars(with = "String")]
+    pub(crate) listen: SocketAddr,
+    /// The certificate.
+    #[serde(default)]
+    pub(crate) tls: Option<TlsConfig>,
+    /// Where signed policies and key envelopes are kept.
+    pub(crate) catalogue: CatalogueConfig,
+    /// Whose policies are believed, by dataset. Where several patterns match, the owners of all of them count.
+    pub(crate) trust: Vec<TrustRule>,
+    /// The KMS. Without this section: the AWS credential chain and its region.
+    #[serde(default)]
+    pub(crate) kms: KmsConfig,
+    /// Who is believed to be whom.
+    pub(crate) identity: IdentityConfig,
+    /// What callers may ask.
+    #[serde(default)]
+    pub(crate) limits: LimitsConfig,
+    /// Where every decision is written down. There is no service without.
+    pub(crate) audit: AuditConfig,
+    /// How long a policy counts before the catalogue is asked for a newer one: what is revoked is refused after this.
+    #[serde(default = "policy_refresh")]
+    pub(crate) policy_refresh: Span,
+    /// The admin port.
+    #[serde(default)]
+    pub(crate) admin: Admin,
+    /// Where `SECRET[backend.NAME]` is looked up.
+    #[serde(default)]
+    #[allow(dead_code)] // read from the tree, before placeholders are filled and this model exists
+    secrets: SecretsConfig,
+}
+
+fn listen() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 8443))
+}
+
+fn policy_refresh() -> Span {
+    Span(Duration::from_secs(30))
+}
+
+impl ServiceConfig {
+    /// Checks what needs no file and no network. The first thing wrong is reported.
+    pub(super) fn check(&self) -> Result<(), Wrong> {
+        let root = KeyPath::root();
+        check::name(&root.key("name"), &self.name)?;
+        if self.tls.is_none() && !self.listen.ip().is_loopback() {
+            let help =
+                "add `tls: { certificate: …, key: … }`, or listen on 127.0.0.1 behind what ends TLS on this machine";
+            return wrong(&root.key("tls"), "is missing, and `listen` is not on loopback", help);
+        }
+        if let Err(error) = TrustedOwners::new(self.trust.clone()) {
+            return wrong(&root.key("trust"), error.to_string(), error.help());
+        }
+        check::kms(&self.kms)?;
+        self.identity.check().map_err(|error| below("identity", error))?;
+        self.limits.check().map_err(|error| below("limits", error))?;
+        if self.policy_refresh.0 < Duration::from_millis(100) {
+            return wrong(&root.key("policy_refresh"), "less than 100ms", "30s is usual");
+        }
+        Ok(())
+    }
+
+    /// The owner keys of all rules, one by one.
+    pub(crate) fn pins(&self) -> Vec<Pin> {
+        let pins = |rule: &TrustRule| {
+            let dataset = rule.dataset.clone();
+            rule.owners.clone().into_iter().map(move |owner| Pin {
+                dataset: dataset.clone(),
+                owner,
+            })
+        };
+        self.trust.iter().flat_map(pins).collect()
+    }
+
+    /// Resolves paths against the folder of the file.
+    pub(super) fn resolve(&mut self, base: &Path) {
+        let mut paths: Vec<&mut PathBuf> = vec![
+            &mut self.catalogue.folder,
+            &mut self.audit.key,
+            &mut self.audit.checkpoints,
+        ];
+        paths.extend(&mut self.audit.path);
+        if let Some(tls) = &mut self.tls {
+            paths.extend([&mut tls.certificate, &mut tls.key]);
+        }
+        for path in paths {
+            *path = base.join(&*path);
+        }
+    }
+}
+
+fn below(section: &str, error: ConfigError) -> Wrong {
+    Wrong {
+        path: format!("{section}.{}", error.path),
+        message: error.message,
+        help: error.help,
+    }
+}
+
+/// Configuration may hold secrets, so `Debug` shows its name only.
+impl fmt::Debug for ServiceConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServiceConfig")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,203 @@
+//! Slow, silent, greedy and garbled clients do no harm, and a stop lets those finish who are under way.
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use crate::bench::Bench;
+use crate::client::read;
+
+const LIMITS: &str = "limits: { head_timeout: 1s, body_timeout: 1s, answer_timeout: 2s, connections: 40, in_flight: 4, \
+    in_flight_per_principal: 2, requests_burst: 1000, requests_per_second: 1000 }";
+
+#[test]
+fn clients_that_are_slow_silent_or_garbled_are_left_and_nobody_else_notices() {
+    let bench = Bench::new();
+    let serving = bench.start(LIMITS);
+    let (client, alice) = (&serving.client, bench.issuer.token("alice"));
+    let answers = |what: &str| assert_eq!(client.open_text(&alice, &bench.records("")).status, 200, "{what}");
+    answers("before");
+    // No TLS at all, and nothing.
+    let mut plain = TcpStream::connect(client.address).unwrap();
+    plain.write_all(b"GET /v1/whoami HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+    let _silent: Vec<_> = (0..10).map(|_| TcpStream::connect(client.address).unwrap()).collect();
+    // Half a head, half a body, and a connection that is kept and not used.
+    let started = Instant::now();
+    let mut half_head = client.connect();
+    half_head.write_all(b"GET /v1/whoami HTTP/1.1\r\nHost:").unwrap();
+    let mut half_body = client.connect();
+    let head = format!(
+        "POST /v1/open HTTP/1.1\r\nHost: a\r\nAuthorization: {alice}\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n{{"
+    );
+    half_body.write_all(head.as_bytes()).unwrap();
+    answers("beside slow ones");
+    assert_eq!(read(&mut half_body).unwrap().code(), "too-slow");
+    let mut rest = Vec::new();
+    let _ = half_head.read_to_end(&mut rest);
+    assert!(started.elapsed() < Duration::from_secs(8), "{:?}", started.elapsed());
+    let mut idle = client.connect();
+    idle.write_all(format!("GET /v1/whoami HTTP/1.1\r\nHost: a\r\nAuthorization: {alice}\r\n\r\n").as_bytes())
+        .unwrap();
+    let kept = Instant::now();
+    let _ = idle.read_to_end(&mut rest);
+    assert!(
+        kept.elapsed() < Duration::from_secs(8),
+        "an idle connection is closed: {:?}",
+        kept.elapsed()
+    );
+    // Garbage, heads that are too long, framing that two readers could take for different things.
+    for garbage in [
+        "\r\n\r\n\0\0\0\0".to_owned(),
+        format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "a".repeat(100_000)),
+        format!("GET /v1/whoami HTTP/1.1\r\nHost: a\r\n{}\r\n", "x: y\r\n".repeat(200)),
+        format!(
+            "POST /v1/open HTTP/1.1\r\nHost: a\r\nAuthorization: {alice}\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n{{}}"
+        ),
+        format!(
+            "POST /v1/open HTTP/1.1\r\nHost: a\r\nAuthorization: {alice}\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"
+        ),
+    ] {
+        let mut stream = client.connect();
+        let _ = stream.write_all(garbage.as_bytes());
+        if let Ok(answer) = read(&mut stream) {
+            assert!((400..500).contains(&answer.status), "{answer:?}");
+        }
+        answers("after garbage");
+    }
+    // Many at once: some are told to come back, none is lost.
+    let body = bench.records("");
+    let statuses: Vec<u16> = std::thread::scope(|scope| {
+        let asking: Vec<_> = (0..30)
+            .map(|_| scope.spawn(|| client.open_text(&alice, &body).status))
+            .collect();
+        asking.into_iter().map(|asking| asking.join().unwrap()).collect()
+    });
+    assert!(
+        statuses.iter().all(|status| [200, 429, 503].contains(status)),
+        "{statuses:?}"
+    );
+    assert!(statuses.contains(&200));
+    answers("after many");
+    assert!(serving.instance.peak_memory_kib().unwrap() < 300 * 1024);
+    serving.stop();
+}
+
+#[test]
+fn a_body_that_says_no_length_is_cut_off_at_the_limit() {
+    let bench = Bench::new();
+    let serving = bench.start("limits: { body: 64KiB }");
+    let alice = bench.issuer.token("alice");
+    let mut stream = serving.client.connect();
+    let head = format!(
+        "POST /v1/open HTTP/1.1\r\nHost: a\r\nConnection: close\r\nAuthorization: {alice}\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).unwrap();
+    for _ in 0..20 {
+        if stream
+            .write_all(format!("1000\r\n{}\r\n", " ".repeat(0x1000)).as_bytes())
+            .is_err()
+        {
+            break;
+        }
+    }
+    assert_eq!(read(&mut stream).unwrap().code(), "too-large");
+    serving.stop();
+}
+
+#[test]
+fn a_stop_lets_a_request_under_way_end_and_takes_no_more() {
+    let bench = Bench::new();
+    let serving = bench.start("");
+    let alice = bench.issuer.token("alice");
+    assert!(serving.admin("/readyz").starts_with("ok"));
+    let body = bench.records("");
+    let mut stream = serving.client.connect();
+    let head = format!(
+        "POST /v1/open HTTP/1.1\r\nHost: a\r\nAuthorization: {alice}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    stream.write_all(head.as_bytes()).unwrap();
+    let (first, rest) = body.split_at(10);
+    stream.write_all(first.as_bytes()).unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    serving.instance.terminate();
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(TcpStream::connect(serving.client.address).is_err(), "nobody new");
+    assert!(serving.admin("/readyz").starts_with("draining"));
+    stream.write_all(rest.as_bytes()).unwrap();
+    assert_eq!(read(&mut stream).unwrap().status, 200);
+    let (status, log) = serving.instance.wait(Duration::from_secs(30));
+    assert!(status.success(), "{log}");
+    assert_eq!(bench.audited(&[]).len(), 2);
+}
+
+#[test]
+fn a_new_certificate_is_taken_in_and_a_broken_one_is_not() {
+    let bench = Bench::new();
+    let serving = bench.start("");
+    let serial = || {
+        let stream = serving.client.connect();
+        let certificate = stream.ssl().peer_certificate().unwrap();
+        certificate
+            .serial_number()
+            .to_bn()
+            .unwrap()
+            .to_dec_str()
+            .unwrap()
+            .to_string()
+    };
+    assert_eq!(serial(), "1000");
+    std::fs::write(bench.site.path().join("cert.pem"), "broken").unwrap();
+    std::thread::sleep(Duration::from_secs(11));
+    assert_eq!(serial(), "1000");
+    bench.certify(2_000);
+    let until = Instant::now() + Duration::from_secs(30);
+    while serial() != "2000" {
+        assert!(Instant::now() < until);
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    serving.stop();
+}
+
+#[test]
+fn a_service_that_could_be_listened_to_or_that_nobody_writes_down_does_not_start() {
+    let bench = Bench::new();
+    let path = bench.configure(&bench.site.kms().endpoint(), "");
+    let good = std::fs::read_to_string(&path).unwrap();
+    let run = |yaml: &str, more: &[&str]| {
+        std::fs::write(&path, yaml).unwrap();
+        let output = bench.run("pipeline", &[&["serve", "service.yaml"], more].concat());
+        (
+            output.status.code(),
+            String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout),
+        )
+    };
+    let line = |start: &str| good.lines().find(|line| line.starts_with(start)).unwrap().to_owned() + "\n";
+    let beyond = good
+        .replace("listen: 127.0.0.1:0\n", "listen: 0.0.0.0:0\n")
+        .replace(&line("tls:"), "");
+    for (yaml, what) in [
+        (beyond, "is missing, and `listen` is not on loopback"),
+        (good.replace(&line("audit:"), ""), "missing key `audit`"),
+        (good.replace("trust: [", "trust: [] #"), "no owner key is pinned"),
+        (
+            good.replace("jwks_uri: \"http://127", "jwks_uri: \"http://192"),
+            "jwks_uri",
+        ),
+        (good.replace("cert.pem", "none.pem"), "none.pem"),
+        (good.replace("name: read", "name: read\nsecret: 1"), "secret"),
+    ] {
+        let (code, said) = run(&yaml, &[]);
+        assert!(code == Some(78) && said.contains(what), "{what}: {code:?} {said}");
+        assert!(said.contains("help: "), "{said}");
+    }
+    let (code, said) = run(&good, &["--check"]);
+    assert!(
+        code == Some(0) && said.contains("ok keys of https://login.example.com"),
+        "{said}"
+    );
+    assert!(
+        !bench.site.path().join("log/audit.log").exists(),
+        "a check writes nothing"
+    );
+}

@@ -1,0 +1,366 @@
+//! From a request of somebody who is proved to what they see, and what is written down of it.
+
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use bytes::Bytes;
+use sealflow::acl::Identity;
+use sealflow::audit::{Event, Place};
+use sealflow::clock::UnixMillis;
+use sealflow::keys::envelope::KEYS_HEADER;
+use sealflow::keys::{DomainKeys, OpeningKeys};
+use sealflow::pipeline::{
+    ColumnDecision, ColumnOutcome, Format, Header, OpenedValues, Position, ReadError, Reader, Reading, Record,
+    SealedText, Timestamp, TransformError,
+};
+use sealflow::policy::{PolicySource, PolicySourceError, VerifiedPolicy};
+use serde_json::value::RawValue;
+use zeroize::{Zeroize as _, Zeroizing};
+
+use crate::api::{self, OpenRequest, Sealed, What};
+use crate::problem::{Code, Problem};
+
+/// Datasets whose compiled policies are kept. Beyond that they are compiled at every request.
+pub const MOST_READERS: usize = 1_024;
+/// As audit lines name where values were found.
+const SOURCE: &str = "request";
+
+/// Opens for whom it may: policies, keys, and the readers made of them.
+pub struct Opening {
+    policies: Arc<dyn PolicySource>,
+    keys: OpeningKeys,
+    domains: DomainKeys,
+    readers: RwLock<HashMap<String, Arc<Reader>>>,
+}
+
+/// What somebody sees, before it is shown.
+pub(crate) struct Seen {
+    what: Read,
+    /// Of the audit log.
+    pub(crate) events: Vec<Event>,
+}
+
+enum Read {
+    Values(OpenedValues),
+    Records(Reading),
+}
+
+/// How often values were opened, refused, and did not open.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Counts {
+    pub(crate) opened: u64,
+    pub(crate) refused: u64,
+    pub(crate) failed: u64,
+}
+
+impl Opening {
+    /// By these policies, with these keys.
+    #[must_use]
+    pub fn new(policies: Arc<dyn PolicySource>, keys: OpeningKeys, domains: DomainKeys) -> Self {
+        Self {
+            policies,
+            keys,
+            domains,
+            readers: RwLock::default(),
+        }
+    }
+
+    /// What `who` sees at `now`. `about` is what the events say beside what was decided.
+    pub(crate) async fn read(
+        &self,
+        request: &OpenRequest<'_>,
+        who: &Identity,
+        now: UnixMillis,
+        about: &Event,
+    ) -> Result<Seen, ReadError> {
+        let reader = self.reader(&request.dataset).await?;
+        let purpose = request.purpose.as_deref();
+        let what = match &request.what {
+            What::Values(values) => {
+                let texts: Vec<SealedText<'_>> = values.iter().map(sealed_text).collect();
+                Read::Values(reader.open_values(&texts, who, purpose, now).await?)
+            }
+            What::Records { json, keys } => {
+                let headers: Vec<Header> = keys.iter().map(|keys| keys_header(keys)).collect();
+                let records = (0..).zip(json).map(|(n, json)| record(n, json, &headers)).collect();
+                Read::Records(reader.read(records, who, purpose, now).await?)
+            }
+        };
+        let mut events = match &what {
+            Read::Values(opened) => opened.events(about),
+            Read::Records(reading) => reading.events(about),
+        };
+        for event in &mut events {
+            event.place = event.place.take().map(in_request);
+        }
+        Ok(Seen { what, events })
+    }
+
+    /// Whether what was seen may still be shown: the lease of its policy has not ended meanwhile.
+    pub(crate) async fn check_still(&self, seen: &Seen) -> Result<(), ReadError> {
+        let policy = seen.policy();
+        if self.policies.holds(policy) {
+            return Ok(());
+        }
+        let dataset = &policy.policy().dataset;
+        self.policies.policy(dataset).await?;
+        // A newer policy, or lease, counts by now: by that one it was not decided.
+        Err(ReadError::Policy(PolicySourceError::Unavailable {
+            what: format!("policy of dataset {dataset}"),
+            reason: "another one counts since the request began".to_owned(),
+        }))
+    }
+
+    /// The reader of a dataset that has a policy.
+    async fn reader(&self, dataset: &str) -> Result<Arc<Reader>, ReadError> {
+        let kept = self
+            .readers
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(dataset)
+            .cloned();
+        if let Some(reader) = kept {
+            return Ok(reader);
+        }
+        // Names without a policy come from callers in any number: nothing is kept of them.
+        self.policies.policy(dataset).await?;
+        let (policies, keys) = (Arc::clone(&self.policies), self.keys.clone());
+        let reader = Arc::new(Reader::new(dataset, Format::Json, policies, keys, self.domains.clone()));
+        let mut readers = self.readers.write().unwrap_or_else(PoisonError::into_inner);
+        if readers.len() < MOST_READERS {
+            readers.insert(dataset.to_owned(), Arc::clone(&reader));
+        }
+        Ok(reader)
+    }
+
+    /// Lets old keys go: about once a second.
+    pub async fn tick(&self) {
+        self.keys.tick().await;
+    }
+
+    /// The keys, for their counters.
+    #[must_use]
+    pub fn keys(&self) -> &OpeningKeys {
+        &self.keys
+    }
+}
+
+impl std::fmt::Debug for Opening {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Opening").finish_non_exhaustive()
+    }
+}
+
+fn sealed_text<'a>(value: &'a Sealed<'_>) -> SealedText<'a> {
+    SealedText {
+        label: value.label.as_deref(),
+        text: &value.value,
+    }
+}
+
+fn keys_header(value: &[u8]) -> Header {
+    Header {
+        name: KEYS_HEADER.to_owned(),
+        value: Some(Bytes::copy_from_slice(value)),
+    }
+}
+
+fn record(n: i64, json: &str, headers: &[Header]) -> Record {
+    Record {
+        position: Position {
+            topic: Arc::from(SOURCE),
+            partition: 0,
+            offset: n,
+        },
+        timestamp: Timestamp::None,
+        key: None,
+        value: Some(Bytes::copy_from_slice(json.as_bytes())),
+        headers: headers.to_vec(),
+    }
+}
+
+/// A request has no partitions; its values and records are numbered from 0.
+fn in_request(place: Place) -> Place {
+    Place {
+        source: SOURCE.to_owned(),
+        partition: None,
+        ..place
+    }
+}
+
+impl Seen {
+    fn policy(&self) -> &VerifiedPolicy {
+        match &self.what {
+            Read::Values(opened) => &opened.policy,
+            Read::Records(reading) => &reading.policy,
+        }
+    }
+
+    /// Version of the policy that decided.
+    pub(crate) fn version(&self) -> u64 {
+        self.policy().policy().version
+    }
+
+    fn decisions(&self) -> &[ColumnDecision] {
+        match &self.what {
+            Read::Values(opened) => &opened.decisions,
+            Read::Records(reading) => &reading.decisions,
+        }
+    }
+
+    pub(crate) fn counts(&self) -> Counts {
+        let mut counts = Counts::default();
+        for decision in self.decisions() {
+            let counted = match decision.outcome {
+                ColumnOutcome::Opened => &mut counts.opened,
+                ColumnOutcome::Refused => &mut counts.refused,
+                ColumnOutcome::Failed(_) => &mut counts.failed,
+            };
+            *counted += decision.count;
+        }
+        counts
+    }
+
+    /// The answer. Its bytes, and what was opened for it, are wiped when they are dropped.
+    pub(crate) fn into_json(mut self) -> Result<Bytes, Problem> {
+        let written = self.write();
+        self.wipe();
+        written.map(Bytes::from_owner)
+    }
+
+    fn write(&self) -> Result<Zeroizing<Vec<u8>>, Problem> {
+        let policy = self.policy().policy();
+        let (mut values, mut records, mut withheld) = (None, None, None);
+        let mut length = 512;
+        match &self.what {
+            Read::Values(opened) => {
+                let mut shown = Vec::with_capacity(opened.values.len());
+                for value in &opened.values {
+                    length += value.len() + 1;
+                    shown.push(json(value)?);
+                }
+                values = Some(shown);
+            }
+            Read::Records(reading) => {
+                let (mut shown, mut not_shown) = (Vec::with_capacity(reading.records.len()), Vec::new());
+                for (index, record) in (0..).zip(&reading.records) {
+                    match record {
+                        Ok(record) => {
+                            let value = record.value.as_deref().unwrap_or_default();
+                            length += value.len() + 1;
+                            let text = std::str::from_utf8(value).map_err(|_| internal())?;
+                            shown.push(Some(json(text)?));
+                        }
+                        Err(why) => {
+                            length += 64;
+                            shown.push(None);
+                            not_shown.push(api::Withheld { index, code: why.code });
+                        }
+                    }
+                }
+                (records, withheld) = (Some(shown), Some(not_shown));
+            }
+        }
+        let mut decisions = Vec::with_capacity(self.decisions().len());
+        for decision in self.decisions() {
+            // Spelled as JSON, a character takes six bytes at most.
+            length += 6 * (decision.label.len() + decision.because.len()) + 128;
+            decisions.push(decided(decision));
+        }
+        let answer = api::Opened {
+            dataset: &policy.dataset,
+            policy_version: policy.version,
+            values,
+            records,
+            withheld,
+            decisions,
+        };
+        // Long enough: a vector that grows leaves a copy behind that nobody wipes.
+        let mut bytes = Zeroizing::new(Vec::with_capacity(length));
+        serde_json::to_writer(&mut *bytes, &answer).map_err(|_| internal())?;
+        Ok(bytes)
+    }
+
+    /// Takes what was opened out of memory, as far as it is ours alone.
+    fn wipe(&mut self) {
+        match &mut self.what {
+            Read::Values(opened) => opened.values.iter_mut().for_each(|value| value.zeroize()),
+            Read::Records(reading) => {
+                for record in reading.records.iter_mut().flatten() {
+                    if let Some(Ok(mut value)) = record.value.take().map(Bytes::try_into_mut) {
+                        value.as_mut().zeroize();
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn json(text: &str) -> Result<&RawValue, Problem> {
+    serde_json::from_str(text).map_err(|_| internal())
+}
+
+fn decided(decision: &ColumnDecision) -> api::Decision<'_> {
+    let (outcome, code) = match decision.outcome {
+        ColumnOutcome::Opened => (api::Outcome::Opened, None),
+        ColumnOutcome::Refused => (api::Outcome::Refused, None),
+        ColumnOutcome::Failed(code) => (api::Outcome::Failed, Some(code)),
+    };
+    api::Decision {
+        label: &decision.label,
+        outcome,
+        code,
+        because: &decision.because,
+        count: decision.count,
+    }
+}
+
+pub(crate) fn internal() -> Problem {
+    Problem::new(
+        Code::Internal,
+        "a bug of this service",
+        "report it with the time of the request",
+    )
+}
+
+/// Why nothing was read, for the caller. What the operator has to mend is in the log.
+pub(crate) fn unread(error: &ReadError) -> Problem {
+    match error {
+        ReadError::Policy(PolicySourceError::Missing { .. }) => {
+            let help = "check the dataset's name; its owner publishes the policy";
+            Problem::new(Code::PolicyMissing, "there is no policy of that dataset", help)
+        }
+        ReadError::Policy(error @ PolicySourceError::Untrusted { help, .. }) => {
+            Problem::new(Code::PolicyUnusable, error.to_string(), help)
+        }
+        ReadError::Policy(error @ PolicySourceError::NotPermitted { .. }) => {
+            tracing::warn!(%error, "a policy cannot be read");
+            let help = "the service's operator has to let it read the catalogue";
+            Problem::new(Code::PolicyUnusable, "the policy cannot be read by this service", help)
+        }
+        ReadError::Service(TransformError::Stop { reason, help, .. }) => {
+            tracing::warn!(reason, help, "nothing can be opened");
+            let detail =
+                "a key service or the catalogue refuses this service, or the policy asks for what it cannot do";
+            Problem::new(
+                Code::ServiceUnusable,
+                detail,
+                "the service's operator finds the reason in its log",
+            )
+        }
+        ReadError::Policy(error) => {
+            tracing::warn!(%error, "a policy cannot be fetched");
+            Problem::new(
+                Code::PolicyUnavailable,
+                "the policy cannot be fetched at the moment",
+                "try again",
+            )
+            .retry_after(1)
+        }
+        error => {
+            tracing::warn!(%error, "a service is away");
+            let detail = "the key service or the catalogue does not answer at the moment";
+            Problem::new(Code::ServiceUnavailable, detail, "try again").retry_after(1)
+        }
+    }
+}

@@ -1,0 +1,427 @@
+//! One request after the other, from its head to its answer. Who asks is proved before a byte of the body is read, and
+//! every decision is written down before anything is shown.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
+use hyper::body::{Body as _, Incoming};
+use hyper::header::{
+    ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
+};
+use hyper::http::request;
+use hyper::{HeaderMap, Method, Request, Response, StatusCode};
+use sealflow::acl::Identity;
+use sealflow::audit::{AuditError, AuditLog, Event, Verdict};
+use sealflow::clock::{Clock, NeverBack, UnixMillis};
+use sealflow::pipeline::ReadError;
+use tokio::sync::Semaphore;
+
+use crate::api::{self, Most, OpenRequest, Whoami};
+use crate::config::LimitsConfig;
+use crate::identity::{Proven, Prover, whole_seconds};
+use crate::limits::{Buckets, Place, Places};
+use crate::metrics::Metrics;
+use crate::open::{Opening, internal, unread};
+use crate::openapi;
+use crate::problem::{Code, Problem};
+use crate::refusals::Refusals;
+
+/// What a service is made of.
+pub struct Parts {
+    /// Proves who asks.
+    pub prover: Prover,
+    /// Opens.
+    pub opening: Opening,
+    /// Where every decision is written down.
+    pub audit: Arc<dyn AuditLog>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// What may be asked.
+    pub limits: LimitsConfig,
+    /// What is counted.
+    pub metrics: Metrics,
+}
+
+/// The reading service, without its connections.
+pub struct Service {
+    prover: Prover,
+    opening: Opening,
+    audit: Arc<dyn AuditLog>,
+    clock: Arc<dyn Clock>,
+    time: NeverBack,
+    pub(crate) limits: LimitsConfig,
+    pub(crate) metrics: Metrics,
+    refusals: Refusals,
+    in_flight: Semaphore,
+    places: Arc<Places>,
+    requests: Buckets,
+    values: Buckets,
+    openapi: Bytes,
+}
+
+/// What can be asked for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Route {
+    Open,
+    Whoami,
+    OpenApi,
+}
+
+impl Route {
+    fn of(method: &Method, path: &str) -> Result<Self, Problem> {
+        let (route, allowed) = match path {
+            "/v1/open" => (Self::Open, Method::POST),
+            "/v1/whoami" => (Self::Whoami, Method::GET),
+            "/v1/openapi.json" => (Self::OpenApi, Method::GET),
+            _ => {
+                let help = "GET /v1/openapi.json says what there is";
+                return Err(Problem::new(Code::NotFound, "there is nothing of that path", help));
+            }
+        };
+        if *method == allowed {
+            Ok(route)
+        } else {
+            let detail = "the path takes another method";
+            Err(Problem::new(Code::OtherMethod, detail, format!("use {allowed}")))
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Whoami => "whoami",
+            Self::OpenApi => "openapi",
+        }
+    }
+}
+
+impl Service {
+    /// Puts the parts together.
+    #[must_use]
+    pub fn new(parts: Parts) -> Arc<Self> {
+        let Parts {
+            prover,
+            opening,
+            audit,
+            clock,
+            limits,
+            metrics,
+        } = parts;
+        let buckets = |rate, burst| Buckets::new(rate, burst, Arc::clone(&clock));
+        Arc::new(Self {
+            refusals: Refusals::new(Arc::clone(&audit), Arc::clone(&clock)),
+            in_flight: Semaphore::new(count(limits.in_flight)),
+            places: Places::new(limits.in_flight_per_principal),
+            requests: buckets(limits.requests_per_second, limits.requests_burst),
+            values: buckets(limits.values_per_second, limits.values_burst),
+            openapi: Bytes::from(openapi::document().to_string()),
+            time: NeverBack::default(),
+            prover,
+            opening,
+            audit,
+            clock,
+            limits,
+            metrics,
+        })
+    }
+
+    /// Proves who asks.
+    #[must_use]
+    pub fn prover(&self) -> &Prover {
+        &self.prover
+    }
+
+    /// Opens.
+    #[must_use]
+    pub fn opening(&self) -> &Opening {
+        &self.opening
+    }
+
+    /// Writes down what was counted meanwhile; lets old keys go. About once a second, and once at the end.
+    ///
+    /// # Errors
+    /// [`AuditError`]
+    pub async fn tick(&self) -> Result<(), AuditError> {
+        self.opening.tick().await;
+        self.refusals.flush().await
+    }
+
+    /// Answers one request of that peer.
+    pub async fn answer(self: Arc<Self>, request: Request<Incoming>, peer: IpAddr) -> Response<Full<Bytes>> {
+        let started = Instant::now();
+        let (head, body) = request.into_parts();
+        let route = Route::of(&head.method, head.uri.path());
+        let name = route.as_ref().map_or("none", |route| route.name());
+        let service = Arc::clone(&self);
+        // In a task of its own: a caller who hangs up ends nothing halfway, neither a line of the log nor a fetch of keys
+        // that others wait for.
+        let working = tokio::spawn(async move {
+            let _counted = service.metrics.in_flight();
+            let patience = service.limits.request_timeout.0;
+            let work = service.work(route, &head, body, peer);
+            match tokio::time::timeout(patience, work).await {
+                Ok(answer) => answer,
+                Err(_) => Err(Problem::new(Code::TookTooLong, "the request took too long", "try again").retry_after(1)),
+            }
+        });
+        let answer = working.await.unwrap_or_else(|_| Err(internal()));
+        let answer = answer.unwrap_or_else(|problem| self.respond_problem(&problem));
+        self.metrics.answered(name, answer.status().as_u16(), started.elapsed());
+        answer
+    }
+
+    async fn work(
+        &self,
+        route: Result<Route, Problem>,
+        head: &request::Parts,
+        body: Incoming,
+        peer: IpAddr,
+    ) -> Result<Response<Full<Bytes>>, Problem> {
+        let route = route?;
+        if route == Route::OpenApi {
+            return Ok(respond(StatusCode::OK, "application/json", self.openapi.clone()));
+        }
+        let Ok(_permit) = self.in_flight.try_acquire() else {
+            let detail = "too many requests are under way";
+            return Err(Problem::new(Code::Busy, detail, "try again").retry_after(1));
+        };
+        let now = self.time.now(&*self.clock);
+        let (caller, _place) = self.caller(&head.headers, peer, now).await?;
+        match route {
+            Route::Open => {
+                is_json(&head.headers)?;
+                let body = self.body(body).await?;
+                let json = self.open(&body, &caller).await?;
+                Ok(respond(StatusCode::OK, "application/json", json))
+            }
+            _ => Ok(respond(StatusCode::OK, "application/json", whoami(&caller))),
+        }
+    }
+
+    /// Who asks, if they may now. Refused proofs are written down.
+    async fn caller(&self, headers: &HeaderMap, peer: IpAddr, now: UnixMillis) -> Result<(Caller, Place), Problem> {
+        let proven = match self.prover.prove(headers, peer, now).await {
+            Ok(proven) => proven,
+            Err(problem) => {
+                if problem.is_unproven() || problem.code == Code::TooManyUnproven {
+                    self.refusals
+                        .record(&problem, now)
+                        .await
+                        .map_err(|error| unwritten(&error))?;
+                }
+                return Err(problem);
+            }
+        };
+        self.metrics.proved(proven.proof);
+        let caller = Caller {
+            name: proven.identity.to_string(),
+            proven,
+        };
+        let Some(place) = self.places.take(&caller.name) else {
+            let detail = "this principal has too many requests under way";
+            return Err(Problem::new(Code::TooManyAtOnce, detail, "wait for the answers to some").retry_after(1));
+        };
+        self.requests.take(&caller.name, 1).map_err(|wait| {
+            let detail = "this principal asks too often";
+            slower(
+                Code::TooManyRequests,
+                detail,
+                "send fewer requests with more values each",
+                wait,
+            )
+        })?;
+        Ok((caller, place))
+    }
+
+    async fn body(&self, body: Incoming) -> Result<Bytes, Problem> {
+        let most = self.limits.body.0;
+        let too_large = || {
+            let detail = format!("the body is longer than {most} bytes");
+            Problem::new(Code::TooLarge, detail, "send fewer values or records at once")
+        };
+        if body.size_hint().lower() > most {
+            return Err(too_large());
+        }
+        let body = Limited::new(body, usize::try_from(most).unwrap_or(usize::MAX)).collect();
+        match tokio::time::timeout(self.limits.body_timeout.0, body).await {
+            Ok(Ok(body)) => Ok(body.to_bytes()),
+            Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
+            Ok(Err(_)) => Err(Problem::new(
+                Code::MalformedHttp,
+                "the body broke off, or its framing is malformed",
+                "try again",
+            )),
+            Err(_) => Err(Problem::new(
+                Code::TooSlow,
+                "the body did not arrive in time",
+                "send it faster, or less of it",
+            )),
+        }
+    }
+
+    async fn open(&self, body: &[u8], caller: &Caller) -> Result<Bytes, Problem> {
+        let most = Most {
+            records: count(self.limits.records),
+            values: count(self.limits.values),
+        };
+        let request = api::parse(body, most)?;
+        let paid = request.least_values();
+        self.values.take(&caller.name, paid).map_err(|wait| {
+            let detail = "this principal asks for too many values";
+            slower(Code::TooManyValues, detail, "ask for fewer values, or later", wait)
+        })?;
+        let now = self.time.now(&*self.clock);
+        let about = caller.about(&request, now);
+        let read = self.opening.read(&request, &caller.proven.identity, now, &about).await;
+        let mut seen = match read {
+            Ok(seen) => seen,
+            Err(error) => return Err(self.unread(&error, about).await),
+        };
+        let counts = seen.counts();
+        let all = usize::try_from(counts.opened + counts.refused + counts.failed).unwrap_or(usize::MAX);
+        self.values.charge(&caller.name, all.saturating_sub(paid));
+        let events = std::mem::take(&mut seen.events);
+        self.audit.record(events).await.map_err(|error| unwritten(&error))?;
+        // Reading, and writing it down, may have taken until after the end of the policy's lease.
+        if let Err(error) = self.opening.check_still(&seen).await {
+            return Err(self.unread(&error, about).await);
+        }
+        self.metrics.read(&request.dataset, seen.version(), counts);
+        seen.into_json()
+    }
+
+    /// Why nothing was read. What is no passing outage is written down as a refusal.
+    async fn unread(&self, error: &ReadError, about: Event) -> Problem {
+        let problem = unread(error);
+        if error.is_retryable() {
+            return problem;
+        }
+        let event = Event {
+            rule: format!("{}: {}", problem.code.as_str(), problem.detail),
+            ..about
+        };
+        match self.audit.record(vec![event]).await {
+            Ok(()) => problem,
+            Err(error) => unwritten(&error),
+        }
+    }
+
+    fn respond_problem(&self, problem: &Problem) -> Response<Full<Bytes>> {
+        self.metrics.problem_of(problem);
+        let body = Bytes::from(problem.to_json());
+        let mut response = respond(problem.code.status(), "application/problem+json", body);
+        let headers = response.headers_mut();
+        let mut put = |name: HeaderName, value: &str| {
+            if let Ok(value) = HeaderValue::from_str(value) {
+                headers.append(name, value);
+            }
+        };
+        if let Some(seconds) = problem.retry_after {
+            put(RETRY_AFTER, &seconds.to_string());
+        }
+        if problem.is_unproven() {
+            for challenge in self.prover.challenges(problem) {
+                put(WWW_AUTHENTICATE, &challenge);
+            }
+        }
+        if problem.code == Code::OtherMethod {
+            put(ALLOW, problem.help.strip_prefix("use ").unwrap_or_default());
+        }
+        response
+    }
+}
+
+impl std::fmt::Debug for Service {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Service")
+            .field("prover", &self.prover)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Who asks, and as buckets and audit lines name them.
+struct Caller {
+    name: String,
+    proven: Proven,
+}
+
+impl Caller {
+    /// What every event of the request says.
+    fn about(&self, request: &OpenRequest<'_>, now: UnixMillis) -> Event {
+        Event {
+            principal: Some(self.name.clone()),
+            caller: self.proven.caller.clone(),
+            proof: Some(self.proven.proof),
+            purpose: request.purpose.clone(),
+            dataset: Some(request.dataset.clone()),
+            count: u64::try_from(request.least_values()).unwrap_or(u64::MAX),
+            ..Event::new(now, Verdict::Refused, "")
+        }
+    }
+}
+
+fn whoami(caller: &Caller) -> Bytes {
+    let groups = match &caller.proven.identity {
+        Identity::Oidc { groups, .. } => groups.iter().map(String::as_str).collect(),
+        _ => Vec::new(),
+    };
+    let answer = Whoami {
+        principal: &caller.name,
+        groups,
+        proof: caller.proven.proof.as_str(),
+        expires: caller.proven.expires.to_string(),
+    };
+    // Texts: nothing that could fail.
+    Bytes::from(serde_json::to_vec(&answer).unwrap_or_default())
+}
+
+fn is_json(headers: &HeaderMap) -> Result<(), Problem> {
+    let given = headers
+        .get(CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default();
+    let media_type = given.split(';').next().unwrap_or_default().trim();
+    let is_encoded = headers.contains_key(hyper::header::CONTENT_ENCODING);
+    if media_type.eq_ignore_ascii_case("application/json") && !is_encoded {
+        return Ok(());
+    }
+    let detail = "the body is not said to be application/json without a content encoding";
+    Err(Problem::new(
+        Code::OtherMediaType,
+        detail,
+        "send `Content-Type: application/json`",
+    ))
+}
+
+fn slower(code: Code, detail: &str, help: &str, wait: Duration) -> Problem {
+    Problem::new(code, detail, help).retry_after(whole_seconds(wait))
+}
+
+/// What cannot be written down does not happen.
+fn unwritten(error: &AuditError) -> Problem {
+    tracing::error!(%error, help = error.help(), "nothing is shown: the audit log cannot be written");
+    let detail = "decisions cannot be written down at the moment, so that nothing is shown";
+    Problem::new(
+        Code::AuditUnavailable,
+        detail,
+        "try again; the service's operator finds the reason in its log",
+    )
+    .retry_after(5)
+}
+
+fn respond(status: StatusCode, media_type: &'static str, body: Bytes) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}
+
+fn count(n: u32) -> usize {
+    usize::try_from(n).unwrap_or(usize::MAX)
+}
