@@ -23,7 +23,7 @@ pub(super) fn derive(
     domains: &Domains,
 ) -> Result<Option<Zeroizing<Vec<u8>>>, Rejection> {
     match rule.hint.as_ref().map(|hint| &hint.derivation) {
-        // That a value is null may be sealed, and a hint would show it.
+        // It stays in clear: columns that seal nulls have no hints, which would tell nulls from values.
         Some(_) if text == b"null" => Ok(None),
         None => Ok(None),
         Some(Derivation::Last4) => Ok(last4(text)),

@@ -3,6 +3,7 @@
 //! The opposite of the opening transform: nothing is set aside, and one column that is refused, or one value that does
 //! not open, takes nothing from the others. What does not open is a null, never its plaintext and never a guess.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -188,9 +189,26 @@ impl Reading {
     #[must_use]
     pub fn events(&self, about: &Event) -> Vec<Event> {
         let about = by(&self.policy, about);
-        let withheld = self.records.iter().filter_map(|record| record.as_ref().err());
-        let decided = self.decisions.iter().map(|decision| decision.event(&about));
-        decided.chain(withheld.map(|withheld| withheld.event(&about))).collect()
+        let mut events: Vec<Event> = self.decisions.iter().map(|decision| decision.event(&about)).collect();
+        // Those of one reason and partition are one line, however many there are: anybody can send such records.
+        let mut folded: BTreeMap<(&'static str, &str, i32), Event> = BTreeMap::new();
+        for withheld in self.records.iter().filter_map(|record| record.as_ref().err()) {
+            let at = &withheld.position;
+            match folded.entry((withheld.code, &at.topic, at.partition)) {
+                Entry::Vacant(free) => {
+                    free.insert(withheld.event(&about));
+                }
+                Entry::Occupied(mut known) => {
+                    let event = known.get_mut();
+                    event.count += 1;
+                    if let Some(place) = &mut event.place {
+                        place.last = Some(at.offset);
+                    }
+                }
+            }
+        }
+        events.extend(folded.into_values());
+        events
     }
 }
 
@@ -383,10 +401,17 @@ impl Reader {
         let travelling = TravellingReader::new(&self.dataset).of(&nowhere);
         let fingerprint = travelling.fingerprint();
         let mut items = Vec::with_capacity(values.len());
+        // Which column a value without a label is of is known when its key is: asked for only if some column is open.
+        let is_any_open = opener
+            .plan
+            .rules()
+            .iter()
+            .any(|rule| asked.access(&rule.label).is_allowed());
         for value in values {
-            let refused = value
-                .label
-                .is_some_and(|label| !asked.access(opener.current(label)).is_allowed());
+            let refused = match value.label {
+                Some(label) => !asked.access(opener.current(label)).is_allowed(),
+                None => !is_any_open,
+            };
             // Nobody asks for a key for a reader who is refused anyway.
             items.push(if refused { None } else { Some(lone_item(&opener, value)) });
         }
@@ -397,6 +422,12 @@ impl Reader {
         let mut texts = Vec::with_capacity(values.len());
         for (n, (value, item)) in values.iter().zip(items).enumerate() {
             nowhere.position.offset = i64::try_from(n).unwrap_or(i64::MAX);
+            if item.is_none() && value.label.is_none() {
+                let because = || "no column of the dataset is open to the reader".to_owned();
+                decisions.add(UNKNOWN, ColumnOutcome::Refused, because, &nowhere.position);
+                texts.push(Refused::Null.json().to_owned());
+                continue;
+            }
             let claimed = match &item {
                 Some(Ok(item)) => opener.claimed(item, fingerprint, &mut ring),
                 Some(Err(rejection)) => Err(rejection.clone()),

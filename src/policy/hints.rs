@@ -66,6 +66,9 @@ fn check_column(rule: &ColumnRule) -> Result<(), Problem> {
     if rule.at == Placement::Column {
         return Err(Problem::HintsOfColumn);
     }
+    if rule.seal_nulls {
+        return Err(Problem::HintsOfNulls);
+    }
     let is_member = *rule.path.root() == Root::Value && matches!(rule.path.segments().last(), Some(Segment::Name(_)));
     if is_member {
         Ok(())

@@ -34,7 +34,6 @@ fn a_hint_is_a_column_of_its_own_behind_all_that_are_written() {
     label: pan
     pad_to: 8
     bind_row: id
-    seal_nulls: true
     on_missing: reject
     hints:
       - { derive: last4, acl: s }
@@ -105,6 +104,10 @@ fn columns_that_cannot_have_hints_are_refused() {
         at(Problem::HintsInFlow { flow: "enclave" })
     );
     assert_eq!(hints("path: x, key: k, acl: a, at: column"), at(Problem::HintsOfColumn));
+    assert_eq!(
+        hints("path: x, key: k, acl: a, seal_nulls: true"),
+        at(Problem::HintsOfNulls)
+    );
 }
 
 #[test]

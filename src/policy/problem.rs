@@ -158,6 +158,8 @@ pub enum Problem {
     HintsNowhere { path: String },
     #[error("a column that is sealed at: column cannot have hints: they stand beside each sealed value")]
     HintsOfColumn,
+    #[error("a column with seal_nulls cannot have hints: a null has none, which would tell it from a value")]
+    HintsOfNulls,
     #[error("the path {path} of this hint is taken: columns[{other}] is it, holds it or lies inside it")]
     HintPathTaken { path: String, other: usize },
     #[error("the label {label} of this hint is already that of columns[{other}]")]
@@ -264,6 +266,7 @@ impl Problem {
             Self::HintsNowhere { .. } => {
                 "remove `hints`; they go with paths that end in a name, like cards[*].number".to_owned()
             }
+            Self::HintsOfNulls => "remove `seal_nulls`, or remove `hints`".to_owned(),
             Self::HintsOfColumn => "remove `at`, or remove `hints`".to_owned(),
             Self::HintPathTaken { .. } => "rename that field at its source, or remove the hint".to_owned(),
             Self::HintLabelTaken { .. } => "give the column another label".to_owned(),

@@ -175,7 +175,7 @@ async fn a_clear_record_that_has_a_hint_already_is_a_dead_letter_and_never_passe
 #[tokio::test]
 async fn of_short_values_other_types_and_nulls_there_is_no_hint() {
     let company = Company::new().await;
-    let columns = "  - { path: n, key: pci, acl: pci, seal_nulls: true, hints: [{ derive: last4, acl: support }] }";
+    let columns = "  - { path: n, key: pci, acl: pci, hints: [{ derive: last4, acl: support }] }";
     let process = company.process("payments", columns, Format::Json).await;
     for (value, hints) in [
         (r#"{"n":"12345678"}"#, 1),
@@ -197,7 +197,7 @@ async fn of_short_values_other_types_and_nulls_there_is_no_hint() {
         );
         assert_eq!(apply(&process.open, &sealed).await, (Route::Target, value.to_owned()));
     }
-    let columns = "  - { path: n, key: pci, acl: pci, seal_nulls: true, hints: [{ derive: hmac, domain: customers, acl: fraud }] }";
+    let columns = "  - { path: n, key: pci, acl: pci, hints: [{ derive: hmac, domain: customers, acl: fraud }] }";
     let process = company.process("nulls", columns, Format::Json).await;
     let (route, sealed) = apply(&process.seal, r#"{"n":null}"#).await;
     assert_eq!((route, sealed.contains("#hmac")), (Route::Target, false));
@@ -460,7 +460,7 @@ proptest! {
     fn what_was_sealed_with_hints_opens_to_the_same_bytes_and_to_the_same_json_however_it_was_spelled_between(object in any_object()) {
         const COLUMNS: &str = r#"
   - { path: note, key: pci, acl: pci, hints: [{ derive: last4, acl: support }] }
-  - { path: "cards[*].number", key: pci, acl: pci, seal_nulls: true, hints: [{ derive: last4, acl: support }] }
+  - { path: "cards[*].number", key: pci, acl: pci, hints: [{ derive: last4, acl: support }] }
   - { path: "cards[*].holder", key: pci, acl: pci, hints: [{ derive: last4, acl: pci }] }"#;
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(async {

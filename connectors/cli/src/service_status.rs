@@ -72,6 +72,8 @@ impl Watched for ServiceStatus {
     fn phase(&self) -> Phase {
         if self.draining.load(Ordering::Relaxed) {
             Phase::Draining
+        } else if !self.service.is_writing() {
+            Phase::Waiting
         } else {
             Phase::Ready
         }

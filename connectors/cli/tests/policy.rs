@@ -523,6 +523,58 @@ fn a_file_is_compared_with_what_is_published_and_signed_files_are_verified() {
 }
 
 #[test]
+fn what_was_shut_and_opens_is_marked_and_another_domain_of_a_hint_is_a_change() {
+    let place = Place::new();
+    place.write("old.yaml", policy(ARN));
+    let json = |new: String| -> serde_json::Value {
+        place.write("new.yaml", new);
+        let ran = place.run(&["policy", "diff", "old.yaml", "new.yaml", "--output", "json"]);
+        assert_eq!(ran.code, 1, "{}", ran.err);
+        serde_json::from_str(&ran.out).unwrap()
+    };
+    // A label that the older policy does not know and the newer one calls a former one has values.
+    let former = json(policy(ARN) + "previous: { labels: { phone: user.name } }\n");
+    let gain = &former["gains"][0];
+    assert_eq!((&gain["label"], &gain["written"]), (&"phone".into(), &true.into()));
+    assert_eq!(former["opens_written"], true);
+    // Former keys and ACLs that the older policy refused.
+    let other = ARN.replace("000000000001", "000000000002");
+    let reopened = json(
+        policy(ARN)
+            + &format!("previous: {{ keys: [{{ name: default, arn: \"{other}\" }}], acls: {{ helpers: support }} }}\n"),
+    );
+    assert_eq!(
+        (
+            reopened["reopened"].as_array().unwrap().len(),
+            &reopened["opens_written"]
+        ),
+        (2, &true.into())
+    );
+    let text = place.run(&["policy", "diff", "old.yaml", "new.yaml"]).out;
+    for line in [
+        format!("! what was sealed under key default ({other}) opens, which it did not"),
+        "! what was sealed under ACL helpers opens, which it did not".to_owned(),
+    ] {
+        assert!(text.contains(&line), "{text}");
+    }
+    // Equality under another secret is another hint.
+    let hashed = |domain: &str| {
+        let column = "path: user.name, key: default, acl: support";
+        policy(ARN).replace(
+            column,
+            &format!("{column}, hints: [{{ derive: hmac, domain: {domain}, acl: support }}]"),
+        )
+    };
+    place.write("old.yaml", hashed("customers"));
+    let changes = json(hashed("people"))["changes"].clone();
+    assert_eq!(
+        changes[0]["details"],
+        serde_json::json!(["domain: customers -> people"]),
+        "{changes}"
+    );
+}
+
+#[test]
 fn what_stops_opening_is_said_whatever_the_lists_say() {
     let place = Place::new();
     place.write("old.yaml", policy(ARN));

@@ -351,6 +351,31 @@ fn what_would_lock_others_out_or_let_everybody_in_is_refused() {
         "{}",
         both.out
     );
+    // Nor is a file that nobody signed rendered beside them; without a catalogue it is said that nobody looked.
+    let dev = ["policy", "render", "--terraform", "aws", "--dev", "policy.yaml"];
+    let beside = place.run(&[&dev[..], &trust[..]].concat());
+    assert!(
+        beside.code == 78 && beside.err.contains("also the key of dataset payments"),
+        "{}",
+        beside.err
+    );
+    let alone = place.run(&dev);
+    assert!(
+        alone.code == 0 && alone.err.contains("were not looked at"),
+        "{}",
+        alone.err
+    );
+    // Whether a dataset whose owner is not pinned has the same key is not known.
+    place.ok(&["policy", "keygen", "-o", "other.key"]);
+    place.write("policy.yaml", POLICY.replace("dataset: payments", "dataset: invoices"));
+    place.ok(&["policy", "publish", "--key", "other.key", "--catalogue", "catalogue"]);
+    let unknown = render(&["payments", "orders"]);
+    assert!(
+        unknown.code == 78 && unknown.err.contains("dataset invoices") && unknown.err.contains("pin its owner"),
+        "{}",
+        unknown.err
+    );
+    std::fs::remove_dir_all(place.path("catalogue/policies/invoices")).unwrap();
     for wrong in [
         &["payments", "orders", "--sealer", "*"][..],
         &["payments", "orders", "--sealer", "arn:aws:iam::111122223333:root"],

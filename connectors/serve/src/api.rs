@@ -13,6 +13,8 @@ use serde_json::value::RawValue;
 
 use crate::problem::{Code, Problem};
 
+/// All of `keys` together, in base64.
+const MAX_ALL_KEYS: usize = 256 * 1024;
 /// The longest header value of `keys`, in base64. A header of 64 envelopes of 450 bytes has 40 KiB of it.
 const MAX_KEYS_BYTES: usize = 1 << 20;
 /// The most of them.
@@ -233,6 +235,15 @@ fn objects(records: Vec<&RawValue>, most: usize) -> Result<Vec<&str>, Problem> {
 fn headers(keys: Option<&[String]>) -> Result<Vec<Vec<u8>>, Problem> {
     let Some(keys) = keys else { return Ok(Vec::new()) };
     check_count(keys.len(), MAX_KEYS, "keys")?;
+    // Each of them is looked at for each record.
+    if keys.iter().map(String::len).sum::<usize>() > MAX_ALL_KEYS {
+        let detail = format!("all keys together are longer than {MAX_ALL_KEYS} bytes");
+        return Err(Problem::new(
+            Code::TooMany,
+            detail,
+            "send the records in several requests",
+        ));
+    }
     let mut headers = Vec::with_capacity(keys.len());
     for (n, text) in keys.iter().enumerate() {
         let is_short = (1..=MAX_KEYS_BYTES).contains(&text.len());

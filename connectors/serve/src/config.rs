@@ -65,6 +65,9 @@ pub struct IdentityConfig {
 pub struct StsConfig {
     /// Regions, as `eu-central-1`; `global` is `https://sts.amazonaws.com`.
     pub regions: Vec<String>,
+    /// Accounts whose roles and users may ask: 12 digits each. Empty: those of every account, who are known to STS and may
+    /// still be strangers here.
+    pub accounts: Vec<String>,
     /// Other endpoints by their origin (a VPC endpoint, another partition): `https://HOST[:PORT]`, or `http://` on loopback.
     pub endpoints: Vec<String>,
 }
@@ -112,6 +115,8 @@ pub struct LimitsConfig {
     pub in_flight_per_principal: u32,
     /// Connections at once.
     pub connections: u32,
+    /// Those of one peer address (IPv6: /64) among them. Raise it where callers come through one proxy.
+    pub connections_per_address: u32,
     /// Requests per second and peer address (IPv6: /64) whose proof fails, in the long run.
     pub unproven_per_second: u32,
     /// Such requests at once after a rest.
@@ -140,6 +145,7 @@ impl Default for LimitsConfig {
             in_flight: 64,
             in_flight_per_principal: 16,
             connections: 512,
+            connections_per_address: 64,
             unproven_per_second: 5,
             unproven_burst: 20,
             head_timeout: seconds(10),
@@ -206,6 +212,11 @@ impl IdentityConfig {
         Ok(StsTrust::new(endpoints, self.server_id.as_str()))
     }
 
+    /// Accounts that are served; empty for all.
+    pub(crate) fn sts_accounts(&self) -> Vec<String> {
+        self.sts.as_ref().map(|sts| sts.accounts.clone()).unwrap_or_default()
+    }
+
     fn endpoints(&self) -> Result<Option<Vec<StsEndpoint>>, ConfigError> {
         let Some(sts) = &self.sts else { return Ok(None) };
         let mut endpoints = Vec::new();
@@ -230,6 +241,12 @@ impl IdentityConfig {
                         "https://HOST[:PORT] in small letters without a slash at the end; http:// on loopback only";
                     return wrong(format!("sts.endpoints[{n}]"), "not the origin of an endpoint", help);
                 }
+            }
+        }
+        for (n, account) in sts.accounts.iter().enumerate() {
+            if account.len() != 12 || !account.bytes().all(|b| b.is_ascii_digit()) {
+                let help = "write its 12 digits, in quotes";
+                return wrong(format!("sts.accounts[{n}]"), "not the number of an account", help);
             }
         }
         if endpoints.is_empty() {
@@ -285,6 +302,7 @@ impl LimitsConfig {
             ("in_flight", self.in_flight.into(), 10_000),
             ("in_flight_per_principal", self.in_flight_per_principal.into(), 10_000),
             ("connections", self.connections.into(), 100_000),
+            ("connections_per_address", self.connections_per_address.into(), 100_000),
             ("unproven_per_second", self.unproven_per_second.into(), 10_000),
             ("unproven_burst", self.unproven_burst.into(), 10_000),
         ];
@@ -349,6 +367,11 @@ mod tests {
         let sts = |section: &str| identity(&format!(r#"{{"server_id":"read.example.com","sts":{section}}}"#));
         assert_eq!(sts(r#"{"regions":["eu-central-1","global"]}"#), Ok(()));
         assert_eq!(sts(r#"{"endpoints":["http://127.0.0.1:5000"]}"#), Ok(()));
+        assert_eq!(sts(r#"{"regions":["global"],"accounts":["111122223333"]}"#), Ok(()));
+        assert_eq!(
+            sts(r#"{"regions":["global"],"accounts":["11112222333"]}"#),
+            Err("sts.accounts[0]".to_owned())
+        );
         assert_eq!(sts("{}"), Err("sts.regions".to_owned()));
         assert_eq!(sts(r#"{"regions":["EU"]}"#), Err("sts.regions[0]".to_owned()));
         assert_eq!(

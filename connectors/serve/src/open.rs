@@ -96,14 +96,14 @@ impl Opening {
         Ok(Seen { what, events })
     }
 
-    /// Whether what was seen may still be shown: the lease of its policy has not ended meanwhile.
+    /// Whether what was seen may still be shown: no newer policy counts by now, and the lease of this one has not ended.
     pub(crate) async fn check_still(&self, seen: &Seen) -> Result<(), ReadError> {
         let policy = seen.policy();
-        if self.policies.holds(policy) {
+        let dataset = &policy.policy().dataset;
+        let newest = self.policies.policy(dataset).await?;
+        if newest.policy().sha256 == policy.policy().sha256 && self.policies.holds(policy) {
             return Ok(());
         }
-        let dataset = &policy.policy().dataset;
-        self.policies.policy(dataset).await?;
         // A newer policy, or lease, counts by now: by that one it was not decided.
         Err(ReadError::Policy(PolicySourceError::Unavailable {
             what: format!("policy of dataset {dataset}"),
@@ -310,7 +310,11 @@ fn decided(decision: &ColumnDecision) -> api::Decision<'_> {
         label: &decision.label,
         outcome,
         code,
-        because: &decision.because,
+        // Why a value did not open may name keys of the KMS and other datasets: that is for the service's log.
+        because: match decision.outcome {
+            ColumnOutcome::Failed(_) => "the value does not open; the service's operator finds more in the audit log",
+            _ => &decision.because,
+        },
         count: decision.count,
     }
 }

@@ -87,6 +87,10 @@ codes! {
     RequestNotYet = "request-not-yet", 401;
     /// STS does not accept the presigned request.
     RequestRefused = "request-refused", 401;
+    /// STS named somebody of an account that this service does not serve.
+    RequestOtherAccount = "request-other-account", 401;
+    /// The proof counted when the request came, and not any more when its answer was ready.
+    ProofEnded = "proof-ended", 401;
     /// STS named somebody whom no policy can name.
     RequestNotAnIdentity = "request-not-an-identity", 401;
 
@@ -188,6 +192,12 @@ impl Problem {
     #[must_use]
     pub fn is_unproven(&self) -> bool {
         self.code.status() == StatusCode::UNAUTHORIZED
+    }
+
+    /// Whether the connection ends with the answer: nobody keeps one by asking for nothing.
+    #[must_use]
+    pub(crate) fn closes(&self) -> bool {
+        self.is_unproven() || matches!(self.code, Code::NotFound | Code::OtherMethod | Code::TooManyUnproven)
     }
 
     /// The document.

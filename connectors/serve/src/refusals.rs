@@ -2,12 +2,13 @@
 //! nobody fills the log by sending bad tokens.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use sealflow::audit::{AuditError, AuditLog, Event, Place, Verdict};
 use sealflow::clock::{Clock, UnixMillis};
 
-use crate::limits::Buckets;
+use crate::limits::{Buckets, of_peer};
 use crate::problem::{Code, Problem};
 
 /// Lines of their own a second, all addresses together, in the long run, and at once after a rest.
@@ -34,7 +35,7 @@ impl Refusals {
     }
 
     /// Writes down that a proof was refused, now or with the next [`flush`](Self::flush).
-    pub(crate) async fn record(&self, problem: &Problem, now: UnixMillis) -> Result<(), AuditError> {
+    pub(crate) async fn record(&self, problem: &Problem, peer: IpAddr, now: UnixMillis) -> Result<(), AuditError> {
         // Nothing was looked at for these: they are counted only.
         if problem.code == Code::TooManyUnproven || self.lines.take("lines", 1).is_err() {
             let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
@@ -42,7 +43,8 @@ impl Refusals {
             return Ok(());
         }
         let rule = format!("{}: {}", problem.code.as_str(), problem.detail);
-        self.audit.record(vec![event(now, rule, 1)]).await
+        let source = format!("request of {}", of_peer(peer));
+        self.audit.record(vec![event(now, rule, 1, source)]).await
     }
 
     /// Writes down what was counted, one line for each code.
@@ -54,7 +56,7 @@ impl Refusals {
         let now = self.clock.now();
         let events = counted.iter().map(|(code, count)| {
             let rule = format!("{}: refused, too many to be written one by one", code.as_str());
-            event(now, rule, *count)
+            event(now, rule, *count, "request".to_owned())
         });
         let written = self.audit.record(events.collect()).await;
         if written.is_err() {
@@ -67,9 +69,9 @@ impl Refusals {
     }
 }
 
-fn event(now: UnixMillis, rule: String, count: u64) -> Event {
+fn event(now: UnixMillis, rule: String, count: u64, source: String) -> Event {
     let place = Place {
-        source: "request".to_owned(),
+        source,
         partition: None,
         first: None,
         last: None,
@@ -90,6 +92,8 @@ mod tests {
     use sealflow::clock::ManualClock;
 
     use super::*;
+
+    const PEER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
 
     #[derive(Default)]
     struct Kept {
@@ -117,10 +121,10 @@ mod tests {
         let refusals = Refusals::new(kept.clone(), clock.clone());
         let problem = Problem::new(Code::TokenExpired, "the token ended", "");
         for _ in 0..1_000 {
-            refusals.record(&problem, UnixMillis(1)).await.unwrap();
+            refusals.record(&problem, PEER, UnixMillis(1)).await.unwrap();
         }
         refusals
-            .record(&Problem::new(Code::TooManyUnproven, "", ""), UnixMillis(1))
+            .record(&Problem::new(Code::TooManyUnproven, "", ""), PEER, UnixMillis(1))
             .await
             .unwrap();
         assert_eq!(kept.events.lock().unwrap().len(), 100);
@@ -138,7 +142,7 @@ mod tests {
         };
         assert_eq!(counts(&kept), [900, 1]);
         clock.advance(Duration::from_secs(1));
-        refusals.record(&problem, UnixMillis(1)).await.unwrap();
+        refusals.record(&problem, PEER, UnixMillis(1)).await.unwrap();
         assert_eq!(counts(&kept), [900, 1, 1]);
     }
 }

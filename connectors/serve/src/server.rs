@@ -13,6 +13,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
+use crate::limits::{Places, of_peer};
 use crate::service::Service;
 use crate::timed::Timed;
 use crate::tls::{Certificate, TlsError};
@@ -108,6 +109,7 @@ impl Server {
         let places = Arc::new(Semaphore::new(
             usize::try_from(service.limits.connections).unwrap_or(usize::MAX),
         ));
+        let addresses = Places::new(service.limits.connections_per_address);
         let mut connections = JoinSet::new();
         loop {
             let place = tokio::select! {
@@ -121,11 +123,15 @@ impl Server {
             };
             match accepted {
                 Ok((stream, peer)) => {
+                    // One address does not take the places of all others.
+                    let Some(of_address) = addresses.take(&of_peer(peer.ip())) else {
+                        continue;
+                    };
                     let acceptor = tls.as_ref().map(|(_, acceptor)| acceptor.clone());
                     let connection = connection(stream, peer, acceptor, Arc::clone(&service), stopped.clone());
                     connections.spawn(async move {
                         connection.await;
-                        drop(place);
+                        drop((place, of_address));
                     });
                 }
                 // Out of file descriptors, most likely: wait, do not spin.

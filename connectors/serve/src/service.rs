@@ -3,13 +3,15 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper::body::{Body as _, Incoming};
 use hyper::header::{
-    ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
+    ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
+    X_CONTENT_TYPE_OPTIONS,
 };
 use hyper::http::request;
 use hyper::{HeaderMap, Method, Request, Response, StatusCode};
@@ -17,7 +19,7 @@ use sealflow::acl::Identity;
 use sealflow::audit::{AuditError, AuditLog, Event, Verdict};
 use sealflow::clock::{Clock, NeverBack, UnixMillis};
 use sealflow::pipeline::ReadError;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::api::{self, Most, OpenRequest, Whoami};
 use crate::config::LimitsConfig;
@@ -55,7 +57,11 @@ pub struct Service {
     pub(crate) limits: LimitsConfig,
     pub(crate) metrics: Metrics,
     refusals: Refusals,
+    /// Whether the last lines could be written down.
+    writes: AtomicBool,
     in_flight: Semaphore,
+    /// Callers who are being proved, apart from requests: waiting for STS holds nobody up who is proved already.
+    proving: Semaphore,
     places: Arc<Places>,
     requests: Buckets,
     values: Buckets,
@@ -113,7 +119,9 @@ impl Service {
         let buckets = |rate, burst| Buckets::new(rate, burst, Arc::clone(&clock));
         Arc::new(Self {
             refusals: Refusals::new(Arc::clone(&audit), Arc::clone(&clock)),
+            writes: AtomicBool::new(true),
             in_flight: Semaphore::new(count(limits.in_flight)),
+            proving: Semaphore::new(count(limits.in_flight)),
             places: Places::new(limits.in_flight_per_principal),
             requests: buckets(limits.requests_per_second, limits.requests_burst),
             values: buckets(limits.values_per_second, limits.values_burst),
@@ -140,13 +148,30 @@ impl Service {
         &self.opening
     }
 
+    /// Whether the last lines of the audit log could be written: else nothing is shown to anybody.
+    #[must_use]
+    pub fn is_writing(&self) -> bool {
+        self.writes.load(Ordering::Relaxed)
+    }
+
+    /// The same, from what a write came to.
+    fn written(&self, result: Result<(), AuditError>) -> Result<(), Problem> {
+        self.writes.store(result.is_ok(), Ordering::Relaxed);
+        result.map_err(|error| unwritten(&error))
+    }
+
     /// Writes down what was counted meanwhile; lets old keys go. About once a second, and once at the end.
     ///
     /// # Errors
     /// [`AuditError`]
     pub async fn tick(&self) -> Result<(), AuditError> {
         self.opening.tick().await;
-        self.refusals.flush().await
+        let flushed = self.refusals.flush().await;
+        if let Err(error) = &flushed {
+            self.writes.store(false, Ordering::Relaxed);
+            return Err(error.clone());
+        }
+        Ok(())
     }
 
     /// Answers one request of that peer.
@@ -184,16 +209,14 @@ impl Service {
         if route == Route::OpenApi {
             return Ok(respond(StatusCode::OK, "application/json", self.openapi.clone()));
         }
-        let Ok(_permit) = self.in_flight.try_acquire() else {
-            let detail = "too many requests are under way";
-            return Err(Problem::new(Code::Busy, detail, "try again").retry_after(1));
-        };
         let now = self.time.now(&*self.clock);
         let (caller, _place) = self.caller(&head.headers, peer, now).await?;
         match route {
             Route::Open => {
                 is_json(&head.headers)?;
+                // A principal has its own places while its body arrives; those of all are for what is worked on.
                 let body = self.body(body).await?;
+                let _permit = permit(&self.in_flight)?;
                 let json = self.open(&body, &caller).await?;
                 Ok(respond(StatusCode::OK, "application/json", json))
             }
@@ -203,14 +226,15 @@ impl Service {
 
     /// Who asks, if they may now. Refused proofs are written down.
     async fn caller(&self, headers: &HeaderMap, peer: IpAddr, now: UnixMillis) -> Result<(Caller, Place), Problem> {
-        let proven = match self.prover.prove(headers, peer, now).await {
+        let proving = permit(&self.proving)?;
+        let proven = self.prover.prove(headers, peer, now).await;
+        drop(proving);
+        let proven = match proven {
             Ok(proven) => proven,
             Err(problem) => {
                 if problem.is_unproven() || problem.code == Code::TooManyUnproven {
-                    self.refusals
-                        .record(&problem, now)
-                        .await
-                        .map_err(|error| unwritten(&error))?;
+                    let recorded = self.refusals.record(&problem, peer, now).await;
+                    self.written(recorded)?;
                 }
                 return Err(problem);
             }
@@ -284,10 +308,18 @@ impl Service {
         let all = usize::try_from(counts.opened + counts.refused + counts.failed).unwrap_or(usize::MAX);
         self.values.charge(&caller.name, all.saturating_sub(paid));
         let events = std::mem::take(&mut seen.events);
-        self.audit.record(events).await.map_err(|error| unwritten(&error))?;
+        self.written(self.audit.record(events).await)?;
         // Reading, and writing it down, may have taken until after the end of the policy's lease.
         if let Err(error) = self.opening.check_still(&seen).await {
             return Err(self.unread(&error, about).await);
+        }
+        if self.time.now(&*self.clock) >= caller.proven.expires {
+            let problem = Problem::new(
+                Code::ProofEnded,
+                "the proof of who asks ended meanwhile",
+                "send a fresh one",
+            );
+            return Err(problem);
         }
         self.metrics.read(&request.dataset, seen.version(), counts);
         seen.into_json()
@@ -303,9 +335,9 @@ impl Service {
             rule: format!("{}: {}", problem.code.as_str(), problem.detail),
             ..about
         };
-        match self.audit.record(vec![event]).await {
+        match self.written(self.audit.record(vec![event]).await) {
             Ok(()) => problem,
-            Err(error) => unwritten(&error),
+            Err(unwritten) => unwritten,
         }
     }
 
@@ -326,6 +358,10 @@ impl Service {
             for challenge in self.prover.challenges(problem) {
                 put(WWW_AUTHENTICATE, &challenge);
             }
+        }
+        // Whoever gets no further begins anew, and makes room for others.
+        if problem.closes() {
+            put(CONNECTION, "close");
         }
         if problem.code == Code::OtherMethod {
             put(ALLOW, problem.help.strip_prefix("use ").unwrap_or_default());
@@ -394,6 +430,12 @@ fn is_json(headers: &HeaderMap) -> Result<(), Problem> {
         detail,
         "send `Content-Type: application/json`",
     ))
+}
+
+/// A place among all that is worked on.
+fn permit(places: &Semaphore) -> Result<SemaphorePermit<'_>, Problem> {
+    let busy = |_| Problem::new(Code::Busy, "too many requests are under way", "try again").retry_after(1);
+    places.try_acquire().map_err(busy)
 }
 
 fn slower(code: Code, detail: &str, help: &str, wait: Duration) -> Problem {

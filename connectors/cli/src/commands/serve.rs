@@ -150,9 +150,15 @@ async fn serve(config: &ServiceConfig, assembled: Assembled) -> Result<ExitCode>
     };
     say_start(config, &server, admin.as_ref());
     let (stop, stopped) = watch::channel(false);
-    let serving = tokio::spawn(server.serve(stopped));
-    // The sender lives as long as the process.
-    let _ = shutdown.wait_for(|level| *level != Shutdown::Run).await;
+    let mut serving = tokio::spawn(server.serve(stopped));
+    tokio::select! {
+        // The sender lives as long as the process.
+        _ = shutdown.wait_for(|level| *level != Shutdown::Run) => {}
+        // It ends only when it is told to, or by a panic of which the log has said where.
+        _ = &mut serving => {
+            return Err(Failure::new(Exit::Internal, "the service ended by itself", "please report this bug"));
+        }
+    }
     status.set_draining();
     let _ = stop.send(true);
     tokio::select! {

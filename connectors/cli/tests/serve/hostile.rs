@@ -83,6 +83,56 @@ fn clients_that_are_slow_silent_or_garbled_are_left_and_nobody_else_notices() {
 }
 
 #[test]
+fn one_principal_and_one_address_do_not_take_the_places_of_all_others() {
+    let bench = Bench::new();
+    let serving = bench.start(
+        "limits: { in_flight: 2, in_flight_per_principal: 2, body_timeout: 20s, head_timeout: 20s, connections: 40, \
+         connections_per_address: 6 }",
+    );
+    let client = &serving.client;
+    let (alice, bob) = (bench.issuer.token("alice"), bench.issuer.token("bob"));
+    let body = bench.records("");
+    // Two bodies of one principal that do not come: its own places, and nobody else's.
+    let half_bodies: Vec<_> = (0..2)
+        .map(|_| {
+            let mut stream = client.connect();
+            let head = format!(
+                "POST /v1/open HTTP/1.1\r\nHost: a\r\nAuthorization: {alice}\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n{{"
+            );
+            stream.write_all(head.as_bytes()).unwrap();
+            stream
+        })
+        .collect();
+    std::thread::sleep(Duration::from_millis(500));
+    assert_eq!(client.open_text(&alice, &body).code(), "too-many-at-once");
+    assert_eq!(client.open_text(&bob, &body).status, 200);
+    drop(half_bodies);
+    // Who asks for nothing that there is keeps no connection.
+    let mut nothing = client.connect();
+    nothing.write_all(b"GET /nothing HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+    let asked = Instant::now();
+    assert_eq!(read(&mut nothing).unwrap().code(), "not-found");
+    assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());
+    drop(nothing);
+    std::thread::sleep(Duration::from_millis(500));
+    // Six silent connections, and no seventh of the address.
+    let silent: Vec<_> = (0..6).map(|_| TcpStream::connect(client.address).unwrap()).collect();
+    std::thread::sleep(Duration::from_millis(300));
+    let mut seventh = TcpStream::connect(client.address).unwrap();
+    seventh.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    let ended = seventh.read(&mut [0; 1]);
+    let is_closed = |ended: &std::io::Result<usize>| match ended {
+        Ok(read) => *read == 0,
+        Err(error) => error.kind() == std::io::ErrorKind::ConnectionReset,
+    };
+    assert!(is_closed(&ended), "{ended:?}");
+    drop(silent);
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(client.open_text(&alice, &body).status, 200);
+    serving.stop();
+}
+
+#[test]
 fn a_body_that_says_no_length_is_cut_off_at_the_limit() {
     let bench = Bench::new();
     let serving = bench.start("limits: { body: 64KiB }");

@@ -4,6 +4,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use sealflow_testbed::{StartError, or_skip};
 
 use crate::bench::{Bench, EMAIL, NOTE};
@@ -77,8 +79,19 @@ fn schemathesis_finds_no_5xx_no_undocumented_answer_and_no_leak() {
     assert!(run.status.success(), "{said}");
     let report = std::fs::read_to_string(bench.site.path().join("report.ndjson")).unwrap();
     assert!(report.matches("/v1/open").count() > 100, "{said}");
+    // Bodies stand there in base64.
+    let mut bodies = String::new();
+    for part in report.split("\"$base64\":").skip(1) {
+        let text = part.trim_start().trim_start_matches('"').split('"').next().unwrap();
+        bodies.push_str(&String::from_utf8_lossy(&STANDARD.decode(text).unwrap()));
+        bodies.push('\n');
+    }
     assert!(
-        !report.contains(NOTE) && !said.contains(NOTE),
+        bodies.contains(EMAIL),
+        "nothing was opened, so nothing could have leaked"
+    );
+    assert!(
+        !bodies.contains(NOTE) && !report.contains(NOTE) && !said.contains(NOTE),
         "a note that the caller may not see was shown"
     );
     serving.stop();

@@ -69,7 +69,7 @@ impl Prover {
         let issuers = config.oidc.iter();
         Ok(Self {
             server_id: config.server_id.clone(),
-            sts: config.sts_trust()?.map(Sts::new),
+            sts: config.sts_trust()?.map(|trust| Sts::new(trust, config.sts_accounts())),
             issuers: issuers
                 .map(|oidc| Issuer::new(oidc.trusted(), oidc.jwks_uri.clone()))
                 .collect(),
@@ -174,6 +174,11 @@ impl Prover {
                 proven.map_err(|error: StsError| (error.into(), true))?
             }
         };
+        if !sts.serves(&proven.identity) {
+            let help = "the service's operator lists accounts under `identity.sts.accounts`";
+            let detail = "this service does not serve the caller's account";
+            return Err((Problem::new(Code::RequestOtherAccount, detail, help), false));
+        }
         Ok(Proven {
             identity: proven.identity,
             caller: proven.caller,

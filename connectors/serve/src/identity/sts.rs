@@ -13,6 +13,8 @@ const MOST_REMEMBERED: u64 = 16_384;
 /// Asks STS whose signature a request has.
 pub(super) struct Sts {
     trust: StsTrust,
+    /// Empty: all.
+    accounts: Vec<String>,
     /// By the SHA-256 of the request's text. Whoever has that cannot send the request again.
     proven: moka::future::Cache<[u8; 32], Proven>,
 }
@@ -32,11 +34,21 @@ pub(super) struct Request {
 }
 
 impl Sts {
-    pub(super) fn new(trust: StsTrust) -> Self {
+    pub(super) fn new(trust: StsTrust, accounts: Vec<String>) -> Self {
         Self {
             trust,
+            accounts,
             proven: moka::future::Cache::new(MOST_REMEMBERED),
         }
+    }
+
+    /// Whether callers of that account are taken.
+    pub(super) fn serves(&self, who: &Identity) -> bool {
+        let account = match who {
+            Identity::Role { account, .. } | Identity::User { account, .. } => account,
+            _ => return false,
+        };
+        self.accounts.is_empty() || self.accounts.contains(account)
     }
 
     /// Checks a request; sends nothing.

@@ -69,6 +69,11 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
+        Self::serving(&[])
+    }
+
+    /// Callers of these accounts only, or of all.
+    fn serving(accounts: &[&str]) -> Self {
         let (web, clock) = (Arc::new(Canned::default()), Arc::new(ManualClock::at(NOW)));
         let oidc = |issuer: &str, jwks_uri: &str| OidcConfig {
             issuer: issuer.to_owned(),
@@ -80,7 +85,8 @@ impl Bench {
             server_id: SERVER.to_owned(),
             sts: Some(StsConfig {
                 regions: vec!["eu-west-1".to_owned()],
-                endpoints: Vec::new(),
+                accounts: accounts.iter().map(|account| (*account).to_owned()).collect(),
+                ..StsConfig::default()
             }),
             oidc: vec![
                 oidc(ISSUER, "https://login.example.com/keys"),
@@ -308,6 +314,24 @@ async fn sts_is_asked_once_for_equal_requests_and_again_never_while_they_count()
     assert_eq!(bench.web.asked(), 1);
     bench.prover.tick().await;
     assert_eq!(bench.prover.sts.as_ref().unwrap().proven_count(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn callers_of_accounts_that_are_not_listed_are_strangers_although_sts_knows_them() {
+    for (accounts, expected) in [
+        (
+            &["111122223333"][..],
+            Ok("arn:aws:iam::111122223333:role/analyst".to_owned()),
+        ),
+        (&["999999999999"], Err(Code::RequestOtherAccount)),
+    ] {
+        let bench = Bench::serving(accounts);
+        bench.web.says(200, CALLER);
+        let request = presigned(SERVER, "20260101T000000Z");
+        assert_eq!(bench.prove(&request).await, expected);
+        // Remembered or not.
+        assert_eq!(bench.prove(&request).await, expected);
+    }
 }
 
 #[tokio::test(start_paused = true)]

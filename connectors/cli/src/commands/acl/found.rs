@@ -17,6 +17,7 @@ use sealflow::seal::value::{TEXT_PREFIX, read_text};
 use sealflow::seal::{KeyId, SealedValue};
 use sealflow_kafka::StartAt;
 use serde::Serialize;
+use sha2::{Digest as _, Sha256};
 
 use super::who::{Column, NO_DOCUMENT, Table, escaped};
 use super::{Domains, Source};
@@ -33,6 +34,11 @@ use crate::term::{Style, harmless, say};
 const MAX_FILE: u64 = 256 << 20;
 /// Whoever can write to a topic can name any number of datasets.
 const MAX_DATASETS: usize = 100;
+/// And any number of keys, each of which is looked up in the catalogue,
+const MAX_KEYS: usize = 1_000;
+/// and any number of envelopes of one key. Those of the catalogue are counted apart from those that travel, so that these
+/// do not keep those out.
+const MAX_ENVELOPES_OF_KEY: usize = 64;
 
 /// Where to look.
 pub(super) enum Place {
@@ -61,6 +67,10 @@ pub(super) struct Found {
     datasets: Vec<OfDataset>,
     /// Datasets beyond the first hundred.
     left_out: usize,
+    /// Of `values`, those under keys beyond the first thousand.
+    values_left_out: u64,
+    /// Envelopes beyond the first thousand keys, or beyond the first 64 of a key.
+    envelopes_left_out: u64,
 }
 
 /// One dataset, or one domain, that values name.
@@ -90,9 +100,14 @@ struct Seen {
     randomised: BTreeMap<(KeyId, u16), u64>,
     /// By domain secret.
     deterministic: BTreeMap<KeyId, u64>,
+    /// Keys and secrets of the values that are counted.
+    keys: BTreeSet<KeyId>,
     envelopes: BTreeMap<KeyId, Vec<Envelope>>,
-    headers: BTreeSet<Vec<u8>>,
+    /// SHA-256 of those that were read.
+    headers: BTreeSet<[u8; 32]>,
     damaged: u64,
+    values_left_out: u64,
+    envelopes_left_out: u64,
 }
 
 /// What a value's envelope claims.
@@ -129,10 +144,12 @@ pub(super) async fn look(place: &Place, source: &Source) -> Result<Found> {
     let mut found = Found {
         place: name,
         records: seen.records,
-        values: seen.randomised.values().chain(seen.deterministic.values()).sum(),
+        values: seen.randomised.values().chain(seen.deterministic.values()).sum::<u64>() + seen.values_left_out,
         without_envelope,
         damaged_envelopes: seen.damaged,
         left_out: claims.len().saturating_sub(MAX_DATASETS),
+        values_left_out: seen.values_left_out,
+        envelopes_left_out: seen.envelopes_left_out,
         datasets: Vec::new(),
     };
     let secrets = match &trusted {
@@ -245,8 +262,7 @@ impl Seen {
             let Some(value) = header.value.as_deref() else { continue };
             if header.name != KEYS_HEADER {
                 self.text(value);
-            } else if !self.headers.contains(value) {
-                self.headers.insert(value.to_vec());
+            } else if self.headers.insert(Sha256::digest(value).into()) {
                 self.header(value);
             }
         }
@@ -265,11 +281,27 @@ impl Seen {
         }
     }
 
+    /// One that travels.
     fn envelope(&mut self, envelope: Envelope) {
-        let of_key = self.envelopes.entry(envelope.key_id()).or_default();
-        if !of_key.contains(&envelope) {
-            of_key.push(envelope);
+        let id = envelope.key_id();
+        if self.envelopes.len() >= MAX_KEYS && !self.envelopes.contains_key(&id) {
+            self.envelopes_left_out += 1;
+            return;
         }
+        let of_key = self.envelopes.entry(id).or_default();
+        if of_key.contains(&envelope) {
+            return;
+        }
+        if of_key.len() < MAX_ENVELOPES_OF_KEY {
+            of_key.push(envelope);
+        } else {
+            self.envelopes_left_out += 1;
+        }
+    }
+
+    /// Whether values under that key are counted: it is known, or becomes it.
+    fn takes(&mut self, key: KeyId) -> bool {
+        self.keys.contains(&key) || (self.keys.len() < MAX_KEYS && self.keys.insert(key))
     }
 
     /// Counts the sealed values in a text, wherever they stand. The values themselves are not kept.
@@ -287,6 +319,11 @@ impl Seen {
                 continue;
             }
             match SealedValue::parse(&bytes) {
+                Ok(SealedValue::Randomised { key, .. } | SealedValue::Deterministic { key, .. })
+                    if !self.takes(key) =>
+                {
+                    self.values_left_out += 1;
+                }
                 Ok(SealedValue::Randomised { key, column, .. }) => {
                     *self.randomised.entry((key, column)).or_default() += 1;
                 }
@@ -300,10 +337,17 @@ impl Seen {
     async fn fetch(&mut self, catalogue: &dyn Catalogue) -> Result<()> {
         let keys: BTreeSet<KeyId> = self.randomised.keys().map(|(key, _)| *key).collect();
         for key in keys {
-            for path in catalogue.list(&format!("keys/{key}")).await? {
+            let paths = catalogue.list(&format!("keys/{key}")).await?;
+            self.envelopes_left_out += paths.len().saturating_sub(MAX_ENVELOPES_OF_KEY) as u64;
+            for path in paths.into_iter().take(MAX_ENVELOPES_OF_KEY) {
                 match catalogue.get(&path).await?.map(|bytes| Envelope::from_bytes(&bytes)) {
                     // One at another key's place says nothing about this one.
-                    Some(Ok(envelope)) if envelope.key_id() == key => self.envelope(envelope),
+                    Some(Ok(envelope)) if envelope.key_id() == key => {
+                        let of_key = self.envelopes.entry(key).or_default();
+                        if !of_key.contains(&envelope) {
+                            of_key.push(envelope);
+                        }
+                    }
                     Some(_) => self.damaged += 1,
                     None => {}
                 }
@@ -493,6 +537,18 @@ impl Found {
         if self.left_out > 0 {
             text.push_str(&format!(", {} more datasets are named and left out", self.left_out));
         }
+        if self.values_left_out > 0 {
+            text.push_str(&format!(
+                ", {} of them left out: they are under more than {MAX_KEYS} keys",
+                self.values_left_out
+            ));
+        }
+        if self.envelopes_left_out > 0 {
+            text.push_str(&format!(
+                ", {} envelopes left out: of more than {MAX_KEYS} keys, or more than {MAX_ENVELOPES_OF_KEY} of one",
+                self.envelopes_left_out
+            ));
+        }
         text
     }
 
@@ -563,4 +619,52 @@ async fn declaring(trusted: &Trusted, domain: &str) -> Result<Option<VerifiedPol
         }
     }
     Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use sealflow::clock::UnixMillis;
+    use sealflow::keys::envelope::EnvelopeParts;
+
+    use super::*;
+
+    fn key(n: usize) -> KeyId {
+        KeyId::from_bytes((n as u128).to_be_bytes())
+    }
+
+    fn envelope(n: usize, dataset: String) -> Envelope {
+        Envelope::new(EnvelopeParts {
+            key_id: key(n),
+            arn: String::new(),
+            wrapped: Vec::new(),
+            dataset,
+            key_name: String::new(),
+            acl: String::new(),
+            policy: (String::new(), 1, [0; 32]),
+            labels: Vec::new(),
+            created: UnixMillis(0),
+            not_after: UnixMillis(0),
+        })
+    }
+
+    #[test]
+    fn keys_and_envelopes_beyond_the_most_are_counted_as_left_out() {
+        let mut seen = Seen::default();
+        for n in 0..=MAX_KEYS {
+            assert_eq!(seen.takes(key(n)), n < MAX_KEYS);
+            seen.envelope(envelope(n, String::new()));
+        }
+        assert!(seen.takes(key(0)));
+        assert_eq!((seen.envelopes.len(), seen.envelopes_left_out), (MAX_KEYS, 1));
+        for n in 0..MAX_ENVELOPES_OF_KEY {
+            seen.envelope(envelope(0, format!("forged-{n}")));
+        }
+        assert_eq!(
+            (seen.envelopes[&key(0)].len(), seen.envelopes_left_out),
+            (MAX_ENVELOPES_OF_KEY, 2)
+        );
+        // What is there already is no further one.
+        seen.envelope(envelope(0, String::new()));
+        assert_eq!(seen.envelopes_left_out, 2);
+    }
 }

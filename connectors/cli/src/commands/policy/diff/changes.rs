@@ -136,7 +136,7 @@ fn column(rule: &ColumnRule) -> Properties {
         ("flow", word(&rule.flow)),
         ("key", rule.key.clone()),
         ("acl", rule.acl.clone()),
-        ("domain", rule.domain().unwrap_or_default().to_owned()),
+        ("domain", rule.sealing_domain().unwrap_or_default().to_owned()),
         ("label", other_than(rule.label.clone(), &rule.path.to_string())),
         ("pad_to", if_set(rule.pad_to.as_ref())),
         ("bind_row", if_set(rule.bind_row.as_ref())),

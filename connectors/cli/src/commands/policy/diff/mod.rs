@@ -93,6 +93,8 @@ struct Diff {
     changes: Vec<Change>,
     gains: Vec<Move>,
     losses: Vec<Move>,
+    /// What the older policy refused to open, and the newer one opens, whoever may open its label.
+    reopened: BTreeSet<String>,
     notes: BTreeSet<String>,
 }
 
@@ -289,10 +291,11 @@ impl Diff {
         let changes = changes(from, to);
         let (mut gains, mut losses) = (BTreeSet::new(), BTreeSet::new());
         let nobody = Acl::default();
-        for label in labels(from).union(&labels(to)) {
+        let (known, reopened) = (labels(from), reopened(from, to));
+        for label in known.union(&labels(to)) {
             let (before, after) = (list(from, label, domains), list(to, label, domains));
-            // A label that the older policy does not know has no values yet.
-            let written = before.is_some();
+            // A label that the older policy does not know, and that is no former one, has no values yet.
+            let written = known.contains(label) || to.previous.labels.contains_key(label);
             let (before, after) = (before.unwrap_or(&nobody), after.unwrap_or(&nobody));
             let moves = |one: &Acl, other: &Acl| -> Vec<Move> {
                 let entry = |(who, grant): (String, &Grant)| Move {
@@ -313,10 +316,11 @@ impl Diff {
             from: old.named(),
             to: new.named(),
             same: changes.is_empty(),
-            opens_written: gains.iter().any(|gain| gain.written),
+            opens_written: gains.iter().any(|gain| gain.written) || !reopened.is_empty(),
             gains: gains.into_iter().collect(),
             losses: losses.into_iter().collect(),
             notes: notes(from, to, domains),
+            reopened,
             changes,
         }
     }
@@ -375,8 +379,11 @@ impl Diff {
         for loss in &self.losses {
             say(format_args!("  {} {}", style.red("-"), harmless(&loss.line())));
         }
-        if !self.notes.is_empty() {
+        if !self.notes.is_empty() || !self.reopened.is_empty() {
             say("\nmind");
+        }
+        for what in &self.reopened {
+            say(format_args!("  {} {}", style.yellow("!"), harmless(what)));
         }
         for note in &self.notes {
             say(format_args!("  {}", harmless(note)));
@@ -419,6 +426,28 @@ fn list<'a>(policy: &'a Policy, label: &str, domains: &'a Domains) -> Option<&'a
         return document.map(|document| &document.document().acl);
     }
     policy.acl_for_label(label).and_then(|name| policy.acls.get(name))
+}
+
+/// Former keys and ACL names that the older policy did not know: what they sealed was shut, and opens.
+fn reopened(old: &Policy, new: &Policy) -> BTreeSet<String> {
+    let mut reopened = BTreeSet::new();
+    let an_acl = old.acls.keys().next().map_or("", String::as_str);
+    for key in &new.previous.keys {
+        if !old.opens(&key.name.with_each_field_as("x"), &key.arn, an_acl) {
+            reopened.insert(format!(
+                "what was sealed under key {} ({}) opens, which it did not: it is new under previous.keys",
+                key.name, key.arn
+            ));
+        }
+    }
+    for (name, current) in &new.previous.acls {
+        if old.current_acl(name).is_none() {
+            reopened.insert(format!(
+                "what was sealed under ACL {name} opens, which it did not: it is new under previous.acls, as {current}"
+            ));
+        }
+    }
+    reopened
 }
 
 /// What the lists do not show: what stops opening, and what KMS still goes by.

@@ -65,7 +65,7 @@ pub(super) struct Parties {
     pub(super) maintainers: BTreeSet<String>,
     /// Where readers are told apart.
     pub(super) readers: Readers,
-    /// Whether to deny what nothing allows.
+    /// Whether to deny other encryption contexts, and new grants.
     pub(super) deny_others: bool,
 }
 
@@ -87,6 +87,14 @@ pub(super) struct Subject<'a> {
     pub(super) domains: BTreeMap<String, Domain>,
     /// Grants that are over by then are left out.
     pub(super) now: UnixMillis,
+}
+
+impl Subject<'_> {
+    /// Whether a column is sealed in that domain. Of one that only hashes for hints nobody unwraps the secret but who seals.
+    pub(super) fn opens_values_of(&self, domain: &str) -> bool {
+        let mut columns = self.policies.iter().flat_map(|policy| &policy.policy().columns);
+        columns.any(|rule| rule.domain() == Some(domain))
+    }
 }
 
 /// The documents.
@@ -124,7 +132,7 @@ pub(super) fn render(subject: &Subject<'_>, parties: &Parties) -> Rendered {
         rendering.of_policy(policy.policy(), subject);
     }
     for (name, domain) in &subject.domains {
-        rendering.of_domain(name, domain, subject.now);
+        rendering.of_domain(name, domain, subject);
     }
     rendering.describe();
     if parties.deny_others {
@@ -201,7 +209,8 @@ impl Rendering<'_> {
         }
     }
 
-    fn of_domain(&mut self, name: &str, domain: &Domain, now: UnixMillis) {
+    fn of_domain(&mut self, name: &str, domain: &Domain, subject: &Subject<'_>) {
+        let opens = subject.opens_values_of(name);
         let rules = |verb: &str| -> Vec<Rule> {
             let statement = in_domain(Statement::allow(&sid(verb, &["domain", name]), &["kms:Decrypt"]), name);
             let rule = |key: &String| Rule {
@@ -210,16 +219,18 @@ impl Rendering<'_> {
             };
             domain.keys.iter().map(rule).collect()
         };
-        let serve = rules("Serve");
-        self.give(&self.parties.services.clone(), &serve);
-        if !self.parties.services.is_empty() {
+        if opens && !self.parties.services.is_empty() {
+            let serve = rules("Serve");
+            self.give(&self.parties.services.clone(), &serve);
             self.identity(&format!("sealflow-domain-{name}-serve"), &serve);
         }
         if self.parties.readers == Readers::Kms {
             let place = format!("the ACL of domain {name}");
-            self.readers(&rules("Read"), &domain.acl, &place, now, || {
-                format!("sealflow-domain-{name}-read")
-            });
+            if opens {
+                self.readers(&rules("Read"), &domain.acl, &place, subject.now, || {
+                    format!("sealflow-domain-{name}-read")
+                });
+            }
             let denied: Vec<&Principal> = domain.acl.deny.iter().collect();
             let base = Statement::deny(&sid("Deny", &["domain", name]), OPENING).when("StringEquals", DOMAIN, [name]);
             for key in &domain.keys {
@@ -227,7 +238,9 @@ impl Rendering<'_> {
             }
             // Whoever seals in a domain holds the secret that opens it, so KMS cannot give the one without the other.
             self.denied_parties(&self.parties.sealers.clone(), &denied, &place, "seal");
-            self.denied_parties(&self.parties.services.clone(), &denied, &place, "open");
+            if opens {
+                self.denied_parties(&self.parties.services.clone(), &denied, &place, "open");
+            }
         }
     }
 
@@ -391,6 +404,9 @@ impl Rendering<'_> {
     }
 
     fn identity(&mut self, name: &str, rules: &[Rule]) {
+        if rules.is_empty() {
+            return;
+        }
         let document = self.out.identities.entry(name.to_owned()).or_default();
         for rule in rules {
             let statement = rule.statement.clone().on([rule.key.clone()]);
@@ -399,9 +415,9 @@ impl Rendering<'_> {
                 ..statement
             }]);
         }
-        if document.0.is_empty() {
-            self.out.identities.remove(name);
-        }
+        // As in the key policies: it has no encryption context, so it stands alone.
+        let keys = rules.iter().map(|rule| rule.key.clone());
+        document.extend([Statement::allow("Describe", &["kms:DescribeKey"]).on(keys)]);
     }
 
     fn unsaid(&mut self, what: String) {
@@ -448,7 +464,8 @@ fn sealing(policy: &Policy, subject: &Subject<'_>) -> Vec<Rule> {
             statement: in_context(statement, &contexts, names),
         });
     }
-    let domains: BTreeSet<&str> = policy.columns.iter().filter_map(|rule| rule.domain()).collect();
+    let columns = policy.columns.iter();
+    let domains: BTreeSet<&str> = columns.filter_map(|rule| rule.sealing_domain()).collect();
     for name in domains {
         let Some(domain) = subject.domains.get(name) else {
             continue;

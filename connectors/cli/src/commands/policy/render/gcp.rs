@@ -70,14 +70,15 @@ pub(super) fn render(subject: &Subject<'_>, members: &Members) -> Rendered {
         }
     }
     for (name, domain) in &subject.domains {
+        let opens = subject.opens_values_of(name);
         let key = CryptoKey {
-            name: shortened(&format!("sealflow-domain-{name}").replace('.', "_"), MAX_KEY_NAME),
+            name: key_name(&["domain", name]),
             comment: format!("Secrets of domain {name}."),
             acl: &domain.acl,
             place: format!("the ACL of domain {name}"),
             sealers_open: true,
-            served: true,
-            direct: members.readers == Readers::Kms,
+            served: opens,
+            direct: opens && members.readers == Readers::Kms,
         };
         out.key(&key, members, subject.now);
     }
@@ -97,23 +98,13 @@ fn of_policy<'a>(policy: &'a Policy, members: &Members) -> Vec<CryptoKey<'a>> {
     for ((key, acl), (columns, letters)) in uses {
         let Some(list) = policy.acls.get(&acl) else { continue };
         let dataset = &policy.dataset;
-        let plain = |text: &str| text.replace(|c: char| !c.is_ascii_alphanumeric() && c != '-' && c != '_', "_");
-        let name = format!("sealflow-{}-{}-{}", plain(dataset), plain(&key), plain(&acl));
         let what = match (columns, letters) {
             (true, false) => "columns",
             (false, _) => "dead letters",
             (true, true) => "columns and dead letters",
         };
         keys.push(CryptoKey {
-            // What `plain` makes one is told apart by its hash.
-            name: if name == format!("sealflow-{dataset}-{key}-{acl}") {
-                shortened(&name, MAX_KEY_NAME)
-            } else {
-                shortened(
-                    &format!("{name}-{}", hashed(&format!("{dataset}\n{key}\n{acl}"))),
-                    MAX_KEY_NAME,
-                )
-            },
+            name: key_name(&[dataset, &key, &acl]),
             comment: format!("Key {key}, ACL {acl} of {dataset}: {what}."),
             acl: list,
             place: format!("acls.{acl} of {dataset}"),
@@ -123,6 +114,17 @@ fn of_policy<'a>(policy: &'a Policy, members: &Members) -> Vec<CryptoKey<'a>> {
         });
     }
     keys
+}
+
+/// The name of a crypto key. Those that differ only in characters that Google does not take are told apart by a hash.
+fn key_name(parts: &[&str]) -> String {
+    let spelled = format!("sealflow-{}", parts.join("-"));
+    let plain = spelled.replace(|c: char| !c.is_ascii_alphanumeric() && c != '-' && c != '_', "_");
+    if plain == spelled {
+        shortened(&plain, MAX_KEY_NAME)
+    } else {
+        shortened(&format!("{plain}-{}", hashed(&parts.join("\n"))), MAX_KEY_NAME)
+    }
 }
 
 fn hashed(text: &str) -> String {
@@ -198,6 +200,11 @@ impl Rendered {
                 continue;
             }
             if key.acl.deny.contains(&grant.principal) || grant.until.is_some_and(|until| until <= now) {
+                continue;
+            }
+            if let Some(denied) = key.acl.deny.iter().find(|denied| denied.overlaps(&grant.principal)) {
+                let why = format!("deny has {denied}, which may name it too");
+                self.unsaid.insert(format!("{place}: {why}"));
                 continue;
             }
             if !named.insert((value.clone(), grant.until)) {

@@ -14,8 +14,8 @@ use std::process::ExitCode;
 
 use clap::ValueEnum;
 use sealflow::acl::Principal;
-use sealflow::policy::VerifiedPolicy;
 use sealflow::policy::publish::{domain_history, history};
+use sealflow::policy::{ColumnRule, Policy, PolicySourceError, VerifiedPolicy};
 use serde_json::json;
 
 use self::aws::{Domain, Parties, Subject};
@@ -42,7 +42,8 @@ pub(crate) struct Args {
     /// For which cloud
     #[arg(long, value_enum, value_name = "CLOUD")]
     terraform: Cloud,
-    /// Render this policy file, which nobody signed, instead of the catalogue's newest
+    /// Render this policy file, which nobody signed, instead of the catalogue's newest. With a catalogue, it is refused if other
+    /// datasets there share its KMS keys; without one, nobody looks
     #[arg(long, value_name = "POLICY", conflicts_with = "datasets")]
     dev: Option<PathBuf>,
     /// Who seals: ARN of a role or user, or a member of Google's IAM; may be repeated
@@ -61,11 +62,12 @@ pub(crate) struct Args {
     /// one. Who opens dead letters always has rights of its own
     #[arg(long, value_enum, value_name = "WHERE")]
     readers: Option<Readers>,
-    /// AWS: also deny what is not allowed here, whatever a grant or a later statement says
+    /// AWS: also deny other encryption contexts, and new grants. Grants that exist survive in the contexts of the policy: find
+    /// them with `aws kms list-grants` and revoke them
     #[arg(long)]
     deny_others: bool,
     /// AWS: also render the keys themselves, imported by `import` blocks. A new key is made first (`aws kms create-key`), since
-    /// the policy names its ARN
+    /// the policy names its ARN. Replicas of multi-Region keys are not supported
     #[arg(long)]
     import_keys: bool,
     /// AWS: print the policy documents themselves, as one JSON document, for `aws kms put-key-policy`
@@ -114,7 +116,7 @@ struct Loaded {
 pub(super) async fn run(args: &Args) -> Result<ExitCode> {
     let readers = args.readers()?;
     let loaded = match &args.dev {
-        Some(path) => unsigned(path)?,
+        Some(path) => unsigned_beside_others(args, path).await?,
         None => newest(args).await?,
     };
     for policy in &loaded.policies {
@@ -203,7 +205,17 @@ impl Args {
             "It needs hashicorp/aws 6 or newer. Each aws_kms_key_policy is the whole policy of its key: what it does not name".to_owned(),
             "loses its rights. Keys of several accounts need providers aws.account_ACCOUNT. Attach the aws_iam_policy of a role to".to_owned(),
             "it (aws_iam_role_policy_attachment): roles of other accounts, and those that a pattern names, need both sides.".to_owned(),
+            String::new(),
+            "prevent_destroy guards a block only while it stands here. When a key has gone from this file, make Terraform forget it".to_owned(),
+            "(`terraform state rm`, or a `removed` block with destroy = false) before you apply: else it is destroyed.".to_owned(),
         ]);
+        if self.deny_others {
+            head.extend([
+                String::new(),
+                "Other encryption contexts and new grants are denied to everybody. Grants that exist survive in the contexts of the".to_owned(),
+                "policy: find them with `aws kms list-grants`, and revoke them.".to_owned(),
+            ]);
+        }
         head.extend(comment(&rendered.unsaid, "IAM"));
         let blocks = terraform::blocks(&rendered, self.import_keys);
         Ok((hcl::file(&head, &blocks), rendered.unsaid))
@@ -269,7 +281,7 @@ fn comment(unsaid: &BTreeSet<String>, whose: &str) -> Vec<String> {
 
 fn unsigned(path: &std::path::Path) -> Result<Loaded> {
     let policy = read_unsigned(path)?;
-    if let Some(domain) = policy.policy().columns.iter().find_map(|rule| rule.domain()) {
+    if let Some(domain) = policy.policy().columns.iter().find_map(ColumnRule::sealing_domain) {
         return Err(Failure::usage(
             format_args!("{}: the document of domain {domain} is not at hand", path.display()),
             "publish the policy, and render it from the catalogue",
@@ -280,6 +292,25 @@ fn unsigned(path: &std::path::Path) -> Result<Loaded> {
         domains: BTreeMap::new(),
         notes: BTreeSet::new(),
     })
+}
+
+/// What nobody signed. Whether other datasets share its KMS keys, a catalogue knows if there is one.
+async fn unsigned_beside_others(args: &Args, path: &std::path::Path) -> Result<Loaded> {
+    let loaded = unsigned(path)?;
+    if args.terraform == Cloud::Gcp {
+        return Ok(loaded);
+    }
+    if !args.trusting.has_catalogue() {
+        note(
+            "warning: other datasets on the same KMS keys were not looked at, and would lose their rights: give --catalogue",
+        );
+        return Ok(loaded);
+    }
+    let policies = loaded.policies.iter();
+    let datasets: BTreeSet<String> = policies.map(|policy| policy.policy().dataset.clone()).collect();
+    let trusted = args.trusting.open(None)?;
+    refuse_to_lock_out(&trusted, &datasets, &loaded).await?;
+    Ok(loaded)
 }
 
 async fn newest(args: &Args) -> Result<Loaded> {
@@ -296,11 +327,13 @@ async fn newest(args: &Args) -> Result<Loaded> {
     };
     for dataset in &datasets {
         let policy = source.policy(dataset).await?;
-        loaded.notes.extend(moved_labels(&trusted, &policy).await?);
+        loaded.notes.extend(sealed_otherwise(&trusted, policy.policy()).await?);
         loaded.policies.push(policy.as_ref().clone());
     }
     let columns = loaded.policies.iter().flat_map(|policy| &policy.policy().columns);
-    let domains: BTreeSet<String> = columns.filter_map(|rule| rule.domain().map(str::to_owned)).collect();
+    let domains: BTreeSet<String> = columns
+        .filter_map(|rule| rule.sealing_domain().map(str::to_owned))
+        .collect();
     for name in domains {
         let newest = source.domain(&name, None).await?;
         let mut keys = BTreeSet::new();
@@ -314,24 +347,63 @@ async fn newest(args: &Args) -> Result<Loaded> {
     Ok(loaded)
 }
 
-/// What was sealed under one ACL, and is governed by another now: KMS goes by the name that was sealed.
-async fn moved_labels(trusted: &Trusted, policy: &VerifiedPolicy) -> Result<BTreeSet<String>> {
-    let now = policy.policy();
-    let mut notes = BTreeSet::new();
+/// What was sealed under one ACL, and is governed by another now or by none: KMS goes by the name that was sealed.
+async fn sealed_otherwise(trusted: &Trusted, now: &Policy) -> Result<BTreeSet<String>> {
+    // The last version of each label, or of the dead letters, under each ACL.
+    let mut columns: BTreeMap<(String, String), u64> = BTreeMap::new();
+    let mut letters: BTreeMap<String, u64> = BTreeMap::new();
     for entry in history(trusted.catalogue.as_ref(), &now.dataset, &trusted.owners).await? {
         // What is not believed has sealed nothing.
         let Ok(before) = entry.policy else { continue };
-        for rule in before.policy().columns.iter().filter(|rule| rule.domain().is_none()) {
-            let (sealed, counts) = (now.current_acl(&rule.acl), now.acl_for_label(&rule.label));
-            if let (Some(sealed), Some(counts)) = (sealed, counts)
-                && sealed != counts
-            {
-                notes.insert(format!(
-                    "{}: values of {} from version {} and before were sealed under ACL {}, and ACL {counts} counts for them now: \
-                     KMS still opens them for the readers of {sealed}, and for no others",
-                    now.dataset, rule.label, entry.version, rule.acl
-                ));
+        let before = before.policy();
+        for rule in before.columns.iter().filter(|rule| rule.domain().is_none()) {
+            let last = columns.entry((rule.label.clone(), rule.acl.clone())).or_default();
+            *last = entry.version.max(*last);
+        }
+        if let Some(rule) = &before.dead_letters {
+            let last = letters.entry(rule.acl.clone()).or_default();
+            *last = entry.version.max(*last);
+        }
+    }
+    let mut notes = BTreeSet::new();
+    let dataset = &now.dataset;
+    for ((label, acl), version) in columns {
+        let Some(sealed) = now.current_acl(&acl) else { continue };
+        let guards = now
+            .columns
+            .iter()
+            .any(|rule| rule.domain().is_none() && rule.acl == sealed);
+        let still = match now.acl_for_label(&label) {
+            Some(counts) if counts != sealed && guards => {
+                format!(
+                    "ACL {counts} counts for them now: KMS still opens them for the readers of {sealed}, and for no others"
+                )
             }
+            Some(counts) if counts != sealed => {
+                format!(
+                    "ACL {counts} counts for them now: KMS opens them for nobody, since {sealed} guards no column any more"
+                )
+            }
+            None if guards => {
+                format!(
+                    "the policy has no ACL for them any more: KMS still opens them for the readers of {sealed}, which guards other columns"
+                )
+            }
+            _ => continue,
+        };
+        notes.insert(format!(
+            "{dataset}: values of {label} from version {version} and before were sealed under ACL {acl}, and {still}"
+        ));
+    }
+    let counts = now.dead_letters.as_ref().map(|rule| rule.acl.as_str());
+    for (acl, version) in letters {
+        if let (Some(sealed), Some(counts)) = (now.current_acl(&acl), counts)
+            && sealed != counts
+        {
+            notes.insert(format!(
+                "{dataset}: dead letters from version {version} and before were sealed under ACL {acl}, and ACL {counts} counts for \
+                 them now: KMS opens them for nobody"
+            ));
         }
     }
     Ok(notes)
@@ -339,7 +411,7 @@ async fn moved_labels(trusted: &Trusted, policy: &VerifiedPolicy) -> Result<BTre
 
 /// A key has one policy: rendered for some of its datasets, it would take the others' rights away.
 async fn refuse_to_lock_out(trusted: &Trusted, datasets: &BTreeSet<String>, loaded: &Loaded) -> Result<()> {
-    let keys_of = |policy: &sealflow::policy::Policy| -> BTreeSet<String> {
+    let keys_of = |policy: &Policy| -> BTreeSet<String> {
         let previous = policy.previous.keys.iter().map(|key| key.arn.clone());
         policy
             .keys
@@ -358,16 +430,14 @@ async fn refuse_to_lock_out(trusted: &Trusted, datasets: &BTreeSet<String>, load
     let paths = trusted.catalogue.list("policies").await?;
     let others: BTreeSet<&str> = paths.iter().filter_map(|path| path.split('/').nth(1)).collect();
     for other in others.into_iter().filter(|other| !datasets.contains(*other)) {
-        let policy = match source.policy(other).await {
-            Ok(policy) => policy,
-            Err(error) if error.is_retryable() => return Err(error.into()),
-            // Nobody seals by it.
-            Err(_) => continue,
+        let Some(policy) = believed(source.policy(other).await, other)? else {
+            continue;
         };
         if let Some(key) = keys_of(policy.policy()).intersection(&ours).next() {
             return Err(shared(key, &format!("dataset {other}"), &format!("name {other} too")));
         }
-        for domain in policy.policy().columns.iter().filter_map(|rule| rule.domain()) {
+        for domain in policy.policy().columns.iter().filter_map(ColumnRule::sealing_domain) {
+            believed(source.domain(domain, None).await, other)?;
             for document in domain_history(trusted.catalogue.as_ref(), domain, &trusted.owners).await? {
                 let Ok(document) = document else { continue };
                 if ours.contains(&document.document().arn) {
@@ -378,6 +448,20 @@ async fn refuse_to_lock_out(trusted: &Trusted, datasets: &BTreeSet<String>, load
         }
     }
     Ok(())
+}
+
+/// What another dataset says; `None` if there is nothing by which anybody seals. What this caller does not believe may be
+/// believed by its own pipelines, and have the same key.
+fn believed<T>(found: std::result::Result<T, PolicySourceError>, other: &str) -> Result<Option<T>> {
+    match found {
+        Ok(found) => Ok(Some(found)),
+        Err(PolicySourceError::Missing { .. }) => Ok(None),
+        Err(error @ PolicySourceError::Untrusted { .. }) => Err(Failure::config(
+            format_args!("whether dataset {other} shares a KMS key cannot be told: {error}"),
+            format_args!("pin its owner too: --owner '{other}=THUMBPRINT'"),
+        )),
+        Err(error) => Err(error.into()),
+    }
 }
 
 fn shared(key: &str, what: &str, help: &str) -> Failure {

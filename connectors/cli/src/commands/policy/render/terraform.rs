@@ -74,14 +74,17 @@ pub(super) fn blocks(rendered: &Rendered, import: bool) -> Vec<Block> {
             let mut body: Vec<Item> = provider(key.account).into_iter().collect();
             body.extend([
                 region(),
-                Item::Attribute("enable_key_rotation", Value::Bool(true)),
                 Item::Attribute("deletion_window_in_days", Value::Number(30)),
-                keep(),
+                Item::Block(Block::new("lifecycle", as_it_is())),
             ]);
-            let lines = [
+            let mut lines = vec![
                 arn.as_str(),
                 "Deleting it makes everything under it unreadable for ever.",
+                "Its tags, description and rotation, and whether it is enabled, stay as they are.",
             ];
+            if key.id.starts_with("mrk-") {
+                lines.push("It must be the primary key: replicas of multi-Region keys cannot be imported like this.");
+            }
             blocks.push(Block::resource("aws_kms_key", &name, body).commented(&lines));
             key_id = Value::Reference(format!("{to}.key_id"));
         }
@@ -106,6 +109,16 @@ pub(super) fn blocks(rendered: &Rendered, import: bool) -> Vec<Block> {
         blocks.push(Block::resource("aws_iam_policy", &identifier(name), body));
     }
     blocks
+}
+
+/// The lifecycle of an imported key: it is neither destroyed nor changed in what it had before.
+fn as_it_is() -> Vec<Item> {
+    let ignored = ["tags", "tags_all", "is_enabled", "enable_key_rotation", "description"];
+    let names = ignored.iter().map(|name| Value::Reference((*name).to_owned()));
+    vec![
+        Item::Attribute("prevent_destroy", Value::Bool(true)),
+        Item::Attribute("ignore_changes", Value::List(names.collect())),
+    ]
 }
 
 fn json(document: &Document) -> Value {

@@ -165,7 +165,8 @@ fn policies() -> impl Strategy<Value = String> {
     let key = || prop::sample::select(KEYS.to_vec());
     let acl = || prop::sample::select(vec!["p", "q"]);
     let name = || prop::sample::select(vec!["one", "tenant-{t}"]);
-    let columns = prop::collection::vec((name(), acl()), 1..4);
+    let hint = prop::option::of((any::<bool>(), acl()));
+    let columns = prop::collection::vec((name(), acl(), hint), 1..4);
     let parts = (
         (key(), key(), prop::option::of(key()), prop::option::of(key())),
         (acls(), acls()),
@@ -179,8 +180,12 @@ fn policies() -> impl Strategy<Value = String> {
             arn(one),
             arn(many)
         );
-        for (n, (name, acl)) in columns.iter().enumerate() {
-            yaml.push_str(&format!("  - {{ path: c{n}, key: \"{name}\", acl: {acl} }}\n"));
+        for (n, (name, acl, hint)) in columns.iter().enumerate() {
+            let hint = hint.map_or_else(String::new, |(hmac, acl)| {
+                let derive = if hmac { "hmac, domain: customers" } else { "last4" };
+                format!(", hints: [{{ derive: {derive}, acl: {acl} }}]")
+            });
+            yaml.push_str(&format!("  - {{ path: c{n}, key: \"{name}\", acl: {acl}{hint} }}\n"));
         }
         if domain {
             yaml.push_str("  - { path: customer, domain: customers }\n");
@@ -275,10 +280,12 @@ proptest! {
                 }
                 let secret = vec![("sealflow:domain", "customers")];
                 let is_its = key == "b" || (two_versions && key == "c");
-                let named = acl.decide(&who, None, UnixMillis(at)).is_allowed();
+                // A domain that only hashes opens nothing.
+                let named = model.columns.iter().any(|rule| rule.domain().is_some())
+                    && acl.decide(&who, None, UnixMillis(at)).is_allowed();
                 // Sealing needs the secret that opens, which KMS refuses whom the ACL denies.
                 let denied = acl.deny.iter().any(|principal| principal.names(&who));
-                let sealed_with = model.columns.iter().any(|rule| rule.domain().is_some()) && key == "b" && !denied;
+                let sealed_with = model.columns.iter().any(|rule| rule.sealing_domain().is_some()) && key == "b" && !denied;
                 prop_assert_eq!(
                     allows(&policies, key, caller, "kms:Decrypt", &secret, at),
                     is_its && named || seals && sealed_with,
@@ -330,6 +337,73 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn a_domain_that_only_hashes_is_unwrapped_by_who_seals_and_by_nobody_else() {
+    let reader = "arn:aws:sts::111111111111:assumed-role/x/s";
+    let secret = vec![("sealflow:domain", "customers")];
+    let asked = |column: &str, readers| {
+        let policy = unsigned(&format!(
+            "dataset: payments\nversion: 1\nkeys: {{ one: {{ arn: \"{}\" }} }}\nacls: {{ p: {{}} }}\ncolumns:\n  - {{ path: c, key: one, \
+             acl: p, hints: [{{ derive: hmac, domain: customers, acl: p }}] }}\n{column}",
+            arn("a")
+        ));
+        let domains = BTreeMap::from([(
+            "customers".to_owned(),
+            domain(&["b"], "{ allow: [\"arn:aws:iam::111111111111:role/x\"] }"),
+        )]);
+        let policies = key_policies(&rendered(&policy, domains, &parties(readers, false)));
+        let sealer = SEALER.replace(":iam:", ":sts:").replace("role/", "assumed-role/") + "/s";
+        let service = SERVICE.replace(":iam:", ":sts:").replace("role/", "assumed-role/") + "/s";
+        [sealer.as_str(), reader, service.as_str()]
+            .map(|who| allows(&policies, "b", who, "kms:Decrypt", &secret, NOW.0))
+    };
+    assert_eq!(asked("", Readers::Kms), [true, false, false]);
+    assert_eq!(asked("", Readers::Service), [true, false, false]);
+    let column = "  - { path: customer, domain: customers }\n";
+    assert_eq!(asked(column, Readers::Kms), [true, true, false]);
+    assert_eq!(asked(column, Readers::Service), [true, false, true]);
+}
+
+#[test]
+fn google_gives_nothing_to_whom_a_deny_may_name_and_tells_names_with_dots_apart() {
+    let policy = unsigned(&FULL.replace(
+        "\"oidc:https://login.example.com#sub=bob\"",
+        "\"oidc:https://accounts.google.com#group=g\"",
+    ));
+    let members = Members {
+        key_ring: "projects/p/locations/europe-west3/keyRings/r".to_owned(),
+        ..Members::default()
+    };
+    let domains = ["a.b", "a_b"].map(|name| (name.to_owned(), domain(&["b"], "{}")));
+    let out = gcp::render(
+        &Subject {
+            policies: std::slice::from_ref(&policy),
+            domains: domains.into(),
+            now: NOW,
+        },
+        &members,
+    );
+    let text = hcl::file(&[], &out.blocks);
+    // The other reader is that of an ACL without a deny.
+    assert!(
+        !text.contains("104857600000000000001") && text.contains("104857600000000000002"),
+        "{text}"
+    );
+    assert!(
+        out.unsaid.iter().any(|line| line.contains("which may name it too")),
+        "{:?}",
+        out.unsaid
+    );
+    let names: BTreeSet<&String> = out
+        .blocks
+        .iter()
+        .filter(|block| block.labels[0] == "google_kms_crypto_key")
+        .map(|block| &block.labels[1])
+        .filter(|name| name.starts_with("sealflow-domain-a_b"))
+        .collect();
+    assert_eq!(names.len(), 2, "{names:?}");
 }
 
 const FULL: &str = r#"
