@@ -4,7 +4,7 @@
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use sealflow::audit::testing::sample_event;
@@ -12,7 +12,7 @@ use sealflow::audit::{AuditError, AuditLog, Report, Verifier};
 use sealflow::clock::{ManualClock, UnixMillis};
 use sealflow::jose::{PrivateJwk, Thumbprint};
 use sealflow::units::Span;
-use sealflow_audit::{AuditConfig, To};
+use sealflow_audit::{AuditConfig, LineSink, To};
 
 struct Bench {
     folder: tempfile::TempDir,
@@ -24,7 +24,9 @@ impl Bench {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let key = PrivateJwk::generate().unwrap();
-        fs::write(folder.path().join("audit.key"), key.to_private_json().expose()).unwrap();
+        let path = folder.path().join("audit.key");
+        fs::write(&path, key.to_private_json().expose()).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
         Self {
             folder,
             clock: Arc::new(ManualClock::at(UnixMillis(1_767_225_600_000))),
@@ -51,6 +53,21 @@ impl Bench {
         config.open(clock)
     }
 
+    /// A log whose lines go to `lines`.
+    fn open_topic(&self, lines: &Arc<Mutex<Vec<String>>>) -> Result<Arc<dyn AuditLog>, AuditError> {
+        let config = AuditConfig {
+            to: To::Topic,
+            path: None,
+            topic: None,
+            key: self.path("audit.key"),
+            checkpoints: self.path("checkpoints"),
+            every: 10,
+            span: Span(Duration::from_secs(60)),
+            name: None,
+        };
+        config.open_with(self.clock.clone(), Some(Box::new(Kept(Arc::clone(lines)))))
+    }
+
     fn verify(&self) -> Report {
         let mut verifier = Verifier::new([self.signer], false);
         let checkpoints = fs::read(self.path("checkpoints")).unwrap();
@@ -60,6 +77,73 @@ impl Bench {
         lines(log.leak()).for_each(|line| verifier.line(line));
         verifier.finish()
     }
+}
+
+/// A topic in memory, which can lose what it takes.
+struct Kept(Arc<Mutex<Vec<String>>>);
+
+impl LineSink for Kept {
+    fn name(&self) -> String {
+        "kept".to_owned()
+    }
+
+    fn append(&mut self, lines: &[String]) -> Result<(), AuditError> {
+        if lines.iter().any(|line| line.contains("rule of nobody")) {
+            return Err(AuditError::Write {
+                to: self.name(),
+                reason: "no answer".to_owned(),
+            });
+        }
+        self.0.lock().unwrap().extend_from_slice(lines);
+        Ok(())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn several_processes_write_one_topic_and_one_file_of_checkpoints_and_a_line_in_doubt_ends_a_chain() {
+    let bench = Bench::new();
+    let lines = Arc::default();
+    let (first, second) = (bench.open_topic(&lines).unwrap(), bench.open_topic(&lines).unwrap());
+    for _ in 0..25 {
+        first.record(vec![sample_event()]).await.unwrap();
+        second.record(vec![sample_event()]).await.unwrap();
+    }
+    // What may or may not have arrived: nothing comes after it, and the other goes on.
+    let mut lost = sample_event();
+    lost.rule = "rule of nobody".to_owned();
+    assert!(matches!(second.record(vec![lost]).await, Err(AuditError::Write { .. })));
+    let after = second.record(vec![sample_event()]).await;
+    assert!(matches!(after, Err(AuditError::Closed { .. })), "{after:?}");
+    first.close().await.unwrap();
+    let mut verifier = Verifier::new([bench.signer], false);
+    let checkpoints = fs::read_to_string(bench.path("checkpoints")).unwrap();
+    assert!(checkpoints.lines().count() >= 6);
+    checkpoints
+        .lines()
+        .for_each(|line| verifier.checkpoint(line.as_bytes()));
+    for line in lines.lock().unwrap().iter() {
+        verifier.line(line.as_bytes());
+    }
+    let report = verifier.finish();
+    assert!(report.is_whole(), "{:?}", report.breaks);
+    assert_eq!((report.chains.len(), report.decisions), (2, 50));
+}
+
+#[test]
+fn a_key_that_others_can_read_or_that_is_no_file_signs_nothing() {
+    let bench = Bench::new();
+    let key = bench.path("audit.key");
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o640)).unwrap();
+    let refused = |what: &str| match bench.open() {
+        Err(AuditError::Refused { reason, .. }) => assert!(reason.contains(what), "{reason}"),
+        Err(error) => panic!("{error}"),
+        Ok(_) => panic!("{what}"),
+    };
+    refused("others may read it");
+    fs::remove_file(&key).unwrap();
+    fs::create_dir(&key).unwrap();
+    refused("no regular file");
+    assert!(!bench.path("audit.log").exists());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -292,6 +292,9 @@ fn session_role(arn: &str) -> Option<&str> {
     resource.strip_prefix("assumed-role/")?.split('/').next()
 }
 
+/// Whether a value of the policy and one of the request fit; `None`: they cannot be compared.
+type Holds = fn(&str, &str) -> Option<bool>;
+
 /// Whether one condition holds; `None` if this evaluator does not know its operator or key.
 fn condition_holds(operator: &str, key: &str, wanted: &[String], call: &Call<'_>) -> Option<bool> {
     let (set, operator) = match operator.split_once(':') {
@@ -312,7 +315,7 @@ fn condition_holds(operator: &str, key: &str, wanted: &[String], call: &Call<'_>
         Some(operator) => (operator, true),
         None => (operator, false),
     };
-    let (holds, negated): (fn(&str, &str) -> Option<bool>, bool) = match operator {
+    let (holds, negated): (Holds, bool) = match operator {
         "StringEquals" => (|wanted, value| Some(wanted == value), false),
         "StringNotEquals" => (|wanted, value| Some(wanted == value), true),
         "StringEqualsIgnoreCase" => (

@@ -85,7 +85,7 @@ impl Presigned {
         use SignatureError::Incomplete;
         let signed = |name: &str| authorization.signed_headers.contains(&name);
         let unsigned = |(name, _): &(&str, &str)| name.starts_with("x-amz-") && !signed(name);
-        if !signed("host") || request.headers.iter().any(|header| unsigned(header)) {
+        if !signed("host") || request.headers.iter().any(unsigned) {
             return Err(Incomplete("host and every x-amz- header must be signed"));
         }
         let count = |wanted: &str| request.headers.iter().filter(|(name, _)| *name == wanted).count();
