@@ -91,7 +91,7 @@ impl Opening {
             Read::Records(reading) => reading.events(about),
         };
         for event in &mut events {
-            event.place = event.place.take().map(in_request);
+            event.place = event.place.as_ref().map(in_request);
         }
         Ok(Seen { what, events })
     }
@@ -180,11 +180,12 @@ fn record(n: i64, json: &str, headers: &[Header]) -> Record {
 }
 
 /// A request has no partitions; its values and records are numbered from 0.
-fn in_request(place: Place) -> Place {
+fn in_request(place: &Place) -> Place {
     Place {
         source: SOURCE.to_owned(),
         partition: None,
-        ..place
+        first: place.first,
+        last: place.last,
     }
 }
 
@@ -284,7 +285,7 @@ impl Seen {
     /// Takes what was opened out of memory, as far as it is ours alone.
     fn wipe(&mut self) {
         match &mut self.what {
-            Read::Values(opened) => opened.values.iter_mut().for_each(|value| value.zeroize()),
+            Read::Values(opened) => opened.values.iter_mut().for_each(zeroize::Zeroize::zeroize),
             Read::Records(reading) => {
                 for record in reading.records.iter_mut().flatten() {
                     if let Some(Ok(mut value)) = record.value.take().map(Bytes::try_into_mut) {

@@ -216,7 +216,7 @@ async fn keep_house(service: Arc<Service>, certificate: Option<Arc<Certificate>>
             match refreshed {
                 Ok(Ok(true)) => tracing::info!("took the new certificate"),
                 Ok(Err(error)) => {
-                    tracing::warn!(%error, "the certificate cannot be read again; the one before goes on to count")
+                    tracing::warn!(%error, "the certificate cannot be read again; the one before goes on to count");
                 }
                 _ => {}
             }
