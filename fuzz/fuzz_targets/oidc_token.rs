@@ -23,7 +23,9 @@ const EDDSA_HEADER: &str = "eyJhbGciOiJFZERTQSIsImtpZCI6ImUifQ";
 
 /// The private key of RFC 8037 (A.1), which everybody knows.
 static SIGNER: LazyLock<SigningKey> = LazyLock::new(|| {
-    let seed = URL_SAFE_NO_PAD.decode("nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A").unwrap();
+    let seed = URL_SAFE_NO_PAD
+        .decode("nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A")
+        .unwrap();
     SigningKey::from_bytes(&seed.try_into().unwrap())
 });
 static SET: LazyLock<JwkSet> = LazyLock::new(|| JwkSet::parse(KEYS.as_bytes()).unwrap());
@@ -43,8 +45,10 @@ fuzz_target!(|bytes: &[u8]| {
     let signature = URL_SAFE_NO_PAD.encode(SIGNER.sign(signed.as_bytes()).to_bytes());
     if let Ok(proven) = verify(&format!("{signed}.{signature}")) {
         assert!(proven.expires > NOW);
-        assert!(matches!(&proven.identity, Identity::Oidc { issuer, subject, groups, .. }
-            if issuer == "https://login.example.com" && !subject.is_empty() && groups.len() <= MAX_GROUPS));
+        assert!(
+            matches!(&proven.identity, Identity::Oidc { issuer, subject, groups, .. }
+            if issuer == "https://login.example.com" && !subject.is_empty() && groups.len() <= MAX_GROUPS)
+        );
     }
     // As header and claims, where base64url is no obstacle, with signatures of each length that are right for nothing.
     let split = bytes.iter().position(|byte| *byte == b'\n').unwrap_or(bytes.len());

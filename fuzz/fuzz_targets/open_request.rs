@@ -18,13 +18,22 @@ fuzz_target!(|bytes: &[u8]| {
     };
     let is_word = |text: &str| text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
     assert!(is_word(&request.dataset) && (1..=128).contains(&request.dataset.len()));
-    assert!(request.purpose.as_deref().is_none_or(|purpose| is_word(purpose) && (1..=64).contains(&purpose.len())));
+    assert!(
+        request
+            .purpose
+            .as_deref()
+            .is_none_or(|purpose| is_word(purpose) && (1..=64).contains(&purpose.len()))
+    );
     assert!((1..=8).contains(&request.least_values()));
     let body = std::str::from_utf8(bytes).unwrap();
     match request.what {
         What::Values(values) => {
             for value in values {
-                assert!(value.label.is_none_or(|label| (1..=256).contains(&label.chars().count())));
+                assert!(
+                    value
+                        .label
+                        .is_none_or(|label| (1..=256).contains(&label.chars().count()))
+                );
             }
         }
         What::Records { json, keys } => {

@@ -40,6 +40,7 @@ struct Cli {
 
 /// Each says of itself what it does.
 #[derive(Debug, Subcommand)]
+#[allow(clippy::large_enum_variant)] // there is one in a process
 enum Command {
     Demo(demo::Args),
     Init(init::Args),

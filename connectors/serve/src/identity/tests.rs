@@ -34,7 +34,7 @@ struct Canned {
 }
 
 impl Canned {
-    fn says(&self, status: u16, body: impl ToString) {
+    fn says(&self, status: u16, body: &impl ToString) {
         *self.answer.lock().unwrap() = Some((status, body.to_string()));
     }
 
@@ -149,7 +149,7 @@ const ALICE: &str = "oidc:https://login.example.com#sub=alice";
 async fn keys_are_fetched_once_for_many_and_again_for_a_newer_one_but_not_for_every_stranger() {
     let bench = Bench::new();
     let (old, new) = (key(), key());
-    bench.web.says(200, jwks(&[("old", &old)]));
+    bench.web.says(200, &jwks(&[("old", &old)]));
     let good = token("old", &old, &claims());
     let peers = (0..50).map(|n| IpAddr::from([198, 51, 100, n]));
     let proofs: Vec<_> = peers.map(|peer| bench.prove_from(&good, peer)).collect();
@@ -158,7 +158,7 @@ async fn keys_are_fetched_once_for_many_and_again_for_a_newer_one_but_not_for_ev
     }
     assert_eq!(bench.web.asked(), 1, "no stampede");
     // The issuer rotates.
-    bench.web.says(200, jwks(&[("old", &old), ("new", &new)]));
+    bench.web.says(200, &jwks(&[("old", &old), ("new", &new)]));
     let newer = token("new", &new, &claims());
     assert_eq!(
         bench.prove(&newer).await,
@@ -177,7 +177,7 @@ async fn keys_are_fetched_once_for_many_and_again_for_a_newer_one_but_not_for_ev
     }
     assert_eq!(bench.web.asked(), 3);
     // A key that the issuer takes away counts until the set is fetched again, at the latest.
-    bench.web.says(200, jwks(&[("new", &new)]));
+    bench.web.says(200, &jwks(&[("new", &new)]));
     bench.clock.advance(REFRESH);
     assert_eq!(bench.prove(&good).await, Err(Code::TokenUnknownKey));
     assert_eq!(bench.prove(&newer).await.as_deref(), Ok(ALICE));
@@ -191,10 +191,10 @@ async fn an_issuer_that_is_away_is_done_without_for_a_while_and_not_for_ever() {
     bench.web.is_away();
     assert_eq!(bench.prove(&good).await, Err(Code::KeysUnavailable));
     bench.clock.advance(BETWEEN);
-    bench.web.says(200, jwks(&[("k", &key)]));
+    bench.web.says(200, &jwks(&[("k", &key)]));
     assert_eq!(bench.prove(&good).await.as_deref(), Ok(ALICE));
     for (status, body) in [(500, "{}"), (302, "{}"), (200, "<html>"), (200, "{}")] {
-        bench.web.says(status, body);
+        bench.web.says(status, &body);
         bench.clock.advance(REFRESH);
         assert_eq!(bench.prove(&good).await.as_deref(), Ok(ALICE), "{status} {body}");
     }
@@ -206,7 +206,7 @@ async fn an_issuer_that_is_away_is_done_without_for_a_while_and_not_for_ever() {
 async fn a_token_that_proves_nothing_is_told_apart_and_asks_nobody() {
     let bench = Bench::new();
     let (own, other) = (key(), key());
-    bench.web.says(200, jwks(&[("k", &own)]));
+    bench.web.says(200, &jwks(&[("k", &own)]));
     bench.prover.issuers[0]
         .newer(None, &*bench.web, &*bench.clock)
         .await
@@ -255,7 +255,7 @@ async fn a_token_that_proves_nothing_is_told_apart_and_asks_nobody() {
 async fn a_service_account_of_google_cloud_is_its_numeric_subject() {
     let bench = Bench::new();
     let key = key();
-    bench.web.says(200, jwks(&[("k", &key)]));
+    bench.web.says(200, &jwks(&[("k", &key)]));
     // As the metadata server of Google Cloud answers for `audience=read.example.com&format=full`. Google signs with RS256;
     // which algorithm it is, is the core's business.
     let claims = json!({
@@ -298,7 +298,7 @@ const CALLER: &str = "<GetCallerIdentityResponse xmlns=\"https://sts.amazonaws.c
 #[tokio::test(start_paused = true)]
 async fn sts_is_asked_once_for_equal_requests_and_again_never_while_they_count() {
     let bench = Bench::new();
-    bench.web.says(200, CALLER);
+    bench.web.says(200, &CALLER);
     let good = presigned(SERVER, "20260101T000000Z");
     let peers = (0..50).map(|n| IpAddr::from([198, 51, 100, n]));
     let proofs: Vec<_> = peers.map(|peer| bench.prove_from(&good, peer)).collect();
@@ -326,7 +326,7 @@ async fn callers_of_accounts_that_are_not_listed_are_strangers_although_sts_know
         (&["999999999999"], Err(Code::RequestOtherAccount)),
     ] {
         let bench = Bench::serving(accounts);
-        bench.web.says(200, CALLER);
+        bench.web.says(200, &CALLER);
         let request = presigned(SERVER, "20260101T000000Z");
         assert_eq!(bench.prove(&request).await, expected);
         // Remembered or not.
@@ -337,7 +337,7 @@ async fn callers_of_accounts_that_are_not_listed_are_strangers_although_sts_know
 #[tokio::test(start_paused = true)]
 async fn a_request_for_another_server_is_never_sent_and_refusals_are_not_remembered() {
     let bench = Bench::new();
-    bench.web.says(403, "");
+    bench.web.says(403, &"");
     assert_eq!(
         bench.prove(&presigned("other", "20260101T000000Z")).await,
         Err(Code::RequestOtherServer)
@@ -351,9 +351,9 @@ async fn a_request_for_another_server_is_never_sent_and_refusals_are_not_remembe
     let good = presigned(SERVER, "20260101T000000Z");
     bench.clock.advance(Duration::from_secs(10));
     assert_eq!(bench.prove(&good).await, Err(Code::RequestRefused));
-    bench.web.says(503, "");
+    bench.web.says(503, &"");
     assert_eq!(bench.prove(&good).await, Err(Code::StsUnavailable));
-    bench.web.says(200, CALLER);
+    bench.web.says(200, &CALLER);
     assert!(bench.prove(&good).await.is_ok());
     assert_eq!(bench.web.asked(), 3);
 }
@@ -361,10 +361,10 @@ async fn a_request_for_another_server_is_never_sent_and_refusals_are_not_remembe
 #[tokio::test(start_paused = true)]
 async fn an_address_that_proves_nobody_too_often_asks_nobody_any_more_and_hurts_no_other() {
     let bench = Bench::new();
-    bench.web.says(200, CALLER);
+    bench.web.says(200, &CALLER);
     let good = presigned(SERVER, "20260101T000000Z");
     assert!(bench.prove(&good).await.is_ok());
-    bench.web.says(403, "");
+    bench.web.says(403, &"");
     let mut refused = Vec::new();
     for n in 1..=6 {
         let forged = presigned(SERVER, &format!("20260101T00000{n}Z"));

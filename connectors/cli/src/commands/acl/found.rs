@@ -597,7 +597,7 @@ impl Found {
             match (&dataset.table, &dataset.problem) {
                 (Some(table), _) => out.push_str(&table.html("h2")),
                 (None, Some(problem)) => {
-                    out.push_str(&format!("<p class=no>Nobody may open these: {}</p>", escaped(problem)))
+                    out.push_str(&format!("<p class=no>Nobody may open these: {}</p>", escaped(problem)));
                 }
                 (None, None) => {}
             }

@@ -516,7 +516,7 @@ fn problems(body: &[Item], schema: &Schema, place: &str) -> Vec<String> {
                 match schema.get(*name).and_then(|attribute| attribute["type"].as_str()) {
                     None => problems.push(format!("{place} has no {name}")),
                     Some(wanted) if of(value) != "any" && of(value) != wanted => {
-                        problems.push(format!("{place}.{name} is a {wanted}"))
+                        problems.push(format!("{place}.{name} is a {wanted}"));
                     }
                     Some(_) => {}
                 }
@@ -530,7 +530,7 @@ fn problems(body: &[Item], schema: &Schema, place: &str) -> Vec<String> {
                 {
                     None => problems.push(format!("{place} has no block {}", block.kind)),
                     Some(inner) => {
-                        problems.extend(self::problems(&block.body, inner, &format!("{place}.{}", block.kind)))
+                        problems.extend(self::problems(&block.body, inner, &format!("{place}.{}", block.kind)));
                     }
                 }
             }
