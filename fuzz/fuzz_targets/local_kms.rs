@@ -3,6 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
+use sealflow::clock::UnixMillis;
 use sealflow_local_kms::blob::{self, Context};
 use sealflow_local_kms::policy::{Call, KeyPolicy};
 use sealflow_local_kms::presigned::Presigned;
@@ -56,6 +57,7 @@ fuzz_target!(|bytes: &[u8]| {
                     action: "kms:Decrypt",
                     key_arn: "arn:aws:kms:eu-central-1:111122223333:key/a",
                     context: &context,
+                    now: UnixMillis(1_440_938_160_000),
                 });
             }
         }
