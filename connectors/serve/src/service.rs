@@ -166,6 +166,13 @@ impl Service {
     /// [`AuditError`]
     pub async fn tick(&self) -> Result<(), AuditError> {
         self.opening.tick().await;
+        if !self.is_writing() {
+            // Nobody may be asking by now, so that readiness comes back by itself: a line that says so, once one can be written.
+            let rule = "audit-unavailable: lines could not be written for a while";
+            let event = Event::new(self.time.now(&*self.clock), Verdict::Failed, rule);
+            let written = self.audit.record(vec![event]).await;
+            self.writes.store(written.is_ok(), Ordering::Relaxed);
+        }
         let flushed = self.refusals.flush().await;
         if let Err(error) = &flushed {
             self.writes.store(false, Ordering::Relaxed);
