@@ -5,7 +5,7 @@
 //! [`clock::Clock`] and the traits of `pipeline`.
 //!
 //! Rooms, from the bottom up (arrows point one way):
-//! [`seal`] and [`jose`] ← [`acl`], [`audit`] and [`policy`] ← [`keys`] ← `columns` ← `flow` ← `pipeline`.
+//! [`seal`] and [`jose`] ← [`acl`], [`audit`] and [`policy`] ← [`keys`] ← `columns` ← `flow` ← `pipeline` ← `table`.
 
 pub mod acl;
 pub mod audit;
@@ -26,3 +26,5 @@ pub mod columns;
 pub mod flow;
 #[cfg(feature = "pipeline")]
 pub mod pipeline;
+#[cfg(feature = "table")]
+pub mod table;

@@ -1,0 +1,4 @@
+//! Encrypted Parquet that carries its access-control list (`docs/format.md`, "Encrypted Parquet"): what a table's
+//! columns are, records as rows, files written, read and looked into.
+//!
+//! It knows no folder and no bucket: files are bytes that are handed in and out.
