@@ -15,7 +15,8 @@ use super::envelope::{Envelope, EnvelopeParts, LabelEntry};
 use super::service::{EncryptionContext, KeyService};
 use super::{KeyError, envelope_path};
 use crate::clock::{Clock, Steady, UnixMillis};
-use crate::seal::{DATA_KEY_LEN, SealingKey, UsageLimits};
+use crate::seal::{DATA_KEY_LEN, KeyId, SealError, SealingKey, UsageLimits, WrappingKey};
+use crate::secret::SecretBytes;
 
 /// Share of a limit, in percent, at which the next key is fetched in the background.
 const RENEW_AT_PERCENT: u64 = 80;
@@ -47,11 +48,62 @@ pub struct KeySpec {
     pub max_live: u64,
 }
 
+/// What a key service's 32 bytes are used as: a data key that seals values, the key-encryption key of a table.
+pub trait KeyMaterial: Send + Sync + Sized + fmt::Debug + 'static {
+    /// From key material that a key service has just generated for this process alone.
+    fn generated(secret: &SecretBytes, limits: UsageLimits) -> Result<Self, SealError>;
+
+    /// Its id, which commits to it.
+    fn id(&self) -> KeyId;
+
+    /// Whether its limits are reached, so that it must not be used any more.
+    fn is_exhausted(&self) -> bool;
+
+    /// Largest used share of its limits, in percent.
+    fn used_percent(&self) -> u64;
+}
+
+impl KeyMaterial for SealingKey {
+    fn generated(secret: &SecretBytes, limits: UsageLimits) -> Result<Self, SealError> {
+        Self::from_generated(secret, limits)
+    }
+
+    fn id(&self) -> KeyId {
+        self.id()
+    }
+
+    fn is_exhausted(&self) -> bool {
+        self.is_exhausted()
+    }
+
+    fn used_percent(&self) -> u64 {
+        self.used_percent()
+    }
+}
+
+impl KeyMaterial for WrappingKey {
+    fn generated(secret: &SecretBytes, limits: UsageLimits) -> Result<Self, SealError> {
+        Self::from_generated(secret, limits)
+    }
+
+    fn id(&self) -> KeyId {
+        self.id()
+    }
+
+    fn is_exhausted(&self) -> bool {
+        self.is_exhausted()
+    }
+
+    fn used_percent(&self) -> u64 {
+        self.used_percent()
+    }
+}
+
 /// A data key in use, with the envelope that travels with what it seals.
 #[derive(Debug)]
-pub struct ActiveKey {
+pub struct ActiveKey<K = SealingKey> {
     /// The key.
-    pub key: SealingKey,
+    pub key: K,
     /// Its envelope; in the catalogue before the key is handed out.
     pub envelope: Envelope,
     /// The envelope's bytes.
@@ -79,7 +131,7 @@ impl Now {
     }
 }
 
-impl ActiveKey {
+impl<K: KeyMaterial> ActiveKey<K> {
     fn is_usable(&self, now: Now) -> bool {
         now.wall < self.envelope.not_after() && self.age(now) < self.max_age && !self.key.is_exhausted()
     }
@@ -116,15 +168,20 @@ pub struct CacheCounters {
 }
 
 /// Data keys for sealing. Cheap to clone; clones share the cache.
-#[derive(Clone)]
-pub struct SealingKeys(Arc<Inner>);
+pub struct SealingKeys<K = SealingKey>(Arc<Inner<K>>);
 
-struct Inner {
+impl<K> Clone for SealingKeys<K> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+struct Inner<K> {
     service: Arc<dyn KeyService>,
     catalogue: Arc<dyn Catalogue>,
     clock: Arc<dyn Clock>,
     limits: UsageLimits,
-    caches: Mutex<HashMap<CacheId, Cache<SlotId, Arc<Slot>>>>,
+    caches: Mutex<HashMap<CacheId, Cache<SlotId, Arc<Slot<K>>>>>,
     counters: CacheCounters,
 }
 
@@ -133,28 +190,50 @@ type CacheId = (String, String);
 /// (policy key name, ACL, policy hash).
 type SlotId = (String, String, [u8; 32]);
 
-#[derive(Default)]
-struct Slot {
-    current: RwLock<Option<Arc<ActiveKey>>>,
+struct Slot<K> {
+    current: RwLock<Option<Arc<ActiveKey<K>>>>,
     /// Held by the one caller that fetches; remembers the last failure.
     fetch: tokio::sync::Mutex<Option<(Steady, KeyError)>>,
     renewing: AtomicBool,
 }
 
-impl Slot {
-    fn current(&self) -> Option<Arc<ActiveKey>> {
+impl<K> Default for Slot<K> {
+    fn default() -> Self {
+        Self {
+            current: RwLock::default(),
+            fetch: tokio::sync::Mutex::default(),
+            renewing: AtomicBool::default(),
+        }
+    }
+}
+
+impl<K> Slot<K> {
+    fn current(&self) -> Option<Arc<ActiveKey<K>>> {
         self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn set(&self, key: Option<Arc<ActiveKey>>) {
+    fn set(&self, key: Option<Arc<ActiveKey<K>>>) {
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = key;
     }
 }
 
 impl SealingKeys {
-    /// A cache over `service`, which puts every envelope into `catalogue` before its key is used.
+    /// A cache of data keys over `service`, which puts every envelope into `catalogue` before its key is used.
     #[must_use]
     pub fn new(
+        service: Arc<dyn KeyService>,
+        catalogue: Arc<dyn Catalogue>,
+        clock: Arc<dyn Clock>,
+        limits: UsageLimits,
+    ) -> Self {
+        Self::of(service, catalogue, clock, limits)
+    }
+}
+
+impl<K: KeyMaterial> SealingKeys<K> {
+    /// As [`SealingKeys::new`], for keys of any use. What one cache hands out no other one does.
+    #[must_use]
+    pub fn of(
         service: Arc<dyn KeyService>,
         catalogue: Arc<dyn Catalogue>,
         clock: Arc<dyn Clock>,
@@ -173,7 +252,7 @@ impl SealingKeys {
 
     /// The key to seal with now. Concurrent callers of one spec share one fetch; a key that is close to a
     /// limit is still handed out while its successor is fetched in the background.
-    pub async fn get(&self, spec: &KeySpec) -> Result<Arc<ActiveKey>, KeyError> {
+    pub async fn get(&self, spec: &KeySpec) -> Result<Arc<ActiveKey<K>>, KeyError> {
         let slot = self.slot(spec).await;
         let now = Now::of(self.0.clock.as_ref());
         if let Some(key) = slot.current().filter(|key| key.is_usable(now)) {
@@ -241,7 +320,7 @@ impl SealingKeys {
         keys.iter().filter_map(|key| key.age_ratio(now)).fold(0.0, f64::max)
     }
 
-    fn in_use(&self) -> Vec<Arc<ActiveKey>> {
+    fn in_use(&self) -> Vec<Arc<ActiveKey<K>>> {
         let caches: Vec<_> = self
             .0
             .caches
@@ -254,7 +333,7 @@ impl SealingKeys {
         slots.filter_map(|(_, slot)| slot.current()).collect()
     }
 
-    async fn slot(&self, spec: &KeySpec) -> Arc<Slot> {
+    async fn slot(&self, spec: &KeySpec) -> Arc<Slot<K>> {
         let cache = {
             let mut caches = self.0.caches.lock().unwrap_or_else(PoisonError::into_inner);
             let id = (spec.dataset.clone(), spec.template.clone());
@@ -264,7 +343,7 @@ impl SealingKeys {
         cache.get_with(id, async { Arc::new(Slot::default()) }).await
     }
 
-    fn renew_in_background(&self, slot: &Arc<Slot>, spec: &KeySpec) {
+    fn renew_in_background(&self, slot: &Arc<Slot<K>>, spec: &KeySpec) {
         let Ok(runtime) = tokio::runtime::Handle::try_current() else {
             return;
         };
@@ -285,22 +364,22 @@ impl SealingKeys {
 }
 
 /// Ends a renewal even if its task panics or is dropped.
-struct ResetOnDrop(Arc<Slot>);
+struct ResetOnDrop<K>(Arc<Slot<K>>);
 
-impl Drop for ResetOnDrop {
+impl<K> Drop for ResetOnDrop<K> {
     fn drop(&mut self) {
         self.0.renewing.store(false, Ordering::Release);
     }
 }
 
-impl Inner {
+impl<K: KeyMaterial> Inner<K> {
     /// Fetches under the slot's lock, or repeats a failure that is too fresh to try again.
     async fn fetch_into(
         &self,
-        slot: &Slot,
+        slot: &Slot<K>,
         failure: &mut Option<(Steady, KeyError)>,
         spec: &KeySpec,
-    ) -> Result<Arc<ActiveKey>, KeyError> {
+    ) -> Result<Arc<ActiveKey<K>>, KeyError> {
         if let Some((at, error)) = failure {
             let hold = if error.is_retryable() {
                 HOLD_RETRYABLE
@@ -325,7 +404,7 @@ impl Inner {
     }
 
     /// Generates, checks, and writes the envelope down before anybody can seal with the key.
-    async fn fetch(&self, spec: &KeySpec) -> Result<Arc<ActiveKey>, KeyError> {
+    async fn fetch(&self, spec: &KeySpec) -> Result<Arc<ActiveKey<K>>, KeyError> {
         let Now {
             wall: created,
             steady: born,
@@ -337,7 +416,7 @@ impl Inner {
                 asked: spec.arn.clone(),
             });
         }
-        let key = SealingKey::from_generated(&generated.plaintext, self.limits)?;
+        let key = K::generated(&generated.plaintext, self.limits)?;
         let envelope = Envelope::new(EnvelopeParts {
             key_id: key.id(),
             arn: generated.arn,
@@ -377,15 +456,15 @@ fn policy_id(dataset: &str) -> &str {
         .unwrap_or(dataset)
 }
 
-fn new_cache(max_live: u64) -> Cache<SlotId, Arc<Slot>> {
+fn new_cache<K: KeyMaterial>(max_live: u64) -> Cache<SlotId, Arc<Slot<K>>> {
     Cache::builder()
         .max_capacity(max_live.max(1))
         .eviction_policy(EvictionPolicy::lru())
-        .eviction_listener(|_, slot: Arc<Slot>, _| slot.set(None))
+        .eviction_listener(|_, slot: Arc<Slot<K>>, _| slot.set(None))
         .build()
 }
 
-impl fmt::Debug for SealingKeys {
+impl<K> fmt::Debug for SealingKeys<K> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SealingKeys")
             .field("service", &self.0.service)

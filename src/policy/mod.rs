@@ -33,8 +33,9 @@ pub use domain_type::DomainType;
 pub use highest::{Highest, Seen};
 pub use key_path::KeyPath;
 pub use model::{
-    Cipher, ColumnRule, DEAD_LETTER_LABEL, DEAD_LETTERS_SUFFIX, DeadLetterRule, Derivation, Flow, GroupLabel, Hint,
-    KeyGroup, Lease, OnMissing, Placement, Policy, PolicyKey, Previous, PreviousKey, Unsupported,
+    Cipher, ColumnRule, DEAD_LETTER_LABEL, DEAD_LETTERS_SUFFIX, DeadLetterRule, Derivation, EXTRA_LABEL, FOOTER_LABEL,
+    Flow, Footer, GroupLabel, Hint, KeyGroup, Lease, OnMissing, Placement, Policy, PolicyKey, Previous, PreviousKey,
+    Profile, TableRule, Unsupported,
 };
 pub use path::{ColumnPath, PathError, Root, Segment};
 pub use problem::{PolicyError, Problem};

@@ -25,6 +25,8 @@ pub struct Policy {
     pub columns: Vec<ColumnRule>,
     /// Where records go that cannot be sealed; without it they stop the pipeline.
     pub dead_letters: Option<DeadLetterRule>,
+    /// How tables of it are written; without it none are.
+    pub table: Option<TableRule>,
     /// What opens but never seals.
     pub previous: Previous,
     /// Whether readers and pipelines need a lease.
@@ -140,7 +142,7 @@ pub enum Placement {
     /// Each value.
     #[default]
     Value,
-    /// The column of an encrypted Parquet file. Not built yet: refused when a pipeline starts.
+    /// The column of an encrypted Parquet file. In topics each value, as ever.
     Column,
 }
 
@@ -183,6 +185,47 @@ pub struct DeadLetterRule {
     /// Name of an ACL.
     pub acl: String,
 }
+
+/// How tables are written: encrypted Parquet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TableRule {
+    /// Name of the policy key (no template) of footers and clear columns.
+    pub key: String,
+    /// Name of their ACL.
+    pub acl: String,
+    /// Name of the policy key (no template) and of the ACL of what the schema does not have.
+    pub extra: Option<(String, String)>,
+    /// How files end.
+    pub footer: Footer,
+    /// Whom they are for.
+    pub profile: Profile,
+}
+
+/// How a table file ends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Footer {
+    /// With an encrypted footer.
+    #[default]
+    Encrypted,
+    /// With a footer that anybody reads, signed with its key.
+    SignedPlaintext,
+}
+
+/// Whom a table file is for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Profile {
+    /// For readers of Parquet's column keys: each column under its own key, the place in the additional data.
+    #[default]
+    Standard,
+    /// For DuckDB too: one key, no proof of place.
+    DuckDb,
+}
+
+/// The label of a table's footer and of its clear columns.
+pub const FOOTER_LABEL: &str = "$footer";
+/// The label of what a table's schema does not have.
+pub const EXTRA_LABEL: &str = "$extra";
 
 /// Appended to a dataset's name for its dead letters; `#` cannot occur in a dataset's own name.
 pub const DEAD_LETTERS_SUFFIX: &str = "#dead-letters";
@@ -308,6 +351,53 @@ impl Policy {
         })
     }
 
+    /// The groups whose key-encryption keys the columns of a table take: one per (policy key, ACL), that of the footer
+    /// first. Their labels are those of the `at: column` columns and [`FOOTER_LABEL`]. None if no tables are written.
+    #[must_use]
+    pub fn table_groups(&self) -> Vec<KeyGroup> {
+        let Some(table) = &self.table else {
+            return Vec::new();
+        };
+        let mut groups = vec![self.group_of(&table.key, &table.acl, FOOTER_LABEL, None)];
+        for (n, rule) in self.columns.iter().enumerate() {
+            if rule.at != Placement::Column {
+                continue;
+            }
+            let same = groups
+                .iter_mut()
+                .find(|group| group.key == rule.key && group.acl == rule.acl);
+            match same {
+                Some(group) => group.labels.push(GroupLabel {
+                    label: rule.label.clone(),
+                    column: Some(n),
+                    bind_row: None,
+                }),
+                None => groups.push(self.group_of(&rule.key, &rule.acl, &rule.label, Some(n))),
+            }
+        }
+        groups
+    }
+
+    /// The group of what a table's schema does not have.
+    #[must_use]
+    pub fn extra_group(&self) -> Option<KeyGroup> {
+        let (key, acl) = self.table.as_ref()?.extra.as_ref()?;
+        Some(self.group_of(key, acl, EXTRA_LABEL, None))
+    }
+
+    fn group_of(&self, key: &str, acl: &str, label: &str, column: Option<usize>) -> KeyGroup {
+        KeyGroup {
+            dataset: self.dataset.clone(),
+            key: key.to_owned(),
+            acl: acl.to_owned(),
+            labels: vec![GroupLabel {
+                label: label.to_owned(),
+                column,
+                bind_row: None,
+            }],
+        }
+    }
+
     /// Name of the dead letters' dataset.
     #[must_use]
     pub fn dead_letters_dataset(&self) -> String {
@@ -348,6 +438,11 @@ impl Policy {
     /// labels that the policy does not know, and for domain labels, whose ACL is in the domain's document.
     #[must_use]
     pub fn acl_for_label(&self, label: &str) -> Option<&str> {
+        match (label, &self.table) {
+            (FOOTER_LABEL, Some(table)) => return Some(&table.acl),
+            (EXTRA_LABEL, Some(table)) => return table.extra.as_ref().map(|(_, acl)| acl.as_str()),
+            _ => {}
+        }
         let label = self.previous.labels.get(label).map_or(label, String::as_str);
         let rule = self
             .columns

@@ -9,13 +9,14 @@ use super::arn::check_key_arn;
 use super::hints::{self, key_path};
 use super::key_path::KeyPath;
 use super::model::{
-    Cipher, ColumnRule, DeadLetterRule, Flow, Lease, OnMissing, Placement, Policy, PolicyKey, Previous, PreviousKey,
+    Cipher, ColumnRule, DeadLetterRule, Flow, Footer, Lease, OnMissing, Placement, Policy, PolicyKey, Previous,
+    PreviousKey, Profile, TableRule,
 };
 use super::path::{ColumnPath, Root, Segment};
 use super::problem::{Found, PolicyError, Problem};
 use super::raw::{
-    RawAcl, RawColumn, RawDeadLetters, RawFlow, RawGrant, RawKey, RawLease, RawOnMissing, RawPlacement, RawPolicy,
-    RawPrevious, RawRefused,
+    RawAcl, RawColumn, RawDeadLetters, RawFlow, RawFooter, RawGrant, RawKey, RawLease, RawOnMissing, RawPlacement,
+    RawPolicy, RawPrevious, RawProfile, RawRefused, RawTable,
 };
 use super::template::KeyTemplate;
 use super::yaml::{closest, from_yaml, utf8};
@@ -84,11 +85,16 @@ fn check(raw: RawPolicy, sha256: [u8; 32]) -> Result<Policy, Found> {
     };
     let columns = columns(&raw.columns, &names)?;
     check_template_fields(&keys, &columns)?;
-    check_enclave_keys(&columns, raw.dead_letters.as_ref(), &keys)?;
+    check_enclave_keys(&columns, &raw, &keys)?;
     let dead_letters = raw
         .dead_letters
         .as_ref()
         .map(|rule| dead_letters(rule, &names))
+        .transpose()?;
+    let table = raw
+        .table
+        .as_ref()
+        .map(|rule| table(rule, &names, &columns))
         .transpose()?;
     let previous = previous(&raw.previous, &names, &columns)?;
     let lease = match raw.lease {
@@ -103,6 +109,7 @@ fn check(raw: RawPolicy, sha256: [u8; 32]) -> Result<Policy, Found> {
         acls,
         columns,
         dead_letters,
+        table,
         previous,
         lease,
         lease_keys: lease_keys(&raw.lease_keys)?,
@@ -349,7 +356,11 @@ fn column(raw: &RawColumn, names: &Names<'_>, at: &KeyPath) -> Result<ColumnRule
         at: placement,
         hint: None,
     };
+    if placement == Placement::Column && *rule.path.root() != Root::Value {
+        return Err(Problem::ColumnOutsideValue.at(&at.key("at")));
+    }
     match &raw.domain {
+        Some(_) if placement == Placement::Column => Err(Problem::ColumnInDomain.at(&at.key("at"))),
         Some(domain) => deterministic(rule, domain, raw, at),
         None => randomised(rule, raw, names, at),
     }
@@ -363,6 +374,9 @@ fn randomised(mut rule: ColumnRule, raw: &RawColumn, names: &Names<'_>, at: &Key
     names.acl(&rule.acl, &at.key("acl"))?;
     if rule.flow == Flow::Enclave && key.name.is_template() {
         return Err(Problem::TemplateInEnclave.at(&at.key("key")));
+    }
+    if rule.at == Placement::Column && key.name.is_template() {
+        return Err(Problem::TemplateInTable { name: rule.key.clone() }.at(&at.key("key")));
     }
     check_padding(raw.pad_to, &at.key("pad_to"))?;
     if let Some(label) = &raw.label {
@@ -499,7 +513,7 @@ fn check_template_fields(keys: &BTreeMap<String, PolicyKey>, columns: &[ColumnRu
 /// KMS keys of enclave columns serve nothing else: whoever may use them elsewhere could open there.
 fn check_enclave_keys(
     columns: &[ColumnRule],
-    dead_letters: Option<&RawDeadLetters>,
+    raw: &RawPolicy,
     keys: &BTreeMap<String, PolicyKey>,
 ) -> Result<(), Found> {
     let arn = |name: &str| keys.get(name).map(|key| key.arn.as_str());
@@ -516,13 +530,62 @@ fn check_enclave_keys(
             return Err(Problem::SharedEnclaveKey { key: rule.key.clone() }.at(&at));
         }
     }
-    if let Some(rule) = dead_letters
-        && is_reserved(&rule.key)
-    {
-        let at = KeyPath::root().key("dead_letters").key("key");
-        return Err(Problem::SharedEnclaveKey { key: rule.key.clone() }.at(&at));
+    let (root, table) = (KeyPath::root(), raw.table.as_ref());
+    let others = [
+        (raw.dead_letters.as_ref().map(|rule| &rule.key), root.key("dead_letters")),
+        (table.map(|rule| &rule.key), root.key("table")),
+        (table.and_then(|rule| rule.extra.as_ref()).map(|rule| &rule.key), root.key("table").key("extra")),
+    ];
+    for (key, at) in others {
+        if let Some(key) = key.filter(|key| is_reserved(key)) {
+            return Err(Problem::SharedEnclaveKey { key: key.clone() }.at(&at.key("key")));
+        }
     }
     Ok(())
+}
+
+fn table(raw: &RawTable, names: &Names<'_>, columns: &[ColumnRule]) -> Result<TableRule, Found> {
+    let at = KeyPath::root().key("table");
+    let key_and_acl = |key: &String, acl: &String, at: &KeyPath| {
+        if names.key(key, &at.key("key"))?.name.is_template() {
+            return Err(Problem::TemplateInTable { name: key.clone() }.at(&at.key("key")));
+        }
+        names.acl(acl, &at.key("acl"))?;
+        Ok((key.clone(), acl.clone()))
+    };
+    let (key, acl) = key_and_acl(&raw.key, &raw.acl, &at)?;
+    let extra = match &raw.extra {
+        Some(extra) => Some(key_and_acl(&extra.key, &extra.acl, &at.key("extra"))?),
+        None => None,
+    };
+    let footer = match raw.footer {
+        RawFooter::Encrypted => Footer::Encrypted,
+        RawFooter::SignedPlaintext => Footer::SignedPlaintext,
+    };
+    let profile = match raw.profile {
+        RawProfile::Standard => Profile::Standard,
+        RawProfile::Duckdb => Profile::DuckDb,
+    };
+    if profile == Profile::DuckDb {
+        if footer != Footer::Encrypted {
+            return Err(Problem::DuckDbFooter.at(&at.key("footer")));
+        }
+        // Whoever has the one key of such a file has all of its columns.
+        let other = |rule: &&ColumnRule| rule.at == Placement::Column && (rule.acl != acl || rule.key != key);
+        if let Some(rule) = columns.iter().find(other) {
+            return Err(Problem::DuckDbKeys {
+                column: rule.path.to_string(),
+            }
+            .at(&at.key("profile")));
+        }
+    }
+    Ok(TableRule {
+        key,
+        acl,
+        extra,
+        footer,
+        profile,
+    })
 }
 
 fn dead_letters(raw: &RawDeadLetters, names: &Names<'_>) -> Result<DeadLetterRule, Found> {
@@ -602,7 +665,7 @@ fn previous(raw: &RawPrevious, names: &Names<'_>, columns: &[ColumnRule]) -> Res
 }
 
 fn check_label_sizes(policy: &Policy) -> Result<(), Found> {
-    for group in policy.groups() {
+    for group in policy.groups().into_iter().chain(policy.table_groups()) {
         let row_bytes = |row: &ColumnPath| row.to_string().len();
         let label_bytes = |label: &super::model::GroupLabel| {
             // Each with the few bytes of its CBOR header.

@@ -176,6 +176,16 @@ pub enum Problem {
     TemplateInEnclave,
     #[error("an enclave column cannot be at: column: the host writes the table")]
     ColumnInEnclave,
+    #[error("a deterministic column cannot be at: column: its equal values are to look equal")]
+    ColumnInDomain,
+    #[error("a message key or header cannot be at: column: tables have columns of the record's value only")]
+    ColumnOutsideValue,
+    #[error("a column or footer of a table needs a plain key name, not the template {name}")]
+    TemplateInTable { name: String },
+    #[error("profile: duckdb needs an encrypted footer")]
+    DuckDbFooter,
+    #[error("profile: duckdb has one key for all, but column {column} is at: column under another key or ACL")]
+    DuckDbKeys { column: String },
     #[error("the KMS key of {key} is used by enclave columns and by others")]
     SharedEnclaveKey { key: String },
     #[error("dead letters need a plain key name, not the template {name}")]
@@ -277,6 +287,12 @@ impl Problem {
             Self::TemplateOfHint { .. } => "leave `key` out to use the column's, or name a plain key".to_owned(),
             Self::TemplateInEnclave => "give enclave columns a plain key".to_owned(),
             Self::ColumnInEnclave => "remove `at`".to_owned(),
+            Self::ColumnInDomain | Self::ColumnOutsideValue => "remove `at`: each value is sealed".to_owned(),
+            Self::TemplateInTable { .. } => "name a plain key: a file has one key for each of its columns".to_owned(),
+            Self::DuckDbFooter => "remove `footer`, or `profile`".to_owned(),
+            Self::DuckDbKeys { .. } => {
+                "give that column the table's key and ACL, seal its values (remove `at`), or remove `profile`".to_owned()
+            }
             Self::SharedEnclaveKey { .. } => "make a KMS key of its own for the enclave columns".to_owned(),
             Self::TemplateForDeadLetters { .. } => {
                 "name a plain key: a record that cannot be sealed may lack the template's fields".to_owned()

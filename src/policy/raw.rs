@@ -33,6 +33,8 @@ pub(super) struct RawPolicy {
     pub(super) columns: Vec<RawColumn>,
     /// Key and ACL for records that cannot be sealed. Without it such a record stops the pipeline.
     pub(super) dead_letters: Option<RawDeadLetters>,
+    /// Key and ACL of tables. Without it no table of this dataset is written.
+    pub(super) table: Option<RawTable>,
     /// Keys, ACL names and labels of earlier versions: they open, they never seal.
     #[serde(default)]
     pub(super) previous: RawPrevious,
@@ -218,6 +220,61 @@ pub(super) struct RawDeadLetters {
     pub(super) acl: String,
 }
 
+/// Tables: encrypted Parquet files.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "Table")]
+pub(super) struct RawTable {
+    /// Name of the policy key (no template) of footers and of the columns that this policy does not name.
+    pub(super) key: String,
+    /// Name of the ACL of those: who may read the files at all.
+    pub(super) acl: String,
+    /// Key and ACL of fields that the table's schema does not have or that are of another type: they are sealed together
+    /// in the column `_extra`. Without it such a record is a dead letter.
+    pub(super) extra: Option<RawExtra>,
+    /// `encrypted` (default), or `signed-plaintext`: whoever has the file sees its schema, row counts and offsets.
+    #[serde(default)]
+    pub(super) footer: RawFooter,
+    /// `standard` (default), or `duckdb`: files that DuckDB opens, of one key, which do not prove where they belong.
+    #[serde(default)]
+    pub(super) profile: RawProfile,
+}
+
+/// Key and ACL of `_extra`.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "Extra")]
+pub(super) struct RawExtra {
+    /// Name of a policy key (no template).
+    pub(super) key: String,
+    /// Name of an ACL.
+    pub(super) acl: String,
+}
+
+/// How a table file ends.
+#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+#[schemars(rename = "Footer")]
+pub(super) enum RawFooter {
+    /// With an encrypted footer.
+    #[default]
+    Encrypted,
+    /// With a footer that anybody reads and that is signed with its key.
+    SignedPlaintext,
+}
+
+/// Whom a table file is for.
+#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+#[schemars(rename = "Profile")]
+pub(super) enum RawProfile {
+    /// For Sealflow, PyArrow and Spark.
+    #[default]
+    Standard,
+    /// For DuckDB too.
+    Duckdb,
+}
+
 /// What earlier versions used: it opens, it never seals.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -279,7 +336,7 @@ pub(super) enum RawPlacement {
     /// Each value.
     #[default]
     Value,
-    /// The column. Not built yet.
+    /// The column, by Parquet's own encryption. In topics each value, as ever.
     Column,
 }
 

@@ -2,3 +2,16 @@
 //! columns are, records as rows, files written, read and looked into.
 //!
 //! It knows no folder and no bucket: files are bytes that are handed in and out.
+
+mod error;
+mod keys;
+mod layout;
+mod material;
+mod place;
+mod write;
+
+pub use error::{SourceError, TableError};
+pub use keys::TableKeys;
+pub use layout::{Leaf, LeafPlace, TableLayout};
+pub use place::{Claims, FileId};
+pub use write::{Compression, Origin, TableWriter, WriteOptions, Written};
