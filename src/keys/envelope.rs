@@ -191,7 +191,7 @@ impl Envelope {
 
     /// The text form, one line of a `.sfkeys` file: `sfk1.` + base64url without padding.
     pub fn to_text(&self) -> Result<String, EnvelopeError> {
-        Ok(format!("{TEXT_PREFIX}{}", URL_SAFE_NO_PAD.encode(self.to_bytes()?)))
+        Ok(text_of(&self.to_bytes()?))
     }
 
     /// Reads the text form.
@@ -203,6 +203,12 @@ impl Envelope {
         let bytes = URL_SAFE_NO_PAD.decode(encoded).map_err(|_| EnvelopeError::Malformed)?;
         Self::from_bytes(&bytes)
     }
+}
+
+/// The text form of an envelope's bytes.
+#[must_use]
+pub fn text_of(bytes: &[u8]) -> String {
+    format!("{TEXT_PREFIX}{}", URL_SAFE_NO_PAD.encode(bytes))
 }
 
 /// SHA-256 of an envelope's bytes: the opening cache is keyed by it.

@@ -16,7 +16,7 @@ pub mod testing;
 pub use catalogue::{Catalogue, CatalogueError, MAX_OBJECT, Put, check_path};
 pub use domains::{Domain, DomainError, DomainKeys, create_domain_secret};
 pub use envelope::{Envelope, EnvelopeError, KEYS_HEADER, LabelEntry};
-pub use opening::{OpenKeyError, OpenedKey, OpeningKeys, governing};
+pub use opening::{OpenKeyError, OpenedKey, OpeningKeys, UnwrappedMaterial, governing};
 pub use sealing::{ActiveKey, CacheCounters, KeyMaterial, KeySpec, SealingKeys};
 pub use service::{EncryptionContext, GeneratedKey, KeyAdmin, KeyDescription, KeyService, KeyServiceError};
 

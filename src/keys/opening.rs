@@ -16,7 +16,8 @@ use super::sealing::CacheCounters;
 use super::service::{EncryptionContext, KeyService, KeyServiceError};
 use crate::clock::{Clock, Steady};
 use crate::policy::{Policy, PolicySource, PolicySourceError};
-use crate::seal::{DATA_KEY_LEN, KeyId, OpeningKey};
+use crate::seal::{DATA_KEY_LEN, KeyId, OpenError, OpeningKey, UnwrappingKey};
+use crate::secret::SecretBytes;
 
 /// The most envelopes that are tried for one key id.
 pub(super) const MAX_CANDIDATES: usize = 8;
@@ -25,11 +26,29 @@ const HOLD_RETRYABLE: Duration = Duration::from_secs(1);
 /// How long a refusal is answered from memory.
 const HOLD_REFUSED: Duration = Duration::from_secs(10);
 
+/// What an unwrapped key opens: values, the keys of a table.
+pub trait UnwrappedMaterial: Send + Sync + Sized + fmt::Debug + 'static {
+    /// From unwrapped key material, which must be the key `id`.
+    fn unwrapped(secret: &SecretBytes, id: KeyId) -> Result<Self, OpenError>;
+}
+
+impl UnwrappedMaterial for OpeningKey {
+    fn unwrapped(secret: &SecretBytes, id: KeyId) -> Result<Self, OpenError> {
+        Self::from_unwrapped(secret, id)
+    }
+}
+
+impl UnwrappedMaterial for UnwrappingKey {
+    fn unwrapped(secret: &SecretBytes, id: KeyId) -> Result<Self, OpenError> {
+        Self::from_unwrapped(secret, id)
+    }
+}
+
 /// An unwrapped data key with the envelope that it proved.
 #[derive(Debug)]
-pub struct OpenedKey {
+pub struct OpenedKey<K = OpeningKey> {
     /// The key.
-    pub key: OpeningKey,
+    pub key: K,
     /// Its envelope. Dataset, labels and row binding are proven only by the values that open under them.
     pub envelope: Envelope,
 }
@@ -62,6 +81,9 @@ pub enum OpenKeyError {
         /// The key that was asked for.
         key: KeyId,
     },
+    /// What came with the data is no envelope of ours, or one of another dataset.
+    #[error("the key that came with the data is none of this dataset's")]
+    NotOurs,
     /// Too many envelopes that came with data, and that the catalogue does not hold, were refused of late: the next
     /// one is not shown to the key service. Not retryable, or a flood of forgeries would stop a pipeline for good; what
     /// the catalogue holds opens as ever.
@@ -95,17 +117,22 @@ impl OpenKeyError {
 }
 
 /// Data keys for opening. Cheap to clone; clones share the cache.
-#[derive(Clone)]
-pub struct OpeningKeys(Arc<Inner>);
+pub struct OpeningKeys<K = OpeningKey>(Arc<Inner<K>>);
 
-struct Inner {
+impl<K> Clone for OpeningKeys<K> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+struct Inner<K> {
     service: Arc<dyn KeyService>,
     catalogue: Arc<dyn Catalogue>,
     policies: Arc<dyn PolicySource>,
     clock: Arc<dyn Clock>,
     max_age: Duration,
     /// Unwrapped keys by (credential identity, SHA-256 of the envelope).
-    keys: Cache<(String, [u8; 32]), Arc<Slot>>,
+    keys: Cache<(String, [u8; 32]), Arc<Slot<K>>>,
     /// What the catalogue holds of a key, newest first.
     listings: Cache<KeyId, Arc<Listing>>,
     counters: CacheCounters,
@@ -120,14 +147,22 @@ struct Listing {
     envelopes: Vec<Vec<u8>>,
 }
 
-#[derive(Default)]
-struct Slot {
-    current: RwLock<Option<(Steady, Arc<OpenedKey>)>>,
+struct Slot<K> {
+    current: RwLock<Option<(Steady, Arc<OpenedKey<K>>)>>,
     fetch: tokio::sync::Mutex<Option<(Steady, OpenKeyError)>>,
 }
 
-impl Slot {
-    fn current(&self, now: Steady, max_age: Duration) -> Option<Arc<OpenedKey>> {
+impl<K> Default for Slot<K> {
+    fn default() -> Self {
+        Self {
+            current: RwLock::default(),
+            fetch: tokio::sync::Mutex::default(),
+        }
+    }
+}
+
+impl<K> Slot<K> {
+    fn current(&self, now: Steady, max_age: Duration) -> Option<Arc<OpenedKey<K>>> {
         let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
         current
             .as_ref()
@@ -135,13 +170,13 @@ impl Slot {
             .map(|(_, key)| Arc::clone(key))
     }
 
-    fn set(&self, key: Option<(Steady, Arc<OpenedKey>)>) {
+    fn set(&self, key: Option<(Steady, Arc<OpenedKey<K>>)>) {
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = key;
     }
 }
 
 impl OpeningKeys {
-    /// A cache of at most `capacity` keys, each asked of the key service again after `max_age`, so that a key
+    /// A cache of at most `capacity` data keys, each asked of the key service again after `max_age`, so that a key
     /// disabled or destroyed there stops opening here.
     #[must_use]
     pub fn new(
@@ -152,10 +187,25 @@ impl OpeningKeys {
         max_age: Duration,
         capacity: u64,
     ) -> Self {
+        Self::of(service, catalogue, policies, clock, max_age, capacity)
+    }
+}
+
+impl<K: UnwrappedMaterial> OpeningKeys<K> {
+    /// As [`OpeningKeys::new`], for keys of any use.
+    #[must_use]
+    pub fn of(
+        service: Arc<dyn KeyService>,
+        catalogue: Arc<dyn Catalogue>,
+        policies: Arc<dyn PolicySource>,
+        clock: Arc<dyn Clock>,
+        max_age: Duration,
+        capacity: u64,
+    ) -> Self {
         let keys = Cache::builder()
             .max_capacity(capacity)
             .eviction_policy(EvictionPolicy::lru())
-            .eviction_listener(|_, slot: Arc<Slot>, _| slot.set(None))
+            .eviction_listener(|_, slot: Arc<Slot<K>>, _| slot.set(None))
             .build();
         let listings = Cache::builder().max_capacity(capacity).build();
         Self(Arc::new(Inner {
@@ -173,7 +223,7 @@ impl OpeningKeys {
 
     /// The key `id`, from the catalogue's envelopes (newest first), then from those that `travelling` beside
     /// the data; at most eight are tried, the first that recomputes the key id wins.
-    pub async fn get(&self, id: KeyId, travelling: &[&[u8]]) -> Result<Arc<OpenedKey>, OpenKeyError> {
+    pub async fn get(&self, id: KeyId, travelling: &[&[u8]]) -> Result<Arc<OpenedKey<K>>, OpenKeyError> {
         let identity = self.0.service.identity().await?;
         let (stored, catalogue_error) = match self.0.stored(id).await {
             Ok(stored) => (stored, None),
@@ -231,7 +281,7 @@ pub fn governing(dataset: &str) -> &str {
         .unwrap_or(dataset)
 }
 
-impl Inner {
+impl<K: UnwrappedMaterial> Inner<K> {
     /// The catalogue's envelopes of `id`, newest first, remembered for `max_age`; that there are none, briefly.
     async fn stored(&self, id: KeyId) -> Result<Arc<Listing>, CatalogueError> {
         let now = self.clock.steady();
@@ -268,7 +318,7 @@ impl Inner {
         bytes: &[u8],
         is_ours: bool,
         identity: &str,
-    ) -> Result<Arc<OpenedKey>, OpenKeyError> {
+    ) -> Result<Arc<OpenedKey<K>>, OpenKeyError> {
         let envelope = Envelope::from_bytes(bytes).map_err(|_| OpenKeyError::NoEnvelope { key: id })?;
         let policy = self.policies.policy(governing(&envelope.dataset)).await?;
         // On every use, cached or not: what the newest policy dropped stops opening at once.
@@ -324,13 +374,13 @@ impl Inner {
         }
     }
 
-    async fn unwrap(&self, id: KeyId, envelope: Envelope) -> Result<OpenedKey, OpenKeyError> {
+    async fn unwrap(&self, id: KeyId, envelope: Envelope) -> Result<OpenedKey<K>, OpenKeyError> {
         let context = EncryptionContext::for_data_key(&envelope.dataset, &envelope.key_name, &envelope.acl);
         let secret = self.service.unwrap(&envelope.arn, &envelope.wrapped, &context).await?;
         if secret.len() != DATA_KEY_LEN {
             return Err(OpenKeyError::WrongKey { key: id });
         }
-        let key = OpeningKey::from_unwrapped(&secret, id).map_err(|_| OpenKeyError::WrongKey { key: id })?;
+        let key = K::unwrapped(&secret, id).map_err(|_| OpenKeyError::WrongKey { key: id })?;
         Ok(OpenedKey { key, envelope })
     }
 }
@@ -351,7 +401,7 @@ pub(super) fn check_against(envelope: &Envelope, policy: &Policy) -> Result<(), 
     })
 }
 
-impl fmt::Debug for OpeningKeys {
+impl<K> fmt::Debug for OpeningKeys<K> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("OpeningKeys")
             .field("service", &self.0.service)

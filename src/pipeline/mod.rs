@@ -12,6 +12,7 @@ mod opener;
 mod output;
 mod plan;
 mod read;
+mod read_column;
 pub mod record;
 mod replay;
 mod seal;
@@ -28,6 +29,7 @@ pub use plan::Format;
 pub use read::{
     ColumnDecision, ColumnOutcome, KEY_REFUSED, OpenedValues, ReadError, Reader, Reading, SealedText, Withheld,
 };
+pub use read_column::{OpenedCells, SealedCells};
 pub use record::{Header, Position, Record, Timestamp};
 pub use replay::{LetterFilter, LetterOpener, ReplayTransform};
 pub use seal::{KeysPlacement, SealTransform, TransformCounters};

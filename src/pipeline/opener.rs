@@ -51,6 +51,14 @@ pub(super) struct Item {
 }
 
 impl Item {
+    /// As [`Item::alone`], of a row with that id.
+    pub(super) fn in_row(rule: usize, sealed: Vec<u8>, row: Option<Vec<u8>>) -> Self {
+        Self {
+            row,
+            ..Self::alone(rule, sealed)
+        }
+    }
+
     /// Without a record.
     pub(super) fn alone(rule: usize, sealed: Vec<u8>) -> Self {
         Self {

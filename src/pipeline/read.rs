@@ -33,13 +33,13 @@ const MAX_REASONS: usize = 8;
 
 /// Reads records of one dataset, by the newest policy at every call.
 pub struct Reader {
-    dataset: String,
+    pub(super) dataset: String,
     format: Format,
     policies: Arc<dyn PolicySource>,
     keys: OpeningKeys,
     domains: DomainKeys,
     most_bytes: u64,
-    moved: bool,
+    pub(super) moved: bool,
     /// Of the policy that was the newest at the last call.
     compiled: RwLock<Option<Arc<Opener>>>,
 }
@@ -248,8 +248,8 @@ impl fmt::Debug for Reader {
 }
 
 /// What a batch is read by and for whom.
-struct Asked<'a> {
-    opener: Arc<Opener>,
+pub(super) struct Asked<'a> {
+    pub(super) opener: Arc<Opener>,
     documents: BTreeMap<String, Arc<VerifiedDomain>>,
     /// Domains whose document counts for nobody, and why.
     unusable: BTreeMap<String, String>,
@@ -262,7 +262,7 @@ struct Asked<'a> {
 
 impl Asked<'_> {
     /// Why values of `label` are opened or refused, in words.
-    fn because(&mut self, label: &str) -> String {
+    pub(super) fn because(&mut self, label: &str) -> String {
         let domain = label.strip_prefix("domain:");
         if let Some(why) = domain.and_then(|domain| self.unusable.get(domain)) {
             return why.clone();
@@ -270,7 +270,7 @@ impl Asked<'_> {
         self.access(label).because.to_string()
     }
 
-    fn access(&mut self, label: &str) -> &Access {
+    pub(super) fn access(&mut self, label: &str) -> &Access {
         if !self.known.contains_key(label) {
             let policy = self.opener.plan.policy.policy();
             let documents = &self.documents;
@@ -482,7 +482,7 @@ impl Reader {
         })
     }
 
-    async fn asked<'a>(
+    pub(super) async fn asked<'a>(
         &self,
         who: &'a Identity,
         purpose: Option<&'a str>,
@@ -637,7 +637,7 @@ fn lone_item(opener: &Opener, value: &SealedText<'_>) -> Result<Item, Rejection>
     }
 }
 
-fn stop(reason: String, help: String) -> ReadError {
+pub(super) fn stop(reason: String, help: String) -> ReadError {
     ReadError::Service(TransformError::Stop {
         kind: StopKind::Config,
         reason,
@@ -672,12 +672,12 @@ fn refused_domain(error: DomainError) -> Result<Rejection, TransformError> {
 
 /// What was decided, columns and reasons each once per partition.
 #[derive(Default)]
-struct Decisions(Vec<ColumnDecision>);
+pub(super) struct Decisions(pub(super) Vec<ColumnDecision>);
 
 impl Decisions {
     /// What is opened or refused has one reason per label and batch, so that it is made only once. Failures have one each,
     /// up to a number of them: what comes after that is counted with the last.
-    fn add(&mut self, label: &str, outcome: ColumnOutcome, because: impl FnOnce() -> String, at: &Position) {
+    pub(super) fn add(&mut self, label: &str, outcome: ColumnOutcome, because: impl FnOnce() -> String, at: &Position) {
         let is_alike = |known: &ColumnDecision| {
             known.outcome == outcome
                 && known.last.partition == at.partition

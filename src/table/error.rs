@@ -50,6 +50,9 @@ pub enum TableError {
     /// The policy that the file carries is nobody's whom the reader pins, or it was changed.
     #[error("the policy in the file: {0}")]
     EmbeddedPolicy(TrustError),
+    /// The file carries a policy that nobody signed.
+    #[error("the policy in the file is not signed")]
+    Unsigned,
     /// The file carries the policy of another dataset than the one it claims to be of.
     #[error("the file is of dataset {dataset}, and carries the policy of {policy}")]
     OtherPolicy {
@@ -68,8 +71,8 @@ pub enum TableError {
     #[error(transparent)]
     Policy(#[from] PolicySourceError),
     /// There is no key for the footer, so nothing of the file can be read.
-    #[error("footer: {0}")]
-    Footer(OpenKeyError),
+    #[error("keys of the file: {0}")]
+    Footer(Box<OpenKeyError>),
     /// The footer is not for this reader.
     #[error("footer: {because}")]
     Refused {
@@ -131,6 +134,7 @@ impl TableError {
             Self::NotEncrypted => "whoever wrote it left everything readable; read it with another tool, and find out who put it there",
             Self::Foreign => "read it with --foreign: the key service alone then decides",
             Self::NewerVersion => "upgrade",
+            Self::Unsigned => "read it with --dev if you wrote it yourself, for development",
             Self::EmbeddedPolicy(_) | Self::OtherPolicy { .. } => {
                 "the file was not written by a pipeline of this dataset: find out who put it there"
             }

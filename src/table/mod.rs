@@ -4,14 +4,23 @@
 //! It knows no folder and no bucket: files are bytes that are handed in and out.
 
 mod error;
+mod footer;
 mod keys;
 mod layout;
+mod leaves;
 mod material;
 mod place;
+mod read;
+mod source;
 mod write;
 
 pub use error::{SourceError, TableError};
 pub use keys::TableKeys;
 pub use layout::{Leaf, LeafPlace, TableLayout};
+pub use leaves::FileLeaf;
 pub use place::{Claims, FileId};
+pub use read::{
+    Asking, EmbeddedPolicies, FileLabel, LeafState, OpenLeaf, OpenTable, OpeningTableKeys, TableReader, offline,
+};
+pub use source::FileSource;
 pub use write::{Compression, Origin, TableWriter, WriteOptions, Written};

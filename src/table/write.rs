@@ -28,14 +28,14 @@ use super::TableError;
 use super::keys::{FileKeys, TableKeys};
 use super::layout::{LeafPlace, TableLayout};
 use super::place::{Claims, FileId};
-use crate::keys::envelope::{MAX_ENVELOPE_BYTES, write_header};
+use crate::keys::envelope::{MAX_ENVELOPE_BYTES, text_of};
 use crate::policy::{Footer, Profile, VerifiedPolicy};
 
 /// The metadata key of the signed policy.
 pub(super) const POLICY_KEY: &str = "sealflow.policy";
 /// The metadata key of an unsigned policy.
 pub(super) const UNSIGNED_POLICY_KEY: &str = "sealflow.policy.unsigned";
-/// The metadata key of the envelopes of the sealed values: base64 of what a `sealflow-keys` header holds.
+/// The metadata key of the envelopes of the sealed values: their text forms, one per line, as in a `.sfkeys` file.
 pub(super) const KEYS_KEY: &str = "sealflow.keys";
 /// The metadata key of what the file is: JSON of [`Origin`].
 pub(super) const FILE_KEY: &str = "sealflow.file";
@@ -270,12 +270,12 @@ impl<W: Write + Send> TableWriter<W> {
     /// [`TableError`]
     pub fn finish(mut self, origin: &Origin) -> Result<(Written, W), TableError> {
         self.flush()?;
-        let header = write_header(self.envelopes.iter().map(Vec::as_slice));
+        let lines: Vec<String> = self.envelopes.iter().map(|bytes| text_of(bytes)).collect();
         let mut put = |key: &str, value: String| {
             self.writer
                 .append_key_value_metadata(KeyValue::new(key.to_owned(), value));
         };
-        put(KEYS_KEY, STANDARD.encode(header));
+        put(KEYS_KEY, lines.join("\n"));
         put(FILE_KEY, serde_json::to_string(origin).unwrap_or_default());
         self.writer.finish().map_err(failed)?;
         let written = Written {

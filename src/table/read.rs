@@ -1,0 +1,515 @@
+//! Opening encrypted Parquet for somebody: what the file is, which of its columns the policy and the key service let
+//! the reader see. One column that is refused takes nothing from the others.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
+use parquet::file::metadata::ParquetMetaData;
+
+use super::error::TableError;
+use super::footer::{ModuleKeys, Tail, column_material, is_all_encrypted};
+use super::leaves::{FileLeaf, file_leaves};
+use super::material::{Material, Wrapped};
+use super::place::Claims;
+use super::source::FileSource;
+use super::write::{FILE_KEY, KEYS_KEY, Origin, POLICY_KEY, UNSIGNED_POLICY_KEY};
+use crate::acl::{Identity, Refused};
+use crate::clock::UnixMillis;
+use crate::keys::{DomainKeys, Envelope, KeyServiceError, OpenKeyError, OpeningKeys};
+use crate::pipeline::dead_letter::CANNOT_OPEN;
+use crate::pipeline::{Format, KEY_REFUSED, Reader};
+use crate::policy::{
+    FOOTER_LABEL, FixedPolicies, Placement, Policy, PolicySource, Profile, TrustError, TrustedOwners, VerifiedPolicy,
+};
+use crate::policy::signed::verify;
+use crate::seal::UnwrappingKey;
+use crate::secret::SecretBytes;
+
+/// Key-encryption keys to read tables with.
+pub type OpeningTableKeys = OpeningKeys<UnwrappingKey>;
+
+/// Whose policies files may carry.
+#[derive(Clone, Debug)]
+pub enum EmbeddedPolicies {
+    /// Those that these owners signed.
+    OwnedBy(TrustedOwners),
+    /// Those too that nobody signed: for development only.
+    Development(TrustedOwners),
+}
+
+impl EmbeddedPolicies {
+    /// The policy that a file claims to carry, if it may be believed.
+    ///
+    /// # Errors
+    /// [`TableError::EmbeddedPolicy`], [`TableError::OtherPolicy`] for that of another dataset than the file claims.
+    pub fn of(&self, claims: &Claims) -> Result<VerifiedPolicy, TableError> {
+        let policy = match (self, &claims.policy, &claims.unsigned_policy) {
+            (Self::OwnedBy(owners) | Self::Development(owners), Some(jws), _) => {
+                verify(jws, owners).map_err(TableError::EmbeddedPolicy)?
+            }
+            (Self::Development(_), None, Some(yaml)) => {
+                let yaml = STANDARD.decode(yaml).map_err(|_| TableError::Damaged)?;
+                VerifiedPolicy::unsigned_for_development(&yaml)
+                    .map_err(|error| TableError::EmbeddedPolicy(TrustError::Document(error)))?
+            }
+            (Self::OwnedBy(_), None, Some(_)) => return Err(TableError::Unsigned),
+            (_, None, None) => return Err(TableError::Foreign),
+        };
+        if policy.policy().dataset == claims.dataset {
+            Ok(policy)
+        } else {
+            Err(TableError::OtherPolicy {
+                dataset: claims.dataset.clone(),
+                policy: policy.policy().dataset.clone(),
+            })
+        }
+    }
+}
+
+/// Who reads, for what, when.
+#[derive(Clone, Copy, Debug)]
+pub struct Asking<'a> {
+    /// Who.
+    pub who: &'a Identity,
+    /// For what.
+    pub purpose: Option<&'a str>,
+    /// When.
+    pub now: UnixMillis,
+}
+
+/// Opens files of tables.
+#[derive(Clone, Debug)]
+pub struct TableReader {
+    policies: Arc<dyn PolicySource>,
+    embedded: EmbeddedPolicies,
+    keys: OpeningTableKeys,
+    value_keys: OpeningKeys,
+    domains: DomainKeys,
+    moved: bool,
+}
+
+/// What a file says of itself to somebody without keys.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct FileLabel {
+    /// What it claims.
+    pub claims: Claims,
+    /// Full ARN of the KMS key behind its footer's.
+    pub master_key: String,
+    /// Whether its schema, row counts and metadata can be read without keys.
+    pub has_plaintext_footer: bool,
+    /// Size in bytes.
+    pub size: u64,
+}
+
+/// A file whose footer was opened, with the columns that its reader may see.
+pub struct OpenTable {
+    pub(super) source: Arc<dyn FileSource>,
+    pub(super) metadata: ArrowReaderMetadata,
+    pub(super) leaves: Vec<OpenLeaf>,
+    pub(super) envelopes: Vec<Bytes>,
+    pub(super) values: Arc<Reader>,
+    claims: Claims,
+    origin: Option<Origin>,
+    policy: Arc<VerifiedPolicy>,
+    embedded: Arc<VerifiedPolicy>,
+}
+
+/// One leaf of an open file.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct OpenLeaf {
+    /// Where it is.
+    pub leaf: FileLeaf,
+    /// The label that its key proves; `None` for columns under the footer's key.
+    pub label: Option<String>,
+    /// Full ARN of the KMS key behind its key.
+    pub master_key: Option<String>,
+    /// Whether it is shown.
+    pub state: LeafState,
+}
+
+/// Whether a leaf is shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LeafState {
+    /// It is. Of sealed values each is decided on for itself.
+    Shown {
+        /// The rule that decided, of a column under its own key.
+        because: Option<String>,
+    },
+    /// The ACL does not let the reader see it.
+    Refused {
+        /// The rule that decided.
+        because: String,
+        /// What is shown instead.
+        refused: Refused,
+    },
+    /// The ACL lets the reader see it, but there is no key, or it is not what it should be.
+    Failed {
+        /// The code.
+        code: &'static str,
+        /// Why.
+        because: String,
+    },
+}
+
+impl FileLabel {
+    /// Reads the end of a file.
+    ///
+    /// # Errors
+    /// [`TableError::Foreign`] for files of others, [`TableError::NotEncrypted`], [`TableError::Damaged`].
+    pub async fn read(source: &dyn FileSource) -> Result<Self, TableError> {
+        Self::of(&Tail::fetch(source).await?, source.size()).await.map(|(label, _)| label)
+    }
+
+    async fn of(tail: &Tail, size: u64) -> Result<(Self, (Vec<u8>, Material)), TableError> {
+        let bytes = tail.material().await?;
+        let material = Material::from_bytes(&bytes).map_err(|_| TableError::Foreign)?;
+        let claims = material.claims.clone().ok_or(TableError::Foreign)?;
+        claims.check()?;
+        let label = Self {
+            claims,
+            master_key: material.master_key.clone(),
+            has_plaintext_footer: tail.is_plaintext,
+            size,
+        };
+        Ok((label, (bytes, material)))
+    }
+}
+
+impl TableReader {
+    /// A reader that asks `policies` for the newest policy of each file's dataset.
+    #[must_use]
+    pub fn new(
+        policies: Arc<dyn PolicySource>,
+        embedded: EmbeddedPolicies,
+        keys: OpeningTableKeys,
+        value_keys: OpeningKeys,
+        domains: DomainKeys,
+    ) -> Self {
+        Self {
+            policies,
+            embedded,
+            keys,
+            value_keys,
+            domains,
+            moved: false,
+        }
+    }
+
+    /// The same reader, which opens files and values at other places than their own too. The ACL that counts stays that
+    /// of the dataset and label that are proven.
+    #[must_use]
+    pub fn with_moved(mut self, moved: bool) -> Self {
+        self.moved = moved;
+        self
+    }
+
+    /// Opens the footer of a file that was found at `path`, and decides about its columns.
+    ///
+    /// # Errors
+    /// [`TableError`] if nothing of the file can be shown.
+    pub async fn open(
+        &self,
+        source: Arc<dyn FileSource>,
+        path: &str,
+        asking: Asking<'_>,
+    ) -> Result<OpenTable, TableError> {
+        let tail = Tail::fetch(source.as_ref()).await?;
+        let (label, (footer_bytes, footer)) = FileLabel::of(&tail, source.size()).await?;
+        let claims = label.claims;
+        if !self.moved && !claims.is_at(path) {
+            return Err(TableError::Moved {
+                place: format!("{}/{}", claims.dataset, claims.partition),
+            });
+        }
+        let embedded = Arc::new(self.embedded.of(&claims)?);
+        let policy = self.policies.policy(&claims.dataset).await?;
+        let access = access(policy.policy(), FOOTER_LABEL, asking);
+        if !access.is_allowed() {
+            return Err(TableError::Refused {
+                because: access.because.to_string(),
+            });
+        }
+        let key = self.module_key(&claims.dataset, FOOTER_LABEL, &footer).await;
+        let key = key.map_err(|error| TableError::Footer(Box::new(error)))?;
+        let mut keys = ModuleKeys::from([(footer_bytes, key)]);
+
+        let is_uniform = embedded.policy().table.as_ref().map(|table| table.profile) == Some(Profile::DuckDb);
+        let id = claims.check()?;
+        let prefix = (!is_uniform).then(|| claims.aad_prefix(id, &embedded.policy().sha256));
+        let known = Arc::new(keys);
+        let metadata = tail.metadata(Arc::clone(&known), prefix.clone()).await?;
+        keys = Arc::try_unwrap(known).unwrap_or_default();
+        let texts = Texts::of(&metadata);
+        if !is_all_encrypted(&metadata) || !texts.carries(&claims) {
+            return Err(TableError::Damaged);
+        }
+        let schema = arrow_schema(&metadata)?;
+        let mut leaves = Vec::new();
+        for (n, leaf) in file_leaves(&schema)?.into_iter().enumerate() {
+            let material = column_material(&metadata, n).map_err(|()| TableError::Damaged)?;
+            let leaf = match material {
+                None if is_uniform || metadata.num_row_groups() == 0 => OpenLeaf::under_footer(leaf),
+                None => return Err(TableError::Damaged),
+                Some((bytes, material)) => {
+                    let opened = self
+                        .open_leaf(leaf, &material, (&claims, embedded.policy(), policy.policy()), asking)
+                        .await?;
+                    let (leaf, key) = opened;
+                    if let Some(key) = key {
+                        keys.insert(bytes, key);
+                    }
+                    leaf
+                }
+            };
+            leaves.push(leaf);
+        }
+        let metadata = tail.metadata(Arc::new(keys), prefix).await?;
+        let metadata = ArrowReaderMetadata::try_new(Arc::new(metadata), ArrowReaderOptions::new())
+            .map_err(|_| TableError::Damaged)?;
+        let reader = Reader::new(
+            &claims.dataset,
+            Format::Json,
+            Arc::clone(&self.policies),
+            self.value_keys.clone(),
+            self.domains.clone(),
+        );
+        Ok(OpenTable {
+            source,
+            metadata,
+            leaves,
+            envelopes: texts.envelopes(),
+            values: Arc::new(reader.with_moved(self.moved)),
+            claims,
+            origin: texts.origin(),
+            policy,
+            embedded,
+        })
+    }
+
+    /// Decides about a leaf under its own key, and unwraps that key.
+    async fn open_leaf(
+        &self,
+        leaf: FileLeaf,
+        material: &Material,
+        (claims, then, now): (&Claims, &Policy, &Policy),
+        asking: Asking<'_>,
+    ) -> Result<(OpenLeaf, Option<SecretBytes>), TableError> {
+        // What it claims to be, until its key proves it.
+        let claimed = material.label.as_deref().unwrap_or(FOOTER_LABEL);
+        let is_column = |policy: &Policy| {
+            let rules = policy.columns.iter();
+            rules.filter(|rule| rule.at == Placement::Column).any(|rule| rule.path == leaf.column)
+        };
+        let mut open = OpenLeaf {
+            label: (claimed != FOOTER_LABEL).then(|| claimed.to_owned()),
+            master_key: Some(material.master_key.clone()),
+            ..OpenLeaf::under_footer(leaf.clone())
+        };
+        if claimed == FOOTER_LABEL && is_column(then) {
+            // Whoever has the footer's key could have written it: it is not shown as what it is not.
+            open.state = LeafState::failed("the column is not under its own key");
+            return Ok((open, None));
+        }
+        let label = current(now, claimed);
+        if claimed != FOOTER_LABEL {
+            let access = access(now, label, asking);
+            if !access.is_allowed() {
+                open.state = LeafState::Refused {
+                    because: access.because.to_string(),
+                    refused: access.refused,
+                };
+                return Ok((open, None));
+            }
+            let rule = now.columns.iter().find(|rule| rule.label == label);
+            if !self.moved && rule.is_none_or(|rule| rule.path != leaf.column) {
+                open.state = LeafState::failed("the column was written for another place");
+                return Ok((open, None));
+            }
+            open.state = LeafState::Shown {
+                because: Some(access.because.to_string()),
+            };
+        }
+        match self.module_key(&claims.dataset, claimed, material).await {
+            Ok(key) => Ok((open, Some(key))),
+            Err(error) if error.is_retryable() => Err(TableError::Footer(Box::new(error))),
+            Err(OpenKeyError::Service(error @ KeyServiceError::NotPermitted { .. })) => {
+                open.state = LeafState::Failed {
+                    code: KEY_REFUSED,
+                    because: error.to_string(),
+                };
+                Ok((open, None))
+            }
+            Err(_) => {
+                open.state = LeafState::failed("the column's key does not open here");
+                Ok((open, None))
+            }
+        }
+    }
+
+    /// Unwraps the key of a module, if it is one of `label`.
+    async fn module_key(&self, dataset: &str, label: &str, material: &Material) -> Result<SecretBytes, OpenKeyError> {
+        let Wrapped::Double { key, kek } = &material.wrapped else {
+            return Err(OpenKeyError::NotOurs);
+        };
+        let envelope = Envelope::from_text(kek).map_err(|_| OpenKeyError::NotOurs)?;
+        let bytes = envelope.to_bytes().map_err(|_| OpenKeyError::NotOurs)?;
+        let id = envelope.key_id();
+        let opened = self.keys.get(id, &[&bytes]).await?;
+        if opened.envelope.dataset != dataset {
+            return Err(OpenKeyError::NotOurs);
+        }
+        opened
+            .key
+            .unwrap(dataset, label, key)
+            .map_err(|_| OpenKeyError::WrongKey { key: id })
+    }
+}
+
+impl OpenLeaf {
+    fn under_footer(leaf: FileLeaf) -> Self {
+        Self {
+            leaf,
+            label: None,
+            master_key: None,
+            state: LeafState::Shown { because: None },
+        }
+    }
+
+    /// Whether its pages are decrypted.
+    pub(super) fn is_shown(&self) -> bool {
+        matches!(self.state, LeafState::Shown { .. })
+    }
+}
+
+impl LeafState {
+    fn failed(because: &str) -> Self {
+        Self::Failed {
+            code: CANNOT_OPEN,
+            because: because.to_owned(),
+        }
+    }
+}
+
+impl OpenTable {
+    /// What the file claimed, now proven.
+    #[must_use]
+    pub fn claims(&self) -> &Claims {
+        &self.claims
+    }
+
+    /// Where its rows come from; `None` if the file does not say.
+    #[must_use]
+    pub fn origin(&self) -> Option<&Origin> {
+        self.origin.as_ref()
+    }
+
+    /// The policy by which was decided: the newest.
+    #[must_use]
+    pub fn policy(&self) -> &Arc<VerifiedPolicy> {
+        &self.policy
+    }
+
+    /// The policy that it carries.
+    #[must_use]
+    pub fn embedded_policy(&self) -> &Arc<VerifiedPolicy> {
+        &self.embedded
+    }
+
+    /// Its leaves, in the order of the file.
+    #[must_use]
+    pub fn leaves(&self) -> &[OpenLeaf] {
+        &self.leaves
+    }
+
+    /// Its schema as it is stored: sealed values are binary, with the extension `sealflow.sealed`.
+    #[must_use]
+    pub fn schema(&self) -> &SchemaRef {
+        self.metadata.schema()
+    }
+
+    /// Rows, row groups, and the compressed bytes of each leaf whose metadata can be read.
+    #[must_use]
+    pub fn sizes(&self) -> (u64, usize, Vec<u64>) {
+        let metadata = self.metadata.metadata();
+        let rows = u64::try_from(metadata.file_metadata().num_rows()).unwrap_or(0);
+        let mut bytes = vec![0; self.leaves.len()];
+        for group in metadata.row_groups() {
+            for (sum, column) in bytes.iter_mut().zip(group.columns()) {
+                *sum += u64::try_from(column.compressed_size()).unwrap_or(0);
+            }
+        }
+        (rows, metadata.num_row_groups(), bytes)
+    }
+}
+
+impl fmt::Debug for OpenTable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Not the metadata: its decryptor holds keys, its statistics values.
+        f.debug_struct("OpenTable")
+            .field("dataset", &self.claims.dataset)
+            .field("file", &self.claims.file)
+            .field("leaves", &self.leaves)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Texts in the footer.
+struct Texts(HashMap<String, String>);
+
+impl Texts {
+    fn of(metadata: &ParquetMetaData) -> Self {
+        let pairs = metadata.file_metadata().key_value_metadata().into_iter().flatten();
+        Self(
+            pairs
+                .filter_map(|pair| Some((pair.key.clone(), pair.value.clone()?)))
+                .collect(),
+        )
+    }
+
+    /// Whether the policy that everybody reads is the one that the footer authenticates.
+    fn carries(&self, claims: &Claims) -> bool {
+        match (&claims.policy, &claims.unsigned_policy) {
+            (Some(jws), _) => self.0.get(POLICY_KEY) == Some(jws),
+            (None, yaml) => self.0.get(UNSIGNED_POLICY_KEY) == yaml.as_ref(),
+        }
+    }
+
+    fn envelopes(&self) -> Vec<Bytes> {
+        let lines = self.0.get(KEYS_KEY).map(String::as_str).unwrap_or_default().lines();
+        let bytes = lines.filter_map(|line| Envelope::from_text(line).ok()?.to_bytes().ok());
+        bytes.map(Bytes::from).collect()
+    }
+
+    fn origin(&self) -> Option<Origin> {
+        serde_json::from_str(self.0.get(FILE_KEY)?).ok()
+    }
+}
+
+fn arrow_schema(metadata: &ParquetMetaData) -> Result<SchemaRef, TableError> {
+    ArrowReaderMetadata::try_new(Arc::new(metadata.clone()), ArrowReaderOptions::new())
+        .map(|metadata| Arc::clone(metadata.schema()))
+        .map_err(|_| TableError::Damaged)
+}
+
+fn access(policy: &Policy, label: &str, asking: Asking<'_>) -> crate::policy::Access {
+    policy.access(label, asking.who, asking.purpose, asking.now, |_| None)
+}
+
+/// What the policy calls that label now.
+fn current<'a>(policy: &'a Policy, label: &'a str) -> &'a str {
+    policy.previous.labels.get(label).map_or(label, String::as_str)
+}
+
+/// A source that knows the one policy that a file carries: for reading without a catalogue.
+#[must_use]
+pub fn offline(policy: VerifiedPolicy) -> Arc<dyn PolicySource> {
+    Arc::new(FixedPolicies::new(vec![Arc::new(policy)]))
+}
