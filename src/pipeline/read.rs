@@ -141,6 +141,25 @@ pub struct SealedText<'a> {
 }
 
 impl ColumnDecision {
+    /// About `count` values between two records of one partition.
+    #[must_use]
+    pub fn new(
+        label: &str,
+        outcome: ColumnOutcome,
+        because: String,
+        count: u64,
+        (first, last): (&Position, &Position),
+    ) -> Self {
+        Self {
+            label: label.to_owned(),
+            outcome,
+            because,
+            count,
+            first: first.clone(),
+            last: last.clone(),
+        }
+    }
+
     /// As a line of an audit log. `about` says who asked, and of what.
     #[must_use]
     pub fn event(&self, about: &Event) -> Event {

@@ -1,6 +1,7 @@
 //! What goes wrong with tables. No error holds a value.
 
 use crate::keys::{KeyError, OpenKeyError};
+use crate::pipeline::ReadError;
 use crate::policy::{PolicySourceError, TrustError};
 use crate::seal::SealError;
 
@@ -85,6 +86,15 @@ pub enum TableError {
         /// As it was asked for.
         name: String,
     },
+    /// A sealed column cannot be read now.
+    #[error(transparent)]
+    Values(Box<ReadError>),
+    /// A filter that says nothing, or not what its column is.
+    #[error("filter: {what}")]
+    Filter {
+        /// What is wrong with it.
+        what: String,
+    },
     /// What the file is read from failed.
     #[error(transparent)]
     Source(#[from] SourceError),
@@ -116,6 +126,7 @@ impl TableError {
             Self::Key(error) => error.is_retryable(),
             Self::Footer(error) => error.is_retryable(),
             Self::Policy(error) => error.is_retryable(),
+            Self::Values(error) => error.is_retryable(),
             Self::Source(SourceError::Unavailable { .. }) => true,
             _ => false,
         }
@@ -142,6 +153,8 @@ impl TableError {
             Self::Policy(_) => "check the catalogue",
             Self::Refused { .. } => "ask the owner of the policy",
             Self::NoColumn { .. } => "see its columns with `sealflow inspect`",
+            Self::Values(_) => "check the key service, the catalogue and the policy",
+            Self::Filter { .. } => "write for example --where 'amount >= 100 and country = \"DE\"'",
             Self::Source(_) => "check the path and the rights at it",
         }
         .to_owned()

@@ -4,6 +4,7 @@
 //! It knows no folder and no bucket: files are bytes that are handed in and out.
 
 mod error;
+mod filter;
 mod footer;
 mod keys;
 mod layout;
@@ -11,10 +12,12 @@ mod leaves;
 mod material;
 mod place;
 mod read;
+mod rows;
 mod source;
 mod write;
 
 pub use error::{SourceError, TableError};
+pub use filter::Filter;
 pub use keys::TableKeys;
 pub use layout::{Leaf, LeafPlace, TableLayout};
 pub use leaves::FileLeaf;
@@ -22,5 +25,9 @@ pub use place::{Claims, FileId};
 pub use read::{
     Asking, EmbeddedPolicies, FileLabel, LeafState, OpenLeaf, OpenTable, OpeningTableKeys, TableReader, offline,
 };
+pub use rows::{NOT_OF_TYPE, Query, Rows};
 pub use source::FileSource;
 pub use write::{Compression, Origin, TableWriter, WriteOptions, Written};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,488 @@
+//! Files written and read with keys in memory: who sees what, and what is refused.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::array::{Array, ArrayRef, AsArray as _, Int64Array, ListArray, RecordBatch, StringArray, StructArray};
+use arrow::buffer::OffsetBuffer;
+use arrow::datatypes::{DataType, Field, Int64Type, Schema};
+use bytes::Bytes;
+
+use super::*;
+use crate::acl::Identity;
+use crate::clock::{ManualClock, UnixMillis};
+use crate::columns::arrow::{SealedMetadata, SealedType, encode_array, sealed_array, sealed_field};
+use crate::flow::direct::DirectSealer;
+use crate::jose::Thumbprint;
+use crate::keys::testing::{MemoryCatalogue, MemoryKms};
+use crate::keys::{DomainKeys, KeySpec, LabelEntry, OpeningKeys, SealingKeys};
+use crate::pipeline::{ColumnDecision, ColumnOutcome};
+use crate::policy::signed::{sign, verify};
+use crate::policy::{FixedPolicies, OwnerKey, PolicySource, TrustRule, TrustedOwners, VerifiedPolicy};
+use crate::seal::UsageLimits;
+
+const NOW: UnixMillis = UnixMillis(1_767_225_600_000);
+const PII: &str = "arn:aws:kms:eu-central-1:111122223333:key/11111111-1111-1111-1111-111111111111";
+const PLACE: &str = "topic=orders/date=2026-01-01";
+const PATH: &str = "/data/payments/topic=orders/date=2026-01-01/a.parquet";
+const POLICY: &str = r#"
+dataset: payments
+version: 1
+keys:
+  pii: { arn: "arn:aws:kms:eu-central-1:111122223333:key/11111111-1111-1111-1111-111111111111" }
+  ops: { arn: "arn:aws:kms:eu-central-1:111122223333:key/22222222-2222-2222-2222-222222222222" }
+acls:
+  pii:
+    allow: ["arn:aws:iam::111122223333:role/analyst"]
+    refused: redact
+  ops:
+    allow: ["arn:aws:iam::111122223333:role/analyst", "arn:aws:iam::111122223333:role/support"]
+columns:
+  - { path: email, key: pii, acl: pii }
+  - { path: card, key: pii, acl: pii, at: column }
+  - { path: "items[*].serial", key: pii, acl: pii, at: column }
+table: { key: ops, acl: ops }
+"#;
+
+pub(super) struct Bench {
+    pub(super) kms: Arc<MemoryKms>,
+    catalogue: Arc<MemoryCatalogue>,
+    clock: Arc<ManualClock>,
+    owner: OwnerKey,
+    pub(super) policy: Arc<VerifiedPolicy>,
+    keys: TableKeys,
+    sealer: SealingKeys,
+}
+
+fn trusted(owners: Vec<Thumbprint>) -> TrustedOwners {
+    TrustedOwners::new(vec![TrustRule {
+        dataset: "*".to_owned(),
+        owners,
+    }])
+    .unwrap()
+}
+
+impl Bench {
+    pub(super) fn new(yaml: &str) -> Self {
+        let (kms, catalogue) = (Arc::new(MemoryKms::new()), Arc::new(MemoryCatalogue::new()));
+        let clock = Arc::new(ManualClock::at(NOW));
+        let owner = OwnerKey::generate().unwrap();
+        let policy = signed(yaml, &owner);
+        Self {
+            keys: TableKeys::of(kms.clone(), catalogue.clone(), clock.clone(), UsageLimits::STANDARD),
+            sealer: SealingKeys::new(kms.clone(), catalogue.clone(), clock.clone(), UsageLimits::STANDARD),
+            kms,
+            catalogue,
+            clock,
+            owner,
+            policy,
+        }
+    }
+
+    /// A file of 200 rows in two row groups.
+    pub(super) async fn file(&self) -> Bytes {
+        self.file_at(PLACE, FileId::random().unwrap()).await
+    }
+
+    async fn file_at(&self, place: &str, id: FileId) -> Bytes {
+        let options = WriteOptions {
+            row_group_rows: 100,
+            threads: 3,
+            ..WriteOptions::default()
+        };
+        let layout = layout();
+        let out = Vec::new();
+        let writer = TableWriter::begin(&self.policy, &layout, (place, id), &self.keys, options, out).await;
+        let mut writer = writer.unwrap();
+        let (rows, envelope) = self.rows(&layout).await;
+        writer.write(&rows).unwrap();
+        writer.add_envelope(&envelope).unwrap();
+        let origin = Origin {
+            schema: 1,
+            topic: "orders".into(),
+            partition: 3,
+            first: 1_000,
+            last: 1_199,
+            rows: 200,
+        };
+        let (written, bytes) = writer.finish(&origin).unwrap();
+        assert_eq!((written.rows, written.row_groups, written.bytes), (200, 2, bytes.len() as u64));
+        bytes.into()
+    }
+
+    async fn rows(&self, layout: &TableLayout) -> (RecordBatch, Vec<u8>) {
+        let emails: ArrayRef = Arc::new(StringArray::from_iter_values((0..200).map(email)));
+        let spec = KeySpec {
+            dataset: "payments".into(),
+            key_name: "pii".into(),
+            template: "pii".into(),
+            arn: PII.into(),
+            acl: "pii".into(),
+            labels: Arc::from([LabelEntry {
+                label: "email".into(),
+                bind_row: None,
+            }]),
+            policy: (1, self.policy.policy().sha256),
+            max_age: Duration::from_secs(60),
+            max_live: 1,
+        };
+        let sealer = DirectSealer {
+            keys: self.sealer.clone(),
+            domains: self.domains(),
+        };
+        let plain = encode_array(&emails, None, false).unwrap();
+        let (key, sealed) = sealer.seal(&spec, 0, None, plain.view()).await.unwrap();
+        let serials = StringArray::from_iter_values((0..400).map(|n| format!("serial-{n}")));
+        let counts = Int64Array::from_iter_values(0..400);
+        let item = StructArray::from(vec![
+            (Arc::new(Field::new("serial", DataType::Utf8, true)), Arc::new(serials) as ArrayRef),
+            (Arc::new(Field::new("count", DataType::Int64, true)), Arc::new(counts) as ArrayRef),
+        ]);
+        let DataType::List(field) = layout.arrow().field(3).data_type().clone() else {
+            unreachable!()
+        };
+        let items = ListArray::new(field, OffsetBuffer::from_repeated_length(2, 200), Arc::new(item), None);
+        let columns: Vec<ArrayRef> = vec![
+            Arc::new(Int64Array::from_iter_values(0..200)),
+            Arc::new(sealed_array(&sealed.view())),
+            Arc::new(StringArray::from_iter_values((0..200).map(card))),
+            Arc::new(items),
+            Arc::new(Int64Array::from_iter_values(1_000..1_200)),
+        ];
+        let batch = RecordBatch::try_new(Arc::clone(layout.arrow()), columns).unwrap();
+        (batch, key.envelope_bytes.clone())
+    }
+
+    fn domains(&self) -> DomainKeys {
+        let age = Duration::from_secs(60);
+        DomainKeys::new(self.kms.clone(), self.catalogue.clone(), self.policies(), self.clock.clone(), age)
+    }
+
+    fn policies(&self) -> Arc<dyn PolicySource> {
+        Arc::new(FixedPolicies::new(vec![self.policy.clone()]))
+    }
+
+    pub(super) fn reader(&self) -> TableReader {
+        self.reader_by(self.policies())
+    }
+
+    fn reader_by(&self, policies: Arc<dyn PolicySource>) -> TableReader {
+        let age = Duration::from_secs(60);
+        TableReader::new(
+            policies.clone(),
+            EmbeddedPolicies::OwnedBy(trusted(vec![self.owner.thumbprint()])),
+            OpeningKeys::of(self.kms.clone(), self.catalogue.clone(), policies.clone(), self.clock.clone(), age, 100),
+            OpeningKeys::new(self.kms.clone(), self.catalogue.clone(), policies, self.clock.clone(), age, 100),
+            self.domains(),
+        )
+    }
+
+    async fn read(&self, file: &Bytes, role: &str, query: &Query) -> Result<(RecordBatch, Vec<ColumnDecision>), TableError> {
+        read(&self.reader(), file, PATH, role, query).await
+    }
+}
+
+async fn read(
+    reader: &TableReader,
+    file: &Bytes,
+    path: &str,
+    role: &str,
+    query: &Query,
+) -> Result<(RecordBatch, Vec<ColumnDecision>), TableError> {
+    let who = Identity::from_arn(&format!("arn:aws:iam::111122223333:role/{role}")).unwrap();
+    let asking = Asking {
+        who: &who,
+        purpose: None,
+        now: NOW,
+    };
+    let table = reader.open(Arc::new(file.clone()), path, asking).await?;
+    let mut rows = table.rows(query, asking, "a.parquet")?;
+    let mut batches = Vec::new();
+    while let Some(batch) = rows.next().await? {
+        batches.push(batch);
+    }
+    let batch = arrow::compute::concat_batches(rows.schema(), &batches).unwrap();
+    Ok((batch, rows.take_decisions()))
+}
+
+fn signed(yaml: &str, owner: &OwnerKey) -> Arc<VerifiedPolicy> {
+    let jws = sign(yaml.as_bytes(), owner).unwrap();
+    Arc::new(verify(&jws, &trusted(vec![owner.thumbprint()])).unwrap())
+}
+
+pub(super) fn email(n: i64) -> String {
+    format!("person-{n}@example.com")
+}
+
+pub(super) fn card(n: i64) -> String {
+    format!("4111-0000-{n:04}")
+}
+
+fn layout() -> TableLayout {
+    let email = SealedMetadata {
+        label: "email".into(),
+        sealed_type: SealedType::Arrow(DataType::Utf8),
+    };
+    let item = DataType::Struct(
+        vec![
+            Field::new("serial", DataType::Utf8, true),
+            Field::new("count", DataType::Int64, true),
+        ]
+        .into(),
+    );
+    let schema = Schema::new(vec![
+        Field::new("id", DataType::Int64, true),
+        sealed_field("email", email).unwrap(),
+        Field::new("card", DataType::Utf8, true),
+        Field::new("items", DataType::List(Arc::new(Field::new("item", item, true))), true),
+        Field::new("_offset", DataType::Int64, true),
+    ]);
+    let leaf = |path: &str, place| Leaf {
+        path: path.to_owned(),
+        place,
+    };
+    TableLayout {
+        arrow: Arc::new(schema),
+        leaves: vec![
+            leaf("id", LeafPlace::Clear),
+            leaf("email", LeafPlace::Value { rule: 0 }),
+            leaf("card", LeafPlace::Column { rule: 1 }),
+            leaf("items.list.item.serial", LeafPlace::Column { rule: 2 }),
+            leaf("items.list.item.count", LeafPlace::Clear),
+            leaf("_offset", LeafPlace::Record),
+        ],
+    }
+}
+
+fn texts(batch: &RecordBatch, name: &str) -> Vec<Option<String>> {
+    let array = batch.column_by_name(name).unwrap().as_string::<i32>();
+    array.iter().map(|text| text.map(str::to_owned)).collect()
+}
+
+fn serials(batch: &RecordBatch) -> Vec<Option<String>> {
+    let items = batch.column_by_name("items").unwrap().as_list::<i32>();
+    let serials = items.values().as_struct().column_by_name("serial").unwrap();
+    serials.as_string::<i32>().iter().map(|text| text.map(str::to_owned)).collect()
+}
+
+fn count(decisions: &[ColumnDecision], label: &str, outcome: ColumnOutcome) -> u64 {
+    let of = decisions.iter().filter(|known| known.label == label && known.outcome == outcome);
+    of.map(|known| known.count).sum()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn everybody_sees_their_columns_of_a_file_and_one_that_is_refused_takes_nothing_from_the_others() {
+    let bench = Bench::new(POLICY);
+    let file = bench.file().await;
+    let (all, decisions) = bench.read(&file, "analyst", &Query::default()).await.unwrap();
+    assert_eq!(texts(&all, "email"), (0..200).map(|n| Some(email(n))).collect::<Vec<_>>());
+    assert_eq!(texts(&all, "card"), (0..200).map(|n| Some(card(n))).collect::<Vec<_>>());
+    assert_eq!(serials(&all), (0..400).map(|n| Some(format!("serial-{n}"))).collect::<Vec<_>>());
+    for label in ["email", "card", "items[*].serial"] {
+        assert_eq!(count(&decisions, label, ColumnOutcome::Opened), 200, "{label}: {decisions:?}");
+    }
+    assert!(decisions.iter().all(|known| known.first.partition == 3 && known.first.offset >= 1_000));
+
+    let (some, decisions) = bench.read(&file, "support", &Query::default()).await.unwrap();
+    let redacted = || Some("[redacted]".to_owned());
+    assert_eq!(texts(&some, "email"), vec![redacted(); 200]);
+    assert_eq!(texts(&some, "card"), vec![redacted(); 200]);
+    assert_eq!(serials(&some), vec![redacted(); 400]);
+    assert_eq!(some.column(0), all.column(0));
+    let counts = |batch: &RecordBatch| {
+        let items = batch.column_by_name("items").unwrap().as_list::<i32>().clone();
+        items.values().as_struct().column_by_name("count").unwrap().clone()
+    };
+    assert_eq!(&counts(&some), &counts(&all));
+    for label in ["email", "card", "items[*].serial"] {
+        assert_eq!(count(&decisions, label, ColumnOutcome::Refused), 200, "{label}: {decisions:?}");
+    }
+
+    let refused = bench.read(&file, "nobody", &Query::default()).await.unwrap_err();
+    assert!(matches!(refused, TableError::Refused { .. }), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_that_the_key_service_refuses_take_their_columns_and_no_other() {
+    let bench = Bench::new(POLICY);
+    let file = bench.file().await;
+    bench.kms.set_unusable(PII, true);
+    let (some, decisions) = bench.read(&file, "analyst", &Query::default()).await.unwrap();
+    assert_eq!(texts(&some, "card"), vec![None; 200]);
+    assert_eq!(some.column(0).as_primitive::<Int64Type>().value(199), 199);
+    assert!(decisions.iter().any(|known| known.label == "card" && matches!(known.outcome, ColumnOutcome::Failed(_))));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn columns_rows_and_filters_are_those_that_were_asked_for() {
+    let bench = Bench::new(POLICY);
+    let file = bench.file().await;
+    let ask = |columns: &[&str], filter: &str, limit: Option<u64>| Query {
+        columns: (!columns.is_empty()).then(|| columns.iter().map(|&name| name.to_owned()).collect()),
+        filter: if filter.is_empty() { Filter::default() } else { Filter::parse(filter).unwrap() },
+        limit,
+        batch_rows: 64,
+    };
+    let read = async |role: &str, query: Query| bench.read(&file, role, &query).await;
+    let (batch, _) = read("analyst", ask(&["card"], "", Some(70))).await.unwrap();
+    assert_eq!((batch.num_columns(), batch.num_rows()), (1, 70));
+    let (batch, _) = read("analyst", ask(&["id", "items[*].count"], "id >= 150 and card != '4111-0000-0151'", None)).await.unwrap();
+    assert_eq!((batch.num_columns(), batch.num_rows()), (2, 49));
+    let (batch, decisions) = read("analyst", ask(&["id"], "email = 'person-7@example.com'", None)).await.unwrap();
+    assert_eq!(batch.column(0).as_primitive::<Int64Type>().values(), &[7]);
+    assert_eq!(count(&decisions, "card", ColumnOutcome::Opened), 0, "{decisions:?}");
+    let (batch, _) = read("analyst", ask(&[], "id = 5000", None)).await.unwrap();
+    assert_eq!(batch.num_rows(), 0);
+    for (role, filter) in [("support", "card = 'x'"), ("analyst", "nothing = 1"), ("analyst", "id = 'x'")] {
+        let error = read(role, ask(&[], filter, None)).await.unwrap_err();
+        assert!(
+            matches!(error, TableError::Refused { .. } | TableError::NoColumn { .. } | TableError::Filter { .. }),
+            "{filter}: {error}"
+        );
+    }
+    assert!(matches!(
+        read("analyst", ask(&["emai"], "", None)).await.unwrap_err(),
+        TableError::NoColumn { .. }
+    ));
+    // Sealed values that the filter may not compare give no row either.
+    let (batch, _) = read("support", ask(&["id"], "email = 'person-7@example.com'", None)).await.unwrap();
+    assert_eq!(batch.num_rows(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flipped_bit_anywhere_shows_nothing_that_was_not_written() {
+    let bench = Bench::new(POLICY);
+    let file = bench.file().await;
+    let (whole, _) = bench.read(&file, "analyst", &Query::default()).await.unwrap();
+    let mut refused = 0;
+    for at in (0..file.len()).step_by(97).chain(file.len() - 9..file.len()) {
+        let mut changed = file.to_vec();
+        changed[at] ^= 1 << (at % 8);
+        match bench.read(&changed.into(), "analyst", &Query::default()).await {
+            Err(_) => refused += 1,
+            // A bit of the leading magic bytes protects nothing.
+            Ok((batch, _)) => assert_eq!(batch, whole, "{at}"),
+        }
+    }
+    assert!(refused * 97 > file.len() - 1_000, "{refused} of {}", file.len());
+    for length in [0, 7, 8, 100, file.len() - 1] {
+        assert!(bench.read(&file.slice(..length), "analyst", &Query::default()).await.is_err());
+        assert!(bench.read(&file.slice(file.len() - length..), "analyst", &Query::default()).await.is_err());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_elsewhere_is_refused_unless_it_was_moved_on_purpose() {
+    let bench = Bench::new(POLICY);
+    let file = bench.file().await;
+    for path in ["/data/payments/topic=orders/date=2026-01-02/a.parquet", "/data/orders/a.parquet", "a.parquet"] {
+        let error = read(&bench.reader(), &file, path, "analyst", &Query::default()).await.unwrap_err();
+        assert!(matches!(error, TableError::Moved { .. }), "{error}");
+        let moved = bench.reader().with_moved(true);
+        assert!(read(&moved, &file, path, "analyst", &Query::default()).await.is_ok());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_file_says_without_keys_is_its_policy_and_place_and_no_more() {
+    let bench = Bench::new(POLICY);
+    let file = bench.file().await;
+    let label = FileLabel::read(&file).await.unwrap();
+    assert_eq!((label.claims.dataset.as_str(), label.claims.partition.as_str()), ("payments", PLACE));
+    assert_eq!(label.claims.policy.as_deref(), bench.policy.jws());
+    assert!(!label.has_plaintext_footer);
+    let error = FileLabel::read(&Bytes::from_static(b"PAR1....PAR1")).await.unwrap_err();
+    assert!(matches!(error, TableError::Damaged), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_policy_of_somebody_else_or_a_newer_one_decides_as_it_should() {
+    let bench = Bench::new(POLICY);
+    let file = bench.file().await;
+    let stranger = OwnerKey::generate().unwrap();
+    let reader = TableReader::new(
+        bench.policies(),
+        EmbeddedPolicies::OwnedBy(trusted(vec![stranger.thumbprint()])),
+        OpeningKeys::of(bench.kms.clone(), bench.catalogue.clone(), bench.policies(), bench.clock.clone(), Duration::from_secs(60), 9),
+        OpeningKeys::new(bench.kms.clone(), bench.catalogue.clone(), bench.policies(), bench.clock.clone(), Duration::from_secs(60), 9),
+        bench.domains(),
+    );
+    let error = read(&reader, &file, PATH, "analyst", &Query::default()).await.unwrap_err();
+    assert!(matches!(error, TableError::EmbeddedPolicy(_)), "{error}");
+
+    // The newest policy takes the analyst's right away: the one in the file does not give it back.
+    let newer = POLICY
+        .replace("version: 1", "version: 2")
+        .replace("    allow: [\"arn:aws:iam::111122223333:role/analyst\"]\n", "    allow: []\n");
+    let newest: Arc<dyn PolicySource> = Arc::new(FixedPolicies::new(vec![signed(&newer, &bench.owner)]));
+    let (batch, _) = read(&bench.reader_by(newest), &file, PATH, "analyst", &Query::default()).await.unwrap();
+    assert_eq!(texts(&batch, "card"), vec![Some("[redacted]".to_owned()); 200]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_files_cost_three_calls_of_the_key_service_and_no_debug_shows_a_key() {
+    let bench = Bench::new(&POLICY.replace("{ path: email, key: pii, acl: pii }", "{ path: email, key: pii, acl: pii, at: column }"));
+    let layout = layout();
+    for _ in 0..2 {
+        let id = FileId::random().unwrap();
+        let options = WriteOptions::default();
+        let writer = TableWriter::begin(&bench.policy, &layout, (PLACE, id), &bench.keys, options, Vec::new()).await;
+        let text = format!("{:?}", writer.unwrap());
+        assert!(text.len() < 80 && !text.contains("key"), "{text}");
+    }
+    // One for each pair of key and ACL: the footer's, and the columns'.
+    assert_eq!(bench.kms.generate_calls(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn plaintext_footers_and_the_duckdb_profile_read_as_the_others() {
+    let footer = POLICY.replace("table: { key: ops, acl: ops }", "table: { key: ops, acl: ops, footer: signed-plaintext }");
+    let duckdb = POLICY
+        .replace("table: { key: ops, acl: ops }", "table: { key: pii, acl: pii, profile: duckdb }");
+    for yaml in [footer, duckdb] {
+        let bench = Bench::new(&yaml);
+        let file = bench.file().await;
+        let (all, _) = bench.read(&file, "analyst", &Query::default()).await.unwrap();
+        assert_eq!(texts(&all, "email")[7], Some(email(7)));
+        assert_eq!(texts(&all, "card")[199], Some(card(199)));
+        let mut changed = file.to_vec();
+        let at = changed.len() - 60;
+        changed[at] ^= 1;
+        assert!(bench.read(&changed.into(), "analyst", &Query::default()).await.is_err());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_protected_value_is_in_a_file_whatever_its_footer() {
+    for footer in ["encrypted", "signed-plaintext"] {
+        let yaml = POLICY.replace("table: { key: ops, acl: ops }", &format!("table: {{ key: ops, acl: ops, footer: {footer} }}"));
+        let bench = Bench::new(&yaml);
+        for compression in [Compression::None, Compression::Snappy, Compression::Zstd] {
+            let layout = layout();
+            let options = WriteOptions {
+                compression,
+                ..WriteOptions::default()
+            };
+            let id = FileId::random().unwrap();
+            let writer = TableWriter::begin(&bench.policy, &layout, (PLACE, id), &bench.keys, options, Vec::new()).await;
+            let mut writer = writer.unwrap();
+            let (rows, _) = bench.rows(&layout).await;
+            writer.write(&rows).unwrap();
+            let origin = Origin {
+                schema: 1,
+                topic: "orders".into(),
+                partition: 0,
+                first: 0,
+                last: 199,
+                rows: 200,
+            };
+            let (_, file) = writer.finish(&origin).unwrap();
+            for n in 0..200 {
+                for value in [email(n), card(n), format!("serial-{n}")] {
+                    let value = value.as_bytes();
+                    assert!(!file.windows(value.len()).any(|window| window == value), "{footer}");
+                }
+            }
+        }
+    }
+}
