@@ -378,6 +378,16 @@ impl Policy {
         groups
     }
 
+    /// The labels of tables that no column of the policy has, with the names of their ACLs.
+    #[must_use]
+    pub fn table_labels(&self) -> Vec<(&'static str, &str)> {
+        let Some(table) = &self.table else {
+            return Vec::new();
+        };
+        let extra = table.extra.as_ref().map(|(_, acl)| (EXTRA_LABEL, acl.as_str()));
+        std::iter::once((FOOTER_LABEL, table.acl.as_str())).chain(extra).collect()
+    }
+
     /// The group of what a table's schema does not have.
     #[must_use]
     pub fn extra_group(&self) -> Option<KeyGroup> {

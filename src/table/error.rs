@@ -54,6 +54,9 @@ pub enum TableError {
     /// The file carries a policy that nobody signed.
     #[error("the policy in the file is not signed")]
     Unsigned,
+    /// The file carries a signed policy, and whose is not known to development.
+    #[error("the policy in the file is signed, and no owner is pinned")]
+    SignedInDevelopment,
     /// The file carries the policy of another dataset than the one it claims to be of.
     #[error("the file is of dataset {dataset}, and carries the policy of {policy}")]
     OtherPolicy {
@@ -145,6 +148,7 @@ impl TableError {
             Self::NotEncrypted => "whoever wrote it left everything readable; read it with another tool, and find out who put it there",
             Self::Foreign => "read it with --foreign: the key service alone then decides",
             Self::NewerVersion => "upgrade",
+            Self::SignedInDevelopment => "give dataset, catalogue and --owner instead of --dev",
             Self::Unsigned => "read it with --dev if you wrote it yourself, for development",
             Self::EmbeddedPolicy(_) | Self::OtherPolicy { .. } => {
                 "the file was not written by a pipeline of this dataset: find out who put it there"

@@ -39,8 +39,8 @@ pub type OpeningTableKeys = OpeningKeys<UnwrappingKey>;
 pub enum EmbeddedPolicies {
     /// Those that these owners signed.
     OwnedBy(TrustedOwners),
-    /// Those too that nobody signed: for development only.
-    Development(TrustedOwners),
+    /// Those that nobody signed: for development only.
+    Development,
 }
 
 impl EmbeddedPolicies {
@@ -50,10 +50,9 @@ impl EmbeddedPolicies {
     /// [`TableError::EmbeddedPolicy`], [`TableError::OtherPolicy`] for that of another dataset than the file claims.
     pub fn of(&self, claims: &Claims) -> Result<VerifiedPolicy, TableError> {
         let policy = match (self, &claims.policy, &claims.unsigned_policy) {
-            (Self::OwnedBy(owners) | Self::Development(owners), Some(jws), _) => {
-                verify(jws, owners).map_err(TableError::EmbeddedPolicy)?
-            }
-            (Self::Development(_), None, Some(yaml)) => {
+            (Self::OwnedBy(owners), Some(jws), _) => verify(jws, owners).map_err(TableError::EmbeddedPolicy)?,
+            (Self::Development, Some(_), _) => return Err(TableError::SignedInDevelopment),
+            (Self::Development, None, Some(yaml)) => {
                 let yaml = STANDARD.decode(yaml).map_err(|_| TableError::Damaged)?;
                 VerifiedPolicy::unsigned_for_development(&yaml)
                     .map_err(|error| TableError::EmbeddedPolicy(TrustError::Document(error)))?
@@ -433,6 +432,12 @@ impl OpenTable {
     #[must_use]
     pub fn schema(&self) -> &SchemaRef {
         self.metadata.schema()
+    }
+
+    /// How many envelopes of its sealed values' keys it carries.
+    #[must_use]
+    pub fn envelopes(&self) -> usize {
+        self.envelopes.len()
     }
 
     /// Rows, row groups, and the compressed bytes of each leaf whose metadata can be read.

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    acl, audit, completion, demo, dlq, init, keys, kms, open, policy, read, run, schema, seal, serve, token, top,
+    acl, audit, completion, demo, dlq, init, keys, kms, open, policy, read, run, schema, seal, serve, tables, token, top,
     validate, version,
 };
 use crate::failure::{Exit, Failure, Result};
@@ -49,6 +49,8 @@ enum Command {
     Seal(seal::Args),
     Open(open::Args),
     Read(read::Args),
+    Inspect(tables::inspect::Args),
+    Verify(tables::verify::Args),
     Serve(serve::Args),
     Token(token::Args),
     #[command(subcommand)]
@@ -145,6 +147,8 @@ async fn execute(command: Command) -> Result<ExitCode> {
         Command::Seal(args) => seal::run(args).await,
         Command::Open(args) => open::run(args).await,
         Command::Read(args) => read::run(args).await,
+        Command::Inspect(args) => tables::inspect::run(args).await,
+        Command::Verify(args) => tables::verify::run(args).await,
         Command::Serve(args) => serve::run(args).await,
         Command::Token(args) => token::run(args).await,
         Command::Policy(command) => policy::run(command).await,

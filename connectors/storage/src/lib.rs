@@ -4,9 +4,11 @@
 mod catalogue;
 mod config;
 mod folder;
+mod object_file;
 mod timeout;
 
 pub use catalogue::ObjectCatalogue;
 pub use config::CatalogueConfig;
 pub use folder::DurableFolder;
+pub use object_file::ObjectFile;
 pub use timeout::WithTimeout;

@@ -13,7 +13,7 @@ use crate::overlay::Overlay;
 use crate::services::{PolicyOrigin, Services, clock, open_catalogue, open_kms, open_policy, read_unsigned};
 
 /// Policy, catalogue and KMS
-#[derive(Debug, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Policy, catalogue and KMS")]
 pub(crate) struct Access {
     /// Take dataset, catalogue, owners and KMS from this pipeline file
@@ -121,6 +121,24 @@ impl Access {
         Ok(services)
     }
 
+    /// The owners whose policies are believed.
+    pub(crate) fn owners(&self, loaded: Option<&PipelineConfig>) -> Vec<Pin> {
+        if self.owners.is_empty() {
+            loaded.map(|config| config.trust.owners.clone()).unwrap_or_default()
+        } else {
+            self.owners.clone()
+        }
+    }
+
+    /// The same options; the dataset is `name` unless they name one.
+    pub(crate) fn of_dataset(&self, name: &str) -> Self {
+        let mut access = self.clone();
+        if access.dataset.is_none() && access.dev.is_none() {
+            access.dataset = Some(name.to_owned());
+        }
+        access
+    }
+
     fn kms_config(&self, loaded: Option<&PipelineConfig>) -> KmsConfig {
         let mut kms = loaded.map(|config| config.kms.clone()).unwrap_or_default();
         kms.endpoint = self.kms_endpoint.clone().or(kms.endpoint);
@@ -143,11 +161,7 @@ impl Access {
             });
         }
         let dataset = self.dataset(loaded);
-        let owners = if self.owners.is_empty() {
-            loaded.map(|config| config.trust.owners.clone()).unwrap_or_default()
-        } else {
-            self.owners.clone()
-        };
+        let owners = self.owners(loaded);
         let (Some(dataset), Some(folder), false) = (dataset, catalogue.clone(), owners.is_empty()) else {
             return Err(Failure::usage(
                 "no policy: dataset, catalogue and owner are all needed",

@@ -18,6 +18,7 @@ pub(crate) mod seal;
 pub(crate) mod serve;
 mod sidecar;
 mod stream;
+pub(crate) mod tables;
 pub(crate) mod token;
 pub(crate) mod top;
 pub(crate) mod validate;

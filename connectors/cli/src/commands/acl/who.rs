@@ -300,6 +300,12 @@ fn columns(asked: &Asked) -> Vec<Column<'_>> {
             acl,
         });
     }
+    for (label, acl) in policy.table_labels() {
+        columns.push(Column {
+            label: label.to_owned(),
+            acl: policy.acls.get(acl).ok_or(NO_DOCUMENT),
+        });
+    }
     if let Some(rule) = &policy.dead_letters {
         columns.push(Column {
             label: DEAD_LETTERS_SUFFIX.to_owned(),

@@ -61,7 +61,10 @@ struct Shown {
     owner: Option<String>,
     keys: Vec<ShownKey>,
     columns: Vec<ShownColumn>,
-    dead_letters: Option<ShownDeadLetters>,
+    dead_letters: Option<ShownKeyAndAcl>,
+    /// Of footers and clear columns.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    table: Option<ShownKeyAndAcl>,
     lease_required: bool,
     not_supported: Vec<String>,
 }
@@ -99,7 +102,7 @@ struct ShownHint {
 }
 
 #[derive(Serialize)]
-struct ShownDeadLetters {
+struct ShownKeyAndAcl {
     key: String,
     acl: String,
 }
@@ -124,7 +127,11 @@ impl Shown {
                 .iter()
                 .map(|rule| ShownColumn::new(rule, policy))
                 .collect(),
-            dead_letters: policy.dead_letters.as_ref().map(|rule| ShownDeadLetters {
+            dead_letters: policy.dead_letters.as_ref().map(|rule| ShownKeyAndAcl {
+                key: rule.key.clone(),
+                acl: rule.acl.clone(),
+            }),
+            table: policy.table.as_ref().map(|rule| ShownKeyAndAcl {
                 key: rule.key.clone(),
                 acl: rule.acl.clone(),
             }),
@@ -144,6 +151,9 @@ impl Shown {
         }
         if let Some(rule) = &self.dead_letters {
             say(format_args!("dead ones  key {}, ACL {}", rule.key, rule.acl));
+        }
+        if let Some(rule) = &self.table {
+            say(format_args!("tables     key {}, ACL {}", rule.key, rule.acl));
         }
         if self.lease_required {
             say("lease      required: it counts only while one holds (`sealflow policy lease`)");

@@ -8,7 +8,10 @@ mod write;
 use std::collections::BTreeMap;
 use std::num::NonZeroU64;
 use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sealflow::audit::{Event, Verdict};
@@ -16,13 +19,16 @@ use sealflow::clock::UnixMillis;
 use sealflow::pipeline::dead_letter::CANNOT_OPEN;
 use sealflow::pipeline::{ColumnOutcome, Format, KEY_REFUSED, ReadError, Reader, Reading, Record};
 
+use sealflow::table::{FileLabel, Filter, Query};
 use sealflow_kafka::{StartAt, TopicReading};
 
 use self::source::Start;
 pub(crate) use self::source::TopicUrl;
-use self::who::{Asking, AssumedIdentity};
+pub(in crate::commands) use self::who::{Asking as Who, AssumedIdentity};
+use self::who::Asking;
 use self::write::{Output, Writer};
 use super::access::Access;
+use super::tables;
 use crate::audit::{AuditArgs, Log};
 use crate::config::PipelineConfig;
 use crate::failure::{Exit, Failure, Result};
@@ -36,7 +42,7 @@ const BETWEEN_TRIES: Duration = Duration::from_secs(1);
 /// A table is for looking at.
 const TABLE_ROWS: u64 = 100;
 
-/// Read a sealed topic as far as you may
+/// Read a sealed topic, or a table of encrypted Parquet, as far as you may
 ///
 /// Columns that the policy's ACLs refuse you are masked, as are those whose key KMS refuses you, and nothing else is:
 /// one refused column never fails the rest. Who you are is what AWS STS says of your credentials. KMS enforces: with the
@@ -47,9 +53,10 @@ const TABLE_ROWS: u64 = 100;
 /// Everything is written before, nulls in the place of what did not open.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// `kafka://HOST:PORT[,HOST:PORT…]/TOPIC`; with --pipeline `kafka:///TOPIC`, on the pipeline's brokers
+    /// `kafka://HOST:PORT[,HOST:PORT…]/TOPIC`, with --pipeline `kafka:///TOPIC` on the pipeline's brokers; or a Parquet
+    /// file, or the folder of a table
     #[arg(value_name = "SOURCE")]
-    source: TopicUrl,
+    source: Source,
     /// Only these partitions; may be repeated
     #[arg(long = "partition", value_name = "N", value_delimiter = ',')]
     partitions: Vec<i32>,
@@ -66,6 +73,12 @@ pub(crate) struct Args {
     /// outputs those that the first records have
     #[arg(long = "columns", value_name = "PATH", value_delimiter = ',')]
     columns: Vec<String>,
+    /// Of a table only rows of which this is true: `amount >= 100 and country = "DE"`
+    #[arg(long = "where", value_name = "FILTER")]
+    filter: Option<String>,
+    /// Read a file by the policy that it carries, without the catalogue's newest
+    #[arg(long)]
+    offline: bool,
     /// How to print it
     #[arg(long, value_enum, default_value_t)]
     output: Output,
@@ -87,6 +100,27 @@ pub(crate) struct Args {
     audit: AuditArgs,
     #[command(flatten)]
     access: Access,
+}
+
+/// A topic, or files.
+#[derive(Clone, Debug)]
+enum Source {
+    Topic(TopicUrl),
+    Files(PathBuf),
+}
+
+impl FromStr for Source {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        if text.starts_with("kafka:") {
+            return text.parse().map(Self::Topic);
+        }
+        if let Some((scheme, _)) = text.split_once("://") {
+            return Err(format!("{scheme}:// is not read: name a topic (kafka://…), a file or a folder"));
+        }
+        Ok(Self::Files(PathBuf::from(text)))
+    }
 }
 
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
@@ -114,8 +148,15 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
     let config = args.access.loaded()?;
     let audit = args.audit.open(config.as_ref()).await?;
     let mut about = Event::new(UnixMillis(0), Verdict::Refused, "");
-    let read = match read(&args, config.as_ref(), &audit, &mut about).await {
-        Ok(story) => story.tell(),
+    let read = match &args.source {
+        Source::Topic(url) => {
+            let story = read(&args, url, config.as_ref(), &audit, &mut about).await;
+            story.and_then(|story| story.tell())
+        }
+        Source::Files(place) => read_files(&args, place, config.as_ref(), &audit, &mut about).await,
+    };
+    let read = match read {
+        Ok(code) => Ok(code),
         Err(failure) => {
             // A refusal that stands before all values, or ends them, is part of the story too.
             let event = Event {
@@ -135,7 +176,14 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
 }
 
 /// `about` says who asked, as soon as it is known.
-async fn read(args: &Args, config: Option<&PipelineConfig>, audit: &Log, about: &mut Event) -> Result<Story> {
+async fn read(
+    args: &Args,
+    url: &TopicUrl,
+    config: Option<&PipelineConfig>,
+    audit: &Log,
+    about: &mut Event,
+) -> Result<Story> {
+    args.refuse_options_of_files()?;
     args.assumed.check(&args.access)?;
     // First who asks: a policy that is refused is refused to somebody.
     let kms = args.access.kms(config).await?;
@@ -165,7 +213,7 @@ async fn read(args: &Args, config: Option<&PipelineConfig>, audit: &Log, about: 
     )
     .with_moved(args.moved);
     let read = TopicRead {
-        reading: args.reading(config)?,
+        reading: args.reading(url, config)?,
         args,
         services: &services,
         asking: &asking,
@@ -176,9 +224,105 @@ async fn read(args: &Args, config: Option<&PipelineConfig>, audit: &Log, about: 
         .await
 }
 
+/// Reads the files of a table.
+async fn read_files(
+    args: &Args,
+    place: &Path,
+    config: Option<&PipelineConfig>,
+    audit: &Log,
+    about: &mut Event,
+) -> Result<ExitCode> {
+    args.refuse_options_of_topics()?;
+    args.assumed.check(&args.access)?;
+    let files = tables::files_at(place).await?;
+    let Some(first) = files.first() else {
+        return Ok(ExitCode::SUCCESS);
+    };
+    let kms = args.access.kms(config).await?;
+    let asking = args.assumed.asking(&*kms).await?;
+    about.principal = Some(asking.who.to_string());
+    about.caller.clone_from(&asking.caller);
+    about.proof = Some(asking.proof);
+    about.purpose.clone_from(&args.purpose);
+    let label = FileLabel::read(first.source.as_ref()).await;
+    let label = label.map_err(|error| tables::of_table(&first.path, error))?;
+    about.dataset = Some(label.claims.dataset.clone());
+    let embedded = tables::embedded(&args.access, config)?;
+    let access = args.access.of_dataset(&label.claims.dataset);
+    let services = access.open_on(kms, config, None).await?;
+    let reader = if args.offline {
+        let reader = tables::offline_reader(&services, &label, embedded, args.moved);
+        reader.map_err(|error| tables::of_table(&first.path, error))?
+    } else {
+        tables::reader(&services, embedded, args.moved)
+    };
+    note(format_args!(
+        "reading {} files of {} as {}",
+        files.len(),
+        harmless(&label.claims.dataset),
+        harmless(&asking.who.to_string())
+    ));
+    let filter = match &args.filter {
+        Some(text) => Filter::parse(text).map_err(|error| Failure::usage(&error, error.help()))?,
+        None => Filter::default(),
+    };
+    let limit = match (args.limit, args.output) {
+        (Some(limit), _) => Some(limit.get()),
+        (None, Output::Table) => Some(TABLE_ROWS),
+        (None, _) => None,
+    };
+    let to = match args.output {
+        Output::Table => tables::read::To::Table,
+        Output::Json => tables::read::To::Json,
+        Output::Csv => tables::read::To::Csv,
+        Output::Arrow => tables::read::To::Arrow,
+        Output::Parquet => tables::read::To::Parquet,
+    };
+    let read = tables::read::TableRead {
+        reader: Arc::new(reader),
+        who: asking.who,
+        purpose: args.purpose.clone(),
+        query: Query {
+            columns: (!args.columns.is_empty()).then(|| args.columns.clone()),
+            filter,
+            limit,
+            ..Query::default()
+        },
+        clock: Arc::clone(&services.clock),
+        to,
+    };
+    read.all(files, audit, about).await
+}
+
 impl Args {
-    fn reading(&self, config: Option<&PipelineConfig>) -> Result<TopicReading> {
-        let mut reading = self.source.reading(config, &self.properties)?;
+    fn refuse_options_of_files(&self) -> Result<()> {
+        let is_of_files = self.filter.is_some() || self.offline || self.output == Output::Parquet;
+        match is_of_files {
+            false => Ok(()),
+            true => Err(Failure::usage(
+                "--where, --offline and --output parquet are for tables",
+                "read the topic without them",
+            )),
+        }
+    }
+
+    fn refuse_options_of_topics(&self) -> Result<()> {
+        let is_of_topics = !self.partitions.is_empty()
+            || self.from.is_some()
+            || self.last.is_some()
+            || self.format.is_some()
+            || !self.properties.is_empty();
+        match is_of_topics {
+            false => Ok(()),
+            true => Err(Failure::usage(
+                "--partition, --from, --last, --format and --property are for topics",
+                "say which rows with --where, for example --where '_partition = 3 and _offset >= 1000'",
+            )),
+        }
+    }
+
+    fn reading(&self, url: &TopicUrl, config: Option<&PipelineConfig>) -> Result<TopicReading> {
+        let mut reading = url.reading(config, &self.properties)?;
         reading.partitions.clone_from(&self.partitions);
         reading.from = match (self.from, self.last) {
             (Some(Start::Offset(offset)), _) => StartAt::Offset(offset),

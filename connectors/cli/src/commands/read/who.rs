@@ -10,7 +10,7 @@ use crate::failure::{Exit, Failure, Result};
 
 /// Somebody else than the credentials say
 #[derive(Debug, clap::Args)]
-pub(super) struct AssumedIdentity {
+pub(in crate::commands) struct AssumedIdentity {
     /// See what this principal would see: an ARN, or oidc:ISSUER#sub=SUBJECT. Only with an unsigned policy (--dev)
     #[arg(long = "as", value_name = "PRINCIPAL")]
     assumed: Option<String>,
@@ -20,16 +20,16 @@ pub(super) struct AssumedIdentity {
 }
 
 /// Whoever asks, and how it was proved.
-pub(super) struct Asking {
-    pub(super) who: Identity,
+pub(in crate::commands) struct Asking {
+    pub(in crate::commands) who: Identity,
     /// The ARN as STS told it.
-    pub(super) caller: Option<String>,
-    pub(super) proof: Proof,
+    pub(in crate::commands) caller: Option<String>,
+    pub(in crate::commands) proof: Proof,
 }
 
 impl AssumedIdentity {
     /// Refuses to stand for somebody where that could open anything real.
-    pub(super) fn check(&self, access: &Access) -> Result<()> {
+    pub(in crate::commands) fn check(&self, access: &Access) -> Result<()> {
         if self.assumed.is_none() || access.is_unsigned() {
             return Ok(());
         }
@@ -41,7 +41,7 @@ impl AssumedIdentity {
     }
 
     /// Asks STS who the credentials belong to, unless somebody is assumed.
-    pub(super) async fn asking(&self, kms: &dyn KeyService) -> Result<Asking> {
+    pub(in crate::commands) async fn asking(&self, kms: &dyn KeyService) -> Result<Asking> {
         if let Some(text) = &self.assumed {
             return Ok(Asking {
                 who: identity(text, &self.groups)?,

@@ -45,8 +45,10 @@ pub(super) enum Output {
     Json,
     /// RFC 4180, one row a record
     Csv,
-    /// An Arrow IPC stream; fields as text
+    /// An Arrow IPC stream; fields of records as text, those of tables with their types
     Arrow,
+    /// Of tables: a Parquet file that nothing protects, with what you may see
+    Parquet,
 }
 
 /// Writes what was read to standard output.
@@ -88,7 +90,7 @@ impl Writer {
                     "write it to a file or a pipe: `sealflow read … --output arrow > records.arrows`",
                 ));
             }
-            Output::Arrow => To::Arrow(None),
+            Output::Arrow | Output::Parquet => To::Arrow(None),
         };
         Ok(Self {
             format,

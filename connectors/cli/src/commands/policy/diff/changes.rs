@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{Debug, Display};
 
 use sealflow::acl::{Acl, Grant};
-use sealflow::policy::{ColumnRule, Lease, Policy, PolicyKey};
+use sealflow::policy::{ColumnRule, Footer, Lease, Policy, PolicyKey, Profile, TableRule};
 use serde::Serialize;
 
 /// Something that was added, taken away, or is different.
@@ -186,6 +186,18 @@ fn acl(name: &str, old: Option<&Acl>, new: Option<&Acl>) -> Option<Change> {
     })
 }
 
+fn table(rule: &TableRule) -> String {
+    let extra = rule.extra.as_ref();
+    format!(
+        "key {}, acl {}{}{}{}",
+        rule.key,
+        rule.acl,
+        extra.map_or_else(String::new, |(key, acl)| format!(", extra key {key}, extra acl {acl}")),
+        if rule.footer == Footer::SignedPlaintext { ", footer signed-plaintext" } else { "" },
+        if rule.profile == Profile::DuckDb { ", profile duckdb" } else { "" },
+    )
+}
+
 fn rest(policy: &Policy) -> Properties {
     let pairs = |map: &BTreeMap<String, String>| {
         map.iter()
@@ -207,6 +219,7 @@ fn rest(policy: &Policy) -> Properties {
             "dead_letters",
             letters.map_or_else(String::new, |rule| format!("key {}, acl {}", rule.key, rule.acl)),
         ),
+        ("table", policy.table.as_ref().map_or_else(String::new, table)),
         ("previous.keys", list(keys)),
         ("previous.acls", pairs(&policy.previous.acls)),
         ("previous.labels", pairs(&policy.previous.labels)),

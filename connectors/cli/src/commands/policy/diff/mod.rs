@@ -406,6 +406,7 @@ impl Move {
 fn labels(policy: &Policy) -> BTreeSet<String> {
     let mut labels: BTreeSet<String> = policy.columns.iter().map(|rule| rule.label.clone()).collect();
     labels.extend(policy.previous.labels.keys().cloned());
+    labels.extend(policy.table_labels().into_iter().map(|(label, _)| label.to_owned()));
     if policy.dead_letters.is_some() {
         labels.insert(DEAD_LETTERS_SUFFIX.to_owned());
     }

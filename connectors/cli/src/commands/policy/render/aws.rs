@@ -171,7 +171,8 @@ impl Rendering<'_> {
             let guards = policy
                 .columns
                 .iter()
-                .any(|rule| rule.domain().is_none() && rule.acl == *name);
+                .any(|rule| rule.domain().is_none() && rule.acl == *name)
+                || policy.table_labels().iter().any(|(_, acl)| acl == name);
             if guards && self.parties.readers == Readers::Kms {
                 datasets.insert(dataset.clone());
             }
@@ -447,7 +448,8 @@ struct Contexts {
 /// of domains.
 fn sealing(policy: &Policy, subject: &Subject<'_>) -> Vec<Rule> {
     let mut acls: BTreeMap<(String, String), BTreeSet<String>> = BTreeMap::new();
-    for group in policy.groups().into_iter().chain(policy.dead_letter_group()) {
+    let groups = policy.groups().into_iter().chain(policy.dead_letter_group());
+    for group in groups.chain(policy.table_groups()).chain(policy.extra_group()) {
         acls.entry((group.dataset, group.key)).or_default().insert(group.acl);
     }
     let mut rules = Vec::new();

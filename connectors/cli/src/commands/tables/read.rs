@@ -1,0 +1,370 @@
+//! `sealflow read` of files: rows of a table, as somebody may see them.
+
+use std::collections::BTreeMap;
+use std::io::{self, BufWriter, IsTerminal as _, Write as _};
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use arrow::ipc::writer::StreamWriter;
+use arrow::json::WriterBuilder;
+use arrow::json::writer::LineDelimited;
+use parquet::arrow::ArrowWriter;
+use sealflow::acl::Identity;
+use sealflow::audit::Event;
+use sealflow::clock::{Clock, UnixMillis};
+use sealflow::pipeline::dead_letter::CANNOT_OPEN;
+use sealflow::pipeline::{ColumnDecision, ColumnOutcome, KEY_REFUSED};
+use sealflow::table::{Asking, Query, TableError, TableReader};
+use serde_json::{Map, Value};
+use tokio::sync::mpsc;
+
+use super::{TableFile, of_table};
+use crate::audit::Log;
+use crate::failure::{Exit, Failure, Result};
+use crate::term::{harmless, note};
+
+/// Files that are read at the same time.
+const FILES: usize = 4;
+/// Batches of one file that wait to be written.
+const WAITING: usize = 2;
+/// How much of a cell a table shows.
+const MAX_CELL: usize = 48;
+const MASKED: &str = "masked";
+
+/// How rows are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::commands) enum To {
+    Table,
+    Json,
+    Csv,
+    Arrow,
+    Parquet,
+}
+
+/// Who reads what, and how.
+pub(in crate::commands) struct TableRead {
+    pub(in crate::commands) reader: Arc<TableReader>,
+    pub(in crate::commands) who: Identity,
+    pub(in crate::commands) purpose: Option<String>,
+    pub(in crate::commands) query: Query,
+    pub(in crate::commands) clock: Arc<dyn Clock>,
+    pub(in crate::commands) to: To,
+}
+
+/// What a file gives, in order.
+enum Piece {
+    Rows {
+        batch: RecordBatch,
+        decisions: Vec<ColumnDecision>,
+        policy: (String, u64),
+    },
+    /// Decisions about rows that were not kept, or about a file without rows.
+    Decisions {
+        decisions: Vec<ColumnDecision>,
+        policy: (String, u64),
+    },
+}
+
+impl TableRead {
+    /// Reads all files, several at the same time, and writes their rows in order.
+    pub(in crate::commands) async fn all(
+        self,
+        files: Vec<TableFile>,
+        audit: &Log,
+        about: &mut Event,
+    ) -> Result<ExitCode> {
+        let read = Arc::new(self);
+        let mut waiting = files.into_iter();
+        let mut running = std::collections::VecDeque::new();
+        let mut writer = RowWriter::new(read.to)?;
+        let mut story = Story::default();
+        let mut left = read.query.limit.unwrap_or(u64::MAX);
+        loop {
+            while running.len() < FILES {
+                let Some(file) = waiting.next() else { break };
+                running.push_back(start(Arc::clone(&read), file));
+            }
+            let Some(mut pieces) = running.pop_front() else { break };
+            while let Some(piece) = pieces.recv().await {
+                let (batch, decisions, (dataset, version)) = match piece.map_err(|(path, error)| of_table(&path, error))? {
+                    Piece::Rows { batch, decisions, policy } => (Some(batch), decisions, policy),
+                    Piece::Decisions { decisions, policy } => (None, decisions, policy),
+                };
+                about.at = read.clock.now();
+                about.dataset = Some(dataset);
+                about.policy_version = Some(version);
+                let events = decisions.iter().map(|decision| decision.event(about)).collect();
+                // What cannot be written down is not shown.
+                audit.record(events).await?;
+                story.add(&decisions);
+                let Some(batch) = batch else { continue };
+                let batch = batch.slice(0, batch.num_rows().min(usize::try_from(left).unwrap_or(usize::MAX)));
+                left -= batch.num_rows() as u64;
+                if writer.write(&batch)? == ControlFlow::Break(()) || left == 0 {
+                    writer.finish()?;
+                    return story.tell();
+                }
+            }
+        }
+        writer.finish()?;
+        story.tell()
+    }
+
+    async fn file(
+        &self,
+        file: &TableFile,
+        pieces: &mpsc::Sender<std::result::Result<Piece, (String, TableError)>>,
+    ) -> std::result::Result<(), TableError> {
+        let asking = |now: UnixMillis| Asking {
+            who: &self.who,
+            purpose: self.purpose.as_deref(),
+            now,
+        };
+        let source = Arc::clone(&file.source);
+        let table = self.reader.open(source, &file.path, asking(self.clock.now())).await?;
+        let policy = (table.policy().policy().dataset.clone(), table.policy().policy().version);
+        let mut rows = table.rows(&self.query, asking(self.clock.now()), &file.path)?;
+        while let Some(batch) = rows.next().await? {
+            let piece = Piece::Rows {
+                batch,
+                decisions: rows.take_decisions(),
+                policy: policy.clone(),
+            };
+            if pieces.send(Ok(piece)).await.is_err() {
+                return Ok(());
+            }
+        }
+        let decisions = rows.take_decisions();
+        let _ = pieces.send(Ok(Piece::Decisions { decisions, policy })).await;
+        Ok(())
+    }
+}
+
+fn start(
+    read: Arc<TableRead>,
+    file: TableFile,
+) -> mpsc::Receiver<std::result::Result<Piece, (String, TableError)>> {
+    let (sender, receiver) = mpsc::channel(WAITING);
+    tokio::spawn(async move {
+        if let Err(error) = read.file(&file, &sender).await {
+            let _ = sender.send(Err((file.path.clone(), error))).await;
+        }
+    });
+    receiver
+}
+
+/// Writes rows to standard output.
+struct RowWriter {
+    to: To,
+    schema: Option<SchemaRef>,
+    rows: Vec<Vec<String>>,
+    csv: Option<csv::Writer<io::Stdout>>,
+    arrow: Option<StreamWriter<io::Stdout>>,
+    parquet: Option<ArrowWriter<io::Stdout>>,
+}
+
+impl RowWriter {
+    fn new(to: To) -> Result<Self> {
+        if matches!(to, To::Arrow | To::Parquet) && io::stdout().is_terminal() {
+            return Err(Failure::usage(
+                "this output is nothing for a terminal",
+                "write it to a file or a pipe: `sealflow read … --output parquet > rows.parquet`",
+            ));
+        }
+        Ok(Self {
+            to,
+            schema: None,
+            rows: Vec::new(),
+            csv: None,
+            arrow: None,
+            parquet: None,
+        })
+    }
+
+    fn write(&mut self, batch: &RecordBatch) -> Result<ControlFlow<()>> {
+        let schema = self.schema.get_or_insert_with(|| batch.schema());
+        if *schema != batch.schema() {
+            return Err(Failure::new(
+                Exit::Data,
+                "the files are of different schemas",
+                "read them one by one, or name the columns that they have in common with --columns",
+            ));
+        }
+        match self.put(batch) {
+            Ok(()) => Ok(ControlFlow::Continue(())),
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(ControlFlow::Break(())),
+            Err(error) => Err(Failure::io("write", Path::new("standard output"), &error)),
+        }
+    }
+
+    fn put(&mut self, batch: &RecordBatch) -> io::Result<()> {
+        match self.to {
+            To::Json => {
+                let mut out = BufWriter::new(io::stdout().lock());
+                out.write_all(&lines(batch)?)?;
+                out.flush()
+            }
+            To::Table => {
+                for object in objects(batch)? {
+                    self.rows.push(object.iter().map(|(_, value)| text(value)).collect());
+                }
+                Ok(())
+            }
+            To::Csv => {
+                let out = match &mut self.csv {
+                    Some(out) => out,
+                    None => {
+                        let mut out = csv::Writer::from_writer(io::stdout());
+                        let schema = batch.schema();
+                        out.write_record(schema.fields().iter().map(|field| field.name()))?;
+                        self.csv.insert(out)
+                    }
+                };
+                let is_for_eyes = io::stdout().is_terminal();
+                for object in objects(batch)? {
+                    let cells = object.iter().map(|(_, value)| match is_for_eyes {
+                        true => harmless(&text(value)),
+                        false => text(value),
+                    });
+                    out.write_record(cells)?;
+                }
+                out.flush()
+            }
+            To::Arrow => {
+                let out = match &mut self.arrow {
+                    Some(out) => out,
+                    None => {
+                        let out = StreamWriter::try_new(io::stdout(), &batch.schema()).map_err(io::Error::other)?;
+                        self.arrow.insert(out)
+                    }
+                };
+                out.write(batch).map_err(io::Error::other)
+            }
+            To::Parquet => {
+                let out = match &mut self.parquet {
+                    Some(out) => out,
+                    None => {
+                        let out = ArrowWriter::try_new(io::stdout(), batch.schema(), None).map_err(io::Error::other)?;
+                        self.parquet.insert(out)
+                    }
+                };
+                out.write(batch).map_err(io::Error::other)
+            }
+        }
+    }
+
+    fn finish(mut self) -> Result<()> {
+        let finished = match self.to {
+            To::Table => self.print(),
+            To::Arrow => self.arrow.take().map_or(Ok(()), |mut out| out.finish().map_err(io::Error::other)),
+            To::Parquet => self.parquet.take().map_or(Ok(()), |out| out.close().map(drop).map_err(io::Error::other)),
+            To::Json | To::Csv => Ok(()),
+        };
+        match finished {
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+                Err(Failure::io("write", Path::new("standard output"), &error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn print(&self) -> io::Result<()> {
+        let Some(schema) = &self.schema else { return Ok(()) };
+        let shortened = |text: &str| {
+            let text = harmless(text);
+            if text.chars().count() <= MAX_CELL {
+                return text;
+            }
+            text.chars().take(MAX_CELL - 1).chain(['…']).collect()
+        };
+        let head: Vec<String> = schema.fields().iter().map(|field| shortened(field.name())).collect();
+        let rows: Vec<Vec<String>> = self
+            .rows
+            .iter()
+            .map(|row| row.iter().map(|cell| shortened(cell)).collect())
+            .collect();
+        let all = || std::iter::once(&head).chain(&rows);
+        let width = |n: usize| all().map(|row| row[n].chars().count()).max().unwrap_or(0);
+        let widths: Vec<usize> = (0..head.len()).map(width).collect();
+        let mut out = BufWriter::new(io::stdout().lock());
+        for row in all() {
+            let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
+            writeln!(out, "{}", cells.collect::<Vec<_>>().join("  ").trim_end())?;
+        }
+        out.flush()
+    }
+}
+
+/// A batch as lines of JSON; nulls are written.
+fn lines(batch: &RecordBatch) -> io::Result<Vec<u8>> {
+    let builder = WriterBuilder::new().with_explicit_nulls(true);
+    let mut writer = builder.build::<_, LineDelimited>(Vec::new());
+    writer.write(batch).map_err(io::Error::other)?;
+    writer.finish().map_err(io::Error::other)?;
+    Ok(writer.into_inner())
+}
+
+fn objects(batch: &RecordBatch) -> io::Result<Vec<Map<String, Value>>> {
+    let lines = lines(batch)?;
+    let objects = lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+    objects.map(|line| serde_json::from_slice(line).map_err(io::Error::other)).collect()
+}
+
+/// A cell: texts as they are, nothing for null, the rest as JSON.
+fn text(value: &Value) -> String {
+    match value {
+        Value::Null => String::new(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+/// What became of everything, for the last lines and the exit code.
+#[derive(Default)]
+struct Story(BTreeMap<(String, &'static str, String), u64>);
+
+impl Story {
+    fn add(&mut self, decisions: &[ColumnDecision]) {
+        for decision in decisions {
+            let what = match decision.outcome {
+                ColumnOutcome::Opened => continue,
+                ColumnOutcome::Refused => MASKED,
+                ColumnOutcome::Failed(code) => code,
+            };
+            let key = (decision.label.clone(), what, decision.because.clone());
+            *self.0.entry(key).or_default() += decision.count;
+        }
+    }
+
+    fn tell(&self) -> Result<ExitCode> {
+        for ((label, what, because), count) in &self.0 {
+            let (label, because) = (harmless(label), harmless(because));
+            note(format_args!("{what}: {count} values of {label}: {because}"));
+        }
+        let of = |wanted: fn(&str) -> bool| -> u64 {
+            let known = self.0.iter().filter(|((_, what, _), _)| wanted(what));
+            known.map(|(_, count)| count).sum()
+        };
+        let refused = of(|what| what == CANNOT_OPEN || what == KEY_REFUSED);
+        if refused > 0 {
+            return Err(Failure::new(
+                Exit::NotPermitted,
+                format_args!("{refused} values that the policy lets you open did not open, and were shown as null"),
+                "the lines above say which: columns that were changed or moved, or keys that KMS refuses you",
+            ));
+        }
+        let others = of(|what| what != MASKED);
+        if others > 0 {
+            return Err(Failure::new(
+                Exit::Data,
+                format_args!("{others} values could not be shown as the table declares them"),
+                "the lines above say which",
+            ));
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
