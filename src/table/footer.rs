@@ -36,7 +36,7 @@ pub(super) struct Tail {
 }
 
 /// The keys of a file's modules by their key material.
-pub(super) type ModuleKeys = HashMap<Vec<u8>, SecretBytes>;
+pub(super) type ModuleKeys = HashMap<Vec<u8>, Arc<SecretBytes>>;
 
 impl Tail {
     pub(super) async fn fetch(source: &dyn FileSource) -> Result<Self, TableError> {

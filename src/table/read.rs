@@ -238,14 +238,12 @@ impl TableReader {
         }
         let key = self.module_key(&claims.dataset, FOOTER_LABEL, &footer).await;
         let key = key.map_err(|error| TableError::Footer(Box::new(error)))?;
-        let mut keys = ModuleKeys::from([(footer_bytes, key)]);
+        let mut keys = ModuleKeys::from([(footer_bytes, Arc::new(key))]);
 
         let is_uniform = embedded.policy().table.as_ref().map(|table| table.profile) == Some(Profile::DuckDb);
         let id = claims.check()?;
         let prefix = (!is_uniform).then(|| claims.aad_prefix(id, &embedded.policy().sha256));
-        let known = Arc::new(keys);
-        let metadata = tail.metadata(Arc::clone(&known), prefix.clone()).await?;
-        keys = Arc::try_unwrap(known).unwrap_or_default();
+        let metadata = tail.metadata(Arc::new(keys.clone()), prefix.clone()).await?;
         let texts = Texts::of(&metadata);
         if !is_all_encrypted(&metadata) || !texts.carries(&claims) {
             return Err(TableError::Damaged);
@@ -263,7 +261,7 @@ impl TableReader {
                         .await?;
                     let (leaf, key) = opened;
                     if let Some(key) = key {
-                        keys.insert(bytes, key);
+                        keys.insert(bytes, Arc::new(key));
                     }
                     leaf
                 }

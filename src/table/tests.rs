@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::array::{Array, ArrayRef, AsArray as _, Int64Array, ListArray, RecordBatch, StringArray, StructArray};
+use arrow::array::{ArrayRef, AsArray as _, Int64Array, ListArray, RecordBatch, StringArray, StructArray};
 use arrow::buffer::OffsetBuffer;
 use arrow::datatypes::{DataType, Field, Int64Type, Schema};
 use bytes::Bytes;

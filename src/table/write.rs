@@ -118,7 +118,7 @@ pub struct Written {
 /// Writes one file. Its work is done on the calling thread and as many others as the options say; call it where
 /// blocking is allowed.
 pub struct TableWriter<W: Write + Send> {
-    writer: SerializedFileWriter<W>,
+    writer: SerializedFileWriter<Counted<W>>,
     columns: ArrowRowGroupWriterFactory,
     schema: SchemaRef,
     options: WriteOptions,
@@ -128,6 +128,24 @@ pub struct TableWriter<W: Write + Send> {
     rows: u64,
     row_groups: usize,
     envelopes: BTreeSet<Vec<u8>>,
+}
+
+/// An output that counts what it was given.
+struct Counted<W> {
+    inner: W,
+    bytes: u64,
+}
+
+impl<W: Write> Write for Counted<W> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let written = self.inner.write(bytes)?;
+        self.bytes += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.inner.flush()
+    }
 }
 
 /// The columns of one field of the schema, on their way to be encoded.
@@ -169,7 +187,7 @@ impl<W: Write + Send> TableWriter<W> {
         let properties = properties(layout, &claims, options.compression, rule.profile, encryption)?;
         let schema = Arc::clone(layout.arrow());
         let writer = ArrowWriter::try_new_with_options(
-            out,
+            Counted { inner: out, bytes: 0 },
             Arc::clone(&schema),
             ArrowWriterOptions::new().with_properties(properties),
         );
@@ -277,14 +295,16 @@ impl<W: Write + Send> TableWriter<W> {
         };
         put(KEYS_KEY, lines.join("\n"));
         put(FILE_KEY, serde_json::to_string(origin).unwrap_or_default());
-        self.writer.finish().map_err(failed)?;
+        let mut out = self.writer.into_inner().map_err(failed)?;
+        out.inner
+            .flush()
+            .map_err(|error| TableError::Output { kind: error.kind() })?;
         let written = Written {
             rows: self.rows,
             row_groups: self.row_groups,
-            bytes: self.writer.bytes_written() as u64,
+            bytes: out.bytes,
         };
-        let out = self.writer.into_inner().map_err(failed)?;
-        Ok((written, out))
+        Ok((written, out.inner))
     }
 
     /// Encodes and encrypts the columns of one row group, several at the same time.
