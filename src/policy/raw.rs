@@ -279,7 +279,7 @@ pub(super) enum RawPlacement {
     /// Each value.
     #[default]
     Value,
-    /// The column. Not built yet.
+    /// In tables the whole column, by the table format; everywhere else each value.
     Column,
 }
 
