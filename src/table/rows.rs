@@ -20,6 +20,7 @@ use parquet::arrow::push_decoder::{ParquetPushDecoder, ParquetPushDecoderBuilder
 use super::error::TableError;
 use super::filter::Filter;
 use super::footer::exact;
+use super::layout::{EXTRA_COLUMN, OFFSET_COLUMN};
 use super::read::{Asking, LeafState, OpenLeaf, OpenTable};
 use crate::acl::Refused;
 use crate::columns::arrow::{ArrowColumnError, SealedType, decode_array};
@@ -27,11 +28,6 @@ use crate::columns::json;
 use crate::pipeline::{ColumnDecision, ColumnOutcome, OpenedCells, Position, SealedCells};
 use crate::policy::{EXTRA_LABEL, Root, Segment};
 use crate::seal::PlainColumn;
-
-/// Name of the column of offsets.
-pub(super) const OFFSET_COLUMN: &str = "_offset";
-/// Name of the column of what the schema does not have.
-pub(super) const EXTRA_COLUMN: &str = "_extra";
 
 /// What is wanted of a file.
 #[derive(Clone, Debug)]
@@ -58,7 +54,7 @@ impl Default for Query {
 }
 
 /// Rows on their way.
-pub struct Rows<'a> {
+pub struct RowStream<'a> {
     table: &'a OpenTable,
     asking: Asking<'a>,
     decoder: Option<ParquetPushDecoder>,
@@ -78,7 +74,7 @@ impl OpenTable {
     ///
     /// # Errors
     /// [`TableError::NoColumn`], [`TableError::Refused`] for a filter by a column that the reader may not see.
-    pub fn rows<'a>(&'a self, query: &Query, asking: Asking<'a>, name: &str) -> Result<Rows<'a>, TableError> {
+    pub fn rows<'a>(&'a self, query: &Query, asking: Asking<'a>, name: &str) -> Result<RowStream<'a>, TableError> {
         let wanted = self.wanted(query.columns.as_deref())?;
         let filter = query.filter.bind(self)?;
         let pushed = filter.pushed(self);
@@ -98,7 +94,7 @@ impl OpenTable {
             builder = builder.with_row_filter(RowFilter::new(pushed));
         }
         let decoder = builder.build().map_err(|_| TableError::Damaged)?;
-        Ok(Rows {
+        Ok(RowStream {
             table: self,
             asking,
             decoder: Some(decoder),
@@ -203,7 +199,7 @@ fn is_at_or_below(path: &str, name: &str) -> bool {
         .is_some_and(|rest| rest.is_empty() || rest.starts_with('.') || rest.starts_with('['))
 }
 
-impl Rows<'_> {
+impl RowStream<'_> {
     /// The schema of the batches.
     #[must_use]
     pub fn schema(&self) -> &SchemaRef {
@@ -497,9 +493,9 @@ impl OpenLeaf {
     }
 }
 
-impl fmt::Debug for Rows<'_> {
+impl fmt::Debug for RowStream<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Rows").field("row", &self.row).finish_non_exhaustive()
+        f.debug_struct("RowStream").field("row", &self.row).finish_non_exhaustive()
     }
 }
 

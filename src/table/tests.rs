@@ -3,20 +3,21 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::array::{ArrayRef, AsArray as _, Int64Array, ListArray, RecordBatch, StringArray, StructArray};
-use arrow::buffer::OffsetBuffer;
-use arrow::datatypes::{DataType, Field, Int64Type, Schema};
+use arrow::array::{AsArray as _, RecordBatch};
+use arrow::datatypes::Int64Type;
 use bytes::Bytes;
 
 use super::*;
 use crate::acl::Identity;
 use crate::clock::{ManualClock, UnixMillis};
-use crate::columns::arrow::{SealedMetadata, SealedType, encode_array, sealed_array, sealed_field};
 use crate::flow::direct::DirectSealer;
 use crate::jose::Thumbprint;
 use crate::keys::testing::{MemoryCatalogue, MemoryKms};
-use crate::keys::{DomainKeys, KeySpec, LabelEntry, OpeningKeys, SealingKeys};
-use crate::pipeline::{ColumnDecision, ColumnOutcome};
+use crate::keys::envelope::read_header;
+use crate::keys::{DomainKeys, OpeningKeys, SealingKeys};
+use crate::pipeline::{
+    ColumnDecision, ColumnOutcome, Format, KeysPlacement, Position, Record, Route, SealTransform, Timestamp, apply_all,
+};
 use crate::policy::signed::{sign, verify};
 use crate::policy::{FixedPolicies, OwnerKey, PolicySource, TrustRule, TrustedOwners, VerifiedPolicy};
 use crate::seal::UsageLimits;
@@ -90,7 +91,7 @@ impl Bench {
             threads: 3,
             ..WriteOptions::default()
         };
-        let layout = layout();
+        let layout = layout(&self.policy);
         let out = Vec::new();
         let writer = TableWriter::begin(&self.policy, &layout, (place, id), &self.keys, options, out).await;
         let mut writer = writer.unwrap();
@@ -110,47 +111,42 @@ impl Bench {
         bytes.into()
     }
 
-    async fn rows(&self, layout: &TableLayout) -> (RecordBatch, Vec<u8>) {
-        let emails: ArrayRef = Arc::new(StringArray::from_iter_values((0..200).map(email)));
-        let spec = KeySpec {
-            dataset: "payments".into(),
-            key_name: "pii".into(),
-            template: "pii".into(),
-            arn: PII.into(),
-            acl: "pii".into(),
-            labels: Arc::from([LabelEntry {
-                label: "email".into(),
-                bind_row: None,
-            }]),
-            policy: (1, self.policy.policy().sha256),
-            max_age: Duration::from_secs(60),
-            max_live: 1,
-        };
+    /// 200 records, sealed and made rows as a pipeline does it; with an envelope of their values' key.
+    async fn rows(&self, layout: &Arc<TableLayout>) -> (RecordBatch, Vec<u8>) {
         let sealer = DirectSealer {
             keys: self.sealer.clone(),
             domains: self.domains(),
         };
-        let plain = encode_array(&emails, None, false).unwrap();
-        let (key, sealed) = sealer.seal(&spec, 0, None, plain.view()).await.unwrap();
-        let serials = StringArray::from_iter_values((0..400).map(|n| format!("serial-{n}")));
-        let counts = Int64Array::from_iter_values(0..400);
-        let item = StructArray::from(vec![
-            (Arc::new(Field::new("serial", DataType::Utf8, true)), Arc::new(serials) as ArrayRef),
-            (Arc::new(Field::new("count", DataType::Int64, true)), Arc::new(counts) as ArrayRef),
-        ]);
-        let DataType::List(field) = layout.arrow().field(3).data_type().clone() else {
-            unreachable!()
+        let seal = SealTransform::new(self.policy.clone(), Format::Json, KeysPlacement::Header, sealer).unwrap();
+        let record = |n: i64| Record {
+            position: Position {
+                topic: Arc::from("orders"),
+                partition: 3,
+                offset: 1_000 + n,
+            },
+            timestamp: Timestamp::Appended(1_767_225_600_000 + n),
+            key: None,
+            value: Some(
+                format!(
+                    r#"{{"id":{n},"email":"{}","card":"{}","items":[{{"serial":"serial-{}","count":{}}},{{"serial":"serial-{}","count":{}}}]}}"#,
+                    email(n), card(n), 2 * n, 2 * n, 2 * n + 1, 2 * n + 1
+                )
+                .into(),
+            ),
+            headers: Vec::new(),
         };
-        let items = ListArray::new(field, OffsetBuffer::from_repeated_length(2, 200), Arc::new(item), None);
-        let columns: Vec<ArrayRef> = vec![
-            Arc::new(Int64Array::from_iter_values(0..200)),
-            Arc::new(sealed_array(&sealed.view())),
-            Arc::new(StringArray::from_iter_values((0..200).map(card))),
-            Arc::new(items),
-            Arc::new(Int64Array::from_iter_values(1_000..1_200)),
-        ];
-        let batch = RecordBatch::try_new(Arc::clone(layout.arrow()), columns).unwrap();
-        (batch, key.envelope_bytes.clone())
+        let outcomes = apply_all(&seal.for_table(), (0..200).map(record).collect()).await.unwrap();
+        let mut encoder = RowEncoder::new(Arc::clone(layout), Format::Json);
+        let mut envelope = Vec::new();
+        for outcome in outcomes {
+            assert_eq!(outcome.route, Route::Target);
+            for header in &outcome.record.headers {
+                let value = header.value.clone().unwrap();
+                envelope = read_header(&value).unwrap()[0].to_vec();
+            }
+            encoder.append(&outcome.record).unwrap();
+        }
+        (encoder.finish().unwrap().with_extra(None).unwrap(), envelope)
     }
 
     fn domains(&self) -> DomainKeys {
@@ -218,40 +214,21 @@ pub(super) fn card(n: i64) -> String {
     format!("4111-0000-{n:04}")
 }
 
-fn layout() -> TableLayout {
-    let email = SealedMetadata {
-        label: "email".into(),
-        sealed_type: SealedType::Arrow(DataType::Utf8),
-    };
-    let item = DataType::Struct(
-        vec![
-            Field::new("serial", DataType::Utf8, true),
-            Field::new("count", DataType::Int64, true),
-        ]
-        .into(),
-    );
-    let schema = Schema::new(vec![
-        Field::new("id", DataType::Int64, true),
-        sealed_field("email", email).unwrap(),
-        Field::new("card", DataType::Utf8, true),
-        Field::new("items", DataType::List(Arc::new(Field::new("item", item, true))), true),
-        Field::new("_offset", DataType::Int64, true),
-    ]);
-    let leaf = |path: &str, place| Leaf {
-        path: path.to_owned(),
-        place,
-    };
-    TableLayout {
-        arrow: Arc::new(schema),
-        leaves: vec![
-            leaf("id", LeafPlace::Clear),
-            leaf("email", LeafPlace::Value { rule: 0 }),
-            leaf("card", LeafPlace::Column { rule: 1 }),
-            leaf("items.list.item.serial", LeafPlace::Column { rule: 2 }),
-            leaf("items.list.item.count", LeafPlace::Clear),
-            leaf("_offset", LeafPlace::Record),
-        ],
-    }
+const SCHEMA: &str = r#"
+dataset: payments
+version: 1
+fields:
+  - { name: id, type: int64 }
+  - { name: email, type: string }
+  - { name: card, type: string }
+  - name: items
+    type: list
+    items: { type: struct, fields: [{ name: serial, type: string }, { name: count, type: int64 }] }
+"#;
+
+fn layout(policy: &VerifiedPolicy) -> Arc<TableLayout> {
+    let schema = TableSchema::parse(SCHEMA.as_bytes()).unwrap();
+    Arc::new(TableLayout::new(&schema, policy.policy()).unwrap())
 }
 
 fn texts(batch: &RecordBatch, name: &str) -> Vec<Option<String>> {
@@ -288,7 +265,7 @@ async fn everybody_sees_their_columns_of_a_file_and_one_that_is_refused_takes_no
     assert_eq!(texts(&some, "email"), vec![redacted(); 200]);
     assert_eq!(texts(&some, "card"), vec![redacted(); 200]);
     assert_eq!(serials(&some), vec![redacted(); 400]);
-    assert_eq!(some.column(0), all.column(0));
+    assert_eq!(some.column_by_name("id").unwrap(), all.column_by_name("id").unwrap());
     let counts = |batch: &RecordBatch| {
         let items = batch.column_by_name("items").unwrap().as_list::<i32>().clone();
         items.values().as_struct().column_by_name("count").unwrap().clone()
@@ -309,7 +286,7 @@ async fn keys_that_the_key_service_refuses_take_their_columns_and_no_other() {
     bench.kms.set_unusable(PII, true);
     let (some, decisions) = bench.read(&file, "analyst", &Query::default()).await.unwrap();
     assert_eq!(texts(&some, "card"), vec![None; 200]);
-    assert_eq!(some.column(0).as_primitive::<Int64Type>().value(199), 199);
+    assert_eq!(some.column_by_name("id").unwrap().as_primitive::<Int64Type>().value(199), 199);
     assert!(decisions.iter().any(|known| known.label == "card" && matches!(known.outcome, ColumnOutcome::Failed(_))));
 }
 
@@ -422,7 +399,7 @@ async fn a_policy_of_somebody_else_or_a_newer_one_decides_as_it_should() {
 #[tokio::test(flavor = "multi_thread")]
 async fn two_files_cost_three_calls_of_the_key_service_and_no_debug_shows_a_key() {
     let bench = Bench::new(&POLICY.replace("{ path: email, key: pii, acl: pii }", "{ path: email, key: pii, acl: pii, at: column }"));
-    let layout = layout();
+    let layout = layout(&bench.policy);
     for _ in 0..2 {
         let id = FileId::random().unwrap();
         let options = WriteOptions::default();
@@ -458,7 +435,7 @@ async fn no_protected_value_is_in_a_file_whatever_its_footer() {
         let yaml = POLICY.replace("table: { key: ops, acl: ops }", &format!("table: {{ key: ops, acl: ops, footer: {footer} }}"));
         let bench = Bench::new(&yaml);
         for compression in [Compression::None, Compression::Snappy, Compression::Zstd] {
-            let layout = layout();
+            let layout = layout(&bench.policy);
             let options = WriteOptions {
                 compression,
                 ..WriteOptions::default()
