@@ -21,7 +21,8 @@ use sealflow::clock::{Clock, NeverBack, UnixMillis};
 use sealflow::pipeline::ReadError;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use crate::api::{self, Most, OpenRequest, Whoami};
+use crate::answer::Whoami;
+use crate::api::{self, Most, OpenRequest};
 use crate::config::LimitsConfig;
 use crate::identity::{Proven, Prover, whole_seconds};
 use crate::limits::{Buckets, Place, Places};
