@@ -370,6 +370,23 @@ mod tests {
     }
 
     #[test]
+    fn all_keys_together_have_a_cap_below_what_each_may_have() {
+        let body = |keys: usize| {
+            let key = format!("\"{}\"", "A".repeat(8 * 1024));
+            format!(
+                r#"{{"dataset":"d","records":[{{}}],"keys":[{}]}}"#,
+                vec![key; keys].join(",")
+            )
+        };
+        let most = body(MAX_ALL_KEYS / (8 * 1024));
+        let What::Records { keys, .. } = parse(most.as_bytes(), MOST).unwrap().what else {
+            panic!()
+        };
+        assert_eq!((keys.len(), keys[0].len()), (32, 6 * 1024));
+        assert_eq!(code(&body(33)), Code::TooMany);
+    }
+
+    #[test]
     fn depth_costs_no_stack() {
         let deep = format!("{}1{}", r#"{"a":"#.repeat(100_000), "}".repeat(100_000));
         let body = format!(r#"{{"dataset":"d","records":[{deep}]}}"#);

@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
 use crate::limits::{Places, of_peer};
-use crate::service::Service;
+use crate::service::{LAST_LINE, Service};
 use crate::timed::{Patience, Timed};
 use crate::tls::{Certificate, TlsError};
 
@@ -141,7 +141,7 @@ impl Server {
         }
         drop(listener);
         let drained = async { while connections.join_next().await.is_some() {} };
-        let patience = service.limits.request_timeout.0 + service.limits.whole_answer_timeout.0;
+        let patience = service.limits.request_timeout.0 + LAST_LINE + service.limits.whole_answer_timeout.0;
         // Whoever is still not done then is cut off.
         let _ = tokio::time::timeout(patience, drained).await;
         connections.shutdown().await;
