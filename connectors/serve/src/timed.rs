@@ -187,7 +187,9 @@ mod tests {
             theirs.write_all(ask).await.unwrap();
             let mut taken = 0;
             while taken < 1 << 20 {
-                taken += theirs.read(&mut head).await.unwrap();
+                let more = theirs.read(&mut head).await.unwrap();
+                assert!(more > 0, "the server was cut off");
+                taken += more;
             }
             while let Ok(Ok(1..)) = tokio::time::timeout(Duration::from_secs(1), theirs.read(&mut head)).await {}
             tokio::time::sleep(Duration::from_secs(90)).await;
