@@ -32,6 +32,8 @@ forbid "the key service client has no Arrow and no Kafka" "arrow.*|rdkafka.*" -p
 forbid "the catalogue has no Arrow, no Kafka and no AWS client" "arrow.*|rdkafka.*|aws-.*" -p sealflow-storage -e normal,build
 forbid "the development KMS is no part of the client" "aws-.*|rdkafka.*|arrow.*" -p sealflow-local-kms -e normal,build
 forbid "the reading service has no Kafka and no AWS client" "rdkafka.*|aws-sdk.*|aws-config" -p sealflow-serve -e normal,build
+forbid "what only reads requests of the reading service has no server and no TLS" \
+    "hyper.*|.*rustls|aws-.*|tokio-rustls" -p sealflow-serve --no-default-features -e normal,build
 
 # RUSTSEC-2023-0071: the rsa crate may verify, and never sign or decrypt; those go through aws-lc-rs.
 users="$(cargo tree --workspace --all-features --prefix depth --format '{p}' -e normal,build -i rsa | sed -n 's/^1\([^ ]*\).*/\1/p' | sort -u | tr '\n' ' ')"

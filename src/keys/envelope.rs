@@ -6,7 +6,6 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use minicbor::{Decode, Decoder, Encode};
-use sha2::{Digest as _, Sha256};
 
 use crate::clock::UnixMillis;
 use crate::seal::KeyId;
@@ -209,12 +208,6 @@ impl Envelope {
 #[must_use]
 pub fn text_of(bytes: &[u8]) -> String {
     format!("{TEXT_PREFIX}{}", URL_SAFE_NO_PAD.encode(bytes))
-}
-
-/// SHA-256 of an envelope's bytes: the opening cache is keyed by it.
-#[must_use]
-pub fn envelope_hash(bytes: &[u8]) -> [u8; 32] {
-    Sha256::digest(bytes).into()
 }
 
 /// The value of a `sealflow-keys` header: a CBOR array of byte strings, one envelope each.

@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use moka::future::Cache;
 use moka::policy::EvictionPolicy;
+use sha2::{Digest as _, Sha256};
 
 use super::catalogue::{Catalogue, CatalogueError};
 use super::doubt::Doubt;
-use super::envelope::{Envelope, envelope_hash};
+use super::envelope::Envelope;
 use super::sealing::CacheCounters;
 use super::service::{EncryptionContext, KeyService, KeyServiceError};
 use crate::clock::{Clock, Steady};
@@ -25,6 +26,9 @@ pub(super) const MAX_CANDIDATES: usize = 8;
 const HOLD_RETRYABLE: Duration = Duration::from_secs(1);
 /// How long a refusal is answered from memory.
 const HOLD_REFUSED: Duration = Duration::from_secs(10);
+
+/// The most envelopes of strangers that are remembered before one of them opens.
+const MAX_STRANGERS: u64 = 1_024;
 
 /// What an unwrapped key opens: values, the keys of a table.
 pub trait UnwrappedMaterial: Send + Sync + Sized + fmt::Debug + 'static {
@@ -48,7 +52,7 @@ impl UnwrappedMaterial for UnwrappingKey {
 #[derive(Debug)]
 pub struct OpenedKey<K = OpeningKey> {
     /// The key.
-    pub key: K,
+    pub key: Arc<K>,
     /// Its envelope. Dataset, labels and row binding are proven only by the values that open under them.
     pub envelope: Envelope,
 }
@@ -131,13 +135,30 @@ struct Inner<K> {
     policies: Arc<dyn PolicySource>,
     clock: Arc<dyn Clock>,
     max_age: Duration,
-    /// Unwrapped keys by (credential identity, SHA-256 of the envelope).
-    keys: Cache<(String, [u8; 32]), Arc<Slot<K>>>,
+    /// Unwrapped keys, and what the catalogue holds of others.
+    keys: Cache<Asked, Arc<Slot<K>>>,
+    /// Envelopes that travelled with data and have not opened: apart, so that no flood of forgeries displaces keys that open.
+    strangers: Cache<Asked, Arc<Slot<K>>>,
     /// What the catalogue holds of a key, newest first.
     listings: Cache<KeyId, Arc<Listing>>,
     counters: CacheCounters,
     /// How much more of what strangers sent may be shown to the key service.
     doubt: Doubt,
+}
+
+/// A question to the key service: the credential identity, and SHA-256 of all that it is asked by and that its answer is held
+/// against. What else an envelope says anybody can change, and makes no other question of it.
+type Asked = (String, [u8; 32]);
+
+fn asked(identity: &str, envelope: &Envelope) -> Asked {
+    let mut hash = Sha256::new();
+    hash.update(envelope.key_id().as_bytes());
+    let parts = [&envelope.arn, &envelope.dataset, &envelope.key_name, &envelope.acl].map(|part| part.as_bytes());
+    for part in parts.into_iter().chain([envelope.wrapped.as_slice()]) {
+        hash.update((part.len() as u64).to_be_bytes());
+        hash.update(part);
+    }
+    (identity.to_owned(), hash.finalize().into())
 }
 
 /// The envelopes of one key in the catalogue, newest first, and when they were read.
@@ -207,6 +228,11 @@ impl<K: UnwrappedMaterial> OpeningKeys<K> {
             .eviction_policy(EvictionPolicy::lru())
             .eviction_listener(|_, slot: Arc<Slot<K>>, _| slot.set(None))
             .build();
+        // It holds no keys: who opens has moved to the others by then.
+        let strangers = Cache::builder()
+            .max_capacity(MAX_STRANGERS)
+            .eviction_policy(EvictionPolicy::lru())
+            .build();
         let listings = Cache::builder().max_capacity(capacity).build();
         Self(Arc::new(Inner {
             service,
@@ -215,6 +241,7 @@ impl<K: UnwrappedMaterial> OpeningKeys<K> {
             clock,
             max_age,
             keys,
+            strangers,
             listings,
             counters: CacheCounters::default(),
             doubt: Doubt::default(),
@@ -264,6 +291,7 @@ impl<K: UnwrappedMaterial> OpeningKeys<K> {
             }
         }
         self.0.keys.run_pending_tasks().await;
+        self.0.strangers.run_pending_tasks().await;
         self.0.listings.run_pending_tasks().await;
     }
 }
@@ -323,18 +351,16 @@ impl<K: UnwrappedMaterial> Inner<K> {
         let policy = self.policies.policy(governing(&envelope.dataset)).await?;
         // On every use, cached or not: what the newest policy dropped stops opening at once.
         check_against(&envelope, policy.policy())?;
-        let slot = self
-            .keys
-            .get_with((identity.to_owned(), envelope_hash(bytes)), async { Arc::default() })
-            .await;
+        let asked = asked(identity, &envelope);
+        let slot = self.slot(&asked, is_ours).await;
         if let Some(key) = slot.current(self.clock.steady(), self.max_age) {
             self.counters.hits.fetch_add(1, Ordering::Relaxed);
-            return Ok(key);
+            return Ok(proved(key, envelope));
         }
         let mut failure = slot.fetch.lock().await;
         if let Some(key) = slot.current(self.clock.steady(), self.max_age) {
             self.counters.hits.fetch_add(1, Ordering::Relaxed);
-            return Ok(key);
+            return Ok(proved(key, envelope));
         }
         if let Some((at, error)) = &*failure {
             let hold = if error.is_retryable() {
@@ -364,6 +390,12 @@ impl<K: UnwrappedMaterial> Inner<K> {
                 let key = Arc::new(key);
                 *failure = None;
                 slot.set(Some((self.clock.steady(), Arc::clone(&key))));
+                if !is_ours {
+                    // Not a plain insert: replacing a slot by itself would empty it.
+                    let kept = Arc::clone(&slot);
+                    self.keys.get_with(asked.clone(), async { kept }).await;
+                    self.strangers.invalidate(&asked).await;
+                }
                 Ok(key)
             }
             Err(error) => {
@@ -374,6 +406,17 @@ impl<K: UnwrappedMaterial> Inner<K> {
         }
     }
 
+    /// Where the answer to that question is kept.
+    async fn slot(&self, asked: &Asked, is_ours: bool) -> Arc<Slot<K>> {
+        if is_ours {
+            return self.keys.get_with_by_ref(asked, async { Arc::default() }).await;
+        }
+        match self.keys.get(asked).await {
+            Some(slot) => slot,
+            None => self.strangers.get_with_by_ref(asked, async { Arc::default() }).await,
+        }
+    }
+
     async fn unwrap(&self, id: KeyId, envelope: Envelope) -> Result<OpenedKey<K>, OpenKeyError> {
         let context = EncryptionContext::for_data_key(&envelope.dataset, &envelope.key_name, &envelope.acl);
         let secret = self.service.unwrap(&envelope.arn, &envelope.wrapped, &context).await?;
@@ -381,8 +424,18 @@ impl<K: UnwrappedMaterial> Inner<K> {
             return Err(OpenKeyError::WrongKey { key: id });
         }
         let key = K::unwrapped(&secret, id).map_err(|_| OpenKeyError::WrongKey { key: id })?;
+        let key = Arc::new(key);
         Ok(OpenedKey { key, envelope })
     }
+}
+
+/// The key with this envelope, which may say other things about it than the one that it was unwrapped by.
+fn proved<K>(opened: Arc<OpenedKey<K>>, envelope: Envelope) -> Arc<OpenedKey<K>> {
+    if opened.envelope == envelope {
+        return opened;
+    }
+    let key = Arc::clone(&opened.key);
+    Arc::new(OpenedKey { key, envelope })
 }
 
 /// Key name, ARN and ACL must be in the newest policy, as current or previous; dead letters also need a policy
@@ -408,3 +461,7 @@ impl<K> fmt::Debug for OpeningKeys<K> {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+#[path = "opening_tests.rs"]
+mod tests;

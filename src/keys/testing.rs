@@ -293,6 +293,7 @@ pub struct MemoryCatalogue {
     objects: Mutex<BTreeMap<String, Vec<u8>>>,
     failure: Mutex<Option<CatalogueError>>,
     delay: Mutex<Duration>,
+    hanging: Mutex<Vec<String>>,
     get_calls: AtomicU64,
     put_calls: AtomicU64,
     list_calls: AtomicU64,
@@ -313,6 +314,11 @@ impl MemoryCatalogue {
     /// From now on every call waits this long (tokio time) before it does anything.
     pub fn set_delay(&self, delay: Duration) {
         *lock(&self.delay) = delay;
+    }
+
+    /// From now on calls for what is at or below `prefix` never answer.
+    pub fn hang_below(&self, prefix: &str) {
+        lock(&self.hanging).push(prefix.to_owned());
     }
 
     /// How many times `get` was called, failed calls included.
@@ -344,6 +350,10 @@ impl MemoryCatalogue {
     }
 
     async fn answer(&self, path: &str) -> Result<(), CatalogueError> {
+        let hangs = lock(&self.hanging).iter().any(|prefix| path.starts_with(prefix));
+        if hangs {
+            std::future::pending::<()>().await;
+        }
         let delay = *lock(&self.delay);
         if !delay.is_zero() {
             tokio::time::sleep(delay).await;

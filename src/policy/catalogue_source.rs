@@ -7,8 +7,8 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tokio::sync::Mutex;
 
+use super::asked::{Asked, Failures, Kept};
 use super::highest::Highest;
 use super::lease::{self, Lease, LeaseError};
 use super::model::Lease::Required;
@@ -17,7 +17,7 @@ use super::publish::{PublishError, domain_with_key, newest, newest_domain};
 use super::signed::{TrustError, VerifiedDomain, VerifiedPolicy};
 use super::source::{PolicySource, PolicySourceError};
 use super::trust::TrustedOwners;
-use crate::clock::{Clock, NeverBack, Steady};
+use crate::clock::{Clock, NeverBack};
 use crate::keys::{Catalogue, CatalogueError};
 use crate::seal::KeyId;
 
@@ -30,7 +30,11 @@ pub const DEFAULT_MAX_STALE: Duration = Duration::from_secs(3_600);
 ///
 /// What was read counts for [`refresh`](DEFAULT_REFRESH); then the catalogue is asked again. While it does not
 /// answer, or does not let this process read the newest, the last policy counts for
-/// [`max_stale`](DEFAULT_MAX_STALE) more. What the catalogue does answer always counts: a newest version that is not believed, is older than one seen, or is gone, is an error.
+/// [`max_stale`](DEFAULT_MAX_STALE) more. What the catalogue does answer always counts: a newest version that is not believed,
+/// is older than one seen, or is gone, is an error.
+///
+/// One caller asks for a dataset or domain while the others wait for what comes of it, and what failed is not asked for again
+/// for a second. Nobody waits for another dataset.
 pub struct CataloguePolicies {
     catalogue: Arc<dyn Catalogue>,
     trusted: TrustedOwners,
@@ -40,10 +44,9 @@ pub struct CataloguePolicies {
     refresh: Duration,
     max_stale: Duration,
     highest: Highest,
-    // Only what was believed is kept, so signers bound these maps. The locks are held while the catalogue is
-    // asked, so that many waiting batches ask once.
-    policies: Mutex<KeptBy<String, VerifiedPolicy>>,
-    domains: Mutex<KeptBy<(String, Option<KeyId>), VerifiedDomain>>,
+    // Many waiting batches ask once, and one dataset that takes long holds up no other.
+    policies: Asked<String, VerifiedPolicy>,
+    domains: Asked<(String, Option<KeyId>), VerifiedDomain>,
     /// The last lease of each dataset; `None`: leases are not asked for.
     leases: Option<std::sync::Mutex<HashMap<String, Held>>>,
     /// Why the policy that is kept of a dataset could not be compared with the catalogue's at the last look.
@@ -52,12 +55,6 @@ pub struct CataloguePolicies {
 
 /// A lease, and the hash of the policy that it is for.
 type Held = ([u8; 32], Lease);
-type KeptBy<K, T> = HashMap<K, Kept<T>>;
-
-struct Kept<T> {
-    read: Steady,
-    document: Arc<T>,
-}
 
 impl CataloguePolicies {
     /// Policies and domains of `catalogue` that `trusted` owners signed.
@@ -71,8 +68,8 @@ impl CataloguePolicies {
             refresh: DEFAULT_REFRESH,
             max_stale: DEFAULT_MAX_STALE,
             highest: Highest::default(),
-            policies: Mutex::default(),
-            domains: Mutex::default(),
+            policies: Asked::default(),
+            domains: Asked::default(),
             leases: Some(std::sync::Mutex::default()),
             overdue: std::sync::Mutex::default(),
         }
@@ -105,37 +102,64 @@ impl CataloguePolicies {
         &self.highest
     }
 
-    fn is_fresh<T>(&self, kept: &Kept<T>) -> bool {
-        self.clock.steady().since(kept.read) < self.refresh
+    /// What was read so shortly ago that the catalogue is not asked.
+    fn fresh<T>(&self, kept: Option<Kept<T>>) -> Option<Arc<T>> {
+        let kept = kept.filter(|kept| self.clock.steady().since(kept.read) < self.refresh);
+        kept.map(|kept| kept.document)
     }
 
-    /// The document to answer with, after the catalogue was asked.
+    /// The document to answer with: a new one, or after a failure the one that is kept, while it counts.
     fn settle<K: Eq + Hash, T>(
         &self,
         answer: Result<Arc<T>, PolicySourceError>,
-        key: K,
-        kept: &mut KeptBy<K, T>,
+        name: K,
+        asked: &Asked<K, T>,
     ) -> Result<Arc<T>, PolicySourceError> {
         let now = self.clock.steady();
         match answer {
             Ok(document) => {
-                kept.insert(
-                    key,
-                    Kept {
-                        read: now,
-                        document: Arc::clone(&document),
-                    },
-                );
+                asked.keep(name, now, &document);
                 Ok(document)
             }
             Err(error) => {
-                let still_counts = |kept: &&Kept<T>| now.since(kept.read) < self.refresh + self.max_stale;
-                match kept.get(&key).filter(still_counts) {
-                    Some(kept) if error.leaves_the_policy_in_use() => Ok(Arc::clone(&kept.document)),
+                let still_counts = |kept: &Kept<T>| now.since(kept.read) < self.refresh + self.max_stale;
+                match asked.kept(&name).filter(still_counts) {
+                    Some(kept) if error.leaves_the_policy_in_use() => Ok(kept.document),
                     _ => Err(error),
                 }
             }
         }
+    }
+
+    /// The newest policy, and whether the catalogue was asked for it just now.
+    async fn newest_policy(
+        &self,
+        dataset: &str,
+        failures: &mut Failures,
+    ) -> Result<(Arc<VerifiedPolicy>, bool), PolicySourceError> {
+        if let Some(policy) = self.fresh(self.policies.kept(dataset)) {
+            return Ok((policy, false));
+        }
+        let remembered = failures.document.recent(self.clock.steady());
+        let is_asked = remembered.is_none();
+        let answer = match remembered {
+            Some(error) => Err(error),
+            None => {
+                let answer = self.ask_for_policy(dataset).await;
+                failures.document.note(&answer, self.clock.steady());
+                answer
+            }
+        };
+        let failed = answer.as_ref().err().cloned();
+        let settled = self.settle(answer, dataset.to_owned(), &self.policies);
+        {
+            let mut overdue = self.overdue.lock().unwrap_or_else(PoisonError::into_inner);
+            match (failed, settled.is_ok()) {
+                (Some(error), true) => overdue.insert(dataset.to_owned(), error),
+                _ => overdue.remove(dataset),
+            };
+        }
+        settled.map(|policy| (policy, is_asked))
     }
 
     async fn ask_for_policy(&self, dataset: &str) -> Result<Arc<VerifiedPolicy>, PolicySourceError> {
@@ -150,7 +174,26 @@ impl CataloguePolicies {
 
     /// Whether the policy may be worked by now. `look` for a longer lease than the one that is held, which counts until it
     /// ends, whatever the catalogue answers; then the policy does not count, even if the catalogue is away.
-    async fn check_lease(&self, policy: &VerifiedPolicy, look: bool) -> Result<(), PolicySourceError> {
+    async fn check_lease(
+        &self,
+        policy: &VerifiedPolicy,
+        look: bool,
+        failures: &mut Failures,
+    ) -> Result<(), PolicySourceError> {
+        if !look {
+            if self.holds(policy) {
+                return Ok(());
+            }
+            if let Some(error) = failures.lease.recent(self.clock.steady()) {
+                return Err(error);
+            }
+        }
+        let checked = self.look_for_lease(policy).await;
+        failures.lease.note(&checked, self.clock.steady());
+        checked
+    }
+
+    async fn look_for_lease(&self, policy: &VerifiedPolicy) -> Result<(), PolicySourceError> {
         let document = policy.policy();
         let Some(leases) = self.leases.as_ref().filter(|_| document.lease == Required) else {
             return Ok(());
@@ -160,9 +203,6 @@ impl CataloguePolicies {
             held.as_ref()
                 .is_some_and(|lease| self.time.now(&*self.clock) < lease.expires)
         };
-        if holds(&held) && !look {
-            return Ok(());
-        }
         let now = self.time.now(&*self.clock);
         let error = match lease::newest(self.catalogue.as_ref(), policy, &self.trusted, now).await {
             Ok(lease) => {
@@ -272,24 +312,16 @@ impl PolicySource for CataloguePolicies {
                 what: "policy of a dataset of that name".to_owned(),
             });
         }
-        let mut kept = self.policies.lock().await;
-        if let Some(kept) = kept.get(dataset).filter(|kept| self.is_fresh(kept)) {
-            let policy = Arc::clone(&kept.document);
-            self.check_lease(&policy, false).await?;
+        if let Some(policy) = self
+            .fresh(self.policies.kept(dataset))
+            .filter(|policy| self.holds(policy))
+        {
             return Ok(policy);
         }
-        let answer = self.ask_for_policy(dataset).await;
-        let asked = answer.as_ref().err().cloned();
-        let settled = self.settle(answer, dataset.to_owned(), &mut kept);
-        {
-            let mut overdue = self.overdue.lock().unwrap_or_else(PoisonError::into_inner);
-            match (asked, settled.is_ok()) {
-                (Some(error), true) => overdue.insert(dataset.to_owned(), error),
-                _ => overdue.remove(dataset),
-            };
-        }
-        let policy = settled?;
-        self.check_lease(&policy, true).await?;
+        let question = self.policies.question(dataset.to_owned(), self.clock.steady());
+        let mut failures = question.lock().await;
+        let (policy, is_asked) = self.newest_policy(dataset, &mut failures).await?;
+        self.check_lease(&policy, is_asked, &mut failures).await?;
         Ok(policy)
     }
 
@@ -313,12 +345,23 @@ impl PolicySource for CataloguePolicies {
             });
         }
         let id = (name.to_owned(), key);
-        let mut kept = self.domains.lock().await;
-        if let Some(kept) = kept.get(&id).filter(|kept| self.is_fresh(kept)) {
-            return Ok(Arc::clone(&kept.document));
+        if let Some(domain) = self.fresh(self.domains.kept(&id)) {
+            return Ok(domain);
         }
-        let answer = self.ask_for_domain(name, key).await;
-        self.settle(answer, id, &mut kept)
+        let question = self.domains.question(id.clone(), self.clock.steady());
+        let mut failures = question.lock().await;
+        if let Some(domain) = self.fresh(self.domains.kept(&id)) {
+            return Ok(domain);
+        }
+        let answer = match failures.document.recent(self.clock.steady()) {
+            Some(error) => Err(error),
+            None => {
+                let answer = self.ask_for_domain(name, key).await;
+                failures.document.note(&answer, self.clock.steady());
+                answer
+            }
+        };
+        self.settle(answer, id, &self.domains)
     }
 }
 
@@ -332,181 +375,5 @@ impl fmt::Debug for CataloguePolicies {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::publish::publish;
-    use super::super::signed::{OwnerKey, sign};
-    use super::*;
-    use crate::clock::{ManualClock, UnixMillis};
-    use crate::keys::CatalogueError;
-    use crate::keys::testing::MemoryCatalogue;
-
-    struct Bench {
-        key: OwnerKey,
-        trusted: TrustedOwners,
-        catalogue: Arc<MemoryCatalogue>,
-        clock: Arc<ManualClock>,
-        source: CataloguePolicies,
-    }
-
-    impl Bench {
-        fn new() -> Self {
-            let key = OwnerKey::generate().unwrap();
-            let trusted = TrustedOwners::everywhere(vec![key.thumbprint()]).unwrap();
-            let catalogue = Arc::new(MemoryCatalogue::new());
-            let clock = Arc::new(ManualClock::at(UnixMillis(0)));
-            let source = CataloguePolicies::new(catalogue.clone(), trusted.clone(), clock.clone());
-            Self {
-                key,
-                trusted,
-                catalogue,
-                clock,
-                source,
-            }
-        }
-
-        async fn publish(&self, version: u64) {
-            let yaml = format!("dataset: d\nversion: {version}\ncolumns: [{{ path: a, domain: x }}]\n");
-            let jws = sign(yaml.as_bytes(), &self.key).unwrap();
-            publish(self.catalogue.as_ref(), &jws, &self.trusted).await.unwrap();
-        }
-
-        async fn version(&self) -> Result<u64, PolicySourceError> {
-            self.source.policy("d").await.map(|policy| policy.policy().version)
-        }
-    }
-
-    #[tokio::test]
-    async fn a_policy_that_needs_a_lease_counts_while_one_holds_and_then_stops_even_in_an_outage() {
-        let bench = Bench::new();
-        let yaml = b"dataset: d\nversion: 1\nlease: required\ncolumns: [{ path: a, domain: x }]\n";
-        let jws = sign(yaml, &bench.key).unwrap();
-        publish(bench.catalogue.as_ref(), &jws, &bench.trusted).await.unwrap();
-        let refused = async |what: &str| match bench.version().await {
-            Err(error @ PolicySourceError::Untrusted { .. }) => assert!(error.to_string().contains(what), "{error}"),
-            other => panic!("{other:?}"),
-        };
-        refused("the catalogue has none of version 1").await;
-        let looking = CataloguePolicies::new(bench.catalogue.clone(), bench.trusted.clone(), bench.clock.clone());
-        assert!(
-            looking.without_leases().policy("d").await.is_ok(),
-            "to look at it, none is needed"
-        );
-
-        let policy = super::super::signed::verify(&jws, &bench.trusted).unwrap();
-        let hour = Duration::from_secs(3_600);
-        let lease = async || {
-            let jws = lease::sign(&policy, bench.clock.now(), hour, &bench.key).unwrap();
-            let catalogue = bench.catalogue.as_ref();
-            lease::publish(catalogue, &jws, &policy, &bench.trusted, bench.clock.now())
-                .await
-                .unwrap();
-        };
-        lease().await;
-        assert_eq!(bench.version().await, Ok(1));
-        // The next one is found before this one ends.
-        bench.clock.advance(hour / 2);
-        lease().await;
-        assert_eq!(bench.version().await, Ok(1));
-        bench.clock.advance(hour * 3 / 4);
-        assert_eq!(bench.version().await, Ok(1));
-        // An outage ends nothing before its time, and prolongs nothing.
-        bench.catalogue.fail_with(Some(CatalogueError::Unavailable {
-            reason: "away".to_owned(),
-        }));
-        assert_eq!(bench.version().await, Ok(1));
-        bench.clock.advance(hour / 4);
-        refused("its lease ended, and another cannot be looked for").await;
-        bench.catalogue.fail_with(None);
-        refused("the lease ended at 1970-01-01T01:30:00Z").await;
-        lease().await;
-        assert_eq!(bench.version().await, Ok(1));
-    }
-
-    #[tokio::test]
-    async fn a_newer_version_counts_after_the_refresh_and_not_before() {
-        let bench = Bench::new();
-        assert!(matches!(bench.version().await, Err(PolicySourceError::Missing { .. })));
-        bench.publish(1).await;
-        assert_eq!(bench.version().await, Ok(1));
-        bench.publish(2).await;
-        assert_eq!(bench.version().await, Ok(1));
-        bench.clock.advance(DEFAULT_REFRESH);
-        assert_eq!(bench.version().await, Ok(2));
-    }
-
-    #[tokio::test]
-    async fn removing_the_newest_version_brings_no_older_one_back() {
-        let bench = Bench::new();
-        bench.publish(1).await;
-        bench.publish(2).await;
-        assert_eq!(bench.version().await, Ok(2));
-        bench.catalogue.remove("policies/d/0000000002.jws");
-        bench.clock.advance(DEFAULT_REFRESH);
-        assert!(matches!(
-            bench.version().await,
-            Err(PolicySourceError::Untrusted { .. })
-        ));
-        bench.catalogue.remove("policies/d/0000000001.jws");
-        assert!(
-            matches!(bench.version().await, Err(PolicySourceError::Untrusted { .. })),
-            "nor none"
-        );
-    }
-
-    #[tokio::test]
-    async fn an_outage_of_the_catalogue_is_bridged_for_a_while() {
-        let bench = Bench::new();
-        bench.publish(1).await;
-        assert_eq!(bench.version().await, Ok(1));
-        bench.catalogue.fail_with(Some(CatalogueError::Unavailable {
-            reason: "test".to_owned(),
-        }));
-        bench.clock.advance(DEFAULT_MAX_STALE);
-        assert_eq!(bench.version().await, Ok(1));
-        bench.clock.advance(DEFAULT_REFRESH);
-        assert!(matches!(
-            bench.version().await,
-            Err(PolicySourceError::Unavailable { .. })
-        ));
-        bench.catalogue.fail_with(None);
-        assert_eq!(bench.version().await, Ok(1));
-    }
-
-    #[tokio::test]
-    async fn a_newest_policy_that_this_process_may_not_read_is_no_forgery_and_the_one_in_use_stays_for_a_while() {
-        let bench = Bench::new();
-        bench.publish(1).await;
-        let refused = || CatalogueError::NotPermitted {
-            path: "policies/d/0000000002.jws".to_owned(),
-        };
-        let error = PolicySourceError::NotPermitted {
-            what: "policy of dataset d".to_owned(),
-            path: "policies/d/0000000002.jws".to_owned(),
-        };
-        bench.catalogue.fail_with(Some(refused()));
-        assert_eq!(bench.version().await, Err(error.clone()), "nothing is in use yet");
-        assert_eq!(bench.source.overdue("d"), None);
-        bench.catalogue.fail_with(None);
-        assert_eq!(bench.version().await, Ok(1));
-        bench.catalogue.fail_with(Some(refused()));
-        bench.clock.advance(DEFAULT_MAX_STALE);
-        assert_eq!(bench.version().await, Ok(1));
-        assert_eq!(bench.source.overdue("d"), Some(error.clone()), "and why is known");
-        bench.clock.advance(DEFAULT_REFRESH);
-        assert_eq!(bench.version().await, Err(error));
-        bench.catalogue.fail_with(None);
-        assert_eq!(bench.version().await, Ok(1));
-        assert_eq!(bench.source.overdue("d"), None);
-    }
-
-    #[tokio::test]
-    async fn a_name_that_is_no_dataset_is_not_looked_for() {
-        let bench = Bench::new();
-        for name in ["../keys", "", "a/b", ".."] {
-            assert!(
-                matches!(bench.source.policy(name).await, Err(PolicySourceError::Missing { .. })),
-                "{name}"
-            );
-        }
-    }
-}
+#[path = "catalogue_source_tests.rs"]
+mod tests;

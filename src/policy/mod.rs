@@ -7,6 +7,7 @@
 
 pub mod access;
 pub mod arn;
+mod asked;
 pub mod catalogue_source;
 pub mod domain;
 pub mod domain_type;

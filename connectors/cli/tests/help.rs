@@ -87,7 +87,7 @@ fn a_wrong_command_line_is_two_lines_and_exit_code_64() {
 #[test]
 fn schemas_are_those_that_were_reviewed() {
     let place = Place::new();
-    for document in ["pipeline", "policy", "domain", "kms"] {
+    for document in ["pipeline", "service", "policy", "domain", "kms"] {
         let schema = place.ok(&["schema", document]);
         assert!(schema.contains("\"additionalProperties\": false"), "{document}");
         insta::assert_snapshot!(format!("schema_{document}"), schema);

@@ -1,5 +1,5 @@
-//! What callers send and get: types of requests and answers, of which the OpenAPI document is made, and the parser of
-//! requests. No I/O.
+//! What callers send: the types of requests, of which the OpenAPI document is made, and their parser. No I/O, and nothing of
+//! the server: what only reads requests links neither HTTP nor TLS.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -8,7 +8,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use schemars::{JsonSchema, Schema, json_schema};
 use sealflow::acl::MAX_PURPOSE_BYTES;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use crate::problem::{Code, Problem};
@@ -289,82 +289,6 @@ fn bad_request(detail: impl Into<String>) -> Problem {
     )
 }
 
-/// What the caller sees. `values` or `records`, as was asked, in the same order.
-#[derive(Serialize, JsonSchema)]
-#[schemars(deny_unknown_fields, rename = "Opened")]
-pub(crate) struct Opened<'a> {
-    /// The dataset.
-    pub(crate) dataset: &'a str,
-    /// Version of the policy that decided.
-    pub(crate) policy_version: u64,
-    /// The values as JSON. What was refused is null, or what the policy shows instead; what does not open is null.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<Vec<serde_json::Value>>")]
-    pub(crate) values: Option<Vec<&'a RawValue>>,
-    /// The records, every byte but the sealed values as it was. A record that cannot be taken apart is null.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<Vec<Option<serde_json::Map<String, serde_json::Value>>>>")]
-    pub(crate) records: Option<Vec<Option<&'a RawValue>>>,
-    /// Why records are null.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) withheld: Option<Vec<Withheld>>,
-    /// What was decided, columns and outcomes each once.
-    pub(crate) decisions: Vec<Decision<'a>>,
-}
-
-/// A record of which nothing is shown.
-#[derive(Serialize, JsonSchema)]
-#[schemars(deny_unknown_fields)]
-pub(crate) struct Withheld {
-    /// Its number in the request, from 0.
-    pub(crate) index: u64,
-    /// Why: malformed-json, …
-    pub(crate) code: &'static str,
-}
-
-/// What was decided about values of one label.
-#[derive(Serialize, JsonSchema)]
-#[schemars(deny_unknown_fields)]
-pub(crate) struct Decision<'a> {
-    /// The proven label; of what proved none, the one that was named, or `?`.
-    pub(crate) label: &'a str,
-    /// What became of the values.
-    pub(crate) outcome: Outcome,
-    /// Of `failed`: why, in a word.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) code: Option<&'static str>,
-    /// The rule of the policy that decided, or why the values did not open.
-    pub(crate) because: &'a str,
-    /// How many values.
-    pub(crate) count: u64,
-}
-
-/// What became of values.
-#[derive(Clone, Copy, Serialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum Outcome {
-    /// They are shown.
-    Opened,
-    /// The ACL says no.
-    Refused,
-    /// The ACL says yes, and they do not open.
-    Failed,
-}
-
-/// Who the service takes the caller to be.
-#[derive(Serialize, JsonSchema)]
-#[schemars(deny_unknown_fields)]
-pub(crate) struct Whoami<'a> {
-    /// As policies name it: an ARN, or `oidc:ISSUER#sub=SUBJECT`.
-    pub(crate) principal: &'a str,
-    /// Groups that the token lists.
-    pub(crate) groups: Vec<&'a str>,
-    /// How it was proved: `sts-presigned` or `oidc`.
-    pub(crate) proof: &'static str,
-    /// Until when the proof counts.
-    pub(crate) expires: String,
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::panic)]
 mod tests {
@@ -443,6 +367,23 @@ mod tests {
             MOST,
         );
         assert!(!format!("{:?}", problem.unwrap_err()).contains("canary"));
+    }
+
+    #[test]
+    fn all_keys_together_have_a_cap_below_what_each_may_have() {
+        let body = |keys: usize| {
+            let key = format!("\"{}\"", "A".repeat(8 * 1024));
+            format!(
+                r#"{{"dataset":"d","records":[{{}}],"keys":[{}]}}"#,
+                vec![key; keys].join(",")
+            )
+        };
+        let most = body(MAX_ALL_KEYS / (8 * 1024));
+        let What::Records { keys, .. } = parse(most.as_bytes(), MOST).unwrap().what else {
+            panic!()
+        };
+        assert_eq!((keys.len(), keys[0].len()), (32, 6 * 1024));
+        assert_eq!(code(&body(33)), Code::TooMany);
     }
 
     #[test]

@@ -129,6 +129,8 @@ pub struct LimitsConfig {
     pub request_timeout: Span,
     /// How long a connection may take no byte of an answer.
     pub answer_timeout: Span,
+    /// How long a connection may take for a whole answer: whoever takes a byte now and then is cut off, too.
+    pub whole_answer_timeout: Span,
 }
 
 impl Default for LimitsConfig {
@@ -152,6 +154,7 @@ impl Default for LimitsConfig {
             body_timeout: seconds(10),
             request_timeout: seconds(30),
             answer_timeout: seconds(10),
+            whole_answer_timeout: seconds(30),
         }
     }
 }
@@ -317,6 +320,7 @@ impl LimitsConfig {
             ("body_timeout", self.body_timeout),
             ("request_timeout", self.request_timeout),
             ("answer_timeout", self.answer_timeout),
+            ("whole_answer_timeout", self.whole_answer_timeout),
         ];
         for (key, span) in spans {
             if span.0.is_zero() || span.0 > Duration::from_secs(600) {
@@ -396,6 +400,7 @@ mod tests {
             (r#"{"records":0}"#, "records"),
             (r#"{"body":"1GiB"}"#, "body"),
             (r#"{"head_timeout":"0s"}"#, "head_timeout"),
+            (r#"{"whole_answer_timeout":"1h"}"#, "whole_answer_timeout"),
             (r#"{"unproven_burst":0}"#, "unproven_burst"),
         ] {
             assert_eq!(check(json), Err(path.to_owned()));

@@ -17,7 +17,8 @@ use sealflow::policy::{PolicySource, PolicySourceError, VerifiedPolicy};
 use serde_json::value::RawValue;
 use zeroize::{Zeroize as _, Zeroizing};
 
-use crate::api::{self, OpenRequest, Sealed, What};
+use crate::answer;
+use crate::api::{OpenRequest, Sealed, What};
 use crate::problem::{Code, Problem};
 
 /// Datasets whose compiled policies are kept. Beyond that they are compiled at every request.
@@ -255,7 +256,7 @@ impl Seen {
                         Err(why) => {
                             length += 64;
                             shown.push(None);
-                            not_shown.push(api::Withheld { index, code: why.code });
+                            not_shown.push(answer::Withheld { index, code: why.code });
                         }
                     }
                 }
@@ -268,7 +269,7 @@ impl Seen {
             length += 6 * (decision.label.len() + decision.because.len()) + 128;
             decisions.push(decided(decision));
         }
-        let answer = api::Opened {
+        let opened = answer::Opened {
             dataset: &policy.dataset,
             policy_version: policy.version,
             values,
@@ -278,7 +279,7 @@ impl Seen {
         };
         // Long enough: a vector that grows leaves a copy behind that nobody wipes.
         let mut bytes = Zeroizing::new(Vec::with_capacity(length));
-        serde_json::to_writer(&mut *bytes, &answer).map_err(|_| internal())?;
+        serde_json::to_writer(&mut *bytes, &opened).map_err(|_| internal())?;
         Ok(bytes)
     }
 
@@ -301,13 +302,13 @@ fn json(text: &str) -> Result<&RawValue, Problem> {
     serde_json::from_str(text).map_err(|_| internal())
 }
 
-fn decided(decision: &ColumnDecision) -> api::Decision<'_> {
+fn decided(decision: &ColumnDecision) -> answer::Decision<'_> {
     let (outcome, code) = match decision.outcome {
-        ColumnOutcome::Opened => (api::Outcome::Opened, None),
-        ColumnOutcome::Refused => (api::Outcome::Refused, None),
-        ColumnOutcome::Failed(code) => (api::Outcome::Failed, Some(code)),
+        ColumnOutcome::Opened => (answer::Outcome::Opened, None),
+        ColumnOutcome::Refused => (answer::Outcome::Refused, None),
+        ColumnOutcome::Failed(code) => (answer::Outcome::Failed, Some(code)),
     };
-    api::Decision {
+    answer::Decision {
         label: &decision.label,
         outcome,
         code,

@@ -5,8 +5,9 @@ use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, SchemaGenerator};
 use serde_json::{Map, Value, json};
 
-use crate::api::{Opened, RawRequest, Whoami};
-use crate::problem::{Code, Document};
+use crate::answer::{Document, Opened, Whoami};
+use crate::api::RawRequest;
+use crate::problem::Code;
 
 /// The document.
 #[must_use]

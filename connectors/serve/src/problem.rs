@@ -1,6 +1,6 @@
-//! What went wrong, for callers: RFC 9457 problem documents with codes that stay. Never a value, a key or a token.
+//! What went wrong, for callers, with codes that stay. Never a value, a key or a token.
 
-use hyper::StatusCode;
+use http::StatusCode;
 use schemars::JsonSchema;
 use sealflow::acl::oidc::OidcError;
 use sealflow::acl::sts::StsError;
@@ -137,24 +137,6 @@ codes! {
     AuditUnavailable = "audit-unavailable", 503;
 }
 
-/// A problem document (RFC 9457).
-#[derive(Clone, Debug, Serialize, JsonSchema)]
-#[schemars(deny_unknown_fields, rename = "Problem")]
-pub(crate) struct Document<'a> {
-    /// `about:blank`: the title is that of the status.
-    r#type: &'static str,
-    /// What the status says.
-    title: &'a str,
-    /// The HTTP status.
-    status: u16,
-    /// Why, in a word that stays.
-    code: Code,
-    /// Why, in a sentence; never with a value, key or token.
-    detail: &'a str,
-    /// What to do about it.
-    help: &'a str,
-}
-
 /// Why a request is not answered with what it asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -192,27 +174,6 @@ impl Problem {
     #[must_use]
     pub fn is_unproven(&self) -> bool {
         self.code.status() == StatusCode::UNAUTHORIZED
-    }
-
-    /// Whether the connection ends with the answer: nobody keeps one by asking for nothing.
-    #[must_use]
-    pub(crate) fn closes(&self) -> bool {
-        self.is_unproven() || matches!(self.code, Code::NotFound | Code::OtherMethod | Code::TooManyUnproven)
-    }
-
-    /// The document.
-    pub(crate) fn to_json(&self) -> Vec<u8> {
-        let status = self.code.status();
-        let document = Document {
-            r#type: "about:blank",
-            title: status.canonical_reason().unwrap_or("Error"),
-            status: status.as_u16(),
-            code: self.code,
-            detail: &self.detail,
-            help: &self.help,
-        };
-        // Texts and numbers: nothing that could fail.
-        serde_json::to_vec(&document).unwrap_or_default()
     }
 }
 

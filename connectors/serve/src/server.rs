@@ -14,8 +14,8 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
 use crate::limits::{Places, of_peer};
-use crate::service::Service;
-use crate::timed::Timed;
+use crate::service::{LAST_LINE, Service};
+use crate::timed::{Patience, Timed};
 use crate::tls::{Certificate, TlsError};
 
 const MAX_HEADERS: usize = 64;
@@ -141,7 +141,7 @@ impl Server {
         }
         drop(listener);
         let drained = async { while connections.join_next().await.is_some() {} };
-        let patience = service.limits.request_timeout.0 + service.limits.answer_timeout.0;
+        let patience = service.limits.request_timeout.0 + LAST_LINE + service.limits.whole_answer_timeout.0;
         // Whoever is still not done then is cut off.
         let _ = tokio::time::timeout(patience, drained).await;
         connections.shutdown().await;
@@ -161,7 +161,11 @@ async fn connection(
 ) {
     let _counted = service.metrics.connection();
     let _ = stream.set_nodelay(true);
-    let stream = Timed::new(stream, service.limits.answer_timeout.0);
+    let patience = Patience {
+        step: service.limits.answer_timeout.0,
+        whole: service.limits.whole_answer_timeout.0,
+    };
+    let stream = Timed::new(stream, patience);
     match tls {
         None => http(stream, peer, service, stopped).await,
         Some(acceptor) => {

@@ -2,13 +2,13 @@
 //! every decision is written down before anything is shown.
 
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
-use hyper::body::{Body as _, Incoming};
+use hyper::body::Body;
 use hyper::header::{
     ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
     X_CONTENT_TYPE_OPTIONS,
@@ -21,7 +21,8 @@ use sealflow::clock::{Clock, NeverBack, UnixMillis};
 use sealflow::pipeline::ReadError;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use crate::api::{self, Most, OpenRequest, Whoami};
+use crate::answer::Whoami;
+use crate::api::{self, Most, OpenRequest};
 use crate::config::LimitsConfig;
 use crate::identity::{Proven, Prover, whole_seconds};
 use crate::limits::{Buckets, Place, Places};
@@ -30,6 +31,9 @@ use crate::open::{Opening, internal, unread};
 use crate::openapi;
 use crate::problem::{Code, Problem};
 use crate::refusals::Refusals;
+
+/// How long the line of a request that took too long may take to be written.
+pub(crate) const LAST_LINE: Duration = Duration::from_secs(5);
 
 /// What a service is made of.
 pub struct Parts {
@@ -182,7 +186,10 @@ impl Service {
     }
 
     /// Answers one request of that peer.
-    pub async fn answer(self: Arc<Self>, request: Request<Incoming>, peer: IpAddr) -> Response<Full<Bytes>> {
+    pub async fn answer<B>(self: Arc<Self>, request: Request<B>, peer: IpAddr) -> Response<Full<Bytes>>
+    where
+        B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+    {
         let started = Instant::now();
         let (head, body) = request.into_parts();
         let route = Route::of(&head.method, head.uri.path());
@@ -193,10 +200,11 @@ impl Service {
         let working = tokio::spawn(async move {
             let _counted = service.metrics.in_flight();
             let patience = service.limits.request_timeout.0;
-            let work = service.work(route, &head, body, peer);
-            match tokio::time::timeout(patience, work).await {
+            let asked = OnceLock::new();
+            let worked = tokio::time::timeout(patience, service.work(route, &head, body, peer, &asked)).await;
+            match worked {
                 Ok(answer) => answer,
-                Err(_) => Err(Problem::new(Code::TookTooLong, "the request took too long", "try again").retry_after(1)),
+                Err(_) => Err(service.too_late(asked.into_inner()).await),
             }
         });
         let answer = working.await.unwrap_or_else(|_| Err(internal()));
@@ -205,13 +213,18 @@ impl Service {
         answer
     }
 
-    async fn work(
+    /// `asked` is told who asks for what, before keys are used for it.
+    async fn work<B>(
         &self,
         route: Result<Route, Problem>,
         head: &request::Parts,
-        body: Incoming,
+        body: B,
         peer: IpAddr,
-    ) -> Result<Response<Full<Bytes>>, Problem> {
+        asked: &OnceLock<Event>,
+    ) -> Result<Response<Full<Bytes>>, Problem>
+    where
+        B: Body<Data = Bytes, Error: Into<BoxError>>,
+    {
         let route = route?;
         if route == Route::OpenApi {
             return Ok(respond(StatusCode::OK, "application/json", self.openapi.clone()));
@@ -224,7 +237,7 @@ impl Service {
                 // A principal has its own places while its body arrives; those of all are for what is worked on.
                 let body = self.body(body).await?;
                 let _permit = permit(&self.in_flight)?;
-                let json = self.open(&body, &caller).await?;
+                let json = self.open(&body, &caller, asked).await?;
                 Ok(respond(StatusCode::OK, "application/json", json))
             }
             _ => Ok(respond(StatusCode::OK, "application/json", whoami(&caller))),
@@ -267,7 +280,10 @@ impl Service {
         Ok((caller, place))
     }
 
-    async fn body(&self, body: Incoming) -> Result<Bytes, Problem> {
+    async fn body<B>(&self, body: B) -> Result<Bytes, Problem>
+    where
+        B: Body<Data = Bytes, Error: Into<BoxError>>,
+    {
         let most = self.limits.body.0;
         let too_large = || {
             let detail = format!("the body is longer than {most} bytes");
@@ -293,7 +309,7 @@ impl Service {
         }
     }
 
-    async fn open(&self, body: &[u8], caller: &Caller) -> Result<Bytes, Problem> {
+    async fn open(&self, body: &[u8], caller: &Caller, asked: &OnceLock<Event>) -> Result<Bytes, Problem> {
         let most = Most {
             records: count(self.limits.records),
             values: count(self.limits.values),
@@ -305,7 +321,7 @@ impl Service {
             slower(Code::TooManyValues, detail, "ask for fewer values, or later", wait)
         })?;
         let now = self.time.now(&*self.clock);
-        let about = caller.about(&request, now);
+        let about = asked.get_or_init(|| caller.about(&request, now)).clone();
         let read = self.opening.read(&request, &caller.proven.identity, now, &about).await;
         let mut seen = match read {
             Ok(seen) => seen,
@@ -348,6 +364,25 @@ impl Service {
         }
     }
 
+    /// The request took too long. Keys may have been used for it by then: who asked for what is written down.
+    async fn too_late(&self, asked: Option<Event>) -> Problem {
+        let problem = Problem::new(Code::TookTooLong, "the request took too long", "try again").retry_after(1);
+        let Some(about) = asked else { return problem };
+        let event = Event {
+            rule: format!("{}: {}", problem.code.as_str(), problem.detail),
+            ..about
+        };
+        // It may be the log that takes so long.
+        let recorded = match tokio::time::timeout(LAST_LINE, self.audit.record(vec![event])).await {
+            Ok(recorded) => recorded,
+            Err(_) => Err(AuditError::Write {
+                to: "the audit log".to_owned(),
+                reason: format!("a line took more than {} s", LAST_LINE.as_secs()),
+            }),
+        };
+        self.written(recorded).err().unwrap_or(problem)
+    }
+
     fn respond_problem(&self, problem: &Problem) -> Response<Full<Bytes>> {
         self.metrics.problem_of(problem);
         let body = Bytes::from(problem.to_json());
@@ -384,6 +419,9 @@ impl std::fmt::Debug for Service {
             .finish_non_exhaustive()
     }
 }
+
+/// Why a body broke off.
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Who asks, and as buckets and audit lines name them.
 struct Caller {
@@ -474,3 +512,7 @@ fn respond(status: StatusCode, media_type: &'static str, body: Bytes) -> Respons
 fn count(n: u32) -> usize {
     usize::try_from(n).unwrap_or(usize::MAX)
 }
+
+#[cfg(test)]
+#[path = "service_tests.rs"]
+mod tests;

@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use sealflow::keys::{Catalogue, DomainKeys, KeyService, OpeningKeys};
+use sealflow::policy::PolicySource;
 use sealflow::policy::catalogue_source::DEFAULT_MAX_STALE;
-use sealflow::policy::{PolicySource, TrustedOwners};
 use sealflow_kafka::Shutdown;
 use sealflow_serve::identity::Prover;
 use sealflow_serve::identity::web::Https;
@@ -64,11 +64,13 @@ struct Assembled {
 impl Assembled {
     async fn new(config: &ServiceConfig) -> Result<Self> {
         let certificate = config.tls.as_ref().map(Certificate::open).transpose()?;
-        let owners = TrustedOwners::new(config.trust.clone())
-            .map_err(|error| Failure::config(format_args!("trust: {error}"), error.help()))?;
+        let owners = trust::owners(&config.trust.owners)?;
         let catalogue = open_catalogue(&config.catalogue.folder)?;
         let policies = trust::policies(&catalogue, owners).with_ages(config.policy_refresh.0, DEFAULT_MAX_STALE);
-        let policies = trust::remembering(policies, VersionsFile::of(&config.catalogue.folder, &config.pins()))?;
+        let policies = trust::remembering(
+            policies,
+            VersionsFile::of(&config.catalogue.folder, &config.trust.owners),
+        )?;
         let kms_metrics = Arc::new(KmsMetrics::new());
         let kms = Arc::new(Metered::new(open_kms(&config.kms).await?, Arc::clone(&kms_metrics)));
         let web = Https::new().map_err(|error| {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use schemars::JsonSchema;
-use sealflow::policy::{KeyPath, Pin, TrustRule, TrustedOwners};
+use sealflow::policy::{KeyPath, TrustedOwners};
 use sealflow::units::Span;
 use sealflow_audit::AuditConfig;
 use sealflow_kms::KmsConfig;
@@ -15,7 +15,7 @@ use sealflow_storage::CatalogueConfig;
 use serde::Deserialize;
 
 use super::check::{self, Wrong, wrong};
-use super::pipeline::Admin;
+use super::pipeline::{Admin, Trust};
 use super::secrets::SecretsConfig;
 
 /// A reading service: who may ask, whose policies count, where every decision is written down.
@@ -34,8 +34,8 @@ pub(crate) struct ServiceConfig {
     pub(crate) tls: Option<TlsConfig>,
     /// Where signed policies and key envelopes are kept.
     pub(crate) catalogue: CatalogueConfig,
-    /// Whose policies are believed, by dataset. Where several patterns match, the owners of all of them count.
-    pub(crate) trust: Vec<TrustRule>,
+    /// Whose policies are believed.
+    pub(crate) trust: Trust,
     /// The KMS. Without this section: the AWS credential chain and its region.
     #[serde(default)]
     pub(crate) kms: KmsConfig,
@@ -76,8 +76,8 @@ impl ServiceConfig {
                 "add `tls: { certificate: …, key: … }`, or listen on 127.0.0.1 behind what ends TLS on this machine";
             return wrong(&root.key("tls"), "is missing, and `listen` is not on loopback", help);
         }
-        if let Err(error) = TrustedOwners::new(self.trust.clone()) {
-            return wrong(&root.key("trust"), error.to_string(), error.help());
+        if let Err(error) = TrustedOwners::pinned(&self.trust.owners) {
+            return wrong(&root.key("trust").key("owners"), error.to_string(), error.help());
         }
         check::kms(&self.kms)?;
         self.identity.check().map_err(|error| below("identity", error))?;
@@ -86,18 +86,6 @@ impl ServiceConfig {
             return wrong(&root.key("policy_refresh"), "less than 100ms", "30s is usual");
         }
         Ok(())
-    }
-
-    /// The owner keys of all rules, one by one.
-    pub(crate) fn pins(&self) -> Vec<Pin> {
-        let pins = |rule: &TrustRule| {
-            let dataset = rule.dataset.clone();
-            rule.owners.clone().into_iter().map(move |owner| Pin {
-                dataset: dataset.clone(),
-                owner,
-            })
-        };
-        self.trust.iter().flat_map(pins).collect()
     }
 
     /// Resolves paths against the folder of the file.

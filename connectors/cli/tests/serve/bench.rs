@@ -170,7 +170,7 @@ impl Bench {
 listen: 127.0.0.1:0
 tls: {{ certificate: cert.pem, key: tls.key }}
 catalogue: {{ folder: "{catalogue}" }}
-trust: [{{ dataset: "*", owners: ["{owner}"] }}]
+trust: {{ owners: ["{owner}"] }}
 kms: {{ region: eu-central-1, endpoint: "{endpoint}", sts_endpoint: "{endpoint}" }}
 identity:
   server_id: {SERVER}
@@ -201,9 +201,17 @@ admin: {{ listen: "127.0.0.1:0" }}
 
     pub(crate) fn start_with_sts(&self, sts: &str, more: &str) -> Serving {
         let path = self.configure(sts, more);
-        let command = self
+        self.start_file(&path, &[])
+    }
+
+    /// The service of that file, with these variables of the environment.
+    pub(crate) fn start_file(&self, path: &Path, environment: &[(&str, &Path)]) -> Serving {
+        // What an earlier one said of its addresses counts no more.
+        let _ = std::fs::remove_file(path.with_extension("log"));
+        let mut command = self
             .site
             .command(binary(), "pipeline", &["serve", path.to_str().unwrap()]);
+        command.envs(environment.iter().copied());
         let mut instance = Instance::start(command, &path.with_extension("log"));
         let until = Instant::now() + Duration::from_secs(60);
         let mut address = |key: &str| loop {

@@ -1,6 +1,6 @@
-//! An issuer of OIDC tokens whose key set is served over HTTP on loopback, and rotated.
+//! An issuer of OIDC tokens whose key set is served over HTTP or HTTPS on loopback, and rotated.
 
-use std::io::{Read as _, Write as _};
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -11,7 +11,12 @@ use aws_lc_rs::rsa::{KeySize, PublicKeyComponents};
 use aws_lc_rs::signature::{KeyPair as _, RSA_PKCS1_SHA256, RsaKeyPair};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use openssl::pkey::PKey;
+use openssl::ssl::{SslAcceptor, SslMethod};
+use openssl::x509::X509;
 use serde_json::{Value, json};
+
+use crate::certificate::Authority;
 
 pub(crate) const ISSUER: &str = "https://login.example.com";
 pub(crate) const SERVER: &str = "read.example.com";
@@ -25,7 +30,23 @@ pub(crate) struct Issuer {
 
 impl Issuer {
     pub(crate) fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Self::start_on(TcpListener::bind("127.0.0.1:0").unwrap(), None)
+    }
+
+    /// The same over TLS, on every address of loopback, with a certificate for 127.0.0.1.
+    pub(crate) fn start_tls(authority: &Authority) -> Self {
+        let (certificate, key) = authority.issue(3_000);
+        let mut acceptor = SslAcceptor::mozilla_intermediate_v5(SslMethod::tls()).unwrap();
+        acceptor
+            .set_certificate(&X509::from_pem(&certificate).unwrap())
+            .unwrap();
+        acceptor
+            .set_private_key(&PKey::private_key_from_pem(&key).unwrap())
+            .unwrap();
+        Self::start_on(TcpListener::bind("0.0.0.0:0").unwrap(), Some(acceptor.build()))
+    }
+
+    fn start_on(listener: TcpListener, tls: Option<SslAcceptor>) -> Self {
         let (served, asked) = (Arc::new(Mutex::new(String::new())), Arc::new(AtomicUsize::new(0)));
         let issuer = Self {
             address: listener.local_addr().unwrap(),
@@ -36,18 +57,16 @@ impl Issuer {
         issuer.rotate("first");
         std::thread::spawn(move || {
             for stream in listener.incoming() {
-                let mut stream = stream.unwrap();
-                let mut head = [0; 4_096];
-                if stream.read(&mut head).unwrap_or_default() == 0 {
-                    continue;
+                let stream = stream.unwrap();
+                let body = || {
+                    asked.fetch_add(1, Ordering::SeqCst);
+                    served.lock().unwrap().clone()
+                };
+                match &tls {
+                    None => answer(stream, body),
+                    // Whoever does not trust the certificate asks for nothing.
+                    Some(tls) => tls.accept(stream).map_or((), |stream| answer(stream, body)),
                 }
-                asked.fetch_add(1, Ordering::SeqCst);
-                let body = served.lock().unwrap().clone();
-                let length = body.len();
-                let _ = write!(
-                    stream,
-                    "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"
-                );
             }
         });
         issuer
@@ -98,6 +117,19 @@ impl Issuer {
         .unwrap();
         format!("Bearer {signed}.{}", URL_SAFE_NO_PAD.encode(signature))
     }
+}
+
+fn answer(mut stream: impl Read + Write, body: impl FnOnce() -> String) {
+    let mut head = [0; 4_096];
+    if stream.read(&mut head).unwrap_or_default() == 0 {
+        return;
+    }
+    let body = body();
+    let length = body.len();
+    let _ = write!(
+        stream,
+        "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"
+    );
 }
 
 fn key() -> RsaKeyPair {

@@ -1,10 +1,12 @@
 //! The reading service: real TLS, real KMS and STS protocols, tokens of an issuer that rotates its keys.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod auditing;
 mod bench;
 mod certificate;
 mod client;
 mod hostile;
+mod https;
 mod issuer;
 mod opening;
 mod refusals;

@@ -105,6 +105,8 @@ fn nothing_is_opened_after_the_end_of_a_lease() {
     bench
         .site
         .lease(&policy(1, &ops(), "lease: required"), Duration::from_secs(600));
+    // That there was none is remembered for a second.
+    std::thread::sleep(Duration::from_millis(1_200));
     assert_eq!(serving.client.open(&alice, &note).json()["values"], json!([NOTE]));
     serving.stop();
 }

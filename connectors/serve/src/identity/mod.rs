@@ -4,7 +4,7 @@
 mod issuer;
 mod sts;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 pub mod web;
 
 use std::net::IpAddr;

@@ -18,23 +18,23 @@ use super::web::{Answer, NoAnswer};
 use super::*;
 use crate::config::{OidcConfig, StsConfig};
 
-const NOW: UnixMillis = UnixMillis(1_767_225_600_000); // 2026-01-01T00:00:00Z
+pub(crate) const NOW: UnixMillis = UnixMillis(1_767_225_600_000); // 2026-01-01T00:00:00Z
 const SECONDS: u64 = NOW.0 / 1_000;
-const ISSUER: &str = "https://login.example.com";
+pub(crate) const ISSUER: &str = "https://login.example.com";
 const GOOGLE: &str = "https://accounts.google.com";
-const SERVER: &str = "read.example.com";
-const PEER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
+pub(crate) const SERVER: &str = "read.example.com";
+pub(crate) const PEER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
 
 /// Answers what the test says, slowly, and counts.
 #[derive(Default)]
-struct Canned {
+pub(crate) struct Canned {
     answer: Mutex<Option<(u16, String)>>,
     asked: AtomicUsize,
     last: Mutex<String>,
 }
 
 impl Canned {
-    fn says(&self, status: u16, body: &impl ToString) {
+    pub(crate) fn says(&self, status: u16, body: &impl ToString) {
         *self.answer.lock().unwrap() = Some((status, body.to_string()));
     }
 
@@ -116,11 +116,11 @@ impl Bench {
     }
 }
 
-fn key() -> Ed25519KeyPair {
+pub(crate) fn key() -> Ed25519KeyPair {
     Ed25519KeyPair::generate().unwrap()
 }
 
-fn jwks(keys: &[(&str, &Ed25519KeyPair)]) -> Value {
+pub(crate) fn jwks(keys: &[(&str, &Ed25519KeyPair)]) -> Value {
     let jwk = |(kid, key): &(&str, &Ed25519KeyPair)| {
         let x = URL_SAFE_NO_PAD.encode(key.public_key().as_ref());
         json!({ "kty": "OKP", "crv": "Ed25519", "kid": kid, "x": x })
@@ -128,7 +128,7 @@ fn jwks(keys: &[(&str, &Ed25519KeyPair)]) -> Value {
     json!({ "keys": keys.iter().map(jwk).collect::<Vec<_>>() })
 }
 
-fn token(kid: &str, key: &Ed25519KeyPair, claims: &Value) -> String {
+pub(crate) fn token(kid: &str, key: &Ed25519KeyPair, claims: &Value) -> String {
     let part = |json: &Value| URL_SAFE_NO_PAD.encode(json.to_string());
     let signed = format!(
         "{}.{}",
@@ -139,7 +139,7 @@ fn token(kid: &str, key: &Ed25519KeyPair, claims: &Value) -> String {
     format!("Bearer {signed}.{signature}")
 }
 
-fn claims() -> Value {
+pub(crate) fn claims() -> Value {
     json!({ "iss": ISSUER, "sub": "alice", "aud": SERVER, "iat": SECONDS, "exp": SECONDS + 86_400 })
 }
 
