@@ -356,7 +356,7 @@ fn column(raw: &RawColumn, names: &Names<'_>, at: &KeyPath) -> Result<ColumnRule
         at: placement,
         hint: None,
     };
-    if placement == Placement::Column && *rule.path.root() != Root::Value {
+    if placement == Placement::Column && matches!(rule.path.root(), Root::Header(_)) {
         return Err(Problem::ColumnOutsideValue.at(&at.key("at")));
     }
     match &raw.domain {

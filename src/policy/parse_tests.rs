@@ -559,6 +559,53 @@ fn padding_has_bounds() {
 }
 
 #[test]
+fn tables_have_plain_keys_known_acls_and_columns_of_the_value() {
+    let with = |columns: &str, table: &str| {
+        format!(
+            "dataset: payments\nversion: 1\nkeys: {{ k: {{ arn: \"{ARN}\" }}, other: {{ arn: \"{ARN}\" }}, \"t-{{tenant}}\": {{ arn: \"{ARN}\" }} }}\n\
+             acls: {{ a: {{}}, b: {{}} }}\ncolumns:\n  - {{ path: x, key: k, acl: a, {columns} }}\ntable: {{ {table} }}\n"
+        )
+    };
+    let policy = parse(&with("at: column", "key: k, acl: b, extra: { key: other, acl: a }")).unwrap();
+    let groups = policy.table_groups();
+    let labels = |n: usize| groups[n].labels.iter().map(|label| label.label.as_str()).collect::<Vec<_>>();
+    assert_eq!((groups.len(), labels(0), labels(1)), (2, vec!["$footer"], vec!["x"]));
+    assert_eq!(policy.acl_for_label("$footer"), Some("b"));
+    assert_eq!(policy.acl_for_label("$extra"), Some("a"));
+    assert_eq!(policy.table_labels(), [("$footer", "b"), ("$extra", "a")]);
+    let template = || Problem::TemplateInTable {
+        name: "t-{tenant}".to_owned(),
+    };
+    let cases = [
+        ("", "key: kk, acl: a", "table.key", unknown("key", "kk", Some("k"))),
+        ("", "key: k, acl: c", "table.acl", unknown("acl", "c", Some("a"))),
+        ("", "key: \"t-{tenant}\", acl: a", "table.key", template()),
+        ("", "key: k, acl: a, extra: { key: \"t-{tenant}\", acl: a }", "table.extra.key", template()),
+        (
+            "",
+            "key: k, acl: a, profile: duckdb, footer: signed-plaintext",
+            "table.footer",
+            Problem::DuckDbFooter,
+        ),
+        (
+            "at: column",
+            "key: k, acl: b, profile: duckdb",
+            "table.profile",
+            Problem::DuckDbKeys { column: "x".to_owned() },
+        ),
+    ];
+    for (columns, table, at, problem) in cases {
+        assert_eq!(refused(&with(columns, table)), found(at, problem), "{table}");
+    }
+    for (column, problem) in [
+        ("  - { path: a, domain: d, at: column }", Problem::ColumnInDomain),
+        ("  - { path: $header.x, key: k, acl: a, at: column }", Problem::ColumnOutsideValue),
+    ] {
+        assert_eq!(refused_columns(column), found("columns[0].at", problem));
+    }
+}
+
+#[test]
 fn dead_letters_take_no_template() {
     let yaml = full().replace(
         "dead_letters: { key: default",

@@ -178,7 +178,7 @@ pub enum Problem {
     ColumnInEnclave,
     #[error("a deterministic column cannot be at: column: its equal values are to look equal")]
     ColumnInDomain,
-    #[error("a message key or header cannot be at: column: tables have columns of the record's value only")]
+    #[error("a header cannot be at: column: headers are not in tables")]
     ColumnOutsideValue,
     #[error("a column or footer of a table needs a plain key name, not the template {name}")]
     TemplateInTable { name: String },

@@ -33,6 +33,8 @@ pub struct Filter {
 #[derive(Clone, Debug)]
 struct Term {
     column: ColumnPath,
+    /// Where it is in the file; set by [`Filter::bind`].
+    segments: Vec<Segment>,
     test: Test,
     /// Number of the leaf in the file; set by [`Filter::bind`].
     leaf: usize,
@@ -99,6 +101,7 @@ impl Filter {
             };
             terms.push(Term {
                 column,
+                segments: Vec::new(),
                 test,
                 leaf: 0,
                 constant: None,
@@ -127,6 +130,7 @@ impl Filter {
                 });
             }
             let leaf = &table.leaves()[term.leaf];
+            term.segments.clone_from(&leaf.leaf.segments);
             match &leaf.state {
                 LeafState::Shown { .. } => {}
                 LeafState::Refused { because, .. } | LeafState::Failed { because, .. } => {
@@ -158,7 +162,7 @@ impl Filter {
         for term in self.terms.iter().filter(|term| !term.is_sealed(table)) {
             let (own, mask) = (term.clone(), ProjectionMask::leaves(schema, [term.leaf]));
             pushed.push(Box::new(ArrowPredicateFn::new(mask, move |batch: RecordBatch| {
-                let found = find(&batch, own.column.segments());
+                let found = find(&batch, &own.segments);
                 let array = found.ok_or_else(|| ArrowError::ComputeError("no such column".to_owned()))?;
                 own.test(&array.array)
             })));
@@ -171,7 +175,7 @@ impl Filter {
         let metadata = table.metadata.metadata();
         let mut keep = vec![true; metadata.num_row_groups()];
         for term in self.terms.iter().filter(|term| !term.is_sealed(table)) {
-            if let [Segment::Name(name)] = term.column.segments() {
+            if let [Segment::Name(name)] = term.segments.as_slice() {
                 term.rule_out(table, name, &mut keep);
             }
         }
@@ -191,7 +195,11 @@ impl Filter {
             // A struct that is null makes its members null.
             let array = if array.len() == stored.num_rows() { array } else { return Err(TableError::Damaged) };
             let own = term.test(array).map_err(|_| TableError::Damaged)?;
-            let own = arrow::compute::prep_null_mask_filter(&own);
+            // What is null is not kept.
+            let own = match own.null_count() {
+                0 => own,
+                _ => arrow::compute::prep_null_mask_filter(&own),
+            };
             keep = Some(match keep {
                 None => own,
                 Some(other) => and(&other, &own).map_err(|_| TableError::Damaged)?,

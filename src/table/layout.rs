@@ -10,7 +10,7 @@ use super::guard::{Guard, Place};
 use super::schema::{ELEMENT, FieldType, SchemaField, TableSchema};
 use crate::columns::LocatorError;
 use crate::columns::arrow::{ArrowColumnError, SealedMetadata, SealedType, sealed_field};
-use crate::policy::{ColumnRule, EXTRA_LABEL, Placement, Policy, Root, Segment};
+use crate::policy::{EXTRA_LABEL, Placement, Policy, Root, Segment};
 use crate::seal::plaintext;
 
 /// Column with the Kafka partition, or 0: int32.
@@ -92,26 +92,6 @@ pub enum LayoutError {
         /// What the schema says.
         found: &'static str,
     },
-    /// A deterministic column `at: column`.
-    #[error("{path} is at: column and of a domain: in a column of its own equal values would not be equal bytes")]
-    InDomain {
-        /// Path of the column.
-        path: String,
-    },
-    /// A key template `at: column`.
-    #[error("{path} is at: column under the template {key}: a column of a file has one key, whatever its rows are")]
-    UnderTemplate {
-        /// Path of the column.
-        path: String,
-        /// The template.
-        key: String,
-    },
-    /// A header `at: column`.
-    #[error("{path} is at: column: headers are not in tables")]
-    Header {
-        /// Path of the column.
-        path: String,
-    },
     /// Two leaves that could not have keys of their own.
     #[error("two columns have the path {path} in Parquet, so that they could not have keys of their own")]
     SamePath {
@@ -136,9 +116,6 @@ impl LayoutError {
             Self::NotScalar { .. } => {
                 "name a scalar in it (a list's elements are tags[*]), declare it as type: json, or remove `at`"
             }
-            Self::InDomain { .. } => "remove `at`, or seal the column under a key and an ACL instead of a domain",
-            Self::UnderTemplate { .. } => "give the column a plain key, or remove `at`",
-            Self::Header { .. } => "remove `at` from the column",
             Self::SamePath { .. } => "remove one of the two from the schema, or the hint from the policy",
             Self::Column(_) | Self::Paths(_) => "correct the columns of the policy",
         }
@@ -227,7 +204,6 @@ impl TableLayout {
         }
         let mut rules = Vec::new();
         for (rule, model) in policy.columns.iter().enumerate() {
-            check_rule(policy, model)?;
             if *model.path.root() == Root::Value {
                 let rest = model.path.segments();
                 rules.push(Below { rule, rest });
@@ -258,25 +234,6 @@ impl TableLayout {
     pub fn leaves(&self) -> &[Leaf] {
         &self.leaves
     }
-}
-
-/// What a column `at: column` cannot be, wherever it is.
-fn check_rule(policy: &Policy, rule: &ColumnRule) -> Result<(), LayoutError> {
-    if rule.at != Placement::Column {
-        return Ok(());
-    }
-    let path = rule.path.to_string();
-    if rule.domain().is_some() {
-        return Err(LayoutError::InDomain { path });
-    }
-    if matches!(rule.path.root(), Root::Header(_)) {
-        return Err(LayoutError::Header { path });
-    }
-    if policy.keys.get(&rule.key).is_some_and(|key| key.name.is_template()) {
-        let key = rule.key.clone();
-        return Err(LayoutError::UnderTemplate { path, key });
-    }
-    Ok(())
 }
 
 fn check_paths(leaves: &[Leaf]) -> Result<(), LayoutError> {

@@ -194,20 +194,4 @@ fn a_column_of_its_own_is_a_declared_scalar_under_a_plain_key() {
             "{path}"
         );
     }
-    let domain = refused("  - { path: id, domain: d, at: column }");
-    assert!(matches!(domain, LayoutError::InDomain { .. }));
-    let template = refused("  - { path: any, key: 't-{tenant}', acl: a, at: column }");
-    assert!(matches!(template, LayoutError::UnderTemplate { .. }));
-    assert!(matches!(refused(&column("$header.x")), LayoutError::Header { .. }));
-}
-
-#[test]
-fn two_leaves_of_one_path_and_another_datasets_schema_are_refused() {
-    let schema = "dataset: payments\nversion: 1\nfields: [ { name: a, type: struct, fields: [ { name: b, type: string } ] }, { name: 'a.b#last4', type: string } ]";
-    let columns = "  - { path: a.b, key: k, acl: a, hints: [ { derive: last4, acl: a } ] }";
-    let error = layout_of(schema, columns).err().unwrap();
-    assert!(matches!(error, LayoutError::SamePath { path } if path == "a.b#last4"));
-    let other = SCHEMA.replace("payments", "refunds");
-    let error = layout_of(&other, COLUMNS).err().unwrap();
-    assert!(matches!(error, LayoutError::OtherDataset { .. }));
 }

@@ -3,6 +3,7 @@
 use arrow::datatypes::{DataType, Field, Schema};
 
 use super::TableError;
+use super::layout::KEY_COLUMN;
 use crate::columns::arrow::{Sealed, SealedMetadata};
 use crate::policy::path::MAX_SEGMENTS;
 use crate::policy::{ColumnPath, Segment};
@@ -13,6 +14,8 @@ use crate::policy::{ColumnPath, Segment};
 pub struct FileLeaf {
     /// The column of a record that it is.
     pub column: ColumnPath,
+    /// Where it is in the file.
+    pub(super) segments: Vec<Segment>,
     /// Its type as it is stored.
     pub data_type: DataType,
     /// Of sealed values: what the field says about them.
@@ -51,13 +54,22 @@ fn walk(field: &Field, top: usize, path: &mut Vec<Segment>, leaves: &mut Vec<Fil
         // Not written by us, and no column of a JSON record.
         DataType::Map(..) | DataType::Union(..) | DataType::FixedSizeList(..) => return Err(TableError::Damaged),
         data_type => leaves.push(FileLeaf {
-            column: ColumnPath::into_value(path.clone()),
+            column: column_of(path)?,
+            segments: path.clone(),
             data_type: data_type.clone(),
             sealed: field.try_extension_type::<Sealed>().ok().map(|sealed| metadata_of(&sealed)),
             field: top,
         }),
     }
     Ok(())
+}
+
+/// The column of a record that stands at `path` in a file: the key has a name of its own there.
+fn column_of(path: &[Segment]) -> Result<ColumnPath, TableError> {
+    match path {
+        [Segment::Name(name)] if name == KEY_COLUMN => "$key".parse().map_err(|_| TableError::Damaged),
+        path => Ok(ColumnPath::into_value(path.to_vec())),
+    }
 }
 
 fn metadata_of(sealed: &Sealed) -> SealedMetadata {

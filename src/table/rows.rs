@@ -270,7 +270,7 @@ impl RowStream<'_> {
             if !is_asked || !leaf.is_shown() || leaf.leaf.sealed.is_none() {
                 continue;
             }
-            let Some(found) = find(stored, leaf.leaf.column.segments()) else {
+            let Some(found) = find(stored, &leaf.leaf.segments) else {
                 continue;
             };
             elements.insert(n, found);

@@ -331,17 +331,18 @@ async fn a_flipped_bit_anywhere_shows_nothing_that_was_not_written() {
     let bench = Bench::new(POLICY);
     let file = bench.file().await;
     let (whole, _) = bench.read(&file, "analyst", &Query::default()).await.unwrap();
-    let mut refused = 0;
+    let (mut refused, mut flips) = (0, 0);
     for at in (0..file.len()).step_by(97).chain(file.len() - 9..file.len()) {
         let mut changed = file.to_vec();
         changed[at] ^= 1 << (at % 8);
+        flips += 1;
         match bench.read(&changed.into(), "analyst", &Query::default()).await {
             Err(_) => refused += 1,
-            // A bit of the leading magic bytes protects nothing.
+            // The leading magic bytes, and page indexes, which are not read.
             Ok((batch, _)) => assert_eq!(batch, whole, "{at}"),
         }
     }
-    assert!(refused * 97 > file.len() - 1_000, "{refused} of {}", file.len());
+    assert!(refused * 20 > flips * 19, "{refused} of {flips}");
     for length in [0, 7, 8, 100, file.len() - 1] {
         assert!(bench.read(&file.slice(..length), "analyst", &Query::default()).await.is_err());
         assert!(bench.read(&file.slice(file.len() - length..), "analyst", &Query::default()).await.is_err());
