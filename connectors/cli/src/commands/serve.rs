@@ -66,9 +66,9 @@ impl Assembled {
         let certificate = config.tls.as_ref().map(Certificate::open).transpose()?;
         let owners = TrustedOwners::new(config.trust.clone())
             .map_err(|error| Failure::config(format_args!("trust: {error}"), error.help()))?;
-        let catalogue = open_catalogue(&config.catalogue.folder)?;
+        let catalogue = open_catalogue(&config.catalogue).await?;
         let policies = trust::policies(&catalogue, owners).with_ages(config.policy_refresh.0, DEFAULT_MAX_STALE);
-        let policies = trust::remembering(policies, VersionsFile::of(&config.catalogue.folder, &config.pins()))?;
+        let policies = trust::remembering(policies, VersionsFile::of(&config.catalogue.location, &config.pins()))?;
         let kms_metrics = Arc::new(KmsMetrics::new());
         let kms = Arc::new(Metered::new(open_kms(&config.kms).await?, Arc::clone(&kms_metrics)));
         let web = Https::new().map_err(|error| {
@@ -99,11 +99,7 @@ async fn check(config: &ServiceConfig, assembled: &Assembled) -> Result<ExitCode
         ));
     }
     assembled.catalogue.list("policies").await?;
-    say(format_args!(
-        "{} catalogue {}",
-        style.tick(),
-        config.catalogue.folder.display()
-    ));
+    say(format_args!("{} catalogue {}", style.tick(), config.catalogue));
     if let Err(issuers) = assembled.prover.warm_up().await {
         return Err(Failure::new(
             Exit::Unavailable,
