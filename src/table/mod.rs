@@ -7,6 +7,7 @@ mod error;
 mod filter;
 mod footer;
 mod keys;
+pub mod landing;
 mod layout;
 mod leaves;
 mod material;
