@@ -8,13 +8,13 @@ pub const MAX_DEPTH: usize = 128;
 
 /// Where a text stops being JSON, and why. Small, because it is returned from every step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Fault {
-    pub(super) at: usize,
-    pub(super) what: FaultKind,
+pub(crate) struct Fault {
+    pub(crate) at: usize,
+    pub(crate) what: FaultKind,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum FaultKind {
+pub(crate) enum FaultKind {
     /// The text ends where something must follow.
     Truncated,
     /// A byte that the grammar does not allow there.
@@ -28,14 +28,14 @@ pub(super) enum FaultKind {
 }
 
 /// A string token: where it ends (after the closing quote) and whether it holds backslashes.
-pub(super) struct StringToken {
-    pub(super) end: usize,
-    pub(super) escaped: bool,
+pub(crate) struct StringToken {
+    pub(crate) end: usize,
+    pub(crate) escaped: bool,
 }
 
 /// Skips the white space at `at`.
 #[inline]
-pub(super) fn space(text: &[u8], mut at: usize) -> usize {
+pub(crate) fn space(text: &[u8], mut at: usize) -> usize {
     while let Some(b' ' | b'\n' | b'\r' | b'\t') = text.get(at) {
         at += 1;
     }
@@ -43,7 +43,7 @@ pub(super) fn space(text: &[u8], mut at: usize) -> usize {
 }
 
 /// Checks the whole value that starts at `at`, itself inside `depth` containers, and returns its end.
-pub(super) fn value(text: &[u8], mut at: usize, depth: usize) -> Result<usize, Fault> {
+pub(crate) fn value(text: &[u8], mut at: usize, depth: usize) -> Result<usize, Fault> {
     // One bit per open container, 1 = object; MAX_DEPTH bits at most.
     let mut objects: u128 = 0;
     let mut open = 0;
@@ -98,7 +98,7 @@ pub(super) fn value(text: &[u8], mut at: usize, depth: usize) -> Result<usize, F
 
 /// Refuses the container that opens at `at` if it is the `depth`-th of its kind and that is too deep.
 #[inline]
-pub(super) fn check_depth(depth: usize, at: usize) -> Result<(), Fault> {
+pub(crate) fn check_depth(depth: usize, at: usize) -> Result<(), Fault> {
     if depth > MAX_DEPTH {
         return Err(Fault {
             at,
@@ -120,7 +120,7 @@ fn name(text: &[u8], at: usize) -> Result<usize, Fault> {
 
 /// The colon after a member name that ended at `at`: returns where the value starts.
 #[inline]
-pub(super) fn colon(text: &[u8], at: usize) -> Result<usize, Fault> {
+pub(crate) fn colon(text: &[u8], at: usize) -> Result<usize, Fault> {
     let at = space(text, at);
     if text.get(at) != Some(&b':') {
         return Err(unexpected(text, at));
@@ -130,7 +130,7 @@ pub(super) fn colon(text: &[u8], at: usize) -> Result<usize, Fault> {
 
 /// A number or literal that starts at `at`: returns its end.
 #[inline]
-pub(super) fn scalar(text: &[u8], at: usize) -> Result<usize, Fault> {
+pub(crate) fn scalar(text: &[u8], at: usize) -> Result<usize, Fault> {
     match text.get(at) {
         Some(b'-' | b'0'..=b'9') => number(text, at),
         Some(b't') => literal(text, at, b"true"),
@@ -185,7 +185,7 @@ fn digits(text: &[u8], at: usize) -> Result<usize, Fault> {
 
 /// The string whose opening quote is just before `at`.
 #[inline]
-pub(super) fn string(text: &[u8], mut at: usize) -> Result<StringToken, Fault> {
+pub(crate) fn string(text: &[u8], mut at: usize) -> Result<StringToken, Fault> {
     let mut escaped = false;
     loop {
         at = plain_run(text, at);
@@ -214,7 +214,7 @@ pub(super) fn string(text: &[u8], mut at: usize) -> Result<StringToken, Fault> {
 /// The end of the run of bytes from `at` that stand for themselves in a string: stops at a quote, a backslash,
 /// a control character or the end. Eight bytes at a time: this loop sees most bytes of most records.
 #[inline]
-pub(super) fn plain_run(text: &[u8], mut at: usize) -> usize {
+pub(crate) fn plain_run(text: &[u8], mut at: usize) -> usize {
     const ONES: u64 = u64::from_le_bytes([1; 8]);
     const HIGHS: u64 = ONES << 7;
     while let Some(chunk) = text.get(at..).and_then(<[u8]>::first_chunk::<8>) {
@@ -278,7 +278,7 @@ fn escape(text: &[u8], at: usize) -> Result<usize, Fault> {
 
 /// The fault at `at`: a byte too many or one too few.
 #[cold]
-pub(super) fn unexpected(text: &[u8], at: usize) -> Fault {
+pub(crate) fn unexpected(text: &[u8], at: usize) -> Fault {
     let what = if at < text.len() {
         FaultKind::Unexpected
     } else {
@@ -289,10 +289,10 @@ pub(super) fn unexpected(text: &[u8], at: usize) -> Fault {
 
 /// A `\u` escape that is half of a surrogate pair: no Unicode text has it, and parsers disagree about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct LoneSurrogate;
+pub(crate) struct LoneSurrogate;
 
 /// Appends the text that `inner`, the checked inside of a string token, stands for.
-pub(super) fn unescape(inner: &[u8], out: &mut Vec<u8>) -> Result<(), LoneSurrogate> {
+pub(crate) fn unescape(inner: &[u8], out: &mut Vec<u8>) -> Result<(), LoneSurrogate> {
     let mut at = 0;
     while at < inner.len() {
         let end = plain_run(inner, at);

@@ -119,7 +119,7 @@ impl Locator {
     }
 }
 
-fn check_encoding(record: &[u8]) -> Result<(), Unlocatable> {
+pub(crate) fn check_encoding(record: &[u8]) -> Result<(), Unlocatable> {
     if u32::try_from(record.len()).is_err() {
         return Err(Unlocatable::TooLarge);
     }

@@ -6,7 +6,7 @@
 
 pub mod arrow;
 mod coerce;
-mod grammar;
+pub(crate) mod grammar;
 pub mod json;
 mod last4;
 pub mod lines;
@@ -21,6 +21,7 @@ mod unlocatable;
 pub use coerce::{CannotCoerce, coerce};
 pub use grammar::MAX_DEPTH;
 pub use last4::{LAST4_SHORTEST, last4};
+pub(crate) use locate::check_encoding;
 pub use locate::{FieldHit, Found, Hit, Locator, splice};
 pub use member::member_range;
 pub use number::MAX_DIGITS;

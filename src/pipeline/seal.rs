@@ -21,7 +21,7 @@ use crate::columns::{Found, LocatorError, MAX_HITS, coerce, json};
 use crate::flow::direct::DirectSealer;
 use crate::keys::envelope::{KEYS_HEADER, MAX_ENVELOPES, write_header};
 use crate::keys::{ActiveKey, KeyError};
-use crate::policy::{DomainDocument, DomainType, Root, VerifiedPolicy};
+use crate::policy::{DomainDocument, DomainType, Placement, Root, VerifiedPolicy};
 use crate::seal::{PlainColumn, Plaintext, SealedColumn, value};
 
 /// Keys that are fetched side by side for one batch.
@@ -57,6 +57,7 @@ pub struct SealTransform {
     placement: KeysPlacement,
     limits: OutputLimits,
     counters: Arc<TransformCounters>,
+    for_table: bool,
 }
 
 /// Values of one rule under one key, on their way to one seal call.
@@ -130,7 +131,17 @@ impl SealTransform {
             placement,
             limits: OutputLimits::default(),
             counters: Arc::default(),
+            for_table: false,
         })
+    }
+
+    /// The same transform for records that become rows of an encrypted table: columns `at: column` are found and checked
+    /// as all others, hints of them are sealed, but their values stay in place, **in clear**, for the table to encrypt.
+    /// Without this every column is sealed value by value.
+    #[must_use]
+    pub fn for_table(mut self) -> Self {
+        self.for_table = true;
+        self
     }
 
     /// The same transform with other limits of what records and batches may become.
@@ -151,6 +162,11 @@ impl SealTransform {
     #[must_use]
     pub fn counters(&self) -> Arc<TransformCounters> {
         Arc::clone(&self.counters)
+    }
+
+    /// Whether values of `rule` stay in place, because their column is encrypted as a whole.
+    fn stays_in_place(&self, rule: usize) -> bool {
+        self.for_table && self.plan.rules()[rule].at == Placement::Column
     }
 
     /// Finds the record's values and adds them to the jobs.
@@ -193,9 +209,11 @@ impl SealTransform {
                         if text == b"null" && !self.plan.rules()[rule].seal_nulls {
                             continue;
                         }
-                        let item = self.add(rule, place, text, indexes, Some(&document), domains, jobs)?;
-                        items.push(item);
-                        self.check_room(record, before, jobs)?;
+                        if !self.stays_in_place(rule) {
+                            let item = self.add(rule, place, text, indexes, Some(&document), domains, jobs)?;
+                            items.push(item);
+                            self.check_room(record, before, jobs)?;
+                        }
                         for hint in self.plan.hints(rule) {
                             let Some(derived) = hints::derive(&self.plan.rules()[*hint], text, domains)? else {
                                 continue;
@@ -293,6 +311,9 @@ impl SealTransform {
                     format!("column {} is missing", self.plan.rules()[*rule].path),
                 ));
             }
+            if self.stays_in_place(*rule) {
+                continue;
+            }
             check_padding(places.len() * self.padding(*rule, domains))?;
             for (place, bytes) in places {
                 items.push(self.add(*rule, place, bytes, &[], document, domains, jobs)?);
@@ -305,6 +326,7 @@ impl SealTransform {
     fn padding(&self, rule: usize, domains: &Domains) -> usize {
         let model = &self.plan.rules()[rule];
         let pad_to = match model.domain() {
+            _ if self.stays_in_place(rule) => None,
             Some(name) => domains.get(name).and_then(|domain| domain.document.document().pad_to),
             None => model.pad_to,
         };

@@ -142,7 +142,7 @@ pub enum Placement {
     /// Each value.
     #[default]
     Value,
-    /// The column of an encrypted Parquet file. In topics each value, as ever.
+    /// In tables the column of an encrypted Parquet file; everywhere else each value.
     Column,
 }
 
@@ -466,13 +466,6 @@ impl Policy {
                     path: format!("columns[{n}].flow"),
                     message: format!("flow: {flow} is not built yet"),
                     help: "use flow: direct, or wait for a version that has it".to_owned(),
-                });
-            }
-            if rule.at == Placement::Column {
-                found.push(Unsupported {
-                    path: format!("columns[{n}].at"),
-                    message: "at: column is not built yet: it needs encrypted Parquet".to_owned(),
-                    help: "remove `at`, so that each value is sealed".to_owned(),
                 });
             }
         }

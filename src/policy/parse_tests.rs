@@ -193,7 +193,7 @@ fn what_is_not_built_yet_parses_and_is_listed() {
         "  - { path: a, key: k, acl: a, flow: hybrid }\n  - { path: b, key: k, acl: a, at: column }\nlease: required";
     let policy = parse(&of_columns(columns)).unwrap();
     let paths: Vec<String> = policy.unsupported().into_iter().map(|found| found.path).collect();
-    assert_eq!(paths, ["columns[0].flow", "columns[1].at"]);
+    assert_eq!(paths, ["columns[0].flow"]);
     let enclave = parse(&of_columns("  - { path: a, key: k, acl: a, flow: enclave }")).unwrap();
     assert_eq!(enclave.unsupported().len(), 1);
 }

@@ -336,7 +336,7 @@ pub(super) enum RawPlacement {
     /// Each value.
     #[default]
     Value,
-    /// The column, by Parquet's own encryption. In topics each value, as ever.
+    /// In tables the whole column, by the table format; everywhere else each value.
     Column,
 }
 

@@ -3,9 +3,14 @@
 //!
 //! It knows no folder and no bucket: files are bytes that are handed in and out.
 
+mod buffers;
+mod encode;
 mod error;
+mod extra;
 mod filter;
 mod footer;
+mod guard;
+mod infer;
 mod keys;
 pub mod landing;
 mod layout;
@@ -13,20 +18,31 @@ mod leaves;
 mod material;
 mod place;
 mod read;
+mod rejection;
 mod rows;
+mod scalar;
+pub mod schema;
 mod source;
 mod write;
 
+pub use encode::{RowEncoder, Rows as EncodedRows, RowsError};
 pub use error::{SourceError, TableError};
+pub use extra::DUPLICATES;
 pub use filter::Filter;
+pub use infer::MAX_INFERRED_MEMBERS;
 pub use keys::TableKeys;
-pub use layout::{Leaf, LeafPlace, TableLayout};
+pub use layout::{
+    EXTRA_COLUMN, EXTRA_LABEL, KEY_COLUMN, LayoutError, Leaf, LeafPlace, OFFSET_COLUMN, PARTITION_COLUMN,
+    TIMESTAMP_COLUMN, TableLayout,
+};
 pub use leaves::FileLeaf;
 pub use place::{Claims, FileId};
 pub use read::{
     Asking, EmbeddedPolicies, FileLabel, LeafState, OpenLeaf, OpenTable, OpeningTableKeys, TableReader, offline,
 };
+pub use rejection::{MAX_CELLS, RowRejection};
 pub use rows::{NOT_OF_TYPE, Query, Rows};
+pub use schema::{FieldType, SchemaError, SchemaField, TableSchema};
 pub use source::FileSource;
 pub use write::{Compression, Origin, TableWriter, WriteOptions, Written};
 

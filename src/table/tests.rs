@@ -138,7 +138,7 @@ impl Bench {
             (Arc::new(Field::new("serial", DataType::Utf8, true)), Arc::new(serials) as ArrayRef),
             (Arc::new(Field::new("count", DataType::Int64, true)), Arc::new(counts) as ArrayRef),
         ]);
-        let DataType::List(field) = layout.arrow().field(3).data_type().clone() else {
+        let DataType::List(field) = layout.arrow_schema().field(3).data_type().clone() else {
             unreachable!()
         };
         let items = ListArray::new(field, OffsetBuffer::from_repeated_length(2, 200), Arc::new(item), None);
@@ -149,7 +149,7 @@ impl Bench {
             Arc::new(items),
             Arc::new(Int64Array::from_iter_values(1_000..1_200)),
         ];
-        let batch = RecordBatch::try_new(Arc::clone(layout.arrow()), columns).unwrap();
+        let batch = RecordBatch::try_new(layout.arrow_schema(), columns).unwrap();
         (batch, key.envelope_bytes.clone())
     }
 
@@ -241,9 +241,9 @@ fn layout() -> TableLayout {
         path: path.to_owned(),
         place,
     };
-    TableLayout {
-        arrow: Arc::new(schema),
-        leaves: vec![
+    TableLayout::of(
+        schema,
+        vec![
             leaf("id", LeafPlace::Clear),
             leaf("email", LeafPlace::Value { rule: 0 }),
             leaf("card", LeafPlace::Column { rule: 1 }),
@@ -251,7 +251,7 @@ fn layout() -> TableLayout {
             leaf("items.list.item.count", LeafPlace::Clear),
             leaf("_offset", LeafPlace::Record),
         ],
-    }
+    )
 }
 
 fn texts(batch: &RecordBatch, name: &str) -> Vec<Option<String>> {

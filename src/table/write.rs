@@ -167,7 +167,7 @@ impl<W: Write + Send> TableWriter<W> {
             options.row_group_rows = options.row_group_rows.min(DUCKDB_ROWS);
         }
         let properties = properties(layout, &claims, options.compression, rule.profile, encryption)?;
-        let schema = Arc::clone(layout.arrow());
+        let schema = layout.arrow_schema();
         let writer = ArrowWriter::try_new_with_options(
             out,
             Arc::clone(&schema),
