@@ -29,7 +29,7 @@ forbid "the core with every feature has no network and no connector" \
     "parquet|$NETWORK|$CONNECTORS" -p sealflow -e normal,build --all-features
 forbid "the core's own tests need no connector" "$CONNECTORS" -p sealflow -e all --all-features
 forbid "the key service client has no Arrow and no Kafka" "arrow.*|rdkafka.*" -p sealflow-kms -e normal,build
-forbid "the catalogue has no Arrow, no Kafka and no AWS client" "arrow.*|rdkafka.*|aws-.*" -p sealflow-storage -e normal,build
+forbid "storage has no Arrow and no Kafka" "arrow.*|rdkafka.*" -p sealflow-storage -e normal,build
 forbid "the development KMS is no part of the client" "aws-.*|rdkafka.*|arrow.*" -p sealflow-local-kms -e normal,build
 forbid "the reading service has no Kafka and no AWS client" "rdkafka.*|aws-sdk.*|aws-config" -p sealflow-serve -e normal,build
 forbid "what only reads requests of the reading service has no server and no TLS" \

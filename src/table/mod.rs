@@ -12,6 +12,7 @@ mod footer;
 mod guard;
 mod infer;
 mod keys;
+pub mod landing;
 mod layout;
 mod leaves;
 mod material;

@@ -1,9 +1,10 @@
-//! moto's server: an independent KMS for symmetric data keys, and STS.
+//! moto's server: an independent KMS for symmetric data keys, STS, and S3.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use sealflow::secret::SecretString;
@@ -88,4 +89,58 @@ impl Moto {
     pub fn endpoint(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
     }
+}
+
+/// The endpoint of the test runner's server (`SEALFLOW_MOTO_ENDPOINT`), or of one for this process.
+///
+/// # Errors
+/// As [`Moto::start`].
+///
+/// # Panics
+/// If it is installed and does not start.
+pub fn moto_endpoint() -> Result<String, StartError> {
+    static MOTO: OnceLock<Result<Moto, String>> = OnceLock::new();
+    if let Ok(endpoint) = std::env::var("SEALFLOW_MOTO_ENDPOINT") {
+        return Ok(endpoint);
+    }
+    let started = MOTO.get_or_init(|| match Moto::start() {
+        Ok(moto) => Ok(moto),
+        Err(StartError::Missing(reason)) => Err(reason),
+        Err(error) => panic!("{error}"),
+    });
+    match started {
+        Ok(moto) => Ok(moto.endpoint()),
+        Err(reason) => Err(StartError::Missing(reason.clone())),
+    }
+}
+
+/// What the S3 at `endpoint` answers, past every client of ours. `target` is `/BUCKET/KEY?QUERY`.
+///
+/// # Panics
+/// If it does not answer.
+#[must_use]
+pub fn ask_s3(endpoint: &str, method: &str, target: &str) -> String {
+    let address = endpoint.trim_start_matches("http://").trim_end_matches('/');
+    let mut stream = TcpStream::connect(address).expect("moto listens");
+    let request = format!(
+        "{method} {target} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Length: 0\r\n\
+         Authorization: AWS4-HMAC-SHA256 Credential=AKIAMOTO/20260101/us-east-1/s3/aws4_request, SignedHeaders=host, Signature=0\r\n\r\n"
+    );
+    stream.write_all(request.as_bytes()).expect("moto takes requests");
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).expect("moto answers");
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+/// A new bucket at `endpoint`, its name beginning with `start` (letters and hyphens).
+///
+/// # Panics
+/// If it cannot be made.
+#[must_use]
+pub fn make_bucket(endpoint: &str, start: &str) -> String {
+    use std::hash::{BuildHasher as _, RandomState};
+    let bucket = format!("{start}-{:08x}", RandomState::new().hash_one(0) >> 32);
+    let made = ask_s3(endpoint, "PUT", &format!("/{bucket}"));
+    assert!(made.starts_with("HTTP/1.1 200"), "{made}");
+    bucket
 }

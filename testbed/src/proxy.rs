@@ -146,7 +146,7 @@ impl Drop for Proxy {
 }
 
 /// One runtime for all proxies of the process: they must go on while a test's own threads block.
-fn runtime() -> &'static Runtime {
+pub(crate) fn runtime() -> &'static Runtime {
     static RUNTIME: OnceLock<Runtime> = OnceLock::new();
     RUNTIME.get_or_init(|| {
         let mut builder = tokio::runtime::Builder::new_multi_thread();

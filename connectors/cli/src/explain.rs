@@ -5,13 +5,15 @@ use sealflow::keys::{CatalogueError, KeyServiceError};
 use sealflow::pipeline::{StopKind, TransformError};
 use sealflow::policy::PolicySourceError;
 use sealflow_kafka::RunError;
+use sealflow_storage::StorageError;
 
 use crate::failure::{Exit, Failure};
 
-/// A catalogue that says no. Files of a catalogue have mode 0640 less the umask: a publisher of another group locks the
+/// A catalogue that says no. Files of a catalogue's folder have mode 0640 less the umask: a publisher of another group locks the
 /// pipelines out.
 pub(crate) const READABLE: &str = "let the user of this process read that file of the catalogue: check its owner, group \
-    and mode (publish as a member of the folder's group, with the setgid bit on its folders and umask 027)";
+    and mode (publish as a member of the folder's group, with the setgid bit on its folders and umask 027); for a bucket: allow \
+    s3:ListBucket, s3:GetObject and, to write, s3:PutObject below its prefix";
 
 impl From<KeyServiceError> for Failure {
     fn from(error: KeyServiceError) -> Self {
@@ -51,7 +53,7 @@ impl From<CatalogueError> for Failure {
         let (exit, help) = match &error {
             CatalogueError::Unavailable { .. } => (
                 Exit::Unavailable,
-                "check that the catalogue's folder is there and has room",
+                "check that the catalogue's folder is there and has room; for a bucket: endpoint, network and credentials",
             ),
             CatalogueError::NotPermitted { .. } => (Exit::NotPermitted, READABLE),
             _ => (
@@ -59,6 +61,18 @@ impl From<CatalogueError> for Failure {
                 "the catalogue holds an object that is not ours: move it away",
             ),
         };
+        Self::new(exit, &error, help)
+    }
+}
+
+impl From<StorageError> for Failure {
+    fn from(error: StorageError) -> Self {
+        let exit = match &error {
+            StorageError::Unavailable { .. } => Exit::Unavailable,
+            StorageError::NotPermitted { .. } => Exit::NotPermitted,
+            _ => Exit::Config,
+        };
+        let help = error.help();
         Self::new(exit, &error, help)
     }
 }
@@ -74,7 +88,10 @@ impl From<PolicySourceError> for Failure {
                 "publish one: `sealflow policy publish`, or name another catalogue or dataset",
             ),
             PolicySourceError::NotPermitted { .. } => (Exit::NotPermitted, READABLE),
-            _ => (Exit::Unavailable, "check that the catalogue's folder is there"),
+            _ => (
+                Exit::Unavailable,
+                "check that the catalogue's folder is there; for a bucket: endpoint, network and credentials",
+            ),
         };
         Self::new(exit, &error, help)
     }

@@ -16,6 +16,7 @@ mod log;
 mod metered;
 mod metrics;
 mod overlay;
+mod place_arg;
 mod redact;
 mod reload;
 mod remembered;

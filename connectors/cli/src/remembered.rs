@@ -15,6 +15,7 @@ use sealflow::jose::Thumbprint;
 use sealflow::policy::{CataloguePolicies, Highest, Pin, PolicySource, PolicySourceError, Seen};
 use sealflow::policy::{VerifiedDomain, VerifiedPolicy};
 use sealflow::seal::KeyId;
+use sealflow_storage::Location;
 use serde::{Deserialize, Serialize};
 
 use crate::failure::{Failure, Result};
@@ -62,7 +63,7 @@ pub(crate) struct VersionsFile {
 impl VersionsFile {
     /// That of this machine's user: in `SEALFLOW_STATE`, by default the XDG state folder. `None` where there is none: nothing
     /// is remembered then.
-    pub(crate) fn of(catalogue: &Path, owners: &[Pin]) -> Option<Self> {
+    pub(crate) fn of(catalogue: &Location, owners: &[Pin]) -> Option<Self> {
         let variable = |name: &str| {
             std::env::var_os(name)
                 .filter(|value| !value.is_empty())
@@ -80,12 +81,19 @@ impl VersionsFile {
         Some(Self::in_folder(&folder, catalogue, &owners))
     }
 
-    fn in_folder(folder: &Path, catalogue: &Path, owners: &[Thumbprint]) -> Self {
-        // By its real name, so that two ways to one folder are one. One that is not there has nothing to go back from.
-        let catalogue = fs::canonicalize(catalogue).unwrap_or_else(|_| catalogue.to_owned());
+    fn in_folder(folder: &Path, catalogue: &Location, owners: &[Thumbprint]) -> Self {
+        let catalogue = match catalogue {
+            // By its real name, so that two ways to one folder are one. One that is not there has nothing to go back from.
+            Location::Folder(path) => fs::canonicalize(path)
+                .unwrap_or_else(|_| path.clone())
+                .display()
+                .to_string(),
+            // Whatever endpoint leads to it.
+            Location::Bucket(bucket) => bucket.to_string(),
+        };
         Self {
             folder: folder.to_owned(),
-            catalogue: catalogue.display().to_string(),
+            catalogue,
             owners: owners.to_vec(),
         }
     }
@@ -287,7 +295,8 @@ mod tests {
 
         fn file(&self, owners: &[&PrivateJwk]) -> VersionsFile {
             let owners: Vec<_> = owners.iter().map(|owner| owner.thumbprint()).collect();
-            VersionsFile::in_folder(&self.folder.path().join("state"), self.folder.path(), &owners)
+            let catalogue = Location::Folder(self.folder.path().to_owned());
+            VersionsFile::in_folder(&self.folder.path().join("state"), &catalogue, &owners)
         }
 
         fn catalogue(&self, versions: &[u64]) -> Arc<dyn Catalogue> {

@@ -12,7 +12,7 @@ use sealflow::policy::catalogue_source::{DEFAULT_MAX_STALE, DEFAULT_REFRESH};
 use sealflow::policy::{FixedPolicies, Pin, PolicySource, VerifiedPolicy};
 use sealflow::seal::UsageLimits;
 use sealflow_kms::{AwsKms, KmsConfig};
-use sealflow_storage::CatalogueConfig;
+use sealflow_storage::{CatalogueConfig, Location};
 
 use crate::clock::MachineClock;
 use crate::config::PipelineConfig;
@@ -34,7 +34,7 @@ pub(crate) enum PolicyOrigin {
         /// Owner keys.
         owners: Vec<Pin>,
         /// Where the catalogue is: what was seen is remembered of it.
-        folder: PathBuf,
+        catalogue: Location,
     },
     /// A lone file that nobody signed: development only.
     Unsigned(PathBuf),
@@ -51,7 +51,7 @@ impl PolicyOrigin {
             )),
             None => Ok(Self::Signed {
                 owners: config.trust.owners.clone(),
-                folder: config.catalogue.folder.clone(),
+                catalogue: config.catalogue.location.clone(),
             }),
         }
     }
@@ -73,11 +73,13 @@ pub(crate) struct Services {
 }
 
 /// Opens the catalogue.
-pub(crate) fn open_catalogue(folder: &Path) -> Result<Arc<dyn Catalogue>> {
-    Ok(CatalogueConfig {
-        folder: folder.to_owned(),
-    }
-    .open()?)
+pub(crate) async fn open_catalogue(config: &CatalogueConfig) -> Result<Arc<dyn Catalogue>> {
+    Ok(config.open().await?)
+}
+
+/// A catalogue in a folder, with nothing more to say about it.
+pub(crate) fn in_folder(folder: &Path) -> CatalogueConfig {
+    CatalogueConfig::from(Location::Folder(folder.to_owned()))
 }
 
 /// A client of the KMS.
@@ -110,9 +112,12 @@ pub(crate) async fn open_policy_asked_every(
     catalogue: &Arc<dyn Catalogue>,
 ) -> Result<(Arc<dyn PolicySource>, Arc<VerifiedPolicy>)> {
     match origin {
-        PolicyOrigin::Signed { owners, folder } => {
+        PolicyOrigin::Signed {
+            owners,
+            catalogue: location,
+        } => {
             let policies = trust::policies(catalogue, trust::owners(owners)?).with_ages(refresh, DEFAULT_MAX_STALE);
-            let policies = trust::remembering(policies, VersionsFile::of(folder, owners))?;
+            let policies = trust::remembering(policies, VersionsFile::of(location, owners))?;
             let policy = policies.policy(dataset).await?;
             Ok((policies, policy))
         }

@@ -3,33 +3,25 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
 
 use async_trait::async_trait;
-use aws_config::{BehaviorVersion, Region, SdkConfig};
+use aws_config::{Region, SdkConfig};
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider};
 use aws_sdk_kms::primitives::Blob;
 use aws_sdk_kms::types::DataKeySpec;
-use aws_smithy_http_client::tls::Provider;
-use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
-use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use aws_smithy_runtime_api::client::result::SdkError;
 use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 use aws_smithy_types::retry::RetryConfig;
-use aws_smithy_types::timeout::TimeoutConfig;
 use sealflow::keys::{EncryptionContext, GeneratedKey, KeyDescription, KeyService, KeyServiceError};
 use sealflow::secret::SecretBytes;
 use sha2::{Digest as _, Sha256};
 
+use crate::chain::{AwsChain, ChainConfig};
 use crate::config::{KmsConfig, KmsConfigError, is_region};
 use crate::credentials::{CachedCredentials, are_same, chain_error};
 use crate::error::{Request, classify, is_stale_credentials};
-
-/// The first wait before another attempt is up to this long, then twice as long each time.
-const FIRST_BACKOFF: Duration = Duration::from_millis(100);
-const LONGEST_BACKOFF: Duration = Duration::from_secs(5);
 
 /// The most bytes that `GenerateDataKey` makes.
 const MAX_DATA_KEY: usize = 1024;
@@ -83,39 +75,9 @@ impl AwsKms {
 
     async fn make(config: &KmsConfig, provider: Option<SharedCredentialsProvider>) -> Result<Self, KmsConfigError> {
         config.check()?;
-        let http = http_client();
-        let mut loader = aws_config::defaults(BehaviorVersion::latest())
-            .http_client(http)
-            .retry_config(retries(config))
-            .timeout_config(timeouts(config))
-            .use_fips(config.use_fips)
-            .use_dual_stack(config.use_dual_stack);
-        if let Some(region) = &config.region {
-            loader = loader.region(Region::new(region.clone()));
-        }
-        if let Some(profile) = &config.profile {
-            loader = loader.profile_name(profile);
-        }
-        if let Some(fixed) = &config.credentials {
-            let token = fixed.session_token.as_ref().map(|t| t.expose().to_owned());
-            let secret = fixed.secret_access_key.expose();
-            let credentials = Credentials::new(&fixed.access_key_id, secret, token, None, "sealflow configuration");
-            loader = loader.credentials_provider(SharedCredentialsProvider::new(credentials));
-        }
-        if let Some(provider) = provider {
-            loader = loader.credentials_provider(provider);
-        }
-        let sdk = loader.load().await;
-        let chain = sdk
-            .credentials_provider()
-            .ok_or(KmsConfigError::Credentials { key: "access_key_id" })?;
-        let credentials = CachedCredentials::new(chain);
-        // The clients ask our cache at every request, so that they and `identity` always mean the same credentials.
-        let sdk = sdk
-            .into_builder()
-            .credentials_provider(SharedCredentialsProvider::new(credentials.clone()))
-            .identity_cache(aws_config::identity::IdentityCache::no_cache())
-            .build();
+        let chain = AwsChain::load_with(&ChainConfig::from(config), provider).await;
+        let chain = chain.ok_or(KmsConfigError::Credentials { key: "access_key_id" })?;
+        let (sdk, credentials) = (chain.sdk().clone(), chain.cache().clone());
         let sts = sts_client(&sdk, config);
         Ok(Self {
             config: sdk,
@@ -287,31 +249,6 @@ impl KeyService for AwsKms {
         });
         Ok(name)
     }
-}
-
-/// HTTPS by rustls on aws-lc; made once for each [`AwsKms`] and shared by all its clients.
-fn http_client() -> SharedHttpClient {
-    aws_smithy_http_client::Builder::new()
-        .tls_provider(Provider::Rustls(CryptoMode::AwsLc))
-        .build_https()
-}
-
-fn retries(config: &KmsConfig) -> RetryConfig {
-    RetryConfig::standard()
-        .with_max_attempts(config.attempts)
-        .with_initial_backoff(FIRST_BACKOFF)
-        .with_max_backoff(LONGEST_BACKOFF)
-}
-
-fn timeouts(config: &KmsConfig) -> TimeoutConfig {
-    let attempt = config.timeout.0;
-    // All attempts and the longest waits between them.
-    let waits = LONGEST_BACKOFF.min(FIRST_BACKOFF * (1 << config.attempts.min(6))) * (config.attempts - 1);
-    TimeoutConfig::builder()
-        .connect_timeout(config.connect_timeout.0.min(attempt))
-        .operation_attempt_timeout(attempt)
-        .operation_timeout(attempt * config.attempts + waits)
-        .build()
 }
 
 fn sts_client(sdk: &SdkConfig, config: &KmsConfig) -> aws_sdk_sts::Client {

@@ -153,14 +153,17 @@ impl KmsConfig {
 }
 
 /// Whether `text` can be the region of an endpoint's name.
-pub(crate) fn is_region(text: &str) -> bool {
+#[must_use]
+pub fn is_region(text: &str) -> bool {
     let plain = text
         .bytes()
         .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
     plain && !text.is_empty() && text.len() <= 32 && !text.starts_with('-') && !text.ends_with('-')
 }
 
-fn is_endpoint(url: &str) -> bool {
+/// Whether `url` is `http://HOST[:PORT]` or `https://HOST[:PORT]`, without user, path or query.
+#[must_use]
+pub fn is_endpoint(url: &str) -> bool {
     let authority = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
     let authority = authority.map(|a| a.strip_suffix('/').unwrap_or(a));
     let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b':' | b'[' | b']' | b'_');

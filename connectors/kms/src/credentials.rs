@@ -81,6 +81,17 @@ impl CachedCredentials {
             *cached = None;
         }
     }
+
+    /// As [`Self::forget`], for who knows no more of the refused ones than their access key id.
+    pub(crate) async fn forget_key(&self, access_key_id: &str) {
+        let mut cached = self.cached.lock().await;
+        if cached
+            .as_ref()
+            .is_some_and(|known| known.credentials.access_key_id() == access_key_id)
+        {
+            *cached = None;
+        }
+    }
 }
 
 /// Whether a service would tell them apart.
@@ -189,8 +200,11 @@ mod tests {
         assert_eq!(cache.get().await.unwrap().access_key_id(), "AKIA3");
         // Somebody who was refused with the old ones does not throw away the new.
         cache.forget(&refused).await;
+        cache.forget_key("AKIA2").await;
         assert_eq!(cache.get().await.unwrap().access_key_id(), "AKIA3");
         assert_eq!(calls.load(Ordering::SeqCst), 3);
+        cache.forget_key("AKIA3").await;
+        assert_eq!(cache.get().await.unwrap().access_key_id(), "AKIA4");
     }
 
     #[tokio::test(start_paused = true)]

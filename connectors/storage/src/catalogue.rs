@@ -1,7 +1,5 @@
 //! A [`Catalogue`] on any object store that has put-if-absent and makes it durable before it answers.
 
-use std::error::Error as StdError;
-use std::io::ErrorKind;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -9,6 +7,8 @@ use futures::TryStreamExt as _;
 use object_store::path::Path;
 use object_store::{Error, GetOptions, ObjectStore, PutMode, PutOptions, PutPayload};
 use sealflow::keys::{Catalogue, CatalogueError, MAX_OBJECT, Put, check_path};
+
+use crate::error::{catalogue_error, is_absent, meaning};
 
 /// The most objects that one listing gives: a bound on its memory.
 const MAX_LISTED: usize = 1_000_000;
@@ -21,7 +21,7 @@ pub struct ObjectCatalogue {
 
 impl ObjectCatalogue {
     /// A catalogue on `store`, whose `PutMode::Create` must be atomic and durable: [`DurableFolder`](crate::DurableFolder)
-    /// for folders, object_store's bucket clients as they are.
+    /// for folders, a [`Place`](crate::Place)'s store for folders and buckets.
     #[must_use]
     pub fn new(store: Arc<dyn ObjectStore>) -> Self {
         Self { store }
@@ -68,7 +68,7 @@ impl Catalogue for ObjectCatalogue {
         {
             Ok(_) => Ok(Put::Created),
             Err(Error::AlreadyExists { .. }) => Ok(Put::Exists),
-            Err(error) => Err(meaning(&error, path)),
+            Err(error) => Err(failed(&error, path)),
         }
     }
 
@@ -89,7 +89,7 @@ impl Catalogue for ObjectCatalogue {
                     return if is_absent(&error) {
                         Ok(paths)
                     } else {
-                        Err(meaning(&error, prefix))
+                        Err(failed(&error, prefix))
                     };
                 }
             }
@@ -107,49 +107,12 @@ fn absent_or<T>(error: &Error, path: &str) -> Result<Option<T>, CatalogueError> 
     if is_absent(error) {
         Ok(None)
     } else {
-        Err(meaning(error, path))
+        Err(failed(error, path))
     }
 }
 
-/// Whether there is no object: nothing, a folder, or something below a file.
-fn is_absent(error: &Error) -> bool {
-    matches!(error, Error::NotFound { .. })
-        || matches!(
-            io_kind(error),
-            Some(ErrorKind::NotFound | ErrorKind::IsADirectory | ErrorKind::NotADirectory)
-        )
-}
-
-fn meaning(error: &Error, path: &str) -> CatalogueError {
-    match error {
-        Error::PermissionDenied { .. } | Error::Unauthenticated { .. } => {
-            CatalogueError::NotPermitted { path: path.to_owned() }
-        }
-        Error::InvalidPath { .. } => invalid(path, "the store does not take such a path"),
-        _ => match io_kind(error) {
-            Some(ErrorKind::PermissionDenied) => CatalogueError::NotPermitted { path: path.to_owned() },
-            Some(ErrorKind::NotADirectory) => invalid(path, "a part of the path is an object itself"),
-            Some(ErrorKind::IsADirectory) => invalid(path, "it is a folder"),
-            Some(kind) => CatalogueError::Unavailable {
-                reason: format!("{path}: {kind}"),
-            },
-            None => CatalogueError::Unavailable {
-                reason: format!("{path}: the object store failed"),
-            },
-        },
-    }
-}
-
-/// The operating system's error below `error`, if there is one.
-fn io_kind(error: &Error) -> Option<ErrorKind> {
-    let mut source: Option<&(dyn StdError + 'static)> = Some(error);
-    while let Some(error) = source {
-        if let Some(io) = error.downcast_ref::<std::io::Error>() {
-            return Some(io.kind());
-        }
-        source = error.source();
-    }
-    None
+fn failed(error: &Error, path: &str) -> CatalogueError {
+    catalogue_error(meaning(error, path), path)
 }
 
 fn too_large(path: &str) -> CatalogueError {

@@ -1,17 +1,14 @@
 //! A folder as an object store whose puts are durable. object_store's own writes a file, links it and forgets it: after
 //! a power cut a name may stand for nothing, or not stand at all although the put was acknowledged.
 //!
-//! A put here writes a temporary file beside the object, syncs it, links it to its name (which fails if there is one),
-//! removes the temporary name, and syncs every folder up to the root. Reading and listing are object_store's.
+//! A put here writes a [`Draft`], which appears under its name whole or not at all. Reading and listing are object_store's.
 
 use std::fmt;
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, ErrorKind, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::fs;
+use std::io::{self, ErrorKind};
 use std::path::{Path as FilePath, PathBuf};
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use futures::stream::BoxStream;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
@@ -19,14 +16,13 @@ use object_store::{
     CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMode,
     PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
-use sealflow::keys::CatalogueError;
+use sealflow::clock::UnixMillis;
+use sealflow::keys::Put;
+
+use crate::draft::{self, Draft};
+use crate::error::{StorageError, io_meaning};
 
 const STORE: &str = "DurableFolder";
-
-/// Objects hold names and wrapped keys, no secrets; the group may read them, so that readers need not be writers.
-/// The process's umask takes away from both.
-const FILE_MODE: u32 = 0o640;
-const FOLDER_MODE: u32 = 0o750;
 
 /// A folder whose `PutMode::Create` is atomic and durable. Other ways of writing are refused.
 #[derive(Debug)]
@@ -37,21 +33,38 @@ pub struct DurableFolder {
 
 impl DurableFolder {
     /// Opens the folder `root`, or makes it.
-    pub fn open(root: &FilePath) -> std::result::Result<Self, CatalogueError> {
+    ///
+    /// # Errors
+    /// [`StorageError::NotPermitted`], or [`StorageError::Unavailable`] if it is none or cannot be made.
+    pub fn open(root: &FilePath) -> std::result::Result<Self, StorageError> {
+        let shown = root.display().to_string();
         let failed = |error: &io::Error| match error.kind() {
-            ErrorKind::PermissionDenied => CatalogueError::NotPermitted {
-                path: root.display().to_string(),
-            },
-            kind => CatalogueError::Unavailable {
-                reason: format!("{}: {kind}", root.display()),
+            ErrorKind::PermissionDenied => io_meaning(ErrorKind::PermissionDenied, shown.clone()),
+            kind => StorageError::Unavailable {
+                path: shown.clone(),
+                reason: kind.to_string(),
             },
         };
-        make_folders(root).map_err(|e| failed(&e))?;
+        draft::make_folders(root).map_err(|e| failed(&e))?;
         let root = fs::canonicalize(root).map_err(|e| failed(&e))?;
-        let inner = LocalFileSystem::new_with_prefix(&root).map_err(|_| CatalogueError::Unavailable {
-            reason: format!("{}: is not a folder", root.display()),
-        })?;
+        let inner = LocalFileSystem::new_with_prefix(&root).map_err(|_| failed(&ErrorKind::NotADirectory.into()))?;
         Ok(Self { root, inner })
+    }
+
+    /// Begins a file that will be the object at `location`.
+    pub(crate) async fn begin(&self, location: &Path) -> Result<Draft> {
+        let path = self.inner.path_to_filesystem(location)?;
+        let root = self.root.clone();
+        let begun = tokio::task::spawn_blocking(move || Draft::begin(&root, &path)).await?;
+        begun.map_err(generic)
+    }
+
+    /// Removes what crashes left below the folder `prefix` (empty for all) and nobody has written to since `before`. Returns how
+    /// many files that were.
+    pub(crate) async fn clean_leftovers(&self, prefix: &str, before: UnixMillis) -> Result<u64> {
+        let folder = self.root.join(prefix);
+        let cleaned = tokio::task::spawn_blocking(move || draft::clean_leftovers(&folder, before)).await?;
+        cleaned.map_err(generic)
     }
 }
 
@@ -71,18 +84,14 @@ impl ObjectStore for DurableFolder {
         let root = self.root.clone();
         let name = location.to_string();
         let written = tokio::task::spawn_blocking(move || create(&root, &path, &payload)).await?;
-        match written {
-            Ok(()) => Ok(PutResult {
+        match written.map_err(generic)? {
+            Put::Created => Ok(PutResult {
                 e_tag: None,
                 version: None,
             }),
-            Err(source) if source.kind() == ErrorKind::AlreadyExists => Err(Error::AlreadyExists {
+            Put::Exists => Err(Error::AlreadyExists {
                 path: name,
-                source: source.into(),
-            }),
-            Err(source) => Err(Error::Generic {
-                store: STORE,
-                source: source.into(),
+                source: "an object is there".into(),
             }),
         }
     }
@@ -112,73 +121,26 @@ impl ObjectStore for DurableFolder {
     }
 }
 
+fn create(root: &FilePath, path: &FilePath, payload: &PutPayload) -> io::Result<Put> {
+    let mut draft = Draft::begin(root, path)?;
+    for part in payload {
+        draft.write(part)?;
+    }
+    draft.publish()
+}
+
+pub(crate) fn generic(source: io::Error) -> Error {
+    Error::Generic {
+        store: STORE,
+        source: source.into(),
+    }
+}
+
 fn refused(operation: &str) -> Error {
     Error::NotImplemented {
         operation: operation.to_owned(),
         implementer: STORE.to_owned(),
     }
-}
-
-/// Creates the file `path`, durably and whole, or fails with `AlreadyExists`.
-fn create(root: &FilePath, path: &FilePath, payload: &PutPayload) -> io::Result<()> {
-    let folder = path.parent().unwrap_or(root);
-    make_folders(folder).map_err(|e| match e.kind() {
-        // A file stands where a folder should; `AlreadyExists` would say that our object is there.
-        ErrorKind::AlreadyExists => io::Error::from(ErrorKind::NotADirectory),
-        _ => e,
-    })?;
-    let temporary = write_temporary(path, payload)?;
-    let linked = fs::hard_link(&temporary, path);
-    let _ = fs::remove_file(&temporary);
-    match &linked {
-        Ok(()) => {}
-        Err(e) if e.kind() == ErrorKind::AlreadyExists && path.is_dir() => {
-            return Err(io::Error::from(ErrorKind::IsADirectory));
-        }
-        // The caller will go on with the other's object: it must be as durable as our own would be.
-        Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
-        Err(_) => return linked,
-    }
-    let below_root = folder.ancestors().take_while(|ancestor| ancestor.starts_with(root));
-    for ancestor in below_root {
-        File::open(ancestor)?.sync_all()?;
-    }
-    linked
-}
-
-/// Writes and syncs `path#N`, a name that object_store's listings leave out.
-fn write_temporary(path: &FilePath, payload: &PutPayload) -> io::Result<PathBuf> {
-    loop {
-        let mut name = path.as_os_str().to_owned();
-        name.push(format!("#{}", unique_number()));
-        let temporary = PathBuf::from(name);
-        let mut options = OpenOptions::new();
-        let mut file = match options.create_new(true).write(true).mode(FILE_MODE).open(&temporary) {
-            Ok(file) => file,
-            Err(e) if e.kind() == ErrorKind::AlreadyExists => continue,
-            Err(e) => return Err(e),
-        };
-        let written = payload
-            .iter()
-            .try_for_each(|part: &Bytes| file.write_all(part))
-            .and_then(|()| file.sync_all());
-        if let Err(e) = written {
-            let _ = fs::remove_file(&temporary);
-            return Err(e);
-        }
-        return Ok(temporary);
-    }
-}
-
-/// Numbers that differ between the tasks, processes and machines that share a folder.
-fn unique_number() -> u64 {
-    use std::hash::{BuildHasher as _, RandomState};
-    RandomState::new().hash_one(std::process::id())
-}
-
-/// Makes `folder` and what is missing above it; other processes may do the same at the same time.
-fn make_folders(folder: &FilePath) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(folder)
 }
 
 #[cfg(test)]

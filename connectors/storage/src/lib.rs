@@ -1,14 +1,30 @@
-//! The catalogue on `object_store`: a folder now, buckets through the same door later. It knows bytes and paths, and
-//! nothing of what they mean.
+//! Objects in folders and buckets: places to write and read them, created once and never replaced, and the catalogue on top. It
+//! knows bytes and paths, and nothing of what they mean.
 
+mod bucket;
 mod catalogue;
 mod config;
+mod credentials;
+mod draft;
+mod error;
 mod folder;
 mod object_file;
+mod location;
+mod options;
+mod parts;
+mod place;
+mod requests;
 mod timeout;
+mod transport;
+mod writer;
 
 pub use catalogue::ObjectCatalogue;
 pub use config::CatalogueConfig;
+pub use error::StorageError;
 pub use folder::DurableFolder;
 pub use object_file::ObjectFile;
+pub use location::{BucketLocation, Location, LocationError};
+pub use options::{BucketConfig, BucketConfigError, ServerSideEncryption};
+pub use place::{Listed, Page, Place};
 pub use timeout::WithTimeout;
+pub use writer::ObjectWriter;

@@ -6,10 +6,12 @@ use std::sync::Arc;
 use sealflow::keys::{Catalogue, KeyService};
 use sealflow::policy::Pin;
 use sealflow_kms::KmsConfig;
+use sealflow_storage::{CatalogueConfig, Location};
 
 use crate::config::{self, Environment, PipelineConfig};
 use crate::failure::{Failure, Result};
 use crate::overlay::Overlay;
+use crate::place_arg::PlaceParser;
 use crate::services::{PolicyOrigin, Services, clock, open_catalogue, open_kms, open_policy, read_unsigned};
 
 /// Policy, catalogue and KMS
@@ -22,9 +24,9 @@ pub(crate) struct Access {
     /// Dataset whose newest policy in the catalogue counts
     #[arg(long, value_name = "NAME")]
     dataset: Option<String>,
-    /// Catalogue of signed policies and key envelopes
-    #[arg(long, value_name = "DIR", env = "SEALFLOW_CATALOGUE", hide_env_values = true)]
-    catalogue: Option<PathBuf>,
+    /// Catalogue of signed policies and key envelopes: a folder, or s3://BUCKET/PREFIX
+    #[arg(long, value_name = "PLACE", value_parser = PlaceParser, env = "SEALFLOW_CATALOGUE", hide_env_values = true)]
+    catalogue: Option<Location>,
     /// Thumbprint of an owner key whose policies are believed, also as PATTERN=THUMBPRINT for some datasets; may be repeated
     #[arg(
         long = "owner",
@@ -52,7 +54,7 @@ pub(crate) struct Access {
 /// The options put together, nothing opened yet.
 struct Resolved {
     dataset: String,
-    catalogue: Option<PathBuf>,
+    catalogue: Option<CatalogueConfig>,
     origin: PolicyOrigin,
 }
 
@@ -103,7 +105,10 @@ impl Access {
         sidecar: Option<(&str, &str)>,
     ) -> Result<Services> {
         let resolved = self.resolve(loaded)?;
-        let base = resolved.catalogue.as_deref().map(open_catalogue).transpose()?;
+        let base = match &resolved.catalogue {
+            Some(config) => Some(open_catalogue(config).await?),
+            None => None,
+        };
         let overlay = Overlay::over(base);
         if let Some((text, name)) = sidecar {
             overlay.add_sidecar(text, name)?;
@@ -148,10 +153,10 @@ impl Access {
     }
 
     fn resolve(&self, loaded: Option<&PipelineConfig>) -> Result<Resolved> {
-        let catalogue = self
-            .catalogue
-            .clone()
-            .or_else(|| loaded.map(|config| config.catalogue.folder.clone()));
+        let catalogue = match &self.catalogue {
+            Some(location) => Some(CatalogueConfig::from(location.clone())),
+            None => loaded.map(|config| config.catalogue.clone()),
+        };
         if let Some(path) = &self.dev {
             let dataset = read_unsigned(path)?.policy().dataset.clone();
             return Ok(Resolved {
@@ -162,7 +167,7 @@ impl Access {
         }
         let dataset = self.dataset(loaded);
         let owners = self.owners(loaded);
-        let (Some(dataset), Some(folder), false) = (dataset, catalogue.clone(), owners.is_empty()) else {
+        let (Some(dataset), Some(place), false) = (dataset, catalogue.clone(), owners.is_empty()) else {
             return Err(Failure::usage(
                 "no policy: dataset, catalogue and owner are all needed",
                 "give --pipeline FILE, or --dataset, --catalogue and --owner; for development --dev POLICY",
@@ -171,7 +176,10 @@ impl Access {
         Ok(Resolved {
             dataset,
             catalogue,
-            origin: PolicyOrigin::Signed { owners, folder },
+            origin: PolicyOrigin::Signed {
+                owners,
+                catalogue: place.location,
+            },
         })
     }
 }

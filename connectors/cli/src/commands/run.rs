@@ -111,7 +111,7 @@ pub(crate) async fn services(
     metrics: &Arc<Metrics>,
 ) -> Result<Services> {
     let origin = PolicyOrigin::of(config, dev)?;
-    let catalogue = open_catalogue(&config.catalogue.folder)?;
+    let catalogue = open_catalogue(&config.catalogue).await?;
     // Half the interval, so that every look reaches the catalogue.
     let refresh = config.policy_refresh.0 / 2;
     let (policies, policy) = open_policy_asked_every(refresh, &origin, &config.dataset, &catalogue).await?;

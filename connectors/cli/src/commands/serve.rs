@@ -65,11 +65,11 @@ impl Assembled {
     async fn new(config: &ServiceConfig) -> Result<Self> {
         let certificate = config.tls.as_ref().map(Certificate::open).transpose()?;
         let owners = trust::owners(&config.trust.owners)?;
-        let catalogue = open_catalogue(&config.catalogue.folder)?;
+        let catalogue = open_catalogue(&config.catalogue).await?;
         let policies = trust::policies(&catalogue, owners).with_ages(config.policy_refresh.0, DEFAULT_MAX_STALE);
         let policies = trust::remembering(
             policies,
-            VersionsFile::of(&config.catalogue.folder, &config.trust.owners),
+            VersionsFile::of(&config.catalogue.location, &config.trust.owners),
         )?;
         let kms_metrics = Arc::new(KmsMetrics::new());
         let kms = Arc::new(Metered::new(open_kms(&config.kms).await?, Arc::clone(&kms_metrics)));
@@ -101,11 +101,7 @@ async fn check(config: &ServiceConfig, assembled: &Assembled) -> Result<ExitCode
         ));
     }
     assembled.catalogue.list("policies").await?;
-    say(format_args!(
-        "{} catalogue {}",
-        style.tick(),
-        config.catalogue.folder.display()
-    ));
+    say(format_args!("{} catalogue {}", style.tick(), config.catalogue));
     if let Err(issuers) = assembled.prover.warm_up().await {
         return Err(Failure::new(
             Exit::Unavailable,

@@ -182,7 +182,8 @@ fn secrets_are_filled_in_and_never_shown() {
         Some("hunter2: \"}")
     );
     assert!(!format!("{config:?}").contains("hunter2"));
-    assert_eq!(config.catalogue.folder, folder.path().join("catalogue"));
+    let catalogue = folder.path().join("catalogue");
+    assert_eq!(config.catalogue.location.folder(), Some(catalogue.as_path()));
 }
 
 /// Paths of all texts in a document.

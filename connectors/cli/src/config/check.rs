@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use sealflow::policy::KeyPath;
 use sealflow_kms::KmsConfig;
+use sealflow_storage::CatalogueConfig;
 
 use super::pipeline::{Format, PipelineConfig};
 
@@ -31,6 +32,7 @@ pub(super) fn check(config: &PipelineConfig) -> Result<(), Wrong> {
     if config.policy_refresh.0 < Duration::from_millis(100) {
         return wrong(&root.key("policy_refresh"), "less than 100ms", "30s is usual");
     }
+    catalogue(&config.catalogue)?;
     kms(&config.kms)?;
     if let Err((key, message, help)) = config.telemetry.check() {
         return wrong(&root.key("telemetry").key("otlp").key(key), message, help);
@@ -108,6 +110,19 @@ pub(super) fn kms(config: &KmsConfig) -> Result<(), Wrong> {
             path,
             message: message.to_owned(),
             help: "`sealflow schema pipeline` says what this key takes".to_owned(),
+        }
+    })
+}
+
+/// The section's own check; its messages start with the key.
+pub(super) fn catalogue(config: &CatalogueConfig) -> Result<(), Wrong> {
+    config.check().map_err(|error| {
+        let text = error.to_string();
+        let (key, message) = text.split_once(": ").unwrap_or(("", &text));
+        Wrong {
+            path: format!("catalogue.{}", key.split(',').next().unwrap_or_default()),
+            message: message.to_owned(),
+            help: error.help().to_owned(),
         }
     })
 }

@@ -23,7 +23,7 @@ pub(crate) fn load(path: &Path, environment: &Environment) -> Result<PipelineCon
     let base = path.parent().unwrap_or(Path::new("")).to_owned();
     let parsed = parse(&text, &base, environment, check::check);
     let mut config = parsed.map_err(|error| yaml_failure(path, &error))?;
-    config.catalogue.folder = base.join(&config.catalogue.folder);
+    config.catalogue.resolve(&base);
     if let Some(folder) = config.dead_letters.as_mut().and_then(|dead| dead.oversize.as_mut()) {
         *folder = base.join(&*folder);
     }

@@ -79,6 +79,7 @@ impl ServiceConfig {
         if let Err(error) = TrustedOwners::pinned(&self.trust.owners) {
             return wrong(&root.key("trust").key("owners"), error.to_string(), error.help());
         }
+        check::catalogue(&self.catalogue)?;
         check::kms(&self.kms)?;
         self.identity.check().map_err(|error| below("identity", error))?;
         self.limits.check().map_err(|error| below("limits", error))?;
@@ -90,11 +91,8 @@ impl ServiceConfig {
 
     /// Resolves paths against the folder of the file.
     pub(super) fn resolve(&mut self, base: &Path) {
-        let mut paths: Vec<&mut PathBuf> = vec![
-            &mut self.catalogue.folder,
-            &mut self.audit.key,
-            &mut self.audit.checkpoints,
-        ];
+        self.catalogue.resolve(base);
+        let mut paths: Vec<&mut PathBuf> = vec![&mut self.audit.key, &mut self.audit.checkpoints];
         paths.extend(&mut self.audit.path);
         if let Some(tls) = &mut self.tls {
             paths.extend([&mut tls.certificate, &mut tls.key]);

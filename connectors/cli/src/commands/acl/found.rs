@@ -126,7 +126,7 @@ pub(super) async fn look(place: &Place, source: &Source) -> Result<Found> {
     let of_file = source.of_file()?;
     let trusted = match (&of_file, source.trusting.has_catalogue()) {
         (Some(_), false) => None,
-        _ => Some(source.trusting.open(None)?),
+        _ => Some(source.trusting.open(None).await?),
     };
     let (mut seen, name) = match place {
         Place::Topic {

@@ -107,7 +107,7 @@ impl Source {
     }
 
     async fn newest(&self, dataset: Option<&String>) -> Result<(VerifiedPolicy, Domains)> {
-        let trusted = self.trusting.open(None)?;
+        let trusted = self.trusting.open(None).await?;
         let dataset = trusted.dataset(dataset)?;
         let source = trusted.policies_to_look_at()?;
         let policy = source.policy(&dataset).await?;

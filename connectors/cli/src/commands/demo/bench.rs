@@ -16,7 +16,7 @@ use sealflow::seal::UsageLimits;
 use sealflow::secret::SecretString;
 use sealflow_kms::{AwsKms, KmsConfig, StaticCredentials};
 use sealflow_local_kms::{Principal, RunningServer, Server, ServerConfig};
-use sealflow_storage::CatalogueConfig;
+use sealflow_storage::{CatalogueConfig, Location};
 
 use crate::clock::MachineClock;
 use crate::failure::{Exit, Failure, Result};
@@ -137,10 +137,7 @@ impl Bench {
         let key_arn = kms.create_key(Some(KEY_ID), "demo", Some(&key_policy()));
         let key_arn = key_arn.map_err(|error| broken("a KMS key cannot be made")(error.to_string()))?;
         let folder = Folder(temporary_folder()?);
-        let catalogue = CatalogueConfig {
-            folder: folder.0.clone(),
-        }
-        .open();
+        let catalogue = CatalogueConfig::from(Location::Folder(folder.0.clone())).open().await;
         let catalogue = catalogue.map_err(|error| broken("the catalogue cannot be opened")(error.to_string()))?;
         let (policy, owner) = signed_policy(&key_arn)?;
         Ok(Self {

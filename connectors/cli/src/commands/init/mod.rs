@@ -22,7 +22,7 @@ use super::kms::KmsFolder;
 use super::validate::ask;
 use crate::failure::{Exit, Failure, Result};
 use crate::files::{Access, read_capped, write_new};
-use crate::services::open_catalogue;
+use crate::services::{in_folder, open_catalogue};
 use crate::term::{Style, say, table};
 use crate::trust::{make_owner_key, owners, read_owner_key};
 
@@ -161,7 +161,7 @@ impl Names {
         if !self.catalogue.is_dir() {
             return Ok(());
         }
-        let catalogue = open_catalogue(&self.catalogue)?;
+        let catalogue = open_catalogue(&in_folder(&self.catalogue)).await?;
         if catalogue.list(&format!("policies/{dataset}")).await?.is_empty() {
             return Ok(());
         }
@@ -347,7 +347,7 @@ async fn write(args: &Args, names: &Names, findings: &Findings, key: &Key, owner
         kms: &key.section,
         format: findings.format,
     });
-    let catalogue = open_catalogue(&names.catalogue)?;
+    let catalogue = open_catalogue(&in_folder(&names.catalogue)).await?;
     publish(catalogue.as_ref(), &jws, &owners(&[owner.thumbprint().into()])?).await?;
     write_new(&names.policy, policy.as_bytes(), Access::Shared, false)?;
     write_new(&names.pipeline, pipeline.as_bytes(), Access::Shared, false)?;

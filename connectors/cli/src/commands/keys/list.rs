@@ -1,15 +1,17 @@
 //! `keys list` and `keys show`: the data keys of a catalogue by their envelopes. They hold wrapped keys, and even those
 //! are not shown.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use sealflow::keys::Envelope;
 use sealflow::keys::rewrap::{Wrapped, inventory};
+use sealflow_storage::{CatalogueConfig, Location};
 use serde::Serialize;
 
 use crate::config::{self, Environment};
 use crate::failure::{Exit, Failure, Result};
+use crate::place_arg::PlaceParser;
 use crate::services::open_catalogue;
 use crate::term::{OutputFormat, say, say_json, table};
 
@@ -38,9 +40,9 @@ struct Place {
     /// Take the catalogue from this pipeline file
     #[arg(long, value_name = "FILE", env = "SEALFLOW_PIPELINE", hide_env_values = true)]
     pipeline: Option<PathBuf>,
-    /// The catalogue
-    #[arg(long, value_name = "DIR", env = "SEALFLOW_CATALOGUE", hide_env_values = true)]
-    catalogue: Option<PathBuf>,
+    /// The catalogue: a folder, or s3://BUCKET/PREFIX
+    #[arg(long, value_name = "PLACE", value_parser = PlaceParser, env = "SEALFLOW_CATALOGUE", hide_env_values = true)]
+    catalogue: Option<Location>,
     /// How to print it
     #[arg(long, value_enum, default_value_t)]
     output: OutputFormat,
@@ -125,24 +127,22 @@ pub(super) async fn show(args: &ShowArgs) -> Result<ExitCode> {
 
 impl Place {
     async fn keys(&self) -> Result<Vec<Shown>> {
-        let folder = match (&self.catalogue, &self.pipeline) {
-            (Some(folder), _) => folder.clone(),
-            (None, Some(path)) => config::load(path, &Environment::of_process())?.catalogue.folder,
+        let config = match (&self.catalogue, &self.pipeline) {
+            (Some(location), _) => CatalogueConfig::from(location.clone()),
+            (None, Some(path)) => config::load(path, &Environment::of_process())?.catalogue,
             (None, None) => {
                 return Err(Failure::usage(
                     "no catalogue",
-                    "give --catalogue DIR or --pipeline FILE",
+                    "give --catalogue PLACE or --pipeline FILE",
                 ));
             }
         };
-        if !folder.is_dir() {
-            return Err(Failure::io(
-                "read",
-                Path::new(&folder),
-                &std::io::Error::from(std::io::ErrorKind::NotFound),
-            ));
+        // To look is not to make one.
+        if let Some(folder) = config.location.folder().filter(|folder| !folder.is_dir()) {
+            let missing = std::io::Error::from(std::io::ErrorKind::NotFound);
+            return Err(Failure::io("read", folder, &missing));
         }
-        let catalogue = open_catalogue(&folder)?;
+        let catalogue = open_catalogue(&config).await?;
         let found = inventory(catalogue.as_ref()).await?;
         for path in found.unreadable {
             tracing::warn!(path, "not a key envelope of a version known here");

@@ -109,7 +109,7 @@ impl Job {
 }
 
 pub(super) async fn run(args: &Args) -> Result<ExitCode> {
-    let trusted = args.trusting.open(None)?;
+    let trusted = args.trusting.open(None).await?;
     let policies = trusted.policies_to_look_at()?;
     let mut report = Report {
         dry_run: args.dry_run,

@@ -61,7 +61,7 @@ struct DataKeys {
 }
 
 pub(super) async fn run(args: &Args) -> Result<ExitCode> {
-    let trusted = args.trusting.open(None)?;
+    let trusted = args.trusting.open(None).await?;
     let dataset = trusted.dataset(args.dataset.as_ref())?;
     let policies = trusted.policies_to_look_at()?;
     let policy = policies.policy(&dataset).await?;

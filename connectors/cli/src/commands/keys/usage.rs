@@ -109,7 +109,7 @@ const VERIFY: &str = "sealflow keys rewrap --verify";
 type Found = BTreeMap<String, Usage>;
 
 pub(super) async fn run(args: &Args) -> Result<ExitCode> {
-    let trusted = args.trusting.open(None)?;
+    let trusted = args.trusting.open(None).await?;
     let policies = trusted.policies_to_look_at()?;
     let catalogue = trusted.catalogue.as_ref();
     let mut inventory = inventory(catalogue).await?;

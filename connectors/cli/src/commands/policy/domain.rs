@@ -92,7 +92,7 @@ pub(super) async fn run(command: Command) -> Result<ExitCode> {
 
 async fn create(args: &CreateArgs) -> Result<ExitCode> {
     let owner = read_owner_key(&args.key)?;
-    let trusted = args.trusting.open(Some(owner.thumbprint()))?;
+    let trusted = args.trusting.open(Some(owner.thumbprint())).await?;
     let newest = newest_domain(trusted.catalogue.as_ref(), &args.name, &trusted.owners).await?;
     let version = match newest.map(|domain| domain.document().version) {
         None => 1,
@@ -174,7 +174,7 @@ struct Shown {
 }
 
 async fn show(args: &ShowArgs) -> Result<ExitCode> {
-    let trusted = args.trusting.open(None)?;
+    let trusted = args.trusting.open(None).await?;
     let found = newest_domain(trusted.catalogue.as_ref(), &args.name, &trusted.owners).await?;
     let domain = found.ok_or_else(|| {
         Failure::config(

@@ -35,7 +35,7 @@ pub(crate) struct LeaseArgs {
 
 pub(super) async fn lease(args: &LeaseArgs) -> Result<ExitCode> {
     let key = read_owner_key(&args.key)?;
-    let trusted = args.trusting.open(None)?;
+    let trusted = args.trusting.open(None).await?;
     let dataset = trusted.dataset(args.dataset.as_ref())?;
     // What an owner has not signed is not leased, whoever put it into the catalogue.
     let source = trusted.policies_to_look_at()?;

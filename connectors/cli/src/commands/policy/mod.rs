@@ -16,9 +16,11 @@ use sealflow::jose::Thumbprint;
 use sealflow::keys::Catalogue;
 use sealflow::policy::{Pin, PolicySource, TrustedOwners};
 use sealflow_kms::KmsConfig;
+use sealflow_storage::{CatalogueConfig, Location};
 
 use crate::config::{self, Environment};
 use crate::failure::{Failure, Result};
+use crate::place_arg::PlaceParser;
 use crate::remembered::VersionsFile;
 use crate::services::open_catalogue;
 use crate::trust;
@@ -81,9 +83,9 @@ pub(in crate::commands) struct Trusting {
     /// Take catalogue, owners and dataset from this pipeline file
     #[arg(long, value_name = "FILE", env = "SEALFLOW_PIPELINE", hide_env_values = true)]
     pub(in crate::commands) pipeline: Option<PathBuf>,
-    /// Catalogue of signed policies
-    #[arg(long, value_name = "DIR", env = "SEALFLOW_CATALOGUE", hide_env_values = true)]
-    catalogue: Option<PathBuf>,
+    /// Catalogue of signed policies: a folder, or s3://BUCKET/PREFIX
+    #[arg(long, value_name = "PLACE", value_parser = PlaceParser, env = "SEALFLOW_CATALOGUE", hide_env_values = true)]
+    catalogue: Option<Location>,
     /// Thumbprint of an owner key whose policies are believed, also as PATTERN=THUMBPRINT for some datasets; may be repeated
     #[arg(
         long = "owner",
@@ -108,11 +110,19 @@ pub(in crate::commands) struct Trusted {
     pub(in crate::commands) kms: KmsConfig,
 }
 
+/// The options put together, nothing opened yet.
+struct Resolved {
+    catalogue: CatalogueConfig,
+    owners: Vec<Pin>,
+    dataset: Option<String>,
+    kms: KmsConfig,
+}
+
 impl Trusting {
     /// The pinned owners alone, for which no catalogue is needed if they are given.
     pub(in crate::commands) fn pinned(&self) -> Result<TrustedOwners> {
         if self.owners.is_empty() {
-            Ok(self.open(None)?.owners)
+            trust::owners(&self.resolve(None)?.owners)
         } else {
             trust::owners(&self.owners)
         }
@@ -124,16 +134,28 @@ impl Trusting {
     }
 
     /// `also` is believed as well: the key that signs right now.
-    pub(in crate::commands) fn open(&self, also: Option<Thumbprint>) -> Result<Trusted> {
+    pub(in crate::commands) async fn open(&self, also: Option<Thumbprint>) -> Result<Trusted> {
+        let resolved = self.resolve(also)?;
+        Ok(Trusted {
+            catalogue: open_catalogue(&resolved.catalogue).await?,
+            seen: VersionsFile::of(&resolved.catalogue.location, &resolved.owners),
+            owners: trust::owners(&resolved.owners)?,
+            dataset: resolved.dataset,
+            kms: resolved.kms,
+        })
+    }
+
+    fn resolve(&self, also: Option<Thumbprint>) -> Result<Resolved> {
         let loaded = match &self.pipeline {
             Some(path) => Some(config::load(path, &Environment::of_process())?),
             None => None,
         };
-        let folder = self
-            .catalogue
-            .clone()
-            .or_else(|| loaded.as_ref().map(|config| config.catalogue.folder.clone()));
-        let folder = folder.ok_or_else(|| Failure::usage("no catalogue", "give --catalogue DIR or --pipeline FILE"))?;
+        let catalogue = match &self.catalogue {
+            Some(location) => Some(CatalogueConfig::from(location.clone())),
+            None => loaded.as_ref().map(|config| config.catalogue.clone()),
+        };
+        let catalogue =
+            catalogue.ok_or_else(|| Failure::usage("no catalogue", "give --catalogue PLACE or --pipeline FILE"))?;
         let mut owners = self.owners.clone();
         if owners.is_empty() {
             owners.extend(loaded.iter().flat_map(|config| config.trust.owners.iter().cloned()));
@@ -148,10 +170,9 @@ impl Trusting {
         let (dataset, kms) = loaded.map_or((None, KmsConfig::default()), |config| {
             (Some(config.dataset), config.kms)
         });
-        Ok(Trusted {
-            catalogue: open_catalogue(&folder)?,
-            seen: VersionsFile::of(&folder, &owners),
-            owners: trust::owners(&owners)?,
+        Ok(Resolved {
+            catalogue,
+            owners,
             dataset,
             kms,
         })

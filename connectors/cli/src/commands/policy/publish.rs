@@ -45,7 +45,7 @@ pub(super) async fn publish(args: &PublishArgs) -> Result<ExitCode> {
         Some(key) => sign_file(&args.file, key)?,
         None => files::read_text(&args.file)?.trim().to_owned(),
     };
-    let trusted = args.trusting.open(key.as_ref().map(PrivateJwk::thumbprint))?;
+    let trusted = args.trusting.open(key.as_ref().map(PrivateJwk::thumbprint)).await?;
     let policy = verify(&jws, &trusted.owners)?;
     let (catalogue, now) = (trusted.catalogue.as_ref(), clock().now());
     if let (Some(key), Some(span)) = (&key, args.lease) {

@@ -35,7 +35,7 @@ pub(super) async fn show(args: &ShowArgs) -> Result<ExitCode> {
     let policy = match &args.dev {
         Some(path) => read_unsigned(path)?,
         None => {
-            let trusted = args.trusting.open(None)?;
+            let trusted = args.trusting.open(None).await?;
             let dataset = trusted.dataset(args.dataset.as_ref())?;
             let policies = trusted.policies_to_look_at()?;
             policies.policy(&dataset).await?.as_ref().clone()
@@ -262,7 +262,7 @@ struct ShownVersion {
 
 /// Versions that are not believed are shown with the reason, and end in exit code 78.
 pub(super) async fn history(args: &HistoryArgs) -> Result<ExitCode> {
-    let trusted = args.trusting.open(None)?;
+    let trusted = args.trusting.open(None).await?;
     let dataset = trusted.dataset(args.dataset.as_ref())?;
     let entries = publish::history(trusted.catalogue.as_ref(), &dataset, &trusted.owners).await?;
     let versions: Vec<_> = entries

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 pub(super) use broker::ask;
 use checklist::{Checklist, Verdict};
+use sealflow::keys::Catalogue;
 use sealflow::policy::VerifiedPolicy;
 
 use crate::config::{self, Environment, PipelineConfig};
@@ -83,14 +84,14 @@ async fn check_all(args: &Args, list: &mut Checklist) {
 
 /// Catalogue, policy and KMS client, each a line of the list; `None` if one is missing.
 async fn services(config: &PipelineConfig, dev: Option<PathBuf>, list: &mut Checklist) -> Option<Services> {
-    let catalogue = match open_catalogue(&config.catalogue.folder) {
+    let catalogue = match readable_catalogue(config).await {
         Ok(catalogue) => catalogue,
         Err(failure) => {
             list.failed("catalogue", &failure);
             return None;
         }
     };
-    list.ok("catalogue", config.catalogue.folder.display());
+    list.ok("catalogue", &config.catalogue);
     let origin = match PolicyOrigin::of(config, dev) {
         Ok(origin) => origin,
         Err(failure) => {
@@ -132,6 +133,13 @@ async fn services(config: &PipelineConfig, dev: Option<PathBuf>, list: &mut Chec
         }
     }
     Some(services)
+}
+
+/// Opened, and asked for what it holds: a bucket says only then whether it is there and lets us.
+async fn readable_catalogue(config: &PipelineConfig) -> Result<Arc<dyn Catalogue>> {
+    let catalogue = open_catalogue(&config.catalogue).await?;
+    catalogue.list(&format!("policies/{}", config.dataset)).await?;
+    Ok(catalogue)
 }
 
 fn say_policy(policy: &Arc<VerifiedPolicy>, list: &mut Checklist) {

@@ -135,7 +135,7 @@ impl Args {
         if sides.len() == 2 && !self.trusting.has_catalogue() {
             return two(sides, Domains::new());
         }
-        let trusted = self.trusting.open(None)?;
+        let trusted = self.trusting.open(None).await?;
         let catalogue = &trusted.catalogue;
         if sides.len() < 2 {
             let of_file = sides.first().map(|side| side.policy.dataset.clone());

@@ -308,13 +308,13 @@ async fn unsigned_beside_others(args: &Args, path: &std::path::Path) -> Result<L
     }
     let policies = loaded.policies.iter();
     let datasets: BTreeSet<String> = policies.map(|policy| policy.policy().dataset.clone()).collect();
-    let trusted = args.trusting.open(None)?;
+    let trusted = args.trusting.open(None).await?;
     refuse_to_lock_out(&trusted, &datasets, &loaded).await?;
     Ok(loaded)
 }
 
 async fn newest(args: &Args) -> Result<Loaded> {
-    let trusted = args.trusting.open(None)?;
+    let trusted = args.trusting.open(None).await?;
     let mut datasets: BTreeSet<String> = args.datasets.iter().cloned().collect();
     if datasets.is_empty() {
         datasets.insert(trusted.dataset(None)?);
