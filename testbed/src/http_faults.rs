@@ -290,7 +290,7 @@ impl Shared {
                 // The head still says how long it was to be.
                 let half = body.slice(..body.len() / 2);
                 let frames = stream::iter([Ok(Frame::data(half)), Err(Cut)]);
-                Ok(Response::from_parts(head, BodyExt::boxed(StreamBody::new(frames))))
+                Ok(Response::from_parts(head, StreamBody::new(frames).boxed()))
             }
             HttpFault::Delay(delay) => {
                 tokio::time::sleep(delay).await;

@@ -58,7 +58,7 @@ impl From<CatalogueError> for Failure {
             CatalogueError::NotPermitted { .. } => (Exit::NotPermitted, READABLE),
             _ => (
                 Exit::Config,
-                "the catalogue holds an object that is not ours: move it away",
+                "check where the catalogue is, and its region; if it holds an object that is not ours, move it away",
             ),
         };
         Self::new(exit, &error, help)

@@ -190,12 +190,15 @@ impl Bucket {
         if !is_open {
             return Err(error);
         }
-        match self.whose(location, token).await? {
-            Whose::Ours => Ok(Put::Created),
-            Whose::Others => Ok(Put::Exists),
-            Whose::Nobodys if is_absent(&error) => Err(unanswered("the upload is gone: somebody aborted it")),
-            Whose::Nobodys if is_taken(&error) => Err(unanswered("an object was there, and then was not")),
-            Whose::Nobodys => Err(error),
+        match self.whose(location, token).await {
+            // Nothing new is known, then.
+            Err(_) if is_unclear(&error) => Err(error),
+            Err(failed) => Err(failed),
+            Ok(Whose::Ours) => Ok(Put::Created),
+            Ok(Whose::Others) => Ok(Put::Exists),
+            Ok(Whose::Nobodys) if is_absent(&error) => Err(unanswered("the upload is gone: somebody aborted it")),
+            Ok(Whose::Nobodys) if is_taken(&error) => Err(unanswered("an object was there, and then was not")),
+            Ok(Whose::Nobodys) => Err(error),
         }
     }
 
@@ -217,12 +220,15 @@ impl Bucket {
         if !is_taken(&error) && !is_unclear(&error) {
             return Err(error);
         }
-        match self.whose(location, &token).await? {
-            Whose::Ours => Ok(Put::Created),
+        match self.whose(location, &token).await {
+            // Nothing new is known, then.
+            Err(_) if is_unclear(&error) => Err(error),
+            Err(failed) => Err(failed),
+            Ok(Whose::Ours) => Ok(Put::Created),
             // Even if there was no answer: ours was not, and will not be, created.
-            Whose::Others => Ok(Put::Exists),
-            Whose::Nobodys if is_taken(&error) => Err(unanswered("an object was there, and then was not")),
-            Whose::Nobodys => Err(error),
+            Ok(Whose::Others) => Ok(Put::Exists),
+            Ok(Whose::Nobodys) if is_taken(&error) => Err(unanswered("an object was there, and then was not")),
+            Ok(Whose::Nobodys) => Err(error),
         }
     }
 
@@ -316,7 +322,7 @@ fn is_taken(error: &Error) -> bool {
 
 /// Whether what was asked may have been done all the same.
 fn is_unclear(error: &Error) -> bool {
-    !is_absent(error) && meaning(error, "").is_retryable()
+    !is_absent(error) && !is_taken(error) && meaning(error, "").is_retryable()
 }
 
 fn unanswered(why: &'static str) -> Error {

@@ -108,12 +108,17 @@ pub(crate) fn is_absent(error: &Error) -> bool {
         )
 }
 
-/// Whether the credentials themselves are no longer taken.
+/// The code where there is none.
+pub(crate) const NO_CODE: &str = "no code";
+
+/// Whether the credentials themselves are no longer taken. Answers to `HEAD` have no code: with 400 it is mostly that.
 pub(crate) fn is_stale(refusal: &Refusal) -> bool {
-    matches!(
-        refusal.code.as_str(),
+    let code = refusal.code.as_str();
+    let is_expired = matches!(
+        code,
         "ExpiredToken" | "ExpiredTokenException" | "InvalidAccessKeyId" | "InvalidToken" | "TokenRefreshRequired"
-    )
+    );
+    is_expired || (refusal.status == 400 && code == NO_CODE)
 }
 
 /// What an error about `path` means.

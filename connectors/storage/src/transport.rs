@@ -25,7 +25,7 @@ use object_store::client::{
 use tokio::time::Sleep;
 
 use crate::credentials::ChainCredentials;
-use crate::error::{NoAnswer, Refusal, is_stale};
+use crate::error::{NO_CODE, NoAnswer, Refusal, is_stale};
 use crate::options::BucketConfigError;
 
 /// The most of an error's body that is looked at.
@@ -90,7 +90,7 @@ impl Transport {
         let body = body.map(http_body_util::Collected::to_bytes).unwrap_or_default();
         let refusal = Refusal {
             status: status.as_u16(),
-            code: code(&body).unwrap_or_else(|| "no code".to_owned()),
+            code: code(&body).unwrap_or_else(|| NO_CODE.to_owned()),
         };
         if status == StatusCode::NOT_FOUND && refusal.code != "NoSuchBucket" {
             return Ok(HttpResponse::from_parts(head, Bytes::new().into()));
