@@ -9,6 +9,7 @@ KAFKA_POM="$ROOT/testbed/kafka/pom.xml"
 REQUIREMENTS="$ROOT/testbed/requirements.txt"
 PEERS="$ROOT/benchmarks/peers"
 SCHEMATHESIS="$ROOT/testbed/schemathesis.txt"
+LAKE="$ROOT/testbed/lake/requirements.txt"
 # A download that hangs costs minutes, not the whole run.
 APT_OPTIONS=(-q -y -o Acquire::Retries=2 -o Acquire::http::Timeout=30 -o Acquire::https::Timeout=30 -o Dpkg::Use-Pty=0)
 
@@ -61,6 +62,10 @@ test_deps() {
     kafka_libs
     moto_venv
     python_venv schemathesis "$DEPS/schemathesis" "$SCHEMATHESIS" "schemathesis, a client by OpenAPI documents, from PyPI"
+    python_venv lake "$DEPS/lake" "$LAKE" "PyArrow, Spark and DuckDB, other readers of encrypted Parquet, from PyPI (about 500 MB)"
+    if ! have javac && ! install openjdk-17-jdk-headless && ! install default-jdk-headless; then
+        skip javac "no Java compiler for Spark's KMS client: install openjdk-17-jdk-headless"
+    fi
     if ! have kcat && ! install kcat; then
         skip kcat "no kcat on this machine: install the package kcat"
     fi
