@@ -253,7 +253,14 @@ impl TableReader {
         for (n, leaf) in file_leaves(&schema)?.into_iter().enumerate() {
             let material = column_material(&metadata, n).map_err(|()| TableError::Damaged)?;
             let leaf = match material {
-                None if is_uniform || metadata.num_row_groups() == 0 => OpenLeaf::under_footer(leaf),
+                None if is_uniform || metadata.num_row_groups() == 0 => {
+                    let is_open = is_value_in_the_open(embedded.policy(), &leaf);
+                    let mut open = OpenLeaf::under_footer(leaf);
+                    if is_open {
+                        open.state = LeafState::failed(NOT_SEALED);
+                    }
+                    open
+                }
                 None => return Err(TableError::Damaged),
                 Some((bytes, material)) => {
                     let opened = self
@@ -301,18 +308,21 @@ impl TableReader {
     ) -> Result<(OpenLeaf, Option<SecretBytes>), TableError> {
         // What it claims to be, until its key proves it.
         let claimed = material.label.as_deref().unwrap_or(FOOTER_LABEL);
-        let is_column = |policy: &Policy| {
-            let rules = policy.columns.iter();
-            rules.filter(|rule| rule.at == Placement::Column).any(|rule| rule.path == leaf.column)
-        };
+        // As it had to be written, by the policy that the file carries.
+        let rule = then.columns.iter().find(|rule| rule.path == leaf.column);
+        let is_column = rule.is_some_and(|rule| rule.at == Placement::Column);
         let mut open = OpenLeaf {
             label: (claimed != FOOTER_LABEL).then(|| claimed.to_owned()),
             master_key: Some(material.master_key.clone()),
             ..OpenLeaf::under_footer(leaf.clone())
         };
-        if claimed == FOOTER_LABEL && is_column(then) {
-            // Whoever has the footer's key could have written it: it is not shown as what it is not.
+        // Whoever has the footer's key could have written it: it is not shown as what it is not.
+        if claimed == FOOTER_LABEL && is_column {
             open.state = LeafState::failed("the column is not under its own key");
+            return Ok((open, None));
+        }
+        if is_value_in_the_open(then, &leaf) {
+            open.state = LeafState::failed(NOT_SEALED);
             return Ok((open, None));
         }
         let label = current(now, claimed);
@@ -504,6 +514,14 @@ fn arrow_schema(metadata: &ParquetMetaData) -> Result<SchemaRef, TableError> {
 
 fn access(policy: &Policy, label: &str, asking: Asking<'_>) -> crate::policy::Access {
     policy.access(label, asking.who, asking.purpose, asking.now, |_| None)
+}
+
+const NOT_SEALED: &str = "the values of the column are not sealed";
+
+/// Whether a leaf should hold sealed values by the policy that its file carries, and does not.
+fn is_value_in_the_open(then: &Policy, leaf: &FileLeaf) -> bool {
+    let rule = then.columns.iter().find(|rule| rule.path == leaf.column);
+    rule.is_some_and(|rule| rule.at == Placement::Value) && leaf.sealed.is_none()
 }
 
 /// What the policy calls that label now.
