@@ -576,9 +576,14 @@ fn tables_have_plain_keys_known_acls_and_columns_of_the_value() {
     let template = || Problem::TemplateInTable {
         name: "t-{tenant}".to_owned(),
     };
+    let unknown = |what: &'static str, name: &str, meant: &str| Problem::Unknown {
+        what,
+        name: name.to_owned(),
+        meant: Some(meant.to_owned()),
+    };
     let cases = [
-        ("", "key: kk, acl: a", "table.key", unknown("key", "kk", Some("k"))),
-        ("", "key: k, acl: c", "table.acl", unknown("acl", "c", Some("a"))),
+        ("", "key: kk, acl: a", "table.key", unknown("key", "kk", "k")),
+        ("", "key: k, acl: c", "table.acl", unknown("acl", "c", "a")),
         ("", "key: \"t-{tenant}\", acl: a", "table.key", template()),
         ("", "key: k, acl: a, extra: { key: \"t-{tenant}\", acl: a }", "table.extra.key", template()),
         (
