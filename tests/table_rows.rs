@@ -250,7 +250,7 @@ async fn the_leak_corpus_sealed_by_value_is_nowhere_in_clear() {
             }
         }
     }
-    assert!(rows >= 100, "{rows} rows");
+    assert!(rows >= 90, "{rows} rows");
 }
 
 const COLUMNS: &str = "{ path: card, key: default, acl: pii, at: column, on_missing: reject }, { path: email, key: default, acl: pii, hints: [ { derive: last4, acl: pii } ] }, { path: $key, key: default, acl: pii, at: column }";
