@@ -43,6 +43,16 @@ impl Acl {
                 if !self.deny.iter().any(|ours| ours.covers(who)) && !beyond.contains(&entry) {
                     beyond.push(entry);
                 }
+                // A token that lists no groups is refused by the deny of any: it gains when the last of them goes.
+                let of_tokens = Beyond {
+                    who: &grant.principal,
+                    grant,
+                };
+                let is_lifted = denied.is_group_beside(&grant.principal)
+                    && !self.deny.iter().any(|ours| ours.is_group_beside(&grant.principal));
+                if is_lifted && !beyond.contains(&of_tokens) {
+                    beyond.push(of_tokens);
+                }
             }
         }
         beyond
@@ -123,5 +133,29 @@ mod tests {
         );
         let without_b = acl(&[("*", None, none)], &["b"]);
         assert_eq!(names(&without_b, &without_a), ["a"]);
+    }
+
+    #[test]
+    fn a_token_that_lists_no_groups_gains_when_the_last_deny_of_a_group_is_lifted() {
+        let of = |claim: &str| {
+            format!("oidc:https://login.example.com#{claim}")
+                .parse::<Principal>()
+                .unwrap()
+        };
+        let acl = |deny: &[&str]| Acl {
+            allow: vec![Grant::to(of("sub=bob"))],
+            deny: deny.iter().map(|claim| of(claim)).collect(),
+            ..Acl::default()
+        };
+        let who = |one: &Acl, other: &Acl| -> Vec<String> {
+            one.beyond(other, NOW)
+                .iter()
+                .map(|entry| entry.who.to_string())
+                .collect()
+        };
+        let denied = acl(&["group=contractors"]);
+        assert!(who(&acl(&[]), &denied).contains(&of("sub=bob").to_string()));
+        let still = acl(&["group=interns"]);
+        assert!(!who(&still, &denied).contains(&of("sub=bob").to_string()));
     }
 }

@@ -200,6 +200,25 @@ impl Principal {
         is_unknown_group || self.names(who)
     }
 
+    /// Whether it is a group of the issuer whose subject `other` is: a token of that subject may list no groups.
+    pub(super) fn is_group_beside(&self, other: &Self) -> bool {
+        match (self, other) {
+            (
+                Self::Oidc {
+                    issuer,
+                    claim: OidcClaim::Group,
+                    ..
+                },
+                Self::Oidc {
+                    issuer: of_issuer,
+                    claim: OidcClaim::Subject,
+                    ..
+                },
+            ) => issuer == of_issuer,
+            _ => false,
+        }
+    }
+
     /// Whether it names everybody whom `other` names, as far as can be seen from the two: `true` is certain, and where
     /// neither is a pattern so is `false`.
     #[must_use]

@@ -21,6 +21,7 @@ mod unlocatable;
 pub use coerce::{CannotCoerce, coerce};
 pub use grammar::MAX_DEPTH;
 pub use last4::{LAST4_SHORTEST, last4};
+#[cfg(feature = "table")]
 pub(crate) use locate::check_encoding;
 pub use locate::{FieldHit, Found, Hit, Locator, splice};
 pub use member::member_range;

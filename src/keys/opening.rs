@@ -153,7 +153,7 @@ type Asked = (String, [u8; 32]);
 fn asked(identity: &str, envelope: &Envelope) -> Asked {
     let mut hash = Sha256::new();
     hash.update(envelope.key_id().as_bytes());
-    let parts = [&envelope.arn, &envelope.dataset, &envelope.key_name, &envelope.acl].map(|part| part.as_bytes());
+    let parts = [&envelope.arn, &envelope.dataset, &envelope.key_name, &envelope.acl].map(String::as_bytes);
     for part in parts.into_iter().chain([envelope.wrapped.as_slice()]) {
         hash.update((part.len() as u64).to_be_bytes());
         hash.update(part);

@@ -181,10 +181,12 @@ struct Inner<K> {
     catalogue: Arc<dyn Catalogue>,
     clock: Arc<dyn Clock>,
     limits: UsageLimits,
-    caches: Mutex<HashMap<CacheId, Cache<SlotId, Arc<Slot<K>>>>>,
+    caches: Mutex<HashMap<CacheId, Slots<K>>>,
     counters: CacheCounters,
 }
 
+/// Keys of one scope.
+type Slots<K> = Cache<SlotId, Arc<Slot<K>>>;
 /// (dataset, template): the scope of `max_live`.
 type CacheId = (String, String);
 /// (policy key name, ACL, policy hash).
@@ -456,7 +458,7 @@ fn policy_id(dataset: &str) -> &str {
         .unwrap_or(dataset)
 }
 
-fn new_cache<K: KeyMaterial>(max_live: u64) -> Cache<SlotId, Arc<Slot<K>>> {
+fn new_cache<K: KeyMaterial>(max_live: u64) -> Slots<K> {
     Cache::builder()
         .max_capacity(max_live.max(1))
         .eviction_policy(EvictionPolicy::lru())

@@ -111,7 +111,11 @@ impl Reader {
             };
             let shown = claimed.and_then(|label| {
                 if !asked.access(&label).is_allowed() {
-                    let named = if label == EXTRA_LABEL { EXTRA_LABEL } else { opener.named(&label) };
+                    let named = if label == EXTRA_LABEL {
+                        EXTRA_LABEL
+                    } else {
+                        opener.named(&label)
+                    };
                     decisions.add(named, ColumnOutcome::Refused, || asked.because(&label), at);
                     return Ok(Some(asked.access(&label).refused));
                 }
@@ -151,7 +155,10 @@ impl OpenedCells {
         };
         pushed.map_err(|_| {
             let help = "read fewer rows at once";
-            stop("the values of a column do not fit into memory at once".to_owned(), help.to_owned())
+            stop(
+                "the values of a column do not fit into memory at once".to_owned(),
+                help.to_owned(),
+            )
         })
     }
 }

@@ -385,7 +385,9 @@ impl Policy {
             return Vec::new();
         };
         let extra = table.extra.as_ref().map(|(_, acl)| (EXTRA_LABEL, acl.as_str()));
-        std::iter::once((FOOTER_LABEL, table.acl.as_str())).chain(extra).collect()
+        std::iter::once((FOOTER_LABEL, table.acl.as_str()))
+            .chain(extra)
+            .collect()
     }
 
     /// The group of what a table's schema does not have.

@@ -532,9 +532,15 @@ fn check_enclave_keys(
     }
     let (root, table) = (KeyPath::root(), raw.table.as_ref());
     let others = [
-        (raw.dead_letters.as_ref().map(|rule| &rule.key), root.key("dead_letters")),
+        (
+            raw.dead_letters.as_ref().map(|rule| &rule.key),
+            root.key("dead_letters"),
+        ),
         (table.map(|rule| &rule.key), root.key("table")),
-        (table.and_then(|rule| rule.extra.as_ref()).map(|rule| &rule.key), root.key("table").key("extra")),
+        (
+            table.and_then(|rule| rule.extra.as_ref()).map(|rule| &rule.key),
+            root.key("table").key("extra"),
+        ),
     ];
     for (key, at) in others {
         if let Some(key) = key.filter(|key| is_reserved(key)) {

@@ -568,7 +568,13 @@ fn tables_have_plain_keys_known_acls_and_columns_of_the_value() {
     };
     let policy = parse(&with("at: column", "key: k, acl: b, extra: { key: other, acl: a }")).unwrap();
     let groups = policy.table_groups();
-    let labels = |n: usize| groups[n].labels.iter().map(|label| label.label.as_str()).collect::<Vec<_>>();
+    let labels = |n: usize| {
+        groups[n]
+            .labels
+            .iter()
+            .map(|label| label.label.as_str())
+            .collect::<Vec<_>>()
+    };
     assert_eq!((groups.len(), labels(0), labels(1)), (2, vec!["$footer"], vec!["x"]));
     assert_eq!(policy.acl_for_label("$footer"), Some("b"));
     assert_eq!(policy.acl_for_label("$extra"), Some("a"));
@@ -576,16 +582,21 @@ fn tables_have_plain_keys_known_acls_and_columns_of_the_value() {
     let template = || Problem::TemplateInTable {
         name: "t-{tenant}".to_owned(),
     };
-    let unknown = |what: &'static str, name: &str, meant: &str| Problem::Unknown {
+    let unknown = |what: &'static str, name: &str, meant: Option<&str>| Problem::Unknown {
         what,
         name: name.to_owned(),
-        meant: Some(meant.to_owned()),
+        meant: meant.map(str::to_owned),
     };
     let cases = [
-        ("", "key: kk, acl: a", "table.key", unknown("key", "kk", "k")),
-        ("", "key: k, acl: c", "table.acl", unknown("acl", "c", "a")),
+        ("", "key: kk, acl: a", "table.key", unknown("key", "kk", Some("k"))),
+        ("", "key: k, acl: c", "table.acl", unknown("acl", "c", None)),
         ("", "key: \"t-{tenant}\", acl: a", "table.key", template()),
-        ("", "key: k, acl: a, extra: { key: \"t-{tenant}\", acl: a }", "table.extra.key", template()),
+        (
+            "",
+            "key: k, acl: a, extra: { key: \"t-{tenant}\", acl: a }",
+            "table.extra.key",
+            template(),
+        ),
         (
             "",
             "key: k, acl: a, profile: duckdb, footer: signed-plaintext",
@@ -604,7 +615,10 @@ fn tables_have_plain_keys_known_acls_and_columns_of_the_value() {
     }
     for (column, problem) in [
         ("  - { path: a, domain: d, at: column }", Problem::ColumnInDomain),
-        ("  - { path: $header.x, key: k, acl: a, at: column }", Problem::ColumnOutsideValue),
+        (
+            "  - { path: $header.x, key: k, acl: a, at: column }",
+            Problem::ColumnOutsideValue,
+        ),
     ] {
         assert_eq!(refused_columns(column), found("columns[0].at", problem));
     }

@@ -291,7 +291,8 @@ impl Problem {
             Self::TemplateInTable { .. } => "name a plain key: a file has one key for each of its columns".to_owned(),
             Self::DuckDbFooter => "remove `footer`, or `profile`".to_owned(),
             Self::DuckDbKeys { .. } => {
-                "give that column the table's key and ACL, seal its values (remove `at`), or remove `profile`".to_owned()
+                "give that column the table's key and ACL, seal its values (remove `at`), or remove `profile`"
+                    .to_owned()
             }
             Self::SharedEnclaveKey { .. } => "make a KMS key of its own for the enclave columns".to_owned(),
             Self::TemplateForDeadLetters { .. } => {

@@ -123,7 +123,12 @@ impl UnwrappingKey {
         let mut buffer = Zeroizing::new(ciphertext.to_vec());
         self.0
             .cipher
-            .decrypt_inout_detached(&Nonce::from(*nonce), &id, buffer.as_mut_slice().into(), &Tag::from(*tag))
+            .decrypt_inout_detached(
+                &Nonce::from(*nonce),
+                &id,
+                buffer.as_mut_slice().into(),
+                &Tag::from(*tag),
+            )
             .map_err(|_| OpenError)?;
         Ok(SecretBytes::new(std::mem::take(&mut *buffer)))
     }
@@ -235,6 +240,9 @@ mod tests {
         assert!(wrapping.is_exhausted());
         assert!(UnwrappingKey::from_unwrapped(&secret(7), KeyId::of(&secret(8))).is_err());
         let text = format!("{wrapping:?} {:?}", keys(7).1);
-        assert!(!text.contains("7, 7") && text.contains(&wrapping.id().to_string()), "{text}");
+        assert!(
+            !text.contains("7, 7") && text.contains(&wrapping.id().to_string()),
+            "{text}"
+        );
     }
 }

@@ -10,7 +10,9 @@ use crate::seal::SealError;
 #[non_exhaustive]
 pub enum TableError {
     /// The policy has no `table:` section.
-    #[error("the policy of dataset {dataset} has no section `table`: it does not say under which key files are written")]
+    #[error(
+        "the policy of dataset {dataset} has no section `table`: it does not say under which key files are written"
+    )]
     NoTableRule {
         /// The dataset.
         dataset: String,
@@ -140,12 +142,16 @@ impl TableError {
     pub fn help(&self) -> String {
         match self {
             Self::NoTableRule { .. } => "its owner adds `table: { key: …, acl: … }`, and signs it again",
-            Self::Key(_) | Self::Seal(_) | Self::Footer(_) => "check the key service, and the rights at the policy's key",
+            Self::Key(_) | Self::Seal(_) | Self::Footer(_) => {
+                "check the key service, and the rights at the policy's key"
+            }
             Self::NoRandomness => "check the machine",
             Self::Rows { .. } => "check the schema",
             Self::Output { .. } => "check the disk, and the rights at the folder",
             Self::Damaged => "fetch the file again; if it stays so, somebody changed it",
-            Self::NotEncrypted => "whoever wrote it left everything readable; read it with another tool, and find out who put it there",
+            Self::NotEncrypted => {
+                "whoever wrote it left everything readable; read it with another tool, and find out who put it there"
+            }
             Self::Foreign => "read it with --foreign: the key service alone then decides",
             Self::NewerVersion => "upgrade",
             Self::SignedInDevelopment => "give dataset, catalogue and --owner instead of --dev",

@@ -97,7 +97,10 @@ impl Filter {
                 let known = COMPARISONS.iter().find(|(spelling, _)| *spelling == operator);
                 let (_, compare) = known.ok_or_else(|| wrong("a comparison is one of = != < <= > >= is"))?;
                 let constant = words.next().ok_or_else(|| wrong("a constant is missing"))?;
-                Test::Compare(*compare, constant_text(constant).ok_or_else(|| wrong("a constant is not closed"))?)
+                Test::Compare(
+                    *compare,
+                    constant_text(constant).ok_or_else(|| wrong("a constant is not closed"))?,
+                )
             };
             terms.push(Term {
                 column,
@@ -179,7 +182,11 @@ impl Filter {
                 term.rule_out(table, name, &mut keep);
             }
         }
-        keep.iter().enumerate().filter(|(_, keep)| **keep).map(|(n, _)| n).collect()
+        keep.iter()
+            .enumerate()
+            .filter(|(_, keep)| **keep)
+            .map(|(n, _)| n)
+            .collect()
     }
 
     /// Which rows of a batch are kept; `None` for all.
@@ -193,7 +200,11 @@ impl Filter {
         for term in self.terms.iter().filter(|term| term.is_sealed(table)) {
             let array = opened.get(&term.leaf).ok_or(TableError::Damaged)?;
             // A struct that is null makes its members null.
-            let array = if array.len() == stored.num_rows() { array } else { return Err(TableError::Damaged) };
+            let array = if array.len() == stored.num_rows() {
+                array
+            } else {
+                return Err(TableError::Damaged);
+            };
             let own = term.test(array).map_err(|_| TableError::Damaged)?;
             // What is null is not kept.
             let own = match own.null_count() {
@@ -220,7 +231,10 @@ impl Term {
             Test::IsNotNull => return is_not_null(array),
             Test::Compare(compare, _) => compare,
         };
-        let constant = self.constant.clone().ok_or_else(|| ArrowError::ComputeError("no constant".to_owned()))?;
+        let constant = self
+            .constant
+            .clone()
+            .ok_or_else(|| ArrowError::ComputeError("no constant".to_owned()))?;
         let constant = Scalar::new(constant);
         let constant: &dyn Datum = &constant;
         match compare {
@@ -342,7 +356,11 @@ mod tests {
 
     fn parsed(text: &str) -> Vec<(String, Test)> {
         let filter = Filter::parse(text).unwrap();
-        filter.terms.into_iter().map(|term| (term.column.to_string(), term.test)).collect()
+        filter
+            .terms
+            .into_iter()
+            .map(|term| (term.column.to_string(), term.test))
+            .collect()
     }
 
     #[test]
@@ -365,7 +383,18 @@ mod tests {
 
     #[test]
     fn what_is_no_filter_is_refused() {
-        for text in ["", "a", "a =", "a == 1", "a = 1 or b = 2", "a = 1 and", "a is 1", "a.. = 1", "a = 'x", "a = \"x"] {
+        for text in [
+            "",
+            "a",
+            "a =",
+            "a == 1",
+            "a = 1 or b = 2",
+            "a = 1 and",
+            "a is 1",
+            "a.. = 1",
+            "a = 'x",
+            "a = \"x",
+        ] {
             let error = Filter::parse(text).unwrap_err();
             assert!(matches!(error, TableError::Filter { .. }), "{text}: {error}");
         }

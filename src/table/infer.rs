@@ -359,7 +359,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_samples_give_nothing_or_a_schema_that_parses(samples in prop::collection::vec("[{}\\[\\]\",:a.0-9tn ]{0,40}", 0..4)) {
-            let bytes: Vec<&[u8]> = samples.iter().map(|sample| sample.as_bytes()).collect();
+            let bytes: Vec<&[u8]> = samples.iter().map(String::as_bytes).collect();
             if let Ok(schema) = TableSchema::infer("d", bytes.iter().copied()) {
                 let parsed = TableSchema::parse(schema.to_json().as_bytes());
                 prop_assert_eq!(parsed.as_ref(), Ok(&schema));

@@ -57,7 +57,10 @@ fn walk(field: &Field, top: usize, path: &mut Vec<Segment>, leaves: &mut Vec<Fil
             column: column_of(path)?,
             segments: path.clone(),
             data_type: data_type.clone(),
-            sealed: field.try_extension_type::<Sealed>().ok().map(|sealed| metadata_of(&sealed)),
+            sealed: field
+                .try_extension_type::<Sealed>()
+                .ok()
+                .map(|sealed| metadata_of(&sealed)),
             field: top,
         }),
     }

@@ -24,10 +24,10 @@ use crate::clock::UnixMillis;
 use crate::keys::{DomainKeys, Envelope, KeyServiceError, OpenKeyError, OpeningKeys};
 use crate::pipeline::dead_letter::CANNOT_OPEN;
 use crate::pipeline::{Format, KEY_REFUSED, Reader};
+use crate::policy::signed::verify;
 use crate::policy::{
     FOOTER_LABEL, FixedPolicies, Placement, Policy, PolicySource, Profile, TrustError, TrustedOwners, VerifiedPolicy,
 };
-use crate::policy::signed::verify;
 use crate::seal::UnwrappingKey;
 use crate::secret::SecretBytes;
 
@@ -164,7 +164,9 @@ impl FileLabel {
     /// # Errors
     /// [`TableError::Foreign`] for files of others, [`TableError::NotEncrypted`], [`TableError::Damaged`].
     pub async fn read(source: &dyn FileSource) -> Result<Self, TableError> {
-        Self::of(&Tail::fetch(source).await?, source.size()).await.map(|(label, _)| label)
+        Self::of(&Tail::fetch(source).await?, source.size())
+            .await
+            .map(|(label, _)| label)
     }
 
     async fn of(tail: &Tail, size: u64) -> Result<(Self, (Vec<u8>, Material)), TableError> {

@@ -29,7 +29,9 @@ pub enum RowRejection {
         column: String,
     },
     /// Something that the schema does not have, and the policy has no key for `_extra`.
-    #[error("a field that the table's schema does not have or that is of another type, and the policy has no `table.extra` to seal it under")]
+    #[error(
+        "a field that the table's schema does not have or that is of another type, and the policy has no `table.extra` to seal it under"
+    )]
     NoExtra,
     /// A place whose values are sealed one by one holds something else.
     #[error("the value of {column} is not sealed")]

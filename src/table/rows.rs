@@ -6,7 +6,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray as _, GenericListArray, OffsetSizeTrait, RecordBatch, RecordBatchOptions,
+    Array, ArrayRef, AsArray as _, Float64Builder, GenericListArray, OffsetSizeTrait, RecordBatch, RecordBatchOptions,
     StringArray, StringBuilder, StructArray, new_null_array,
 };
 use arrow::compute::filter_record_batch;
@@ -134,10 +134,15 @@ impl OpenTable {
             return true;
         }
         let policy = self.policy().policy();
-        let bound = policy.columns.iter().filter(|rule| rule.bind_row.as_ref() == Some(column));
+        let bound = policy
+            .columns
+            .iter()
+            .filter(|rule| rule.bind_row.as_ref() == Some(column));
         bound.into_iter().any(|rule| {
             let leaves = self.leaves.iter().zip(wanted);
-            leaves.into_iter().any(|(leaf, wanted)| *wanted && leaf.leaf.column == rule.path)
+            leaves
+                .into_iter()
+                .any(|(leaf, wanted)| *wanted && leaf.leaf.column == rule.path)
         })
     }
 
@@ -184,12 +189,20 @@ impl OpenTable {
 }
 
 impl OpenLeaf {
-    /// The type that opened values of a sealed column have.
+    /// The type that opened values of a sealed column have. They were sealed as the JSON that they were: times, decimals and
+    /// bytes stay the texts that they are there.
     fn shown_type(&self) -> Option<DataType> {
+        use DataType::{Boolean, Float64, Int64, Utf8};
         Some(match &self.leaf.sealed.as_ref()?.sealed_type {
-            SealedType::Arrow(data_type) => data_type.clone(),
-            SealedType::Json => DataType::Utf8,
+            SealedType::Arrow(data_type @ (Boolean | Int64 | Float64)) => data_type.clone(),
+            SealedType::Arrow(_) | SealedType::Json => Utf8,
         })
+    }
+
+    /// Whether what is shown is JSON, and not the text of a string.
+    fn is_json(&self) -> bool {
+        let sealed = self.leaf.sealed.as_ref();
+        sealed.is_some_and(|sealed| sealed.sealed_type == SealedType::Json)
     }
 }
 
@@ -343,7 +356,12 @@ impl RowStream<'_> {
             None if leaf.leaf.column.to_string() == EXTRA_COLUMN => EXTRA_LABEL.to_owned(),
             // The policy has dropped or renamed the column: the label that it had, as it is called now.
             None => {
-                let had = leaf.leaf.sealed.as_ref().map(|sealed| sealed.label.clone()).unwrap_or_default();
+                let had = leaf
+                    .leaf
+                    .sealed
+                    .as_ref()
+                    .map(|sealed| sealed.label.clone())
+                    .unwrap_or_default();
                 policy.previous.labels.get(&had).cloned().unwrap_or(had)
             }
         };
@@ -364,8 +382,12 @@ impl RowStream<'_> {
             .await
             .map_err(|error| TableError::Values(Box::new(error)))?;
         let to = leaf.shown_type().unwrap_or(DataType::Utf8);
-        let is_json = leaf.leaf.sealed.as_ref().is_some_and(|sealed| sealed.sealed_type == SealedType::Json);
-        let array = if is_json { json_texts(&opened)? } else { typed(&opened, &to)? };
+        let is_json = leaf.is_json();
+        let array = match to {
+            DataType::Utf8 => texts(&opened, is_json),
+            DataType::Float64 => floats(&opened),
+            to => typed(&opened, &to)?,
+        };
         let wrong = array.null_count().saturating_sub(nulls_of(&opened));
         self.decisions.extend(opened.decisions.iter().cloned());
         if wrong > 0 {
@@ -386,7 +408,9 @@ impl RowStream<'_> {
     /// Decisions about whole columns.
     fn decide(&mut self, at: &[Position], keep: Option<&arrow::array::BooleanArray>) {
         let count = keep.map_or(at.len(), arrow::array::BooleanArray::true_count) as u64;
-        let (Some(first), Some(last)) = (at.first(), at.last()) else { return };
+        let (Some(first), Some(last)) = (at.first(), at.last()) else {
+            return;
+        };
         if count == 0 {
             return;
         }
@@ -433,7 +457,9 @@ impl RowStream<'_> {
                     return None;
                 }
                 let nulls = stored.and_then(|array| array.nulls().cloned());
-                StructArray::try_new(shown.into(), columns, nulls).ok().map(|array| Arc::new(array) as ArrayRef)
+                StructArray::try_new(shown.into(), columns, nulls)
+                    .ok()
+                    .map(|array| Arc::new(array) as ArrayRef)
             }
             DataType::List(item) => {
                 let stored = stored.and_then(|array| array.as_list_opt::<i32>());
@@ -473,14 +499,19 @@ impl RowStream<'_> {
         leaf: &mut usize,
     ) -> Option<ArrayRef> {
         let values = stored.map(|array| Arc::clone(array.values()));
-        let inner = values.as_ref().map_or(0, |values| values.len());
+        let inner = values.as_ref().map_or(0, Array::len);
         let shown = self.assemble(item, values.as_ref(), inner, opened, leaf)?;
         let field = Arc::new(Field::new(item.name(), shown.data_type().clone(), true));
         let list = match stored {
             Some(stored) => {
                 GenericListArray::<O>::try_new(field, stored.offsets().clone(), shown, stored.nulls().cloned()).ok()?
             }
-            None => return Some(new_null_array(&GenericListArray::<O>::DATA_TYPE_CONSTRUCTOR(field), len)),
+            None => {
+                return Some(new_null_array(
+                    &GenericListArray::<O>::DATA_TYPE_CONSTRUCTOR(field),
+                    len,
+                ));
+            }
         };
         Some(Arc::new(list))
     }
@@ -495,7 +526,9 @@ impl OpenLeaf {
 
 impl fmt::Debug for RowStream<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RowStream").field("row", &self.row).finish_non_exhaustive()
+        f.debug_struct("RowStream")
+            .field("row", &self.row)
+            .finish_non_exhaustive()
     }
 }
 
@@ -592,22 +625,40 @@ fn json_scalar(array: &ArrayRef, row: usize) -> Option<String> {
     }
 }
 
-/// JSON texts of opened values.
-fn json_texts(opened: &OpenedCells) -> Result<ArrayRef, TableError> {
-    let view = opened.values.view();
-    let mut builder = StringBuilder::with_capacity(view.len(), view.value_bytes() * 2);
-    for value in view.iter() {
+/// Calls `take` with the JSON text of each opened value; `None` for nulls.
+fn each_json(opened: &OpenedCells, mut take: impl FnMut(Option<&str>)) {
+    for value in opened.values.view().iter() {
         let Some(encoding) = value else {
-            builder.append_null();
+            take(None);
             continue;
         };
         let mut text = zeroize::Zeroizing::new(Vec::with_capacity(encoding.len() * 6 + 64));
-        match json::decode_json(encoding, &mut text).ok().and_then(|()| std::str::from_utf8(&text).ok()) {
-            Some(text) => builder.append_value(text),
-            None => builder.append_null(),
-        }
+        let json = json::decode_json(encoding, &mut text).ok();
+        take(
+            json.and_then(|()| std::str::from_utf8(&text).ok())
+                .filter(|text| *text != "null"),
+        );
     }
-    Ok(Arc::new(builder.finish()))
+}
+
+/// Opened values as texts: as JSON, or strings as what they say.
+fn texts(opened: &OpenedCells, is_json: bool) -> ArrayRef {
+    let mut builder = StringBuilder::with_capacity(opened.is_refused.len(), opened.values.view().value_bytes());
+    each_json(opened, |text| match text {
+        Some(text) if !is_json && text.starts_with('"') => builder.append_option(json::string_value(text.as_bytes())),
+        text => builder.append_option(text),
+    });
+    Arc::new(builder.finish())
+}
+
+/// Opened values as floats, numbers that are spelled as integers too; what is none is null.
+fn floats(opened: &OpenedCells) -> ArrayRef {
+    let mut builder = Float64Builder::with_capacity(opened.is_refused.len());
+    each_json(opened, |text| {
+        let number = text.and_then(|text| serde_json::from_str::<f64>(text).ok());
+        builder.append_option(number.filter(|number| number.is_finite()));
+    });
+    Arc::new(builder.finish())
 }
 
 /// Opened values as an array of the declared type; those that it does not hold are null.
@@ -636,7 +687,12 @@ fn typed(opened: &OpenedCells, to: &DataType) -> Result<ArrayRef, TableError> {
 /// How many of the opened values are null.
 fn nulls_of(opened: &OpenedCells) -> usize {
     // The encoding of null is null too.
-    opened.values.view().iter().filter(|value| value.is_none_or(|encoding| encoding == [0])).count()
+    opened
+        .values
+        .view()
+        .iter()
+        .filter(|value| value.is_none_or(|encoding| encoding == [0]))
+        .count()
 }
 
 /// The array with what a refused reader sees in the places of refused values. Only texts can say `[redacted]`.
@@ -646,7 +702,8 @@ fn redacted(array: &ArrayRef, is_refused: &[bool], refused: Refused, is_json: bo
         return Arc::clone(array);
     };
     let pairs = texts.iter().zip(is_refused);
-    let masked: StringArray = pairs.map(|(text, refused)| if *refused { Some(shown) } else { text }).collect();
+    let masked: StringArray = pairs
+        .map(|(text, refused)| if *refused { Some(shown) } else { text })
+        .collect();
     Arc::new(masked)
 }
-

@@ -177,7 +177,8 @@ mod tests {
     fn a_value_fits_a_type_exactly_or_not_at_all() {
         let decimal = FieldType::Decimal { precision: 5, scale: 2 };
         let micros = FieldType::Timestamp(TimeUnit::Microsecond);
-        let cases: [(&FieldType, &[(&str, Option<&str>)]); 8] = [
+        type Spelled<'a> = (&'a FieldType, &'a [(&'a str, Option<&'a str>)]);
+        let cases: [Spelled<'_>; 8] = [
             (
                 &FieldType::Bool,
                 &[("true", Some("true")), ("1", None), ("\"true\"", None)],

@@ -225,7 +225,8 @@ impl<W: Write + Send> TableWriter<W> {
             self.buffered_rows += take;
             self.buffered_bytes += now.get_array_memory_size();
             self.buffered.push(now);
-            if self.buffered_rows >= self.options.row_group_rows || self.buffered_bytes >= self.options.row_group_bytes {
+            if self.buffered_rows >= self.options.row_group_rows || self.buffered_bytes >= self.options.row_group_bytes
+            {
                 self.flush()?;
             }
         }
@@ -310,7 +311,11 @@ impl<W: Write + Send> TableWriter<W> {
     /// Encodes and encrypts the columns of one row group, several at the same time.
     fn encode(&self, batches: &[RecordBatch]) -> Result<Vec<ArrowColumnChunk>, TableError> {
         // The additional data of each page holds the row group's number.
-        let mut writers = self.columns.create_column_writers(self.row_groups).map_err(failed)?.into_iter();
+        let mut writers = self
+            .columns
+            .create_column_writers(self.row_groups)
+            .map_err(failed)?
+            .into_iter();
         let mut works = VecDeque::new();
         for (field, column) in self.schema.fields().iter().enumerate() {
             let leaves = leaves_of(column.data_type());
@@ -329,7 +334,9 @@ impl<W: Write + Send> TableWriter<W> {
                 let Some(work) = next else { return };
                 let field = work.field;
                 let chunks = encode_field(schema, work, batches);
-                done.lock().unwrap_or_else(PoisonError::into_inner).push((field, chunks));
+                done.lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .push((field, chunks));
             }
         };
         let others = self.options.threads.clamp(1, count.max(1)) - 1;
@@ -379,9 +386,10 @@ fn leaves_of(data_type: &arrow::datatypes::DataType) -> usize {
     use arrow::datatypes::DataType;
     match data_type {
         DataType::Struct(fields) => fields.iter().map(|field| leaves_of(field.data_type())).sum(),
-        DataType::List(item) | DataType::LargeList(item) | DataType::FixedSizeList(item, _) | DataType::Map(item, _) => {
-            leaves_of(item.data_type())
-        }
+        DataType::List(item)
+        | DataType::LargeList(item)
+        | DataType::FixedSizeList(item, _)
+        | DataType::Map(item, _) => leaves_of(item.data_type()),
         _ => 1,
     }
 }
@@ -448,7 +456,8 @@ fn properties(
 
 /// The crate's texts are not repeated: nobody has checked that they hold no value.
 fn failed(error: ParquetError) -> TableError {
-    let kind = |error: &(dyn std::error::Error + 'static)| error.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+    let kind =
+        |error: &(dyn std::error::Error + 'static)| error.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
     match error {
         ParquetError::External(source) => match kind(source.as_ref()) {
             Some(kind) => TableError::Output { kind },

@@ -1,6 +1,6 @@
 """Reads an encrypted file with PyArrow, or writes one with column keys.
 
-usage: with_pyarrow.py read FILE [COLUMN…]         prints {column: [values]} as JSON
+usage: with_pyarrow.py read FILE[:COLUMN,…]…       prints for each {column: [values]} as JSON, or null if it is refused
        with_pyarrow.py write FILE FOOTER_ARN COLUMN_ARN double|single
 """
 
@@ -15,11 +15,21 @@ from sealflow_kms import factory
 
 
 def read(path, columns):
+    """The columns of a file by name; an exception if it is refused."""
     tools, connection = factory()
     properties = tools.file_decryption_properties(connection, pe.DecryptionConfiguration(cache_lifetime=timedelta(minutes=5)))
     file = pq.ParquetFile(path, decryption_properties=properties)
     table = file.read(columns=columns or None)
-    print(json.dumps(table.to_pydict(), default=lambda value: value.hex() if isinstance(value, bytes) else str(value)))
+    return table.to_pydict()
+
+
+def shown(request):
+    path, _, columns = request.partition(":")
+    try:
+        return read(path, columns.split(",") if columns else [])
+    except Exception as error:
+        print(type(error).__name__, str(error)[:200], file=sys.stderr)
+        return None
 
 
 def write(path, footer, column, wrapping):
@@ -39,6 +49,7 @@ def write(path, footer, column, wrapping):
 
 if __name__ == "__main__":
     if sys.argv[1] == "read":
-        read(sys.argv[2], sys.argv[3:])
+        for request in sys.argv[2:]:
+            print(json.dumps(shown(request), default=lambda value: value.hex() if isinstance(value, bytes) else str(value)))
     else:
         write(*sys.argv[2:6])

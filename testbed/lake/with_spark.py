@@ -1,6 +1,6 @@
 """Reads an encrypted file with Spark, or writes one with column keys. The KMS client is compiled first.
 
-usage: with_spark.py read FILE [COLUMN…]         prints {column: [values]} as JSON
+usage: with_spark.py read FILE[:COLUMN,…]…       prints for each {column: [values]} as JSON, or null if it is refused
        with_spark.py write FILE FOOTER_ARN COLUMN_ARN
 """
 
@@ -39,11 +39,20 @@ def session(folder):
 
 
 def read(spark, path, columns):
+    """The columns of a file by name; an exception if it is refused."""
     frame = spark.read.parquet(path)
     rows = (frame.select(*columns) if columns else frame).collect()
     names = columns or frame.columns
-    plain = lambda value: bytes(value).hex() if isinstance(value, bytearray) else str(value)
-    print(json.dumps({name: [row[name] for row in rows] for name in names}, default=plain))
+    return {name: [row[name] for row in rows] for name in names}
+
+
+def shown(spark, request):
+    path, _, columns = request.partition(":")
+    try:
+        return read(spark, path, columns.split(",") if columns else [])
+    except Exception as error:
+        print(type(error).__name__, str(error)[:200], file=sys.stderr)
+        return None
 
 
 def write(spark, path, footer, column):
@@ -57,7 +66,9 @@ if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
         spark = session(folder)
         if sys.argv[1] == "read":
-            read(spark, sys.argv[2], sys.argv[3:])
+            plain = lambda value: bytes(value).hex() if isinstance(value, bytearray) else str(value)
+            for request in sys.argv[2:]:
+                print(json.dumps(shown(spark, request), default=plain))
         else:
             write(spark, *sys.argv[2:5])
         spark.stop()

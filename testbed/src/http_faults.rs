@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::stream;
+use futures::{StreamExt as _, stream};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt as _, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
@@ -53,6 +53,9 @@ pub enum HttpFault {
     /// It is carried out after so long.
     Delay(Duration),
 }
+
+/// How long the first half of an answer has to be sent.
+const BEFORE_CUT: Duration = Duration::from_millis(50);
 
 /// Which of the requests that match a rule it applies to.
 #[derive(Clone, Copy, Debug)]
@@ -289,8 +292,16 @@ impl Shared {
                 let body = body.collect().await?.to_bytes();
                 // The head still says how long it was to be.
                 let half = body.slice(..body.len() / 2);
-                let frames = stream::iter([Ok(Frame::data(half)), Err(Cut)]);
-                Ok(Response::from_parts(head, StreamBody::new(frames).boxed()))
+                // In two steps, as what is not sent yet when a connection is cut is not sent at all.
+                let sent = stream::once(async move { Ok(Frame::data(half)) });
+                let cut = stream::once(async {
+                    tokio::time::sleep(BEFORE_CUT).await;
+                    Err(Cut)
+                });
+                Ok(Response::from_parts(
+                    head,
+                    http_body_util::BodyExt::boxed(StreamBody::new(sent.chain(cut))),
+                ))
             }
             HttpFault::Delay(delay) => {
                 tokio::time::sleep(delay).await;

@@ -123,6 +123,7 @@ pub fn free_port() -> u16 {
 }
 
 /// `.deps` of the workspace, where `make deps` puts what is not a crate.
-fn deps() -> PathBuf {
+#[must_use]
+pub fn deps() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../.deps")
 }

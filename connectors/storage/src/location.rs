@@ -136,8 +136,9 @@ impl FromStr for BucketLocation {
         if !is_bucket_name(bucket) {
             return Err(LocationError::BucketName);
         }
+        let is_root = prefix.is_empty();
         let prefix = prefix.strip_suffix('/').unwrap_or(prefix);
-        let is_good = prefix.is_empty() || prefix.split('/').all(is_segment);
+        let is_good = is_root || prefix.split('/').all(is_segment);
         if !is_good || prefix.len() > MAX_PREFIX {
             return Err(LocationError::Prefix);
         }

@@ -43,10 +43,6 @@ fields:
 pub(crate) struct Lake {
     pub(crate) place: Place,
     pub(crate) kms: LocalKms,
-    /// Of footers.
-    pub(crate) ops: String,
-    /// Of the columns card and email.
-    pub(crate) pii: String,
     policy: String,
 }
 
@@ -83,13 +79,7 @@ table: {{ key: ops, acl: ops{table} }}
         );
         place.write("policy.yaml", &policy);
         let kms = LocalKms::serve(&place);
-        Self {
-            place,
-            kms,
-            ops,
-            pii,
-            policy,
-        }
+        Self { place, kms, policy }
     }
 
     /// The policy with other text in it.
@@ -145,7 +135,9 @@ table: {{ key: ops, acl: ops{table} }}
             ..WriteOptions::default()
         };
         let place = (FOLDER, FileId::random().unwrap());
-        let mut writer = TableWriter::begin(&policy, &layout, place, &keys, options, Vec::new()).await.unwrap();
+        let mut writer = TableWriter::begin(&policy, &layout, place, &keys, options, Vec::new())
+            .await
+            .unwrap();
         let mut encoder = RowEncoder::new(layout, Format::Json);
         for outcome in &outcomes {
             for header in &outcome.record.headers {
@@ -156,7 +148,9 @@ table: {{ key: ops, acl: ops{table} }}
             }
             encoder.append(&outcome.record).unwrap();
         }
-        writer.write(&encoder.finish().unwrap().with_extra(None).unwrap()).unwrap();
+        writer
+            .write(&encoder.finish().unwrap().with_extra(None).unwrap())
+            .unwrap();
         let origin = Origin {
             schema: 1,
             topic: "orders".to_owned(),
@@ -172,7 +166,14 @@ table: {{ key: ops, acl: ops{table} }}
     /// This command as a principal.
     pub(crate) fn sealflow(&self, role: &str, args: &[&str]) -> common::Ran {
         let role = format!("arn:aws:iam::111122223333:role/{role}");
-        let access = ["--dev", "policy.yaml", "--as", &role, "--kms-endpoint", &self.kms.endpoint];
+        let access = [
+            "--dev",
+            "policy.yaml",
+            "--as",
+            &role,
+            "--kms-endpoint",
+            &self.kms.endpoint,
+        ];
         self.place.run(&[args, &access[..]].concat())
     }
 
@@ -181,7 +182,9 @@ table: {{ key: ops, acl: ops{table} }}
         let python = sealflow_testbed::deps().join("lake/bin/python");
         let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../testbed/lake");
         if !python.exists() {
-            sealflow_testbed::skip(&format!("{program}: PyArrow, Spark and DuckDB are not there (.deps/lake)"));
+            sealflow_testbed::skip(&format!(
+                "{program}: PyArrow, Spark and DuckDB are not there (.deps/lake)"
+            ));
             return None;
         }
         let has_compiler = || Command::new("javac").arg("-version").output().is_ok();
@@ -239,7 +242,11 @@ async fn each_reader_sees_their_columns_and_a_column_without_a_key_takes_no_othe
     let ran = lake.sealflow("analyst", &["read", "lake", "--output", "json"]);
     // The key of `salary` opens for nobody; everything else is shown.
     assert_eq!(ran.code, 77, "{}", ran.err);
-    let lines: Vec<serde_json::Value> = ran.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let lines: Vec<serde_json::Value> = ran
+        .out
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
     assert_eq!(lines.len(), 1_000);
     for (n, line) in (0..).zip(&lines) {
         assert_eq!(line["email"], email(n));
@@ -249,7 +256,16 @@ async fn each_reader_sees_their_columns_and_a_column_without_a_key_takes_no_othe
     }
     assert!(ran.err.contains("1000 values of salary"), "{}", ran.err);
 
-    let columns = ["read", "lake", "--columns", "id,card,email", "--where", "id >= 990", "--output", "csv"];
+    let columns = [
+        "read",
+        "lake",
+        "--columns",
+        "id,card,email",
+        "--where",
+        "id >= 990",
+        "--output",
+        "csv",
+    ];
     let ran = lake.sealflow("support", &columns);
     assert_eq!(ran.code, 0, "{}", ran.err);
     assert_eq!(ran.out.lines().next(), Some("id,email,card"));
@@ -279,12 +295,18 @@ async fn what_a_file_is_can_be_seen_and_no_value_of_it() {
     assert_eq!(column("card")["protection"], "column key");
     assert_eq!(column("email")["protection"], "each value sealed");
     assert_eq!(column("id")["protection"], "footer key");
-    assert!(column("salary")["you"].as_str().unwrap().starts_with("not opened"), "{shown}");
+    assert!(
+        column("salary")["you"].as_str().unwrap().starts_with("not opened"),
+        "{shown}"
+    );
     let ran = lake.sealflow("analyst", &["inspect", FILE]);
     assert_eq!(ran.code, 0, "{}", ran.err);
     for n in 0..1_000 {
         for value in [email(n), card(n)] {
-            assert!(!ran.out.contains(&value) && !shown.to_string().contains(&value), "{value}");
+            assert!(
+                !ran.out.contains(&value) && !shown.to_string().contains(&value),
+                "{value}"
+            );
         }
     }
 }
@@ -318,7 +340,11 @@ async fn files_that_are_not_what_they_should_be_are_found() {
 
     // Changed: in a page, in the footer, in the policy that everybody reads.
     let whole = std::fs::read(&file).unwrap();
-    let policy = whole.windows(15).rposition(|window| window == b"unsigned_policy").unwrap() + 30;
+    let policy = whole
+        .windows(15)
+        .rposition(|window| window == b"unsigned_policy")
+        .unwrap()
+        + 30;
     for at in [100, whole.len() - 20, policy] {
         let mut changed = whole.clone();
         changed[at] ^= 1;

@@ -139,7 +139,8 @@ impl Answer {
 /// The label that a path or label means. The path of one column may be the label of another.
 fn label(policy: &Policy, text: &str) -> Result<String> {
     let by_path = policy.columns.iter().find(|rule| rule.path.to_string() == text);
-    let is_label = policy.columns.iter().any(|rule| rule.label == text) || policy.previous.labels.contains_key(text)
+    let is_label = policy.columns.iter().any(|rule| rule.label == text)
+        || policy.previous.labels.contains_key(text)
         || policy.table_labels().iter().any(|(label, _)| *label == text);
     match by_path {
         Some(rule) if is_label && rule.label != text => Err(Failure::usage(

@@ -24,8 +24,8 @@ use sealflow_kafka::{StartAt, TopicReading};
 
 use self::source::Start;
 pub(crate) use self::source::TopicUrl;
-pub(in crate::commands) use self::who::{Asking as Who, AssumedIdentity};
 use self::who::Asking;
+pub(in crate::commands) use self::who::{Asking as Who, AssumedIdentity};
 use self::write::{Output, Writer};
 use super::access::Access;
 use super::tables;
@@ -117,7 +117,9 @@ impl FromStr for Source {
             return text.parse().map(Self::Topic);
         }
         if let Some((scheme, _)) = text.split_once("://") {
-            return Err(format!("{scheme}:// is not read: name a topic (kafka://…), a file or a folder"));
+            return Err(format!(
+                "{scheme}:// is not read: name a topic (kafka://…), a file or a folder"
+            ));
         }
         Ok(Self::Files(PathBuf::from(text)))
     }
@@ -245,14 +247,14 @@ async fn read_files(
     about.proof = Some(asking.proof);
     about.purpose.clone_from(&args.purpose);
     let label = FileLabel::read(first.source.as_ref()).await;
-    let label = label.map_err(|error| tables::of_table(&first.path, error))?;
+    let label = label.map_err(|error| tables::of_table(&first.path, &error))?;
     about.dataset = Some(label.claims.dataset.clone());
     let embedded = tables::embedded(&args.access, config)?;
     let access = args.access.of_dataset(&label.claims.dataset);
     let services = access.open_on(kms, config, None).await?;
     let reader = if args.offline {
         let reader = tables::offline_reader(&services, &label, embedded, args.moved);
-        reader.map_err(|error| tables::of_table(&first.path, error))?
+        reader.map_err(|error| tables::of_table(&first.path, &error))?
     } else {
         tables::reader(&services, embedded, args.moved)
     };

@@ -114,7 +114,7 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     };
     let label = FileLabel::read(file.source.as_ref()).await;
-    let label = label.map_err(|error| of_table(&file.path, error))?;
+    let label = label.map_err(|error| of_table(&file.path, &error))?;
     let mut shown = Shown {
         file: file.path.clone(),
         bytes: label.size,
@@ -122,7 +122,11 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
         partition: label.claims.partition.clone(),
         id: label.claims.file.clone(),
         is_at_its_place: label.claims.is_at(&file.path),
-        footer: if label.has_plaintext_footer { "signed-plaintext" } else { "encrypted" },
+        footer: if label.has_plaintext_footer {
+            "signed-plaintext"
+        } else {
+            "encrypted"
+        },
         footer_key: label.master_key.clone(),
         policy: policy(&args.access, &label)?,
         content: None,
@@ -153,7 +157,11 @@ fn policy(access: &Access, label: &FileLabel) -> Result<ShownPolicy> {
     };
     let Some(embedded) = embedded else {
         let reason = "give --owner THUMBPRINT to have its signature checked".to_owned();
-        let signature = if label.claims.policy.is_some() { "unknown" } else { "unsigned" };
+        let signature = if label.claims.policy.is_some() {
+            "unknown"
+        } else {
+            "unsigned"
+        };
         return Ok(none(signature, Some(reason)));
     };
     Ok(match embedded.of(&label.claims) {
@@ -187,7 +195,7 @@ async fn content(args: &Args, file: &TableFile, label: &FileLabel) -> Result<Con
     let access = args.access.of_dataset(&label.claims.dataset);
     let services = access.open_on(kms, loaded.as_ref(), None).await?;
     let reader = if args.offline {
-        offline_reader(&services, label, embedded, args.moved).map_err(|error| of_table(&file.path, error))?
+        offline_reader(&services, label, embedded, args.moved).map_err(|error| of_table(&file.path, &error))?
     } else {
         reader(&services, embedded, args.moved)
     };
@@ -197,7 +205,7 @@ async fn content(args: &Args, file: &TableFile, label: &FileLabel) -> Result<Con
         now: clock().now(),
     };
     let table = reader.open(file.source.clone(), &file.path, asking).await;
-    Ok(of(&table.map_err(|error| of_table(&file.path, error))?, asking))
+    Ok(of(&table.map_err(|error| of_table(&file.path, &error))?, asking))
 }
 
 fn of(table: &OpenTable, asking: Asking<'_>) -> Content {
@@ -249,24 +257,55 @@ fn you(state: &LeafState) -> String {
 }
 
 fn print(shown: &Shown) {
-    let place = if shown.is_at_its_place { "where it was written for" } else { "NOT where it was written for" };
-    say(format_args!("{}: {} bytes, {place}", harmless(&shown.file), shown.bytes));
+    let place = if shown.is_at_its_place {
+        "where it was written for"
+    } else {
+        "NOT where it was written for"
+    };
+    say(format_args!(
+        "{}: {} bytes, {place}",
+        harmless(&shown.file),
+        shown.bytes
+    ));
     say(format_args!("dataset     {}", harmless(&shown.dataset)));
     say(format_args!("partition   {}", harmless(&shown.partition)));
     say(format_args!("id          {}", harmless(&shown.id)));
-    say(format_args!("footer      {}, under {}", shown.footer, harmless(&shown.footer_key)));
+    say(format_args!(
+        "footer      {}, under {}",
+        shown.footer,
+        harmless(&shown.footer_key)
+    ));
     let policy = &shown.policy;
-    let version = policy.version.map_or(String::new(), |version| format!(", version {version}"));
-    let owner = policy.owner.as_ref().map_or(String::new(), |owner| format!(", of owner {owner}"));
-    let reason = policy.reason.as_ref().map_or(String::new(), |reason| format!(": {reason}"));
-    say(format_args!("policy      {}{version}{owner}{}", policy.signature, harmless(&reason)));
+    let version = policy
+        .version
+        .map_or(String::new(), |version| format!(", version {version}"));
+    let owner = policy
+        .owner
+        .as_ref()
+        .map_or(String::new(), |owner| format!(", of owner {owner}"));
+    let reason = policy
+        .reason
+        .as_ref()
+        .map_or(String::new(), |reason| format!(": {reason}"));
+    say(format_args!(
+        "policy      {}{version}{owner}{}",
+        policy.signature,
+        harmless(&reason)
+    ));
     if let Some(serde_json::Value::Object(acls)) = &policy.acls {
         for (name, acl) in acls {
-            say(format_args!("acl         {}: {}", harmless(name), harmless(&acl.to_string())));
+            say(format_args!(
+                "acl         {}: {}",
+                harmless(name),
+                harmless(&acl.to_string())
+            ));
         }
     }
     let Some(content) = &shown.content else { return };
-    say(format_args!("rows        {} in {} row groups", content.rows, content.row_groups));
+    say(format_args!(
+        "rows        {} in {} row groups",
+        content.rows, content.row_groups
+    ));
     if let Some(origin) = &content.origin {
         say(format_args!("origin      {}", harmless(&origin.to_string())));
     }

@@ -13,9 +13,7 @@ use object_store::path::Path as ObjectPath;
 use sealflow::keys::DomainKeys;
 use sealflow::pipeline::ReadError;
 use sealflow::policy::PolicySource;
-use sealflow::table::{
-    EmbeddedPolicies, FileLabel, OpeningTableKeys, SourceError, TableError, TableReader, offline,
-};
+use sealflow::table::{EmbeddedPolicies, FileLabel, OpeningTableKeys, SourceError, TableError, TableReader, offline};
 use sealflow_storage::ObjectFile;
 
 use super::access::Access;
@@ -62,7 +60,7 @@ pub(in crate::commands) async fn files_at(place: &Path) -> Result<Vec<TableFile>
         })?;
         let source = ObjectFile::open(Arc::clone(&store), location).await;
         let path = path.display().to_string();
-        let source = source.map_err(|error| of_table(&path, TableError::Source(error)))?;
+        let source = source.map_err(|error| of_table(&path, &TableError::Source(error)))?;
         files.push(TableFile {
             path,
             source: Arc::new(source),
@@ -149,9 +147,9 @@ pub(in crate::commands) fn embedded(access: &Access, loaded: Option<&PipelineCon
 }
 
 /// A failure of a file, by what it means.
-pub(in crate::commands) fn of_table(path: &str, error: TableError) -> Failure {
+pub(in crate::commands) fn of_table(path: &str, error: &TableError) -> Failure {
     let help = error.help();
-    let exit = match &error {
+    let exit = match error {
         TableError::Refused { .. } | TableError::Moved { .. } | TableError::Source(SourceError::NotPermitted) => {
             Exit::NotPermitted
         }

@@ -7,8 +7,10 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
-use arrow::datatypes::SchemaRef;
+use arrow::array::{ArrayRef, RecordBatch};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
+use arrow::error::ArrowError;
 use arrow::ipc::writer::StreamWriter;
 use arrow::json::WriterBuilder;
 use arrow::json::writer::LineDelimited;
@@ -90,10 +92,15 @@ impl TableRead {
             }
             let Some(mut pieces) = running.pop_front() else { break };
             while let Some(piece) = pieces.recv().await {
-                let (batch, decisions, (dataset, version)) = match piece.map_err(|(path, error)| of_table(&path, error))? {
-                    Piece::Rows { batch, decisions, policy } => (Some(batch), decisions, policy),
-                    Piece::Decisions { decisions, policy } => (None, decisions, policy),
-                };
+                let (batch, decisions, (dataset, version)) =
+                    match piece.map_err(|(path, error)| of_table(&path, &error))? {
+                        Piece::Rows {
+                            batch,
+                            decisions,
+                            policy,
+                        } => (Some(batch), decisions, policy),
+                        Piece::Decisions { decisions, policy } => (None, decisions, policy),
+                    };
                 about.at = read.clock.now();
                 about.dataset = Some(dataset);
                 about.policy_version = Some(version);
@@ -144,10 +151,7 @@ impl TableRead {
     }
 }
 
-fn start(
-    read: Arc<TableRead>,
-    file: TableFile,
-) -> mpsc::Receiver<std::result::Result<Piece, (String, TableError)>> {
+fn start(read: Arc<TableRead>, file: TableFile) -> mpsc::Receiver<std::result::Result<Piece, (String, TableError)>> {
     let (sender, receiver) = mpsc::channel(WAITING);
     tokio::spawn(async move {
         if let Err(error) = read.file(&file, &sender).await {
@@ -260,8 +264,14 @@ impl RowWriter {
     fn finish(mut self) -> Result<()> {
         let finished = match self.to {
             To::Table => self.print(),
-            To::Arrow => self.arrow.take().map_or(Ok(()), |mut out| out.finish().map_err(io::Error::other)),
-            To::Parquet => self.parquet.take().map_or(Ok(()), |out| out.close().map(drop).map_err(io::Error::other)),
+            To::Arrow => self
+                .arrow
+                .take()
+                .map_or(Ok(()), |mut out| out.finish().map_err(io::Error::other)),
+            To::Parquet => self
+                .parquet
+                .take()
+                .map_or(Ok(()), |out| out.close().map(drop).map_err(io::Error::other)),
             To::Json | To::Csv => Ok(()),
         };
         match finished {
@@ -303,15 +313,43 @@ impl RowWriter {
 fn lines(batch: &RecordBatch) -> io::Result<Vec<u8>> {
     let builder = WriterBuilder::new().with_explicit_nulls(true);
     let mut writer = builder.build::<_, LineDelimited>(Vec::new());
-    writer.write(batch).map_err(io::Error::other)?;
+    writer.write(&in_utc(batch)?).map_err(io::Error::other)?;
     writer.finish().map_err(io::Error::other)?;
     Ok(writer.into_inner())
+}
+
+/// The batch with all moments in UTC, spelled as an offset: names of zones need a database of them.
+fn in_utc(batch: &RecordBatch) -> io::Result<RecordBatch> {
+    let schema = batch.schema();
+    let fields: Vec<Field> = schema
+        .fields()
+        .iter()
+        .map(|field| Field::new(field.name(), utc(field.data_type()), true))
+        .collect();
+    let columns = batch.columns().iter().zip(&fields);
+    let columns: std::result::Result<Vec<ArrayRef>, ArrowError> =
+        columns.map(|(column, field)| cast(column, field.data_type())).collect();
+    let batch = columns.and_then(|columns| RecordBatch::try_new(Arc::new(Schema::new(fields)), columns));
+    batch.map_err(io::Error::other)
+}
+
+fn utc(data_type: &DataType) -> DataType {
+    let inner = |field: &FieldRef| Arc::new(Field::new(field.name(), utc(field.data_type()), true));
+    match data_type {
+        DataType::Timestamp(unit, Some(_)) => DataType::Timestamp(*unit, Some(Arc::from("+00:00"))),
+        DataType::Struct(fields) => DataType::Struct(fields.iter().map(inner).collect()),
+        DataType::List(item) => DataType::List(inner(item)),
+        DataType::LargeList(item) => DataType::LargeList(inner(item)),
+        other => other.clone(),
+    }
 }
 
 fn objects(batch: &RecordBatch) -> io::Result<Vec<Map<String, Value>>> {
     let lines = lines(batch)?;
     let objects = lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
-    objects.map(|line| serde_json::from_slice(line).map_err(io::Error::other)).collect()
+    objects
+        .map(|line| serde_json::from_slice(line).map_err(io::Error::other))
+        .collect()
 }
 
 /// A cell: texts as they are, nothing for null, the rest as JSON.

@@ -106,7 +106,7 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
         let label = match FileLabel::read(file.source.as_ref()).await {
             Ok(label) => label,
             Err(error) => {
-                report.fault(file, error)?;
+                report.fault(file, &error)?;
                 continue;
             }
         };
@@ -132,7 +132,7 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
                     offsets.entry((dataset, topic, partition)).or_default().extend(own);
                 }
             }
-            Err(error) => report.fault(file, error)?,
+            Err(error) => report.fault(file, &error)?,
         }
     }
     for ((dataset, topic, partition), ranges) in offsets {
@@ -169,7 +169,9 @@ async fn verify(
     let mut ranges: Vec<(i64, i64)> = Vec::new();
     while let Some(batch) = rows.next().await? {
         count += batch.num_rows() as u64;
-        let offsets = batch.column_by_name(OFFSETS).and_then(|column| column.as_primitive_opt::<Int64Type>());
+        let offsets = batch
+            .column_by_name(OFFSETS)
+            .and_then(|column| column.as_primitive_opt::<Int64Type>());
         for offset in offsets.into_iter().flatten().flatten() {
             match ranges.last_mut() {
                 Some((_, last)) if last.checked_add(1) == Some(offset) => *last = offset,
@@ -218,7 +220,7 @@ impl Partition {
 
 impl Report {
     /// A service that is away, or an identity that may not, ends the command; what is wrong with a file is told.
-    fn fault(&mut self, file: &TableFile, error: TableError) -> Result<()> {
+    fn fault(&mut self, file: &TableFile, error: &TableError) -> Result<()> {
         if error.is_retryable() {
             return Err(of_table(&file.path, error));
         }
@@ -234,7 +236,11 @@ impl Report {
             say(format_args!("{}: {}", harmless(&fault.file), harmless(&fault.what)));
         }
         let ranges = |ranges: &[(i64, i64)]| {
-            let shown: Vec<String> = ranges.iter().take(5).map(|(first, last)| format!("{first}–{last}")).collect();
+            let shown: Vec<String> = ranges
+                .iter()
+                .take(5)
+                .map(|(first, last)| format!("{first}–{last}"))
+                .collect();
             format!("{}{}", shown.join(", "), if ranges.len() > 5 { ", …" } else { "" })
         };
         for own in &self.partitions {
@@ -268,7 +274,11 @@ impl Report {
         let missing = no_gaps && self.partitions.iter().any(|own| !own.missing.is_empty());
         let what = match (self.faults.is_empty(), twice, missing) {
             (true, false, false) => return Ok(ExitCode::SUCCESS),
-            (false, ..) => format!("{} of {} files are not what they should be", self.faults.len(), self.files),
+            (false, ..) => format!(
+                "{} of {} files are not what they should be",
+                self.faults.len(),
+                self.files
+            ),
             (true, true, _) => "offsets are there more than once".to_owned(),
             (true, false, true) => "offsets are not there".to_owned(),
         };
@@ -292,6 +302,9 @@ mod tests {
         };
         assert_eq!(of(&[(5, 9), (0, 4)]), (10, 0, 9, vec![], vec![]));
         assert_eq!(of(&[(0, 4), (6, 9)]), (9, 0, 9, vec![], vec![(5, 5)]));
-        assert_eq!(of(&[(0, 9), (3, 4), (9, 12)]), (16, 0, 12, vec![(3, 4), (9, 9)], vec![]));
+        assert_eq!(
+            of(&[(0, 9), (3, 4), (9, 12)]),
+            (16, 0, 12, vec![(3, 4), (9, 9)], vec![])
+        );
     }
 }

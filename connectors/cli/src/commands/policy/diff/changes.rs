@@ -193,8 +193,16 @@ fn table(rule: &TableRule) -> String {
         rule.key,
         rule.acl,
         extra.map_or_else(String::new, |(key, acl)| format!(", extra key {key}, extra acl {acl}")),
-        if rule.footer == Footer::SignedPlaintext { ", footer signed-plaintext" } else { "" },
-        if rule.profile == Profile::DuckDb { ", profile duckdb" } else { "" },
+        if rule.footer == Footer::SignedPlaintext {
+            ", footer signed-plaintext"
+        } else {
+            ""
+        },
+        if rule.profile == Profile::DuckDb {
+            ", profile duckdb"
+        } else {
+            ""
+        },
     )
 }
 

@@ -88,7 +88,12 @@ pub(super) fn render(subject: &Subject<'_>, members: &Members) -> Rendered {
 fn of_policy<'a>(policy: &'a Policy, members: &Members) -> Vec<CryptoKey<'a>> {
     // Columns and dead letters of one (key, ACL) share a key: the same people open both.
     let mut uses: BTreeMap<(String, String), (bool, bool)> = BTreeMap::new();
-    for group in policy.groups().into_iter().chain(policy.table_groups()).chain(policy.extra_group()) {
+    for group in policy
+        .groups()
+        .into_iter()
+        .chain(policy.table_groups())
+        .chain(policy.extra_group())
+    {
         uses.entry((group.key, group.acl)).or_default().0 = true;
     }
     if let Some(group) = policy.dead_letter_group() {
