@@ -9,7 +9,7 @@ const AAD_DOMAIN: &[u8] = b"sealflow/1";
 const VERSION: u8 = 1;
 
 /// What a file says of itself, readable without keys. It is believed once the footer opens under its
-/// [additional data](Claims::aad_prefix), and its policy once its owner's signature holds.
+/// additional data, and its policy once its owner's signature holds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Claims {
