@@ -26,7 +26,8 @@ use crate::pipeline::dead_letter::CANNOT_OPEN;
 use crate::pipeline::{Format, KEY_REFUSED, Reader};
 use crate::policy::signed::verify;
 use crate::policy::{
-    FOOTER_LABEL, FixedPolicies, Placement, Policy, PolicySource, Profile, TrustError, TrustedOwners, VerifiedPolicy,
+    FOOTER_LABEL, FixedPolicies, Lease, Placement, Policy, PolicySource, Profile, TrustError, TrustedOwners,
+    VerifiedPolicy,
 };
 use crate::seal::UnwrappingKey;
 use crate::secret::SecretBytes;
@@ -532,7 +533,14 @@ fn current<'a>(policy: &'a Policy, label: &'a str) -> &'a str {
 }
 
 /// A source that knows the one policy that a file carries: for reading without a catalogue.
-#[must_use]
-pub fn offline(policy: VerifiedPolicy) -> Arc<dyn PolicySource> {
-    Arc::new(FixedPolicies::new(vec![Arc::new(policy)]))
+///
+/// # Errors
+/// [`TableError::Refused`] if the policy counts only while a lease holds: nobody says so without a catalogue.
+pub fn offline(policy: VerifiedPolicy) -> Result<Arc<dyn PolicySource>, TableError> {
+    if policy.policy().lease == Lease::Required {
+        return Err(TableError::Refused {
+            because: "the policy counts only while a lease holds, and leases are in the catalogue".to_owned(),
+        });
+    }
+    Ok(Arc::new(FixedPolicies::new(vec![Arc::new(policy)])))
 }

@@ -94,6 +94,7 @@ impl OpenTable {
             builder = builder.with_row_filter(RowFilter::new(pushed));
         }
         let decoder = builder.build().map_err(|_| TableError::Damaged)?;
+        let decisions = self.looked_at(&filter, name);
         Ok(RowStream {
             table: self,
             asking,
@@ -104,8 +105,32 @@ impl OpenTable {
             wanted,
             name: Arc::from(name),
             row: 0,
-            decisions: Vec::new(),
+            decisions,
         })
+    }
+
+    /// Who filters by a column under its own key learns something of all of its rows, also if none is kept.
+    fn looked_at(&self, filter: &Filter, name: &str) -> Vec<ColumnDecision> {
+        let (rows, ..) = self.sizes();
+        let position = |offset| Position {
+            topic: Arc::from(name),
+            partition: self.origin().map_or(0, |origin| origin.partition),
+            offset,
+        };
+        let last = i64::try_from(rows).unwrap_or(i64::MAX).saturating_sub(1).max(0);
+        let (first, last) = self.origin().map_or((0, last), |origin| (origin.first, origin.last));
+        let looked = self.leaves.iter().enumerate().filter(|(n, _)| filter.reads(*n));
+        let decision = |(_, leaf): (usize, &OpenLeaf)| match (&leaf.state, &leaf.label) {
+            (LeafState::Shown { because: Some(because) }, Some(label)) => Some(ColumnDecision::new(
+                label,
+                ColumnOutcome::Opened,
+                because.clone(),
+                rows,
+                (&position(first), &position(last)),
+            )),
+            _ => None,
+        };
+        looked.filter_map(decision).collect()
     }
 
     fn wanted(&self, columns: Option<&[String]>) -> Result<Vec<bool>, TableError> {
@@ -415,7 +440,8 @@ impl RowStream<'_> {
             return;
         }
         for (n, leaf) in self.table.leaves.iter().enumerate() {
-            if !self.wanted[n] && !self.filter.reads(n) {
+            // What is filtered by was decided on for all rows at the start.
+            if !self.wanted[n] || self.filter.reads(n) {
                 continue;
             }
             let Some(label) = leaf.label.as_deref().or_else(|| leaf.failed_label()) else {

@@ -391,6 +391,14 @@ async fn columns_rows_and_filters_are_those_that_were_asked_for() {
     assert_eq!(count(&decisions, "card", ColumnOutcome::Opened), 0, "{decisions:?}");
     let (batch, _) = read("analyst", ask(&[], "id = 5000", None)).await.unwrap();
     assert_eq!(batch.num_rows(), 0);
+    // A guess that finds nothing is a look at all rows.
+    let (batch, decisions) = read("analyst", ask(&["id"], "card = 'no such card'", None))
+        .await
+        .unwrap();
+    assert_eq!(
+        (batch.num_rows(), count(&decisions, "card", ColumnOutcome::Opened)),
+        (0, 200)
+    );
     for (role, filter) in [
         ("support", "card = 'x'"),
         ("analyst", "nothing = 1"),
@@ -523,6 +531,15 @@ async fn a_policy_of_somebody_else_or_a_newer_one_decides_as_it_should() {
         .await
         .unwrap();
     assert_eq!(texts(&batch, "card"), vec![Some("[redacted]".to_owned()); 200]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_policy_that_needs_a_lease_does_not_open_its_file_without_a_catalogue() {
+    let owner = OwnerKey::generate().unwrap();
+    let policy = |yaml: &str| VerifiedPolicy::clone(&signed(yaml, &owner));
+    assert!(offline(policy(POLICY)).is_ok());
+    let leased = offline(policy(&format!("{POLICY}lease: required\n")));
+    assert!(matches!(leased, Err(TableError::Refused { .. })));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -101,7 +101,7 @@ pub(in crate::commands) fn offline_reader(
     embedded: EmbeddedPolicies,
     moved: bool,
 ) -> std::result::Result<TableReader, TableError> {
-    let policies = offline(embedded.of(&label.claims)?);
+    let policies = offline(embedded.of(&label.claims)?)?;
     Ok(reader_by(services, policies, embedded, moved))
 }
 

@@ -242,21 +242,21 @@ impl RowWriter {
                 let out = match &mut self.arrow {
                     Some(out) => out,
                     None => {
-                        let out = StreamWriter::try_new(io::stdout(), &batch.schema()).map_err(io::Error::other)?;
+                        let out = StreamWriter::try_new(io::stdout(), &batch.schema()).map_err(unwritable)?;
                         self.arrow.insert(out)
                     }
                 };
-                out.write(batch).map_err(io::Error::other)
+                out.write(batch).map_err(unwritable)
             }
             To::Parquet => {
                 let out = match &mut self.parquet {
                     Some(out) => out,
                     None => {
-                        let out = ArrowWriter::try_new(io::stdout(), batch.schema(), None).map_err(io::Error::other)?;
+                        let out = ArrowWriter::try_new(io::stdout(), batch.schema(), None).map_err(unwritable)?;
                         self.parquet.insert(out)
                     }
                 };
-                out.write(batch).map_err(io::Error::other)
+                out.write(batch).map_err(unwritable)
             }
         }
     }
@@ -267,11 +267,11 @@ impl RowWriter {
             To::Arrow => self
                 .arrow
                 .take()
-                .map_or(Ok(()), |mut out| out.finish().map_err(io::Error::other)),
+                .map_or(Ok(()), |mut out| out.finish().map_err(unwritable)),
             To::Parquet => self
                 .parquet
                 .take()
-                .map_or(Ok(()), |out| out.close().map(drop).map_err(io::Error::other)),
+                .map_or(Ok(()), |out| out.close().map(drop).map_err(unwritable)),
             To::Json | To::Csv => Ok(()),
         };
         match finished {
@@ -313,8 +313,8 @@ impl RowWriter {
 fn lines(batch: &RecordBatch) -> io::Result<Vec<u8>> {
     let builder = WriterBuilder::new().with_explicit_nulls(true);
     let mut writer = builder.build::<_, LineDelimited>(Vec::new());
-    writer.write(&in_utc(batch)?).map_err(io::Error::other)?;
-    writer.finish().map_err(io::Error::other)?;
+    writer.write(&in_utc(batch)?).map_err(unwritable)?;
+    writer.finish().map_err(unwritable)?;
     Ok(writer.into_inner())
 }
 
@@ -330,7 +330,7 @@ fn in_utc(batch: &RecordBatch) -> io::Result<RecordBatch> {
     let columns: std::result::Result<Vec<ArrayRef>, ArrowError> =
         columns.map(|(column, field)| cast(column, field.data_type())).collect();
     let batch = columns.and_then(|columns| RecordBatch::try_new(Arc::new(Schema::new(fields)), columns));
-    batch.map_err(io::Error::other)
+    batch.map_err(unwritable)
 }
 
 fn utc(data_type: &DataType) -> DataType {
@@ -344,11 +344,16 @@ fn utc(data_type: &DataType) -> DataType {
     }
 }
 
+/// The library's texts are not repeated: some of them hold the value that they are about.
+fn unwritable<E>(_: E) -> io::Error {
+    io::Error::other("rows cannot be written in this form")
+}
+
 fn objects(batch: &RecordBatch) -> io::Result<Vec<Map<String, Value>>> {
     let lines = lines(batch)?;
     let objects = lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
     objects
-        .map(|line| serde_json::from_slice(line).map_err(io::Error::other))
+        .map(|line| serde_json::from_slice(line).map_err(unwritable))
         .collect()
 }
 
