@@ -26,10 +26,14 @@ CONNECTORS='sealflow-.*'
 forbid "the core, as it is linked by default, has no Arrow, no network and no files" \
     "arrow.*|parquet|$NETWORK|$CONNECTORS" -p sealflow -e normal,build
 forbid "the core with every feature has no network and no connector" \
-    "parquet|$NETWORK|$CONNECTORS" -p sealflow -e normal,build --all-features
+    "$NETWORK|$CONNECTORS" -p sealflow -e normal,build --all-features
+forbid "what seals topics links no Parquet: only tables do" \
+    "parquet" -p sealflow -e normal,build --features pipeline,identity
 forbid "the core's own tests need no connector" "$CONNECTORS" -p sealflow -e all --all-features
 forbid "the key service client has no Arrow and no Kafka" "arrow.*|rdkafka.*" -p sealflow-kms -e normal,build
-forbid "storage has no Arrow and no Kafka" "arrow.*|rdkafka.*" -p sealflow-storage -e normal,build
+forbid "places and the catalogue in them need no Arrow, no Parquet and no Kafka" \
+    "arrow.*|parquet|rdkafka.*" -p sealflow-storage -e normal,build
+forbid "storage of tables has no Kafka" "rdkafka.*" -p sealflow-storage -e normal,build --all-features
 forbid "the development KMS is no part of the client" "aws-.*|rdkafka.*|arrow.*" -p sealflow-local-kms -e normal,build
 forbid "the reading service has no Kafka and no AWS client" "rdkafka.*|aws-sdk.*|aws-config" -p sealflow-serve -e normal,build
 forbid "what only reads requests of the reading service has no server and no TLS" \

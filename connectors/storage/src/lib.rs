@@ -9,6 +9,7 @@ mod draft;
 mod error;
 mod folder;
 mod location;
+#[cfg(feature = "table")]
 mod object_file;
 mod options;
 mod parts;
@@ -23,6 +24,7 @@ pub use config::CatalogueConfig;
 pub use error::StorageError;
 pub use folder::DurableFolder;
 pub use location::{BucketLocation, Location, LocationError};
+#[cfg(feature = "table")]
 pub use object_file::ObjectFile;
 pub use options::{BucketConfig, BucketConfigError, ServerSideEncryption};
 pub use place::{Listed, Page, Place};
