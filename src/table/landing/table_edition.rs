@@ -136,6 +136,7 @@ impl Edition for TableEdition {
             draft: self.parts.store.begin(path).await?,
             layout: Arc::clone(&self.layout),
             format: self.parts.format,
+            schema: self.schema,
             extra: self.extra.clone(),
             sealer: self.parts.sealer.clone(),
             envelopes: HashSet::new(),
@@ -152,6 +153,7 @@ struct TableFile {
     draft: Box<dyn FileDraft>,
     layout: Arc<TableLayout>,
     format: Format,
+    schema: u64,
     extra: Option<KeySpec>,
     sealer: DirectSealer,
     envelopes: HashSet<Vec<u8>>,
@@ -249,7 +251,11 @@ impl OpenFile for TableFile {
 
     async fn close(&mut self, origin: &Origin) -> Result<(), TransformError> {
         let writer = self.writer.take().ok_or_else(lost)?;
-        let origin = origin.clone();
+        // Of the file, whatever counts by now.
+        let origin = Origin {
+            schema: self.schema,
+            ..origin.clone()
+        };
         let finished = tokio::task::spawn_blocking(move || writer.finish(&origin)).await;
         finished
             .map_err(|_| TransformError::bug("writing a footer panicked"))?

@@ -29,7 +29,7 @@ use crate::telemetry::Telemetry;
 use crate::term::{OutputFormat, Progress, say, say_json};
 use crate::while_it_counts::WhileItCounts;
 
-/// Run a pipeline: topic in, sealed (or opened) topic or encrypted table out, exactly once
+/// Run a pipeline: topic in, sealed (or opened) topic out, exactly once
 ///
 /// Runs until SIGTERM or Ctrl-C, which drain: what was read is finished and committed. A second signal stops at
 /// once; nothing is lost, what was not committed is read again by the next run.

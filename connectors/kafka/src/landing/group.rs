@@ -146,7 +146,7 @@ impl LandingGroup<'_> {
             self.take_failure()?;
             let (steps, closes) = self.steps();
             if steps.is_empty() {
-                return self.commit().map(|_| ());
+                return self.commit();
             }
             if closes && let Some(letters) = &self.letters {
                 letters.flush()?;
@@ -166,7 +166,13 @@ impl LandingGroup<'_> {
                     waits = Some(reason);
                 }
             }
-            self.note_outage(waits);
+            let is_retrying = {
+                let held = self.consumer.context().held();
+                held.parts.values().any(|part| part.retry_at.is_some())
+            };
+            if waits.is_some() || !is_retrying {
+                self.note_outage(waits);
+            }
             self.commit()?;
         }
         Ok(())

@@ -307,11 +307,9 @@ impl LandingGroup<'_> {
     ) -> Result<(), RunError> {
         let now = Instant::now();
         let mut held = self.consumer.context().held();
-        let mut epochs = BTreeMap::new();
         for (n, taken) in sorted.taken.iter().enumerate() {
             let part = held.parts.get_mut(&taken.partition).filter(|part| part.epoch == taken.epoch);
             let Some(part) = part.filter(|_| !lost.contains(&taken.partition)) else { continue };
-            epochs.insert(taken.partition.clone(), taken.epoch);
             let offset = taken.record.position.offset;
             let is_aside = aside.contains(&n);
             if is_aside {
@@ -378,7 +376,7 @@ impl LandingGroup<'_> {
                     return Ok(());
                 }
                 let files = held.parts.iter().flat_map(|(partition, part)| {
-                    part.files.iter().map(|(id, file)| (file.sizes().1, partition.clone(), part.epoch, *id))
+                    part.files.iter().map(move |(id, file)| (file.sizes().1, partition.clone(), part.epoch, *id))
                 });
                 let largest = files.max_by_key(|(bytes, ..)| *bytes);
                 largest.and_then(|(_, partition, epoch, id)| {
@@ -414,7 +412,7 @@ impl LandingGroup<'_> {
     where
         T: Send + 'static,
         W: FnMut() -> F + Send + 'static,
-        F: Future<Output = Result<T, TransformError>> + Send,
+        F: Future<Output = Result<T, TransformError>> + Send + 'static,
     {
         let counters = Arc::clone(&self.plan.counters);
         let task = async move { until_answered(&counters, work).await };
