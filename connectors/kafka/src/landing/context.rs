@@ -40,6 +40,9 @@ pub(super) struct LandingContext {
 #[derive(Default)]
 pub(super) struct Held {
     pub(super) parts: BTreeMap<Partition, Part>,
+    /// Partitions that went since this was last looked at: what was read of them is to be forgotten, before anything that is
+    /// read after they have come again.
+    pub(super) gone: Vec<Partition>,
     /// What a callback found that must end the group.
     pub(super) failure: Option<RunError>,
     epochs: u64,
@@ -165,6 +168,7 @@ impl LandingContext {
             let partition = (self.plan.topic(element.topic()), element.partition());
             held.parts.remove(&partition);
             self.plan.counters.set_lag(&partition.0, partition.1, None);
+            held.gone.push(partition);
         }
         let total = held.parts.len();
         drop(held);

@@ -486,21 +486,32 @@ impl LandingGroup<'_> {
     /// Takes one message in, if there is one.
     pub(super) fn poll(&mut self, wait: Duration) -> Result<bool, RunError> {
         self.last_poll = Instant::now();
-        let record = match self.consumer.poll(wait) {
-            None => return Ok(false),
-            Some(Err(error)) => return self.consumer_error(&error).map(|()| false),
+        let polled = match self.consumer.poll(wait) {
+            None => None,
+            Some(Err(error)) => {
+                self.consumer_error(&error)?;
+                None
+            }
             Some(Ok(message)) => {
                 let topic = self.plan.topic(message.topic());
                 let (partition, offset) = (message.partition(), message.offset());
-                from_message(&topic, &message).map_err(|_| {
+                let record = from_message(&topic, &message).map_err(|_| {
                     RunError::stopped(
                         StopKind::Data,
                         format!("{topic}/{partition}/{offset} has a header whose name is not UTF-8"),
                         "move the group's offset past it, or delete it at the source",
                     )
-                })?
+                })?;
+                Some(record)
             }
         };
+        // What was read of a partition before it went is not what follows its start when it comes again.
+        let gone = std::mem::take(&mut self.consumer.context().held().gone);
+        if !gone.is_empty() {
+            let gone: Vec<_> = gone.into_iter().map(|partition| (partition, 0)).collect();
+            self.forget(&gone);
+        }
+        let Some(record) = polled else { return Ok(false) };
         let position = &record.position;
         if let Some(ends) = &self.plan.ends {
             ends.read(&position.topic, position.partition, position.offset);

@@ -52,6 +52,11 @@ impl LandingGroup<'_> {
         if records.is_empty() {
             return Ok(());
         }
+        // While a service is waited for, a partition may go and come again, and begin elsewhere.
+        let epochs: BTreeMap<Partition, u64> = {
+            let held = self.consumer.context().held();
+            held.parts.iter().map(|(partition, part)| (partition.clone(), part.epoch)).collect()
+        };
         let landing = Arc::clone(&self.services.landing);
         let newest = move || {
             let landing = Arc::clone(&landing);
@@ -61,7 +66,7 @@ impl LandingGroup<'_> {
         if !self.change_version(&records, edition.version())? {
             return Ok(());
         }
-        let sorted = self.sort(records)?;
+        let sorted = self.sort(records, &epochs)?;
         if !sorted.taken.is_empty() {
             return self.write_rows(sorted, &edition);
         }
@@ -150,7 +155,7 @@ impl LandingGroup<'_> {
     }
 
     /// What each record is to its stretch. Records of a partition that reads elsewhere are dropped: it goes there.
-    fn sort(&mut self, records: Vec<Record>) -> Result<Sorted, RunError> {
+    fn sort(&mut self, records: Vec<Record>, epochs: &BTreeMap<Partition, u64>) -> Result<Sorted, RunError> {
         let mut sorted = Sorted::default();
         let mut dropped: BTreeSet<Partition> = BTreeSet::new();
         let format = self.plan.options.format;
@@ -158,9 +163,9 @@ impl LandingGroup<'_> {
         for record in records {
             let partition = (Arc::clone(&record.position.topic), record.position.partition);
             let offset = record.position.offset;
-            let Some(part) = held.parts.get_mut(&partition).filter(|_| !dropped.contains(&partition)) else {
-                continue;
-            };
+            let part = held.parts.get_mut(&partition);
+            let part = part.filter(|part| epochs.get(&partition) == Some(&part.epoch) && !dropped.contains(&partition));
+            let Some(part) = part else { continue };
             if part.position() != Some(part.at) {
                 part.go_back();
                 dropped.insert(partition);
