@@ -36,6 +36,8 @@ struct Taken {
 #[derive(Default)]
 struct Sorted {
     taken: Vec<Taken>,
+    /// The assignments that the batch was read under.
+    epochs: BTreeMap<Partition, u64>,
     /// One more than the last offset that was looked at, by partition.
     reached: BTreeMap<Partition, i64>,
     /// Offsets that are beyond the end of their stretch.
@@ -66,7 +68,7 @@ impl LandingGroup<'_> {
         if !self.change_version(&records, edition.version())? {
             return Ok(());
         }
-        let sorted = self.sort(records, &epochs)?;
+        let sorted = self.sort(records, epochs)?;
         if !sorted.taken.is_empty() {
             return self.write_rows(sorted, &edition);
         }
@@ -155,8 +157,8 @@ impl LandingGroup<'_> {
     }
 
     /// What each record is to its stretch. Records of a partition that reads elsewhere are dropped: it goes there.
-    fn sort(&mut self, records: Vec<Record>, epochs: &BTreeMap<Partition, u64>) -> Result<Sorted, RunError> {
-        let mut sorted = Sorted::default();
+    fn sort(&mut self, records: Vec<Record>, epochs: BTreeMap<Partition, u64>) -> Result<Sorted, RunError> {
+        let mut sorted = Sorted { epochs, ..Sorted::default() };
         let mut dropped: BTreeSet<Partition> = BTreeSet::new();
         let format = self.plan.options.format;
         let mut held = self.consumer.context().held();
@@ -164,7 +166,7 @@ impl LandingGroup<'_> {
             let partition = (Arc::clone(&record.position.topic), record.position.partition);
             let offset = record.position.offset;
             let part = held.parts.get_mut(&partition);
-            let part = part.filter(|part| epochs.get(&partition) == Some(&part.epoch) && !dropped.contains(&partition));
+            let part = part.filter(|part| sorted.epochs.get(&partition) == Some(&part.epoch) && !dropped.contains(&partition));
             let Some(part) = part else { continue };
             if part.position() != Some(part.at) {
                 part.go_back();
@@ -333,14 +335,10 @@ impl LandingGroup<'_> {
             }
         }
         for (partition, next) in sorted.reached {
-            let taken_by = sorted.taken.iter().find(|taken| taken.partition == partition).map(|taken| taken.epoch);
-            let Some(part) = held.parts.get_mut(&partition).filter(|_| !lost.contains(&partition)) else {
-                continue;
-            };
+            let part = held.parts.get_mut(&partition).filter(|_| !lost.contains(&partition));
             // Another assignment of the same partition begins where it is told.
-            if taken_by.is_some_and(|epoch| epoch != part.epoch) || part.position().is_none() {
-                continue;
-            }
+            let part = part.filter(|part| sorted.epochs.get(&partition) == Some(&part.epoch) && part.stretch.is_reading());
+            let Some(part) = part else { continue };
             part.at = next;
             part.stretch.reached(next).map_err(stopped)?;
             if let Some(offset) = sorted.later.get(&partition) {
