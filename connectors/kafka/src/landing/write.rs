@@ -5,6 +5,7 @@ use std::future::Future;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
+use rdkafka::consumer::Consumer;
 use sealflow::pipeline::{Counters, Outcome, Record, Route, StopKind, TransformError, check_prefix};
 use sealflow::table::FileId;
 use sealflow::table::landing::{Bucket, Edition, OpenFile, PlannedFile, Wants};
