@@ -63,13 +63,16 @@ impl FileSource for Stored {
     }
 
     async fn range(&self, range: Range<u64>) -> Result<Bytes, SourceError> {
-        self.place.read_range(&self.path, range).await.map_err(|error| match error {
-            StorageError::NotFound { .. } => SourceError::NotFound,
-            StorageError::NotPermitted { .. } => SourceError::NotPermitted,
-            other => SourceError::Unavailable {
-                reason: other.to_string(),
-            },
-        })
+        self.place
+            .read_range(&self.path, range)
+            .await
+            .map_err(|error| match error {
+                StorageError::NotFound { .. } => SourceError::NotFound,
+                StorageError::NotPermitted { .. } => SourceError::NotPermitted,
+                other => SourceError::Unavailable {
+                    reason: other.to_string(),
+                },
+            })
     }
 }
 

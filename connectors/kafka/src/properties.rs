@@ -270,7 +270,9 @@ pub(crate) fn line_producer(brokers: &str, properties: &Properties, patience_ms:
 /// The producer of a landing's dead letters: in order and without gaps within a run, or the run ends.
 pub(crate) fn letter_producer(config: &KafkaConfig) -> ClientConfig {
     let mut client = base();
-    client.set("compression.codec", "zstd").set("message.max.bytes", "16777216");
+    client
+        .set("compression.codec", "zstd")
+        .set("message.max.bytes", "16777216");
     target_properties(config).apply(&mut client);
     client
         .set("bootstrap.servers", config.target_brokers())

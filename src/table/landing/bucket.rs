@@ -195,7 +195,9 @@ impl BucketRule {
 
 impl fmt::Debug for BucketRule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("BucketRule").field("by", &self.by).finish_non_exhaustive()
+        f.debug_struct("BucketRule")
+            .field("by", &self.by)
+            .finish_non_exhaustive()
     }
 }
 
@@ -234,7 +236,13 @@ mod tests {
 
     #[test]
     fn a_record_is_filed_under_the_day_of_its_event() {
-        let of = |text: &str| day(&format!(r#"{{"event":{{"at":{text}}}}}"#), NOON, EventTimeUnit::Milliseconds);
+        let of = |text: &str| {
+            day(
+                &format!(r#"{{"event":{{"at":{text}}}}}"#),
+                NOON,
+                EventTimeUnit::Milliseconds,
+            )
+        };
         assert_eq!(of(r#""2026-11-25T23:59:59Z""#), "2026-11-25");
         assert_eq!(of(r#""2026-11-26T00:30:00.123456789+01:00""#), "2026-11-25");
         assert_eq!(of(r#""2026-11-24""#), "2026-11-24");
@@ -250,14 +258,26 @@ mod tests {
         assert_eq!(of(r#"{"event":{"at":"1970-01-01T00:00:00Z"}}"#), "2026-11-21");
         assert_eq!(of(r#"{"event":{"at":"2999-01-01T00:00:00Z"}}"#), "2026-12-05");
         assert_eq!(of(r#"{"event":{"at":99999999999999999}}"#), "2026-12-05");
-        for nothing in ["{}", r#"{"event":{"at":"soon"}}"#, r#"{"event":{"at":[1]}}"#, "no JSON", ""] {
+        for nothing in [
+            "{}",
+            r#"{"event":{"at":"soon"}}"#,
+            r#"{"event":{"at":[1]}}"#,
+            "no JSON",
+            "",
+        ] {
             assert_eq!(of(nothing), "2026-11-28", "{nothing}");
         }
         let mut rule = BucketRule::new(&PartitionBy::default(), Format::Json).unwrap();
         assert_eq!(rule.bucket(&record("{}", Timestamp::None)).to_string(), "1970-01-01");
-        assert_eq!(rule.bucket(&record("{}", Timestamp::Appended(NOON))).to_string(), "2026-11-28");
+        assert_eq!(
+            rule.bucket(&record("{}", Timestamp::Appended(NOON))).to_string(),
+            "2026-11-28"
+        );
         for beyond in [i64::MIN, i64::MAX, 253_402_300_800_000] {
-            assert_eq!(rule.bucket(&record("{}", Timestamp::Created(beyond))).to_string(), "1970-01-01");
+            assert_eq!(
+                rule.bucket(&record("{}", Timestamp::Created(beyond))).to_string(),
+                "1970-01-01"
+            );
         }
         let last = Timestamp::Created(253_402_300_799_999);
         assert_eq!(rule.bucket(&record("{}", last)).to_string(), "9999-12-31");

@@ -98,9 +98,11 @@ impl LandingError {
     pub fn kind(&self) -> StopKind {
         match self {
             Self::Topic { .. } => StopKind::Config,
-            Self::Intent { .. } | Self::OtherFile { .. } | Self::Inside { .. } | Self::SourceChanged { .. } | Self::Unplanned { .. } => {
-                StopKind::Data
-            }
+            Self::Intent { .. }
+            | Self::OtherFile { .. }
+            | Self::Inside { .. }
+            | Self::SourceChanged { .. }
+            | Self::Unplanned { .. } => StopKind::Data,
             Self::Order { .. } | Self::Step => StopKind::Internal,
             Self::NoRandomness => StopKind::Unavailable,
         }
@@ -119,7 +121,9 @@ impl LandingError {
             Self::SourceChanged { .. } | Self::Unplanned { .. } => {
                 "nothing was overwritten: bring the records or the file back; if both are lost, docs/operations.md says how to go on without them"
             }
-            Self::Order { .. } | Self::Step => "this is a bug of ours: nothing was written twice; please report it with the log",
+            Self::Order { .. } | Self::Step => {
+                "this is a bug of ours: nothing was written twice; please report it with the log"
+            }
             Self::NoRandomness => "check the machine",
         }
     }

@@ -170,7 +170,11 @@ impl Intent {
         let mut paths: Vec<_> = intent.files.iter().map(|file| (&file.folder, &file.name)).collect();
         paths.sort_unstable();
         let is_file = |file: &PlannedFile| {
-            inside(file.first) && inside(file.last) && file.first <= file.last && file.rows > 0 && is_below(&file.folder, &file.name)
+            inside(file.first)
+                && inside(file.last)
+                && file.first <= file.last
+                && file.rows > 0
+                && is_below(&file.folder, &file.name)
         };
         let mut ids: Vec<_> = intent.files.iter().map(|file| file.id).collect();
         ids.sort_unstable();
@@ -245,7 +249,11 @@ mod tests {
         assert_eq!(whose.check(), Ok(()));
         assert_eq!(whose.intent(10), "commits/land/orders.v1/7/00000000000000000010");
         assert_eq!(whose.start_of(&whose.intent(i64::MAX)), Some(i64::MAX));
-        for other in ["commits/land/orders.v1/77/00000000000000000010", "commits/land/orders.v1/7/10", "x"] {
+        for other in [
+            "commits/land/orders.v1/77/00000000000000000010",
+            "commits/land/orders.v1/7/10",
+            "x",
+        ] {
             assert_eq!(whose.start_of(other), None, "{other}");
         }
         let bytes = intent().to_bytes();

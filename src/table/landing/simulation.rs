@@ -198,7 +198,12 @@ impl Member {
             Step::List { folder } => {
                 if fate == 0 {
                     let prefix = format!("{folder}/");
-                    let paths = world.catalogue.keys().filter(|path| path.starts_with(&prefix)).cloned().collect();
+                    let paths = world
+                        .catalogue
+                        .keys()
+                        .filter(|path| path.starts_with(&prefix))
+                        .cloned()
+                        .collect();
                     self.stretch.listed(&paths);
                 }
             }
@@ -314,7 +319,13 @@ impl Member {
         self.policy = world.policy;
         let count = usize::try_from(1 + world.draw.below(6)).unwrap();
         let at = self.at;
-        let batch: Vec<Source> = world.source.iter().filter(|record| record.offset >= at).take(count).copied().collect();
+        let batch: Vec<Source> = world
+            .source
+            .iter()
+            .filter(|record| record.offset >= at)
+            .take(count)
+            .copied()
+            .collect();
         let now = Instant::now();
         for record in batch {
             let bucket = self.rule.bucket(&record.record());
@@ -404,7 +415,10 @@ fn live(seed: u64, resets: bool) -> World {
         }
         last.work(&mut world).unwrap();
     }
-    panic!("seed {seed}: it comes to no end: {:?} {:?}", world.committed, last.stretch);
+    panic!(
+        "seed {seed}: it comes to no end: {:?} {:?}",
+        world.committed, last.stretch
+    );
 }
 
 fn parsed(bytes: &[u8]) -> Intent {
@@ -418,10 +432,17 @@ fn check(world: &World) {
         *rows.entry(*offset).or_insert(0) += 1;
     }
     for record in &world.source {
-        let (count, is_letter) = (rows.remove(&record.offset).unwrap_or(0), world.letters.contains(&record.offset));
+        let (count, is_letter) = (
+            rows.remove(&record.offset).unwrap_or(0),
+            world.letters.contains(&record.offset),
+        );
         assert!(count <= 1, "{} is there {count} times", record.offset);
         assert!(count == 1 || is_letter, "{} is lost", record.offset);
-        assert!(!(count == 1 && is_letter) || record.rejected < 2, "{} is both", record.offset);
+        assert!(
+            !(count == 1 && is_letter) || record.rejected < 2,
+            "{} is both",
+            record.offset
+        );
     }
     assert!(rows.is_empty());
     // The intents tell exactly which files there are.
@@ -435,7 +456,12 @@ fn check(world: &World) {
             let path = format!("d/{}/{}", file.folder, file.name);
             let there = world.files.get(&path).unwrap_or_else(|| panic!("{path} is missing"));
             assert!(there.rows.len() as u64 <= file.rows);
-            assert!(there.rows.iter().all(|offset| (file.first..=file.last).contains(offset)));
+            assert!(
+                there
+                    .rows
+                    .iter()
+                    .all(|offset| (file.first..=file.last).contains(offset))
+            );
             named.insert(path);
         }
     }
@@ -487,7 +513,9 @@ fn half_done() -> World {
     while !matches!(member.stretch.step(), Step::Finish { .. }) {
         member.work(&mut world).unwrap();
     }
-    let Step::Finish { files } = member.stretch.step() else { return world };
+    let Step::Finish { files } = member.stretch.step() else {
+        return world;
+    };
     assert!(files.len() > 1, "one file is not half of anything");
     member.finish(&mut world, files[..1].to_vec(), 0);
     world
@@ -505,7 +533,12 @@ fn until_it_ends(world: &mut World) -> Result<(), LandingError> {
 #[test]
 fn what_was_begun_and_not_finished_is_finished_by_the_next_and_nothing_is_overwritten() {
     let mut world = half_done();
-    let (path, rows) = world.files.iter().map(|(path, file)| (path.clone(), file.rows.clone())).next().unwrap();
+    let (path, rows) = world
+        .files
+        .iter()
+        .map(|(path, file)| (path.clone(), file.rows.clone()))
+        .next()
+        .unwrap();
     until_it_ends(&mut world).unwrap();
     assert_eq!(world.files[&path].rows, rows);
     check(&world);
@@ -515,7 +548,10 @@ fn what_was_begun_and_not_finished_is_finished_by_the_next_and_nothing_is_overwr
 fn a_source_that_lost_what_a_missing_file_is_of_stops_the_partition_and_commits_nothing() {
     let mut world = half_done();
     let intent = parsed(world.catalogue.values().next().unwrap());
-    let missing = intent.files.iter().find(|file| !world.files.contains_key(&format!("d/{}/{}", file.folder, file.name)));
+    let missing = intent
+        .files
+        .iter()
+        .find(|file| !world.files.contains_key(&format!("d/{}/{}", file.folder, file.name)));
     let gone = missing.unwrap().first;
     world.source.retain(|record| record.offset != gone);
     let error = until_it_ends(&mut world).unwrap_err();
@@ -573,5 +609,8 @@ fn a_stretch_is_due_by_rows_by_bytes_and_by_time_and_never_empty() {
     assert_eq!(member.stretch.due_at(&limits), Some(now + Duration::from_secs(60)));
     member.stretch.row(2, bucket, now).unwrap();
     assert!(member.stretch.is_due(&limits, 0, now));
-    assert!(matches!(member.stretch.wants(2, bucket), Err(LandingError::Order { .. })));
+    assert!(matches!(
+        member.stretch.wants(2, bucket),
+        Err(LandingError::Order { .. })
+    ));
 }

@@ -170,7 +170,10 @@ impl Following {
 
     fn of(&self, state: State) -> Vec<PlannedFile> {
         let files = self.intent.files.iter();
-        files.filter(|file| self.files.get(&file.id) == Some(&state)).cloned().collect()
+        files
+            .filter(|file| self.files.get(&file.id) == Some(&state))
+            .cloned()
+            .collect()
     }
 
     /// The next phase, once nothing is left to be asked in this one.
@@ -199,7 +202,10 @@ impl Following {
         let missing = self.of(State::Missing);
         let first = missing.iter().map(|file| file.first).min();
         let last = missing.iter().map(|file| file.last).max();
-        (first.unwrap_or(self.intent.start), last.map_or(self.intent.start, |last| last.saturating_add(1)))
+        (
+            first.unwrap_or(self.intent.start),
+            last.map_or(self.intent.start, |last| last.saturating_add(1)),
+        )
     }
 }
 
@@ -247,7 +253,9 @@ impl Stretch {
     pub fn step(&self) -> Step {
         let whose = &self.whose;
         match &self.phase {
-            Phase::Listing => Step::List { folder: whose.intents() },
+            Phase::Listing => Step::List {
+                folder: whose.intents(),
+            },
             Phase::Before(start) => Step::Look {
                 path: whose.intent(*start),
             },
@@ -360,7 +368,10 @@ impl Stretch {
     /// [`LandingError`]
     pub fn file(&mut self, bucket: Bucket) -> Result<PlannedFile, LandingError> {
         if let Phase::Rebuilding(following) = &self.phase {
-            return self.planned(&following.intent, bucket).cloned().ok_or(LandingError::Step);
+            return self
+                .planned(&following.intent, bucket)
+                .cloned()
+                .ok_or(LandingError::Step);
         }
         let (folder, name) = (bucket.folder(&self.whose.topic), name(&self.whose, self.start, bucket));
         let Phase::Gathering(gathered) = &mut self.phase else {
@@ -425,7 +436,8 @@ impl Stretch {
             }
             Phase::Rebuilding(following) if offset >= following.next => {
                 following.next = offset + 1;
-                *id.map(|id| following.found.entry(id).or_insert(0)).ok_or(LandingError::Step)? += 1;
+                *id.map(|id| following.found.entry(id).or_insert(0))
+                    .ok_or(LandingError::Step)? += 1;
                 Ok(())
             }
             Phase::Gathering(_) | Phase::Rebuilding(_) => Err(order),
@@ -464,7 +476,9 @@ impl Stretch {
         let Phase::Gathering(gathered) = &self.phase else {
             return false;
         };
-        let is_old = gathered.since.is_some_and(|since| now.duration_since(since) >= limits.after);
+        let is_old = gathered
+            .since
+            .is_some_and(|since| now.duration_since(since) >= limits.after);
         gathered.records > 0
             && (is_old
                 || bytes >= limits.bytes
@@ -593,7 +607,12 @@ impl Stretch {
         let Phase::Probing(following) = &mut self.phase else {
             return Err(LandingError::Step);
         };
-        let file = following.intent.files.iter().find(|file| file.id == id).ok_or(LandingError::Step)?;
+        let file = following
+            .intent
+            .files
+            .iter()
+            .find(|file| file.id == id)
+            .ok_or(LandingError::Step)?;
         let is_ours = |claims: &Claims| {
             claims.dataset == whose.dataset && claims.partition == file.folder && claims.file == id.to_string()
         };
@@ -664,7 +683,10 @@ impl Stretch {
 
     /// The file of the intent that records of `bucket` are in.
     fn planned<'i>(&self, intent: &'i Intent, bucket: Bucket) -> Option<&'i PlannedFile> {
-        let (folder, name) = (bucket.folder(&self.whose.topic), name(&self.whose, intent.start, bucket));
+        let (folder, name) = (
+            bucket.folder(&self.whose.topic),
+            name(&self.whose, intent.start, bucket),
+        );
         let mut files = intent.files.iter();
         files.find(|file| file.folder == folder && file.name == name)
     }

@@ -18,7 +18,8 @@ use crate::pipeline::{Format, Record, StopKind, Transform, TransformError, from_
 use crate::policy::{ColumnPath, VerifiedPolicy};
 use crate::table::keys::spec;
 use crate::table::{
-    EncodedRows, LayoutError, Origin, RowEncoder, TableError, TableKeys, TableLayout, TableSchema, TableWriter, WriteOptions,
+    EncodedRows, LayoutError, Origin, RowEncoder, TableError, TableKeys, TableLayout, TableSchema, TableWriter,
+    WriteOptions,
 };
 
 /// Code of a record that has something that the schema has not, where the policy says nothing about `_extra`.
@@ -66,7 +67,9 @@ impl EditionError {
         match self {
             Self::Table(error) => error.help(),
             Self::Layout(error) => error.help().to_owned(),
-            Self::SealedEventTime { .. } => "take another field, or none: then the record's time stamp counts".to_owned(),
+            Self::SealedEventTime { .. } => {
+                "take another field, or none: then the record's time stamp counts".to_owned()
+            }
         }
     }
 }
@@ -100,7 +103,10 @@ impl TableEdition {
         }
         let event_time: Option<ColumnPath> = by.event_time.as_deref().and_then(|path| path.parse().ok());
         if let Some(path) = event_time
-            && model.columns.iter().any(|rule| rule.path.covers(&path) || path.covers(&rule.path))
+            && model
+                .columns
+                .iter()
+                .any(|rule| rule.path.covers(&path) || path.covers(&rule.path))
         {
             return Err(EditionError::SealedEventTime { path: path.to_string() });
         }
@@ -225,7 +231,9 @@ impl OpenFile for TableFile {
         let batch = rows.with_extra(sealed.as_ref());
         let batch = batch.map_err(|_| TransformError::bug("rows do not make a batch"))?;
         self.work(move |writer| {
-            envelopes.iter().try_for_each(|envelope| writer.add_envelope(envelope))?;
+            envelopes
+                .iter()
+                .try_for_each(|envelope| writer.add_envelope(envelope))?;
             writer.write(&batch)
         })
         .await?;
@@ -242,7 +250,10 @@ impl OpenFile for TableFile {
     }
 
     fn sizes(&self) -> (u64, u64) {
-        (self.written, self.writer.as_ref().map_or(0, |writer| writer.sizes().2 as u64))
+        (
+            self.written,
+            self.writer.as_ref().map_or(0, |writer| writer.sizes().2 as u64),
+        )
     }
 
     fn is_full(&self) -> bool {

@@ -53,7 +53,15 @@ pub(super) async fn run(
         let counted = Arc::clone(&counted);
         move |policy: Arc<VerifiedPolicy>| {
             check_supported(&policy)?;
-            edition(&config, &table, &services.with_policy(policy), &schema, parts.clone(), &counted).map(Arc::new)
+            edition(
+                &config,
+                &table,
+                &services.with_policy(policy),
+                &schema,
+                parts.clone(),
+                &counted,
+            )
+            .map(Arc::new)
         }
     };
     let (policy, policies) = (Arc::clone(&services.policy), Arc::clone(&services.policies));
@@ -167,12 +175,19 @@ fn edition(
     let sealer: DirectSealer = parts.sealer.clone();
     // The envelopes of a batch come with its records, and go into the file.
     let transform = services.sealing(parts.format, KeysPlacement::Header, sealer)?;
-    let transform = transform.for_table().with_limits(config.output).with_counters(Arc::clone(counted));
+    let transform = transform
+        .for_table()
+        .with_limits(config.output)
+        .with_counters(Arc::clone(counted));
     let policy = Arc::clone(&services.policy);
     TableEdition::new(policy, schema, &table.partition_by, Arc::new(transform), parts).map_err(|error| {
         let version = services.policy.policy().version;
         Failure::config(
-            format_args!("policy of {}, version {version}, and {}: {error}", config.dataset, table.schema.display()),
+            format_args!(
+                "policy of {}, version {version}, and {}: {error}",
+                config.dataset,
+                table.schema.display()
+            ),
             error.help(),
         )
     })

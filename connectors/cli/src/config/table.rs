@@ -91,13 +91,27 @@ pub(super) fn check(config: &PipelineConfig) -> Result<(), Wrong> {
         (Some(_), None) => return Ok(()),
         (None, Some(table)) => table,
         (Some(_), Some(_)) => {
-            return wrong(&target, "has both `kafka` and `table`", "a pipeline writes to one of them: make two of it");
+            return wrong(
+                &target,
+                "has both `kafka` and `table`",
+                "a pipeline writes to one of them: make two of it",
+            );
         }
-        (None, None) => return wrong(&target, "has neither `kafka` nor `table`", "write `kafka: {}`, or `table: { location: …, schema: … }`"),
+        (None, None) => {
+            return wrong(
+                &target,
+                "has neither `kafka` nor `table`",
+                "write `kafka: {}`, or `table: { location: …, schema: … }`",
+            );
+        }
     };
     let at = target.key("table");
     if config.mode == Mode::Open {
-        return wrong(&root.key("mode"), "a table takes sealed records only", "use mode: seal, or `sealflow read` to open a table");
+        return wrong(
+            &root.key("mode"),
+            "a table takes sealed records only",
+            "use mode: seal, or `sealflow read` to open a table",
+        );
     }
     if config.format == Format::Ndjson {
         return wrong(&root.key("format"), "a row is one document", "use json or json-sr");
@@ -110,18 +124,30 @@ pub(super) fn check(config: &PipelineConfig) -> Result<(), Wrong> {
         );
     }
     if let Err(error) = table.bucket.check() {
-        return wrong(&at.key("bucket"), error.to_string(), "`sealflow schema pipeline` says what these keys take");
+        return wrong(
+            &at.key("bucket"),
+            error.to_string(),
+            "`sealflow schema pipeline` says what these keys take",
+        );
     }
     let format = config.format.core().unwrap_or(sealflow::pipeline::Format::Json);
     if let Err(error) = BucketRule::new(&table.partition_by, format) {
-        return wrong(&at.key("partition_by"), error.to_string(), "name a field of the record's value, as in event.time");
+        return wrong(
+            &at.key("partition_by"),
+            error.to_string(),
+            "name a field of the record's value, as in event.time",
+        );
     }
     let roll = at.key("roll");
     if table.roll.rows == 0 {
         return wrong(&roll.key("rows"), "must not be 0", "5000000 is usual");
     }
     if table.roll.after.0 < Duration::from_millis(100) {
-        return wrong(&roll.key("after"), "less than 100ms", "5m is usual: every file costs its reader");
+        return wrong(
+            &roll.key("after"),
+            "less than 100ms",
+            "5m is usual: every file costs its reader",
+        );
     }
     if !(1..=10_000).contains(&table.open_files) {
         return wrong(&at.key("open_files"), "must be between 1 and 10000", "64 is usual");

@@ -55,7 +55,9 @@ fn landing(site: &Site, name: &str, instance: &str, after: &str) -> PathBuf {
 
 fn files(folder: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
-    let Ok(entries) = std::fs::read_dir(folder) else { return found };
+    let Ok(entries) = std::fs::read_dir(folder) else {
+        return found;
+    };
     for entry in entries {
         let path = entry.unwrap().path();
         if path.is_dir() {
@@ -74,13 +76,18 @@ fn reader(site: &Site) -> (TableReader, Arc<dyn Clock>) {
     struct Now;
     impl Clock for Now {
         fn now(&self) -> UnixMillis {
-            let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+            let now = std::time::SystemTime::now()
+                .duration_since(std::time::UNIX_EPOCH)
+                .unwrap();
             UnixMillis(u64::try_from(now.as_millis()).unwrap())
         }
     }
     let clock: Arc<dyn Clock> = Arc::new(Now);
     let (catalogue, kms) = site.block_on(async {
-        let catalogue = CatalogueConfig::from(Location::Folder(site.catalogue())).open().await.unwrap();
+        let catalogue = CatalogueConfig::from(Location::Folder(site.catalogue()))
+            .open()
+            .await
+            .unwrap();
         let endpoint = site.kms().endpoint();
         // As the testbed's local KMS knows `role/support`.
         let (id, secret) = ("TESTSUPPORT", "tests-only-support");
@@ -105,8 +112,22 @@ fn reader(site: &Site) -> (TableReader, Arc<dyn Clock>) {
     let reader = TableReader::new(
         policies.clone(),
         EmbeddedPolicies::OwnedBy(owners()),
-        OpeningKeys::of(kms.clone(), catalogue.clone(), policies.clone(), clock.clone(), age, 10_000),
-        OpeningKeys::new(kms.clone(), catalogue.clone(), policies.clone(), clock.clone(), age, 10_000),
+        OpeningKeys::of(
+            kms.clone(),
+            catalogue.clone(),
+            policies.clone(),
+            clock.clone(),
+            age,
+            10_000,
+        ),
+        OpeningKeys::new(
+            kms.clone(),
+            catalogue.clone(),
+            policies.clone(),
+            clock.clone(),
+            age,
+            10_000,
+        ),
         DomainKeys::new(kms, catalogue, policies, clock.clone(), age),
     );
     (reader, clock)
@@ -219,7 +240,12 @@ fn every_record_lands_in_files_once_under_kills_and_a_rebalance() {
     let first = Running::start(&site, "pipeline", &file, &[]);
     let second = Running::start(&site, "pipeline", &landing(&site, name, "b", "700ms"), &[]);
     while group.committed() < records {
-        assert!(Instant::now() < until, "no progress:\n{}\n{}", first.read_log(), second.read_log());
+        assert!(
+            Instant::now() < until,
+            "no progress:\n{}\n{}",
+            first.read_log(),
+            second.read_log()
+        );
         std::thread::sleep(Duration::from_millis(50));
     }
     first.kill();

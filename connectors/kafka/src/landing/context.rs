@@ -96,7 +96,13 @@ impl LandingContext {
             _ => consumer.assign(&list),
         };
         // Nothing is read before it is known whether there is an intent.
-        let result = result.and_then(|()| if list.count() > 0 { consumer.pause(&list) } else { Ok(()) });
+        let result = result.and_then(|()| {
+            if list.count() > 0 {
+                consumer.pause(&list)
+            } else {
+                Ok(())
+            }
+        });
         result.map_err(|error| self.failed(&error))?;
         tracing::info!(partitions = list.count(), total, "partitions assigned");
         Ok(())
@@ -230,7 +236,11 @@ impl ClientContext for LandingContext {
             let Some(found) = topics.and_then(|topic| topic.partitions.get(number)) else {
                 continue;
             };
-            let end = if found.ls_offset >= 0 { found.ls_offset } else { found.hi_offset };
+            let end = if found.ls_offset >= 0 {
+                found.ls_offset
+            } else {
+                found.hi_offset
+            };
             let position = part.stretch.start();
             counters.set_position(topic, *number, position);
             // Beyond the last record there may be transaction markers, which are never committed.

@@ -41,13 +41,19 @@ pub(super) fn run(plan: &Arc<LandingPlan>, index: u16) -> Result<(), RunError> {
         group: plan.group(),
         member: plan.member(index),
     };
-    let letters = plan.config.dead_letters.as_ref().map(|_| LetterProducer::new(&plan.config));
+    let letters = plan
+        .config
+        .dead_letters
+        .as_ref()
+        .map(|_| LetterProducer::new(&plan.config));
     let consumer: BaseConsumer<LandingContext> = consumer_properties(&plan.config, &identity, plan.statistics_ms())
         .create_with_context(LandingContext::new(Arc::clone(plan)))
         .map_err(|error| crate::topics::client_not_made("source.kafka.properties", &error))?;
     let topics: Vec<&str> = plan.routes.sources().collect();
     if !topics.is_empty() {
-        consumer.subscribe(&topics).map_err(|error| unreachable_or_denied(&error, None))?;
+        consumer
+            .subscribe(&topics)
+            .map_err(|error| unreachable_or_denied(&error, None))?;
     }
     let services = Services {
         catalogue: Arc::clone(&plan.catalogue),
@@ -156,7 +162,9 @@ impl LandingGroup<'_> {
                 async move { (partition, epoch, perform(services, whose, step, files).await) }
             });
             let tasks: Vec<_> = tasks.collect();
-            let Some(answers) = self.wait(tasks)? else { return Ok(()) };
+            let Some(answers) = self.wait(tasks)? else {
+                return Ok(());
+            };
             let mut waits = None;
             for (partition, epoch, came) in answers {
                 let mut held = self.consumer.context().held();
@@ -180,7 +188,12 @@ impl LandingGroup<'_> {
 
     /// What is to be done, with the files that it is done to; and whether files are closed, which needs their dead letters first.
     #[allow(clippy::type_complexity)] // it is taken apart at once
-    fn steps(&self) -> (Vec<(Partition, u64, Arc<sealflow::table::landing::Whose>, Step, Files)>, bool) {
+    fn steps(
+        &self,
+    ) -> (
+        Vec<(Partition, u64, Arc<sealflow::table::landing::Whose>, Step, Files)>,
+        bool,
+    ) {
         let now = Instant::now();
         let mut steps = Vec::new();
         let mut closes = false;
@@ -195,7 +208,13 @@ impl LandingGroup<'_> {
                 Step::Close { .. } | Step::Finish { .. } => std::mem::take(&mut part.files),
                 _ => Files::new(),
             };
-            steps.push((partition.clone(), part.epoch, Arc::clone(part.stretch.whose()), step, files));
+            steps.push((
+                partition.clone(),
+                part.epoch,
+                Arc::clone(part.stretch.whose()),
+                step,
+                files,
+            ));
         }
         (steps, closes)
     }
@@ -247,12 +266,15 @@ impl LandingGroup<'_> {
         {
             let held = self.consumer.context().held();
             for (partition, part) in &held.parts {
-                let Step::Commit { offset, is_trusted } = part.stretch.step() else { continue };
+                let Step::Commit { offset, is_trusted } = part.stretch.step() else {
+                    continue;
+                };
                 if !part.has_step(Instant::now()) {
                     continue;
                 }
                 let failed = |error: KafkaError| unreachable_or_denied(&error, None);
-                list.add_partition_offset(&partition.0, partition.1, Offset::Offset(offset)).map_err(failed)?;
+                list.add_partition_offset(&partition.0, partition.1, Offset::Offset(offset))
+                    .map_err(failed)?;
                 if let Some(mut element) = list.find_partition(&partition.0, partition.1)
                     && is_trusted
                 {
@@ -265,7 +287,10 @@ impl LandingGroup<'_> {
             return Ok(());
         }
         failpoint!("land-before-commit");
-        let committed = self.plan.watch.call("commit", || self.consumer.commit(&list, CommitMode::Sync));
+        let committed = self
+            .plan
+            .watch
+            .call("commit", || self.consumer.commit(&list, CommitMode::Sync));
         self.plan.counters.set_target_failing(committed.is_err());
         let mut held = self.consumer.context().held();
         for (partition, (epoch, offset)) in ends {
@@ -347,8 +372,14 @@ impl LandingGroup<'_> {
             if open <= options.open_files {
                 break;
             }
-            let reading = held.parts.values_mut().filter(|part| part.stretch.is_reading() && !part.files.is_empty());
-            match reading.filter(|part| !part.stretch.is_rebuilding()).min_by_key(|part| part.used) {
+            let reading = held
+                .parts
+                .values_mut()
+                .filter(|part| part.stretch.is_reading() && !part.files.is_empty());
+            match reading
+                .filter(|part| !part.stretch.is_rebuilding())
+                .min_by_key(|part| part.used)
+            {
                 Some(part) => {
                     roll(part);
                     break;
@@ -413,15 +444,21 @@ impl LandingGroup<'_> {
             let mut list = TopicPartitionList::with_capacity(seek.len());
             let failed = |error: KafkaError| unreachable_or_denied(&error, None);
             for ((topic, partition), from) in &seek {
-                list.add_partition_offset(topic, *partition, Offset::Offset(*from)).map_err(failed)?;
+                list.add_partition_offset(topic, *partition, Offset::Offset(*from))
+                    .map_err(failed)?;
             }
-            let sought = self.plan.watch.call("seek", || self.consumer.seek_partitions(list, Duration::from_secs(10)));
+            let sought = self
+                .plan
+                .watch
+                .call("seek", || self.consumer.seek_partitions(list, Duration::from_secs(10)));
             if let Ok(sought) = &sought {
                 let mut held = self.consumer.context().held();
                 for element in sought.elements().iter().filter(|element| element.error().is_ok()) {
                     let partition = (self.plan.topic(element.topic()), element.partition());
                     seek.retain(|(wanted, from)| {
-                        if *wanted == partition && let Some(part) = held.parts.get_mut(wanted) {
+                        if *wanted == partition
+                            && let Some(part) = held.parts.get_mut(wanted)
+                        {
                             part.went_to(*from);
                         }
                         *wanted != partition
@@ -628,4 +665,3 @@ pub(super) fn roll(part: &mut Part) {
     let (policy, schema) = part.version;
     part.stretch.roll(&policy, schema);
 }
-

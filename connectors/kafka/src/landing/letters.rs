@@ -47,7 +47,9 @@ impl LetterProducer {
         loop {
             match self.producer.send(message) {
                 Ok(()) => return Ok(()),
-                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back)) if started.elapsed() < PATIENCE => {
+                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back))
+                    if started.elapsed() < PATIENCE =>
+                {
                     message = back;
                     std::thread::sleep(Duration::from_millis(1));
                 }

@@ -88,7 +88,10 @@ impl LandingRunner {
             return Err(ConfigError::new("threads", "is not between 1 and 64", "1 to 4 is usual").into());
         }
         options.batch.rows = options.batch.rows.clamp(1, MAX_BATCH);
-        let ratio = config.dead_letters.as_ref().map(|dead| Mutex::new(DeadLetterRatio::new(dead.max_ratio)));
+        let ratio = config
+            .dead_letters
+            .as_ref()
+            .map(|dead| Mutex::new(DeadLetterRatio::new(dead.max_ratio)));
         Ok(Self(LandingPlan {
             ratio,
             config,
@@ -215,7 +218,10 @@ impl LandingPlan {
 
     /// `group.instance.id` of a thread group. Names hold no dots.
     pub(super) fn member(&self, index: u16) -> String {
-        format!("sealflow-landing.{}.{}.{index}", self.options.pipeline, self.options.instance)
+        format!(
+            "sealflow-landing.{}.{}.{index}",
+            self.options.pipeline, self.options.instance
+        )
     }
 
     /// The shared name of a topic.

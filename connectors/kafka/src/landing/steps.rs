@@ -175,7 +175,11 @@ fn catalogue<T>(result: Result<T, CatalogueError>) -> Result<Result<T, String>, 
             error.to_string(),
             "let this process read, list and create objects below commits/ in the catalogue",
         )),
-        Err(error) => Err(RunError::stopped(StopKind::Config, error.to_string(), "check the catalogue")),
+        Err(error) => Err(RunError::stopped(
+            StopKind::Config,
+            error.to_string(),
+            "check the catalogue",
+        )),
     }
 }
 

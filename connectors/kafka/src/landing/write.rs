@@ -58,14 +58,19 @@ impl LandingGroup<'_> {
         // While a service is waited for, a partition may go and come again, and begin elsewhere.
         let epochs: BTreeMap<Partition, u64> = {
             let held = self.consumer.context().held();
-            held.parts.iter().map(|(partition, part)| (partition.clone(), part.epoch)).collect()
+            held.parts
+                .iter()
+                .map(|(partition, part)| (partition.clone(), part.epoch))
+                .collect()
         };
         let landing = Arc::clone(&self.services.landing);
         let newest = move || {
             let landing = Arc::clone(&landing);
             async move { landing.edition().await }
         };
-        let Some(edition) = self.answered(newest)? else { return Ok(()) };
+        let Some(edition) = self.answered(newest)? else {
+            return Ok(());
+        };
         if !self.change_version(&records, edition.version())? {
             return Ok(());
         }
@@ -79,7 +84,9 @@ impl LandingGroup<'_> {
     /// Seals the records, adds them to their files, sets aside what is no row.
     fn write_rows(&mut self, sorted: Sorted, edition: &Arc<dyn Edition>) -> Result<(), RunError> {
         let records: Vec<Record> = sorted.taken.iter().map(|taken| taken.record.clone()).collect();
-        let Some(outcomes) = self.transform(edition, records, None)? else { return Ok(()) };
+        let Some(outcomes) = self.transform(edition, records, None)? else {
+            return Ok(());
+        };
         let mut letters = Vec::new();
         let mut aside = BTreeSet::new();
         let mut files: BTreeMap<(Partition, u64, FileId), (Vec<usize>, Vec<Record>)> = BTreeMap::new();
@@ -94,10 +101,14 @@ impl LandingGroup<'_> {
                 letters.push((n, outcome));
             }
         }
-        let Some((rejected, lost)) = self.add(&sorted, files, edition)? else { return Ok(()) };
+        let Some((rejected, lost)) = self.add(&sorted, files, edition)? else {
+            return Ok(());
+        };
         for (code, indexes) in rejected {
             let records: Vec<Record> = indexes.iter().map(|n| sorted.taken[*n].record.clone()).collect();
-            let Some(outcomes) = self.transform(edition, records, Some(code))? else { return Ok(()) };
+            let Some(outcomes) = self.transform(edition, records, Some(code))? else {
+                return Ok(());
+            };
             aside.extend(&indexes);
             letters.extend(indexes.into_iter().zip(outcomes));
         }
@@ -144,7 +155,8 @@ impl LandingGroup<'_> {
             self.advance()?;
             let settled = {
                 let held = self.consumer.context().held();
-                let is_reading = |partition: &Partition| held.parts.get(partition).is_none_or(|part| part.stretch.is_reading());
+                let is_reading =
+                    |partition: &Partition| held.parts.get(partition).is_none_or(|part| part.stretch.is_reading());
                 changed.iter().all(is_reading)
             };
             if settled {
@@ -159,7 +171,10 @@ impl LandingGroup<'_> {
 
     /// What each record is to its stretch. Records of a partition that reads elsewhere are dropped: it goes there.
     fn sort(&mut self, records: Vec<Record>, epochs: BTreeMap<Partition, u64>) -> Result<Sorted, RunError> {
-        let mut sorted = Sorted { epochs, ..Sorted::default() };
+        let mut sorted = Sorted {
+            epochs,
+            ..Sorted::default()
+        };
         let mut dropped: BTreeSet<Partition> = BTreeSet::new();
         let format = self.plan.options.format;
         let mut held = self.consumer.context().held();
@@ -167,7 +182,8 @@ impl LandingGroup<'_> {
             let partition = (Arc::clone(&record.position.topic), record.position.partition);
             let offset = record.position.offset;
             let part = held.parts.get_mut(&partition);
-            let part = part.filter(|part| sorted.epochs.get(&partition) == Some(&part.epoch) && !dropped.contains(&partition));
+            let part =
+                part.filter(|part| sorted.epochs.get(&partition) == Some(&part.epoch) && !dropped.contains(&partition));
             let Some(part) = part else { continue };
             if part.position() != Some(part.at) {
                 part.go_back();
@@ -228,7 +244,9 @@ impl LandingGroup<'_> {
                     }
                 }
             };
-            let Some(outcomes) = self.answered(work)? else { return Ok(None) };
+            let Some(outcomes) = self.answered(work)? else {
+                return Ok(None);
+            };
             if let Err(TransformError::Stop { kind, reason, help }) = check_prefix(outcomes.len(), records.len()) {
                 return Err(RunError::Stopped { kind, reason, help });
             }
@@ -275,7 +293,9 @@ impl LandingGroup<'_> {
                 });
             }
         }
-        let Some(added) = self.wait(tasks)? else { return Ok(None) };
+        let Some(added) = self.wait(tasks)? else {
+            return Ok(None);
+        };
         let (mut rejected, mut lost): (BTreeMap<&'static str, Vec<usize>>, _) = (BTreeMap::new(), BTreeSet::new());
         let mut outage = None;
         let mut held = self.consumer.context().held();
@@ -316,8 +336,13 @@ impl LandingGroup<'_> {
         let now = Instant::now();
         let mut held = self.consumer.context().held();
         for (n, taken) in sorted.taken.iter().enumerate() {
-            let part = held.parts.get_mut(&taken.partition).filter(|part| part.epoch == taken.epoch);
-            let Some(part) = part.filter(|_| !lost.contains(&taken.partition)) else { continue };
+            let part = held
+                .parts
+                .get_mut(&taken.partition)
+                .filter(|part| part.epoch == taken.epoch);
+            let Some(part) = part.filter(|_| !lost.contains(&taken.partition)) else {
+                continue;
+            };
             let offset = taken.record.position.offset;
             let is_aside = aside.contains(&n);
             if is_aside {
@@ -338,7 +363,8 @@ impl LandingGroup<'_> {
         for (partition, next) in sorted.reached {
             let part = held.parts.get_mut(&partition).filter(|_| !lost.contains(&partition));
             // Another assignment of the same partition begins where it is told.
-            let part = part.filter(|part| sorted.epochs.get(&partition) == Some(&part.epoch) && part.stretch.is_reading());
+            let part =
+                part.filter(|part| sorted.epochs.get(&partition) == Some(&part.epoch) && part.stretch.is_reading());
             let Some(part) = part else { continue };
             part.at = next;
             part.stretch.reached(next).map_err(stopped)?;
@@ -348,7 +374,10 @@ impl LandingGroup<'_> {
                 part.go_back();
             }
         }
-        let counted = held.parts.values().map(|part| (part.counted.records, part.counted.dead));
+        let counted = held
+            .parts
+            .values()
+            .map(|part| (part.counted.records, part.counted.dead));
         let (records, dead) = counted.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
         drop(held);
         self.check_ratio(records, dead, letters)
@@ -380,7 +409,9 @@ impl LandingGroup<'_> {
                     return Ok(());
                 }
                 let files = held.parts.iter().flat_map(|(partition, part)| {
-                    part.files.iter().map(move |(id, file)| (file.sizes().1, partition.clone(), part.epoch, *id))
+                    part.files
+                        .iter()
+                        .map(move |(id, file)| (file.sizes().1, partition.clone(), part.epoch, *id))
                 });
                 let largest = files.max_by_key(|(bytes, ..)| *bytes);
                 largest.and_then(|(_, partition, epoch, id)| {
@@ -388,12 +419,16 @@ impl LandingGroup<'_> {
                     Some((partition, epoch, id, file))
                 })
             };
-            let Some((partition, epoch, id, mut file)) = largest else { return Ok(()) };
+            let Some((partition, epoch, id, mut file)) = largest else {
+                return Ok(());
+            };
             let task = async move {
                 let spilt = file.spill().await;
                 (file, spilt)
             };
-            let Some(mut done) = self.wait(vec![task])? else { return Ok(()) };
+            let Some(mut done) = self.wait(vec![task])? else {
+                return Ok(());
+            };
             let Some((file, spilt)) = done.pop() else { return Ok(()) };
             let spilt = passing(spilt)?;
             let mut held = self.consumer.context().held();
@@ -420,7 +455,9 @@ impl LandingGroup<'_> {
     {
         let counters = Arc::clone(&self.plan.counters);
         let task = async move { until_answered(&counters, work).await };
-        let Some(mut answers) = self.wait(vec![task])? else { return Ok(None) };
+        let Some(mut answers) = self.wait(vec![task])? else {
+            return Ok(None);
+        };
         let Some(answer) = answers.pop() else { return Ok(None) };
         match passing(answer)? {
             Ok(answer) => Ok(Some(answer)),

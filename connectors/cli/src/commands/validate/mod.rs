@@ -75,7 +75,10 @@ async fn check_all(args: &Args, list: &mut Checklist) {
         keys::check(&config, services, list).await;
         if let Some(table) = &config.target.table {
             match super::land::check(&config, table, services).await {
-                Ok(()) => list.ok("target.table", format_args!("{}: schema, policy and location", table.location)),
+                Ok(()) => list.ok(
+                    "target.table",
+                    format_args!("{}: schema, policy and location", table.location),
+                ),
                 Err(failure) => list.failed("target.table", &failure),
             }
         }
