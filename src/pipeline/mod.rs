@@ -33,4 +33,6 @@ pub use read_column::{OpenedCells, SealedCells};
 pub use record::{Header, Position, Record, Timestamp};
 pub use replay::{LetterFilter, LetterOpener, ReplayTransform};
 pub use seal::{KeysPlacement, SealTransform, TransformCounters};
+#[cfg(feature = "table")]
+pub(crate) use set_aside::from_direct;
 pub use transform::{Outcome, Route, SPANS, StopKind, Transform, TransformError, apply_all, check_prefix};

@@ -133,7 +133,7 @@ pub(super) fn joined<T>(result: Result<T, tokio::task::JoinError>) -> Result<T, 
 }
 
 /// What a pipeline does about a key or column that cannot be had.
-pub(super) fn from_direct(error: DirectError) -> TransformError {
+pub(crate) fn from_direct(error: DirectError) -> TransformError {
     match error {
         DirectError::Key(error) if error.is_retryable() => TransformError::Retry {
             reason: error.to_string(),

@@ -123,7 +123,7 @@ impl Module<'_> {
 }
 
 /// `None` cannot happen for a checked policy: every rule's key exists.
-fn spec(policy: &Policy, group: &KeyGroup) -> Option<KeySpec> {
+pub(super) fn spec(policy: &Policy, group: &KeyGroup) -> Option<KeySpec> {
     let key = policy.keys.get(&group.key)?;
     let label = |label: &crate::policy::GroupLabel| LabelEntry {
         label: label.label.clone(),

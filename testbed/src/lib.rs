@@ -53,6 +53,19 @@ pub enum StartError {
     Broken(String),
 }
 
+/// Shows numbers of a long test, and appends them to the report that `SEALFLOW_REPORT` names.
+///
+/// # Panics
+/// If the report cannot be written.
+pub fn report(numbers: &serde_json::Value) {
+    println!("{numbers}");
+    if let Some(path) = std::env::var_os("SEALFLOW_REPORT") {
+        let file = OpenOptions::new().create(true).append(true).open(path);
+        let mut file = file.expect("the report is writable");
+        writeln!(file, "{numbers}").expect("the report is writable");
+    }
+}
+
 /// The server, or `None` after having written to the ledger why a test is skipped.
 ///
 /// # Panics

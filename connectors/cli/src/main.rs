@@ -12,6 +12,7 @@ mod failure;
 mod files;
 mod http;
 mod kms_metrics;
+mod landing;
 mod log;
 mod metered;
 mod metrics;

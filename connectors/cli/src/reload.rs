@@ -13,28 +13,28 @@ use crate::failure::{Failure, Result};
 use crate::metrics::Metrics;
 use crate::while_it_counts::stop;
 
-/// Makes the transform of a policy, or says why it cannot be carried out.
-type Make = Box<dyn Fn(Arc<VerifiedPolicy>) -> Result<Arc<dyn Transform>> + Send + Sync>;
+/// Makes of a policy what records are transformed with, or says why it cannot be carried out.
+type Make<T> = Box<dyn Fn(Arc<VerifiedPolicy>) -> Result<Arc<T>> + Send + Sync>;
 
-/// The transform of the newest policy.
-pub(crate) struct Reloading {
-    current: RwLock<(Arc<VerifiedPolicy>, Arc<dyn Transform>)>,
+/// What the newest policy makes: a transform, or an edition of a table.
+pub(crate) struct Reloading<T: ?Sized = dyn Transform> {
+    current: RwLock<(Arc<VerifiedPolicy>, Arc<T>)>,
     /// Held while a newer policy is taken in.
     taking: Mutex<()>,
     /// Once a newest policy cannot be used, nothing goes on under an older one.
     failed: Mutex<Option<Failure>>,
     policies: Arc<dyn PolicySource>,
-    make: Make,
+    make: Make<T>,
     metrics: Arc<Metrics>,
 }
 
-impl Reloading {
+impl<T: ?Sized> Reloading<T> {
     /// Starts with the transform of `policy`, which `policies` gave.
     pub(crate) fn new(
         policy: Arc<VerifiedPolicy>,
         policies: Arc<dyn PolicySource>,
         metrics: Arc<Metrics>,
-        make: Make,
+        make: Make<T>,
     ) -> Result<Self> {
         metrics.policy_version(policy.policy().version);
         let transform = make(Arc::clone(&policy))?;
@@ -93,7 +93,7 @@ impl Reloading {
         Ok(())
     }
 
-    fn current(&self) -> (Arc<VerifiedPolicy>, Arc<dyn Transform>) {
+    fn current(&self) -> (Arc<VerifiedPolicy>, Arc<T>) {
         self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -107,9 +107,9 @@ impl Reloading {
         failure
     }
 
-    /// The transform for the next batch. A lease that has ended since the last look ends the policy at once, not at
+    /// What the next batch is transformed with. A lease that has ended since the last look ends the policy at once, not at
     /// the next one: a longer lease, or a newer policy, is looked for right here.
-    async fn transform(&self) -> Result<Arc<dyn Transform>, TransformError> {
+    pub(crate) async fn newest(&self) -> Result<Arc<T>, TransformError> {
         if let Some(failure) = self.failed() {
             return Err(stop(failure));
         }
@@ -144,11 +144,11 @@ fn note_overdue(known: &mut Option<PolicySourceError>, now: Option<PolicySourceE
 #[async_trait]
 impl Transform for Reloading {
     async fn apply(&self, records: Vec<Record>) -> Result<Vec<Outcome>, TransformError> {
-        self.transform().await?.apply(records).await
+        self.newest().await?.apply(records).await
     }
 
     async fn refuse(&self, records: Vec<Record>, code: &'static str) -> Result<Vec<Outcome>, TransformError> {
-        self.transform().await?.refuse(records, code).await
+        self.newest().await?.refuse(records, code).await
     }
 }
 

@@ -17,6 +17,17 @@ pub const STEPS: [&str; 10] = [
     "abort",
 ];
 
+/// The steps of a landing, in order.
+pub const LANDING_STEPS: [&str; 7] = [
+    "land-before-close",
+    "land-before-put",
+    "land-after-put",
+    "land-before-finish",
+    "land-after-finish",
+    "land-before-commit",
+    "land-after-commit",
+];
+
 /// Reads `FAILPOINTS` of the environment; to be kept for as long as they count.
 #[must_use]
 pub fn of_environment() -> fail::FailScenario<'static> {

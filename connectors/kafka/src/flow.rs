@@ -426,7 +426,7 @@ fn injected() -> TransformError {
 }
 
 /// Half to all of a pause, so that many waiting pipelines do not come back at once.
-fn jitter(pause: Duration) -> Duration {
+pub(crate) fn jitter(pause: Duration) -> Duration {
     let mut random = [0; 4];
     if getrandom::fill(&mut random).is_err() {
         return pause;
@@ -435,10 +435,10 @@ fn jitter(pause: Duration) -> Duration {
 }
 
 /// Counts a batch as waiting for as long as it lives, however its task ends.
-struct Waiting(Arc<Counters>);
+pub(crate) struct Waiting(Arc<Counters>);
 
 impl Waiting {
-    fn new(counters: Arc<Counters>) -> Self {
+    pub(crate) fn new(counters: Arc<Counters>) -> Self {
         Counters::add(&counters.waiting, 1);
         Self(counters)
     }

@@ -267,6 +267,22 @@ pub(crate) fn line_producer(brokers: &str, properties: &Properties, patience_ms:
     client
 }
 
+/// The producer of a landing's dead letters: in order and without gaps within a run, or the run ends.
+pub(crate) fn letter_producer(config: &KafkaConfig) -> ClientConfig {
+    let mut client = base();
+    client
+        .set("compression.codec", "zstd")
+        .set("message.max.bytes", "16777216");
+    target_properties(config).apply(&mut client);
+    client
+        .set("bootstrap.servers", config.target_brokers())
+        .set("enable.idempotence", "true")
+        .set("acks", "all")
+        .set("allow.auto.create.topics", "false")
+        .set("delivery.report.only.error", "true");
+    client
+}
+
 /// A client that only asks: metadata, watermarks.
 pub(crate) fn source_observer(config: &KafkaConfig) -> ClientConfig {
     let mut client = base();

@@ -257,7 +257,7 @@ fn start_groups(plan: &Arc<Plan>) -> Result<mpsc::UnboundedReceiver<Result<(), R
     Ok(results)
 }
 
-fn start_thread(name: String, body: impl FnOnce() + Send + 'static) -> Result<(), RunError> {
+pub(crate) fn start_thread(name: String, body: impl FnOnce() + Send + 'static) -> Result<(), RunError> {
     let thread = std::thread::Builder::new().name(name).spawn(body);
     thread.map(drop).map_err(|error| {
         let reason = format!("no thread could be started: {error}");
@@ -265,7 +265,7 @@ fn start_thread(name: String, body: impl FnOnce() + Send + 'static) -> Result<()
     })
 }
 
-fn panicked(what: &str) -> RunError {
+pub(crate) fn panicked(what: &str) -> RunError {
     RunError::stopped(
         StopKind::Internal,
         format!("{what} panicked"),
@@ -274,7 +274,7 @@ fn panicked(what: &str) -> RunError {
 }
 
 /// Names become part of `transactional.id` and `group.instance.id`, joined by dots.
-fn check_name(path: &str, name: &str) -> Result<(), ConfigError> {
+pub(crate) fn check_name(path: &str, name: &str) -> Result<(), ConfigError> {
     let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
     if (1..=100).contains(&name.len()) && name.chars().all(legal) {
         return Ok(());

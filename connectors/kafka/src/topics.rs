@@ -245,6 +245,12 @@ impl Survey {
     }
 
     fn add_route(&mut self, config: &KafkaConfig, source: String, count: i32, targets: &HashMap<String, i32>) {
+        if config.is_landing() {
+            self.routes.read.insert(source.as_str().into(), count);
+            // For replays of dead letters, which go back there.
+            self.routes.targets.insert(source.clone(), source);
+            return;
+        }
         let target = config.target_of(&source);
         let path = "target.kafka.topic";
         match targets.get(&target) {

@@ -10,6 +10,7 @@ mod error;
 mod file;
 mod intent;
 mod stretch;
+mod table_edition;
 
 pub use bucket::{Bucket, BucketRule, EventTimeUnit, PartitionBy, PartitionByError};
 pub use edition::{Edition, Landing};
@@ -17,6 +18,7 @@ pub use error::{LandingError, StoreError};
 pub use file::{FileDraft, FileStore, OpenFile, claims_of};
 pub use intent::{Intent, MAX_FILES, MAX_SET_ASIDE, PlannedFile, Whose};
 pub use stretch::{Listed, RollLimits, Step, Stretch, Wants};
+pub use table_edition::{EditionError, TableEdition, TableParts};
 
 #[cfg(test)]
 mod simulation;

@@ -9,6 +9,7 @@ pub(crate) mod dlq;
 pub(crate) mod init;
 pub(crate) mod keys;
 pub(crate) mod kms;
+mod land;
 pub(crate) mod open;
 pub(crate) mod policy;
 pub(crate) mod read;

@@ -12,6 +12,7 @@ use sealflow::policy::VerifiedPolicy;
 use sealflow_kafka::{Runner, RunnerOptions, Summary};
 use serde::Serialize;
 
+use super::land;
 use crate::admin::AdminServer;
 use crate::config::{self, Environment, Mode, PipelineConfig};
 use crate::failure::{Failure, Result};
@@ -67,6 +68,10 @@ async fn run_pipeline(args: Args, config: &PipelineConfig) -> Result<ExitCode> {
     let shutdown = signals::listen()?;
     let metrics = Arc::new(Metrics::new(&config.name));
     let services = services(config, args.dev, &metrics).await?;
+    if let Some(table) = &config.target.table {
+        let ended = land::run(config, table, &services, metrics, args.until_end, shutdown).await?;
+        return Ok(said(args.output, &ended));
+    }
     let assembled = Assembled::new(config, &services, metrics)?;
     let options = RunnerOptions {
         pipeline: config.name.clone(),
@@ -97,11 +102,15 @@ async fn run_pipeline(args: Args, config: &PipelineConfig) -> Result<ExitCode> {
     // The admin port answers until everything is committed.
     drop(admin);
     let summary = RunSummary::new(config, &ended?, &assembled.status);
-    match args.output {
-        OutputFormat::Json => say_json(&summary),
+    Ok(said(args.output, &summary))
+}
+
+fn said(output: OutputFormat, summary: &RunSummary) -> ExitCode {
+    match output {
+        OutputFormat::Json => say_json(summary),
         OutputFormat::Text => say(summary.line()),
     }
-    Ok(ExitCode::SUCCESS)
+    ExitCode::SUCCESS
 }
 
 /// Catalogue, KMS and policy of a pipeline file.
@@ -209,7 +218,7 @@ fn make(
     })
 }
 
-fn say_start(config: &PipelineConfig, services: &Services, admin: Option<&AdminServer>) {
+pub(super) fn say_start(config: &PipelineConfig, services: &Services, admin: Option<&AdminServer>) {
     let policy = services.policy.policy();
     let admin = admin.map_or_else(|| "none".to_owned(), |admin| admin.address.to_string());
     let columns = policy.columns.len();
@@ -225,7 +234,7 @@ fn say_start(config: &PipelineConfig, services: &Services, admin: Option<&AdminS
 }
 
 /// Lets old keys go, once a second, and shows progress where somebody watches a run that ends.
-async fn keep_house(status: Arc<Status>, until_end: bool) {
+pub(super) async fn keep_house(status: Arc<Status>, until_end: bool) {
     let progress = Progress::records(until_end);
     loop {
         tokio::time::sleep(Duration::from_secs(1)).await;
@@ -239,7 +248,7 @@ async fn keep_house(status: Arc<Status>, until_end: bool) {
 
 /// What a run did, in one line or one document.
 #[derive(Serialize)]
-struct RunSummary {
+pub(super) struct RunSummary {
     pipeline: String,
     mode: &'static str,
     records: u64,
@@ -254,7 +263,7 @@ struct RunSummary {
 }
 
 impl RunSummary {
-    fn new(config: &PipelineConfig, summary: &Summary, status: &Status) -> Self {
+    pub(super) fn new(config: &PipelineConfig, summary: &Summary, status: &Status) -> Self {
         let seconds = summary.elapsed.as_secs_f64();
         // Precision is lost beyond 2^53 records, where nobody counts them one by one.
         #[allow(clippy::cast_precision_loss)]

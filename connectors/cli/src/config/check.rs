@@ -37,6 +37,7 @@ pub(super) fn check(config: &PipelineConfig) -> Result<(), Wrong> {
     if let Err((key, message, help)) = config.telemetry.check() {
         return wrong(&root.key("telemetry").key("otlp").key(key), message, help);
     }
+    super::table::check(config)?;
     config.kafka().check().map_err(|error| Wrong {
         path: error.path,
         message: error.message,

@@ -24,6 +24,10 @@ pub(crate) fn load(path: &Path, environment: &Environment) -> Result<PipelineCon
     let parsed = parse(&text, &base, environment, check::check);
     let mut config = parsed.map_err(|error| yaml_failure(path, &error))?;
     config.catalogue.resolve(&base);
+    if let Some(table) = &mut config.target.table {
+        table.location = table.location.clone().resolved(&base);
+        table.schema = base.join(&table.schema);
+    }
     if let Some(folder) = config.dead_letters.as_mut().and_then(|dead| dead.oversize.as_mut()) {
         *folder = base.join(&*folder);
     }

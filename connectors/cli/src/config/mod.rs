@@ -8,8 +8,10 @@ mod load;
 mod pipeline;
 mod secrets;
 mod service;
+mod table;
 
 pub(crate) use interpolate::Environment;
 pub(crate) use load::{load, load_service, yaml_failure};
 pub(crate) use pipeline::{Mode, PipelineConfig};
 pub(crate) use service::ServiceConfig;
+pub(crate) use table::TableTarget;

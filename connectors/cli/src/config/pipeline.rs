@@ -14,6 +14,7 @@ use sealflow_storage::CatalogueConfig;
 use serde::Deserialize;
 
 use super::secrets::SecretsConfig;
+use super::table::TableTarget;
 use crate::telemetry::TelemetryConfig;
 
 /// A pipeline: where records come from, what happens to them, where they go.
@@ -79,10 +80,14 @@ pub(crate) struct PipelineConfig {
 impl PipelineConfig {
     /// What it says about Kafka.
     pub(crate) fn kafka(&self) -> KafkaConfig {
-        KafkaConfig {
-            source: self.source.kafka.clone(),
-            target: self.target.kafka.clone(),
-            dead_letters: self.dead_letters.clone(),
+        let (source, dead_letters) = (self.source.kafka.clone(), self.dead_letters.clone());
+        match &self.target.kafka {
+            Some(target) => KafkaConfig {
+                source,
+                target: target.clone(),
+                dead_letters,
+            },
+            None => KafkaConfig::of_landing(source, dead_letters),
         }
     }
 }
@@ -150,8 +155,12 @@ pub(crate) struct Source {
 #[derive(Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Target {
-    /// Topics of a Kafka cluster.
-    pub(crate) kafka: KafkaTarget,
+    /// Topics of the same Kafka cluster.
+    #[serde(default)]
+    pub(crate) kafka: Option<KafkaTarget>,
+    /// Files of encrypted Parquet. Either this or `kafka`.
+    #[serde(default)]
+    pub(crate) table: Option<TableTarget>,
 }
 
 /// Whose policies are believed.

@@ -347,15 +347,6 @@ pub(crate) fn expect_memory(what: &str, peak_kib: u64, bound_mib: u64) {
     );
 }
 
-/// Appends a line of numbers to the report.
-pub(crate) fn report(numbers: &serde_json::Value) {
-    eprintln!("{numbers}");
-    if let Some(path) = std::env::var_os("SEALFLOW_REPORT") {
-        let mut file = std::fs::File::options().create(true).append(true).open(path).unwrap();
-        writeln!(file, "{numbers}").unwrap();
-    }
-}
-
 /// A failpoint that aborts one transaction.
 fn abort(draw: &mut Draw) -> String {
     const STEPS: [&str; 5] = ["begin", "send", "flush", "send-offsets", "before-commit"];

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use sealflow_testbed::Message;
 
-use crate::bench::{Bench, PARTITIONS, RECOVERY, Setup, cluster, expect_memory, report, setting};
+use crate::bench::{Bench, PARTITIONS, RECOVERY, Setup, cluster, expect_memory, setting};
 
 /// What a process may have resident with small records, and how many times the largest message it may take beyond.
 const BASE_MIB: u64 = 192;
@@ -70,7 +70,7 @@ fn a_hostile_large_message_stays_in_the_memory_bound_and_holds_nothing_else_up()
     );
     let dead = bench.topics.read_all("hostile.dead");
     assert_eq!(dead.len(), 1, "what is no JSON is a dead letter");
-    report(&serde_json::json!({
+    sealflow_testbed::report(&serde_json::json!({
         "name": "hostile messages",
         "mib_each": mib,
         "messages": count,
@@ -122,7 +122,7 @@ fn at_default_limits_a_large_message_is_set_aside_in_the_folder_and_memory_stays
         let text = std::fs::read_to_string(&letter).unwrap();
         assert!(text.len() > size && !text.contains("xxxxxxxxxxxxxxxx"), "sealed whole");
     }
-    report(&serde_json::json!({
+    sealflow_testbed::report(&serde_json::json!({
         "name": "large messages at default limits",
         "mib_each": mib,
         "peak_memory_mib": peak / 1024,

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use sealflow_testbed::{BROKERS, Cluster, Draw, Mode, SmallDisk, or_skip};
 use serde_json::json;
 
-use crate::bench::{Bench, RECOVERY, Setup, cluster_to_break, report, seed, setting};
+use crate::bench::{Bench, RECOVERY, Setup, cluster_to_break, seed, setting};
 use crate::supervisor::Supervisor;
 
 const INSTANCES: usize = 3;
@@ -150,7 +150,7 @@ fn every_record_passes_once_through_every_fault_of_the_bench() {
             .entry(code.map_or("signal".into(), |code| code.to_string()))
             .or_default() += 1;
     }
-    report(&json!({
+    sealflow_testbed::report(&json!({
         "name": "every fault of the bench, Kafka to Kafka, three brokers",
         "seed": seed(),
         "records": records,

@@ -1,6 +1,5 @@
 //! How long a running service goes on opening what was revoked.
 
-use std::io::Write as _;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::json;
@@ -29,11 +28,9 @@ fn last_shown(mut ask: impl FnMut() -> (bool, bool), patience: Duration) -> Syst
 
 /// Appends what was measured to the report of a soak.
 fn report(what: &str, took: Duration, promised: Duration) {
-    if let Some(path) = std::env::var_os("SEALFLOW_REPORT") {
-        let line = json!({ "test": what, "shown_for_ms": took.as_millis(), "promised_ms": promised.as_millis() });
-        let mut file = std::fs::File::options().create(true).append(true).open(path).unwrap();
-        writeln!(file, "{line}").unwrap();
-    }
+    sealflow_testbed::report(
+        &json!({ "test": what, "shown_for_ms": took.as_millis(), "promised_ms": promised.as_millis() }),
+    );
 }
 
 #[test]

@@ -68,8 +68,7 @@ fn kill_on_the_way(
 }
 
 fn report(records: u64, kills: u64, [sealed, opened]: [&Tally; 2], sealed_after: Duration, all: Duration) {
-    use std::io::Write as _;
-    let line = json!({
+    sealflow_testbed::report(&json!({
         "name": "exactly once, Kafka to Kafka and back",
         "records": records,
         "kills_sealing": kills,
@@ -78,10 +77,5 @@ fn report(records: u64, kills: u64, [sealed, opened]: [&Tally; 2], sealed_after:
         "opened": opened.to_json(),
         "seconds_sealing": sealed_after.as_secs(),
         "seconds": all.as_secs(),
-    });
-    eprintln!("{line}");
-    if let Some(path) = std::env::var_os("SEALFLOW_REPORT") {
-        let mut file = std::fs::File::options().create(true).append(true).open(path).unwrap();
-        writeln!(file, "{line}").unwrap();
-    }
+    }));
 }

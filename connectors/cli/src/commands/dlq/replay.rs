@@ -57,6 +57,12 @@ struct Replayed {
 pub(super) async fn run(args: Args) -> Result<ExitCode> {
     let config = config::load(&args.place.pipeline, &Environment::of_process())?;
     let shutdown = signals::listen()?;
+    if config.target.table.is_some() && args.to == To::Target {
+        return Err(Failure::config(
+            "target.table: dead letters are not replayed into a table",
+            "use --to source: the records come back to their topic, and are landed as all others",
+        ));
+    }
     let metrics = Arc::new(Metrics::new(&config.name));
     let services = services(&config, None, &metrics).await?;
     let kafka = config.kafka();

@@ -73,6 +73,15 @@ async fn check_all(args: &Args, list: &mut Checklist) {
     let services = services(&config, args.dev.clone(), list).await;
     if let Some(services) = &services {
         keys::check(&config, services, list).await;
+        if let Some(table) = &config.target.table {
+            match super::land::check(&config, table, services).await {
+                Ok(()) => list.ok(
+                    "target.table",
+                    format_args!("{}: schema, policy and location", table.location),
+                ),
+                Err(failure) => list.failed("target.table", &failure),
+            }
+        }
     }
     let reachable = broker::check(&config, list).await;
     match (&services, reachable, args.sample) {

@@ -1,0 +1,49 @@
+//! A landing dies at every step between its intent and its commit: every record is in a file once.
+
+use std::os::unix::process::ExitStatusExt as _;
+use std::time::Duration;
+
+use sealflow_kafka::failpoints::LANDING_STEPS;
+
+use crate::bench::Bench;
+
+const RECORDS: u64 = 3_000;
+
+#[test]
+fn at_every_step_from_intent_to_commit_a_landing_may_die_and_every_record_is_in_a_file_once() {
+    let Some(bench) = Bench::new("land-steps", None) else {
+        return;
+    };
+    bench.produce(37, RECORDS);
+    let file = bench.pipeline("a", "roll: { after: 1h, rows: 150 }", "batch: { rows: 100 }");
+    for step in LANDING_STEPS {
+        // The second time: some partitions are further than others.
+        let running = bench.start_failing(&file, &format!("{step}=1*off->1*return(abort)"));
+        let (status, log) = running.wait(Duration::from_secs(60));
+        assert_eq!(status.signal(), Some(6), "{step}: {status}:\n{log}");
+    }
+    let mut group = bench.group();
+    assert!(group.committed() < RECORDS, "some records are left for what follows");
+    bench.run_to_end(&file, Duration::from_secs(90));
+    bench.expect_exact(RECORDS);
+    bench.expect_no_plaintext(37);
+}
+
+#[test]
+fn a_source_that_no_longer_holds_what_an_intent_promises_stops_the_landing() {
+    let name = "land-gone";
+    let Some(bench) = Bench::new(name, None) else { return };
+    bench.produce(41, 600);
+    let file = bench.pipeline("a", "roll: { after: 1h }", "");
+    let running = bench.start_failing(&file, "land-before-finish=1*return(abort)");
+    let (status, log) = running.wait(Duration::from_secs(60));
+    assert_eq!(status.signal(), Some(6), "{status}:\n{log}");
+    assert!(bench.files().is_empty(), "none is finished");
+    for partition in 0..crate::bench::PARTITIONS {
+        bench.topics.delete_before(name, partition, 5);
+    }
+    let (status, log) = bench.start(&file, &["--until-end"]).wait(Duration::from_secs(60));
+    assert_eq!(status.code(), Some(65), "{log}");
+    assert!(log.contains("the source no longer holds"), "{log}");
+    assert!(bench.files().is_empty(), "nothing was made of what is left");
+}
