@@ -3,6 +3,7 @@
 # usage: soak.sh [PART…]      parts, all of them without arguments:
 #
 #   exactly-once  one broker: SOAK_RECORDS (a million) sealed and opened under SOAK_KILLS (20) kills
+#   landing       one broker and a bucket that fails: SOAK_RECORDS landed in encrypted Parquet under SOAK_KILLS kills
 #   faults        three brokers behind fault proxies: SOAK_FAULT_RECORDS (a million), SOAK_FAULT_KILLS (100), broker
 #                 restarts, moved leaders, frozen instances, a KMS outage of SOAK_OUTAGE_SECS (120), a full disk;
 #                 SEALFLOW_FAULT_SEED draws it all
@@ -21,9 +22,9 @@ FAILED=0
 
 main() {
     local parts=("$@") part
-    [ "${#parts[@]}" -gt 0 ] || parts=(exactly-once faults hostile fuzz)
+    [ "${#parts[@]}" -gt 0 ] || parts=(exactly-once landing faults hostile fuzz)
     for part in "${parts[@]}"; do
-        case "$part" in exactly-once | faults | hostile | fuzz) ;; *) fail "no such part: $part" "scripts/soak.sh names them" ;; esac
+        case "$part" in exactly-once | landing | faults | hostile | fuzz) ;; *) fail "no such part: $part" "scripts/soak.sh names them" ;; esac
     done
     mkdir -p "$LOGS"
     rm -f "$LOGS/fuzz.tsv"
@@ -35,7 +36,7 @@ main() {
     local started=$SECONDS
 
     step "build"
-    supervised cargo test "${CARGO_ALL[@]}" --test topic --test faults --no-run
+    supervised cargo test "${CARGO_ALL[@]}" --test topic --test landing --test faults --no-run
     for part in "${parts[@]}"; do
         "part_${part//-/_}"
     done
@@ -50,6 +51,12 @@ part_exactly_once() {
     export SEALFLOW_E2E_RECORDS="${SOAK_RECORDS:-1000000}" SEALFLOW_E2E_KILLS="${SOAK_KILLS:-20}"
     step "$SEALFLOW_E2E_RECORDS records, $SEALFLOW_E2E_KILLS kills, one broker"
     supervised cargo test "${CARGO_ALL[@]}" --test topic -- exactly_once --nocapture || FAILED=1
+}
+
+part_landing() {
+    export SEALFLOW_LANDING_RECORDS="${SOAK_RECORDS:-1000000}" SEALFLOW_LANDING_KILLS="${SOAK_KILLS:-20}"
+    step "$SEALFLOW_LANDING_RECORDS records into a bucket that fails, $SEALFLOW_LANDING_KILLS kills"
+    supervised cargo test "${CARGO_ALL[@]}" --test landing -- every_record_lands_once_in_a_bucket --nocapture || FAILED=1
 }
 
 part_faults() {

@@ -22,6 +22,7 @@ mod rejection;
 mod rows;
 mod scalar;
 pub mod schema;
+pub mod schemas;
 mod source;
 mod write;
 

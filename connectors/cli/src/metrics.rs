@@ -76,6 +76,8 @@ pub(crate) struct Metrics {
     policy_version: Gauge<f64, AtomicU64>,
     source_position: Family<PartitionLabel, Gauge<i64, AtomicI64>>,
     phase: Family<PhaseLabel, Gauge>,
+    table_files: Counter,
+    table_open_files: Gauge,
 }
 
 impl Metrics {
@@ -101,6 +103,8 @@ impl Metrics {
             policy_version: Gauge::default(),
             source_position: Family::default(),
             phase: Family::default(),
+            table_files: Counter::default(),
+            table_open_files: Gauge::default(),
         };
         metrics.register();
         metrics.zero();
@@ -178,6 +182,16 @@ impl Metrics {
             "source_position",
             "Offset that is committed next at the source",
             self.source_position.clone(),
+        );
+        registry.register(
+            "table_files",
+            "Files of a table that are finished and committed",
+            self.table_files.clone(),
+        );
+        registry.register(
+            "table_open_files",
+            "Files of a table that are being written",
+            self.table_open_files.clone(),
         );
         registry.register("phase", "1 for the phase that the pipeline is in", self.phase.clone());
         let build: Family<VersionLabel, Gauge> = Family::default();
@@ -268,6 +282,12 @@ impl Metrics {
         self.values_opened.get_or_create(&FlowLabel { flow }).inc_by(values);
     }
 
+    /// Files of a table were finished, and so many are open.
+    pub(crate) fn files(&self, finished: u64, open: u64) {
+        self.table_files.inc_by(finished);
+        self.table_open_files.set(i64::try_from(open).unwrap_or(i64::MAX));
+    }
+
     /// What the pipeline is doing.
     pub(crate) fn phase(&self, now: Phase) {
         for phase in [Phase::Starting, Phase::Ready, Phase::Waiting, Phase::Draining] {
@@ -324,6 +344,7 @@ mod tests {
         metrics.policy_version(7);
         metrics.lags(&BTreeMap::from([(("t".into(), 0), 5)]));
         metrics.positions(&BTreeMap::from([(("t".into(), 0), 7)]));
+        metrics.files(3, 2);
         metrics.phase(Phase::Ready);
         metrics
     }
@@ -346,6 +367,8 @@ mod tests {
             r#"sealflow_source_lag_records{topic="t",partition="0"} 5"#,
             "sealflow_policy_version 7.0",
             r#"sealflow_source_position{topic="t",partition="0"} 7"#,
+            "sealflow_table_files_total 3",
+            "sealflow_table_open_files 2",
             r#"sealflow_phase{phase="ready"} 1"#,
             r#"sealflow_phase{phase="waiting"} 0"#,
             "# EOF",

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use sealflow::keys::{CacheCounters, OpeningKeys, SealingKeys};
 use sealflow::pipeline::{Counters, TransformCounters};
+use sealflow_kafka::LandingCounters;
 
 use crate::admin::Watched;
 use crate::metrics::Metrics;
@@ -46,6 +47,8 @@ pub(crate) struct Status {
     pub(crate) sealing: SealingKeys,
     /// Keys to open with.
     pub(crate) opening: Option<OpeningKeys>,
+    /// Files: counted by a landing.
+    pub(crate) landed: Arc<LandingCounters>,
     /// What Prometheus reads.
     pub(crate) metrics: Arc<Metrics>,
     exported: Mutex<Exported>,
@@ -64,6 +67,7 @@ struct Exported {
     misses: u64,
     aborts: u64,
     retries: u64,
+    files: u64,
 }
 
 impl Status {
@@ -82,6 +86,7 @@ impl Status {
             opens,
             sealing,
             opening,
+            landed: Arc::default(),
             metrics,
             exported: Mutex::default(),
         }
@@ -109,6 +114,7 @@ impl Status {
             misses: sealing.1 + opening.1,
             aborts: load(&counters.aborts),
             retries: load(&counters.retries),
+            files: load(&self.landed.files),
         }
     }
 
@@ -130,6 +136,7 @@ impl Status {
         } else {
             metrics.sealed("direct", values);
         }
+        metrics.files(now.files - before.files, self.landed.open.load(Ordering::Relaxed));
         metrics.lags(&self.counters.lag());
         metrics.positions(&self.counters.positions());
         metrics.phase(self.phase());

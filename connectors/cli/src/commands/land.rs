@@ -3,20 +3,24 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use sealflow::clock::{Clock as _, UnixMillis};
 use sealflow::flow::direct::DirectSealer;
+use sealflow::keys::CatalogueError;
 use sealflow::pipeline::{Counters, Format, KeysPlacement, TransformCounters};
 use sealflow::policy::VerifiedPolicy;
 use sealflow::seal::UsageLimits;
 use sealflow::table::landing::{FileStore, TableEdition, TableParts};
+use sealflow::table::schemas::{self, RegisterError};
 use sealflow::table::{TableKeys, TableSchema, WriteOptions};
-use sealflow_kafka::{LandingCounters, LandingOptions, LandingRunner, Shutdown};
+use sealflow_kafka::{LandingOptions, LandingRunner, Shutdown};
 use sealflow_storage::Place;
 use tokio::sync::watch;
 
 use super::run::{RunSummary, keep_house, say_start};
 use crate::admin::AdminServer;
+use crate::clock::MachineClock;
 use crate::config::{PipelineConfig, TableTarget, yaml_failure};
-use crate::failure::{Failure, Result};
+use crate::failure::{Exit, Failure, Result};
 use crate::files;
 use crate::landing::{Lander, PlaceFiles};
 use crate::metrics::Metrics;
@@ -26,6 +30,10 @@ use crate::status::Status;
 
 /// A thread's open files share its memory: none holds more rows than this before it writes them out.
 const SMALLEST_ROW_GROUP: u64 = 1 << 20;
+
+/// How long after a writer's death what it left is removed.
+const LEFT_FOR: Duration = Duration::from_secs(86_400);
+const CLEAN_EVERY: Duration = Duration::from_secs(3_600);
 
 /// Runs until the end of the topics, or until told to stop.
 pub(super) async fn run(
@@ -38,7 +46,11 @@ pub(super) async fn run(
 ) -> Result<RunSummary> {
     let format = format(config)?;
     let schema = read_schema(table)?;
-    let store: Arc<dyn FileStore> = Arc::new(PlaceFiles(Place::open(&table.location, &table.bucket).await?));
+    schemas::register(services.catalogue.as_ref(), &schema)
+        .await
+        .map_err(|error| not_followed(table, &error))?;
+    let place = Place::open(&table.location, &table.bucket).await?;
+    let store: Arc<dyn FileStore> = Arc::new(PlaceFiles(place.clone()));
     let (sealer, keys) = (services.sealer(), table_keys(services));
     let parts = TableParts {
         format,
@@ -90,13 +102,12 @@ pub(super) async fn run(
         batch: config.batch,
         until_end,
     };
-    let landed = Arc::new(LandingCounters::default());
     let runner = LandingRunner::new(
         (config.source.kafka.clone(), config.dead_letters.clone()),
         options,
         Arc::new(lander),
         Arc::clone(&services.catalogue),
-        (Arc::clone(&status.counters), Arc::clone(&landed)),
+        (Arc::clone(&status.counters), Arc::clone(&status.landed)),
     )?;
     let admin = match config.admin.listen {
         Some(address) => Some(AdminServer::start(address, status.clone()).await?),
@@ -105,6 +116,7 @@ pub(super) async fn run(
     say_start(config, services, admin.as_ref());
     let housekeeping = tokio::spawn(keep_house(Arc::clone(&status), until_end));
     let letting_go = tokio::spawn(let_keys_go(keys));
+    let cleaning = tokio::spawn(clean_leftovers(place, config.dataset.clone(), table.roll.after.0));
     let newest = editions.follow(config.policy_refresh.0);
     let ended = tokio::select! {
         ended = runner.run(shutdown) => ended.map_err(Failure::from),
@@ -113,9 +125,10 @@ pub(super) async fn run(
     };
     housekeeping.abort();
     letting_go.abort();
+    cleaning.abort();
     // The admin port answers until everything is committed.
     drop(admin);
-    let summary = ended?;
+    let (summary, landed) = (ended?, &status.landed);
     tracing::info!(
         files = Counters::get(&landed.files),
         rows = Counters::get(&landed.rows),
@@ -130,6 +143,24 @@ async fn let_keys_go(keys: TableKeys) {
     loop {
         tokio::time::sleep(Duration::from_secs(1)).await;
         keys.tick().await;
+    }
+}
+
+/// Removes what writers that died left behind, once an hour. A file that is being written for longer than a day, because a
+/// service is away, may go with it: it is made again then.
+async fn clean_leftovers(place: Place, dataset: String, roll_after: Duration) {
+    let age = LEFT_FOR + roll_after;
+    loop {
+        let before = MachineClock
+            .now()
+            .0
+            .saturating_sub(age.as_millis().try_into().unwrap_or(u64::MAX));
+        match place.clean_leftovers(&dataset, UnixMillis(before)).await {
+            Ok(0) => {}
+            Ok(leftovers) => tracing::info!(leftovers, "removed what writers that died had left"),
+            Err(error) => tracing::warn!(error = %error, "leftovers are not removed"),
+        }
+        tokio::time::sleep(CLEAN_EVERY).await;
     }
 }
 
@@ -164,6 +195,15 @@ fn read_schema(table: &TableTarget) -> Result<TableSchema> {
     TableSchema::parse(text.as_bytes()).map_err(|error| yaml_failure(&table.schema, &error))
 }
 
+fn not_followed(table: &TableTarget, error: &RegisterError) -> Failure {
+    let exit = match error {
+        RegisterError::Catalogue(error) if error.is_retryable() => Exit::Unavailable,
+        RegisterError::Catalogue(CatalogueError::NotPermitted { .. }) => Exit::NotPermitted,
+        _ => Exit::Config,
+    };
+    Failure::new(exit, format_args!("{}: {error}", table.schema.display()), error.help())
+}
+
 fn edition(
     config: &PipelineConfig,
     table: &TableTarget,
@@ -196,6 +236,9 @@ fn edition(
 /// Whether policy, schema and location make a table, as far as can be told without writing.
 pub(super) async fn check(config: &PipelineConfig, table: &TableTarget, services: &Services) -> Result<()> {
     let schema = read_schema(table)?;
+    schemas::check_follows(services.catalogue.as_ref(), &schema)
+        .await
+        .map_err(|error| not_followed(table, &error))?;
     let place = Place::open(&table.location, &table.bucket).await?;
     place.list(&config.dataset, None, 1).await?;
     let parts = TableParts {

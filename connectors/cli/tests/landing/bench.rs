@@ -74,8 +74,9 @@ impl Bucket {
         })
     }
 
-    fn place(&self, site: &Site, prefix: &str) -> Place {
-        let config = BucketConfig {
+    /// Not through the proxy.
+    fn config(&self) -> BucketConfig {
+        BucketConfig {
             endpoint: Some(self.endpoint.clone()),
             credentials: Some(StaticCredentials {
                 access_key_id: "AKIAMOTO".to_owned(),
@@ -83,9 +84,24 @@ impl Bucket {
                 session_token: None,
             }),
             ..BucketConfig::default()
-        };
-        let location: Location = format!("s3://{}/{prefix}", self.name).parse().unwrap();
-        site.block_on(Place::open(&location, &config)).unwrap()
+        }
+    }
+
+    fn location(&self, prefix: &str) -> Location {
+        format!("s3://{}/{prefix}", self.name).parse().unwrap()
+    }
+
+    fn place(&self, site: &Site, prefix: &str) -> Place {
+        site.block_on(Place::open(&self.location(prefix), &self.config()))
+            .unwrap()
+    }
+
+    /// As a pipeline file names it, through the proxy.
+    fn options(&self) -> String {
+        let endpoint = self.proxy.endpoint();
+        format!(
+            "endpoint: \"{endpoint}\", timeout: 10s, credentials: {{ access_key_id: AKIAMOTO, secret_access_key: anything }}"
+        )
     }
 }
 
@@ -124,12 +140,22 @@ impl Bench {
     pub(crate) fn publish(&self, version: u64) {
         let yaml = sealflow_samples::POLICY_YAML.replace("version: 1\n", &format!("version: {version}\n"));
         self.site.publish("payments", version, &format!("{yaml}{TABLE}"));
+        // The pipeline's catalogue is in the bucket too.
+        if let Some(bucket) = &self.bucket {
+            let place = bucket.place(&self.site, "catalogue");
+            let root = self.site.catalogue();
+            for path in files_below(&root) {
+                let below = path.strip_prefix(&root).unwrap().to_str().unwrap();
+                let put = place.put_if_absent(below, std::fs::read(&path).unwrap().into());
+                self.site.block_on(put).unwrap();
+            }
+        }
     }
 
     /// Where its files go.
     fn location(&self) -> String {
         match &self.bucket {
-            Some(bucket) => format!("s3://{}/lake", bucket.name),
+            Some(bucket) => bucket.location("lake").to_string(),
             None => self.site.path().join("lake").display().to_string(),
         }
     }
@@ -153,17 +179,23 @@ impl Bench {
         let yaml = std::fs::read_to_string(&file).unwrap();
         let (start, end) = (yaml.find("target:\n").unwrap(), yaml.find("catalogue:").unwrap());
         let bucket = match &self.bucket {
-            Some(bucket) => format!(
-                "bucket: {{ endpoint: \"{}\", credentials: {{ access_key_id: AKIAMOTO, secret_access_key: anything }}, timeout: 10s }}, ",
-                bucket.proxy.endpoint()
-            ),
+            Some(bucket) => format!("bucket: {{ {} }}, ", bucket.options()),
             None => String::new(),
         };
         let target = format!(
             "target:\n  table: {{ location: \"{}\", {bucket}schema: schema.yaml, {table} }}\n",
             self.location()
         );
-        let yaml = format!("{}{target}{}", &yaml[..start], &yaml[end..]);
+        let mut yaml = format!("{}{target}{}", &yaml[..start], &yaml[end..]);
+        if let Some(bucket) = &self.bucket {
+            let (start, end) = (yaml.find("catalogue:").unwrap(), yaml.find("trust:").unwrap());
+            let catalogue = format!(
+                "catalogue: {{ bucket: \"{}\", {} }}\n",
+                bucket.location("catalogue"),
+                bucket.options()
+            );
+            yaml.replace_range(start..end, &catalogue);
+        }
         let own = self.site.path().join(format!("{name}-{instance}.yaml"));
         std::fs::write(&own, yaml.replace("threads: 1", "threads: 2")).unwrap();
         own
@@ -236,9 +268,13 @@ impl Bench {
     pub(crate) fn files(&self) -> BTreeMap<String, Bytes> {
         let Some(bucket) = &self.bucket else {
             let root = self.site.path().join("lake");
+            // What a killed process has left has another ending.
             let paths = files_below(&root);
+            let paths = paths
+                .into_iter()
+                .filter(|path| path.extension().is_some_and(|end| end == "parquet"));
             let read = |path: PathBuf| (path.display().to_string(), std::fs::read(&path).unwrap().into());
-            return paths.into_iter().map(read).collect();
+            return paths.map(read).collect();
         };
         let place = bucket.place(&self.site, "lake");
         self.site.block_on(async {
@@ -257,9 +293,77 @@ impl Bench {
         })
     }
 
+    /// What `role/support` reads tables with.
+    fn reader(&self) -> (TableReader, Arc<dyn Clock>) {
+        let site = &self.site;
+        #[derive(Debug)]
+        struct Now;
+        impl Clock for Now {
+            fn now(&self) -> UnixMillis {
+                let now = std::time::SystemTime::now()
+                    .duration_since(std::time::UNIX_EPOCH)
+                    .unwrap();
+                UnixMillis(u64::try_from(now.as_millis()).unwrap())
+            }
+        }
+        let clock: Arc<dyn Clock> = Arc::new(Now);
+        let endpoint = site.kms().endpoint();
+        let (id, secret) = ("TESTSUPPORT", "tests-only-support");
+        let config: KmsConfig = serde_json::from_value(serde_json::json!({
+            "region": "eu-central-1",
+            "endpoint": endpoint,
+            "sts_endpoint": endpoint,
+            "credentials": { "access_key_id": id, "secret_access_key": secret },
+        }))
+        .unwrap();
+        let (catalogue, kms) = site.block_on(async {
+            let catalogue = match &self.bucket {
+                Some(bucket) => CatalogueConfig {
+                    location: bucket.location("catalogue"),
+                    options: bucket.config(),
+                },
+                None => CatalogueConfig::from(Location::Folder(site.catalogue())),
+            };
+            let catalogue = catalogue.open().await.unwrap();
+            (catalogue, Arc::new(AwsKms::new(&config).await.unwrap()))
+        });
+        let owners = || {
+            let rule = TrustRule {
+                dataset: "*".to_owned(),
+                owners: vec![site.owner()],
+            };
+            TrustedOwners::new(vec![rule]).unwrap()
+        };
+        let policies: Arc<dyn PolicySource> =
+            Arc::new(CataloguePolicies::new(catalogue.clone(), owners(), clock.clone()));
+        let age = Duration::from_secs(300);
+        let reader = TableReader::new(
+            policies.clone(),
+            EmbeddedPolicies::OwnedBy(owners()),
+            OpeningKeys::of(
+                kms.clone(),
+                catalogue.clone(),
+                policies.clone(),
+                clock.clone(),
+                age,
+                10_000,
+            ),
+            OpeningKeys::new(
+                kms.clone(),
+                catalogue.clone(),
+                policies.clone(),
+                clock.clone(),
+                age,
+                10_000,
+            ),
+            DomainKeys::new(kms, catalogue, policies, clock.clone(), age),
+        );
+        (reader, clock)
+    }
+
     /// What is in the files: every row's position, how often; every record's id, how often; the days; the policies.
     pub(crate) fn landed(&self) -> Landed {
-        let (reader, clock) = reader(&self.site);
+        let (reader, clock) = self.reader();
         let who = Identity::from_arn("arn:aws:iam::111122223333:role/support").unwrap();
         let mut landed = Landed::default();
         for (path, bytes) in self.files() {
@@ -278,7 +382,7 @@ impl Bench {
                 let table = reader.open(Arc::new(bytes), &path, asking).await;
                 let table = table.unwrap_or_else(|error| panic!("{path}: {error}"));
                 assert!(table.claims().is_at(&path), "{path}");
-                landed.policies.insert(table.policy().policy().version);
+                landed.policies.insert(table.embedded_policy().policy().version);
                 let query = Query {
                     columns: Some(vec!["_partition".into(), "_offset".into(), "id".into()]),
                     ..Query::default()
@@ -424,64 +528,4 @@ pub(crate) fn files_below(folder: &Path) -> Vec<PathBuf> {
     }
     found.sort();
     found
-}
-
-/// What `role/support` reads tables with.
-fn reader(site: &Site) -> (TableReader, Arc<dyn Clock>) {
-    #[derive(Debug)]
-    struct Now;
-    impl Clock for Now {
-        fn now(&self) -> UnixMillis {
-            let now = std::time::SystemTime::now()
-                .duration_since(std::time::UNIX_EPOCH)
-                .unwrap();
-            UnixMillis(u64::try_from(now.as_millis()).unwrap())
-        }
-    }
-    let clock: Arc<dyn Clock> = Arc::new(Now);
-    let endpoint = site.kms().endpoint();
-    let (id, secret) = ("TESTSUPPORT", "tests-only-support");
-    let config: KmsConfig = serde_json::from_value(serde_json::json!({
-        "region": "eu-central-1",
-        "endpoint": endpoint,
-        "sts_endpoint": endpoint,
-        "credentials": { "access_key_id": id, "secret_access_key": secret },
-    }))
-    .unwrap();
-    let (catalogue, kms) = site.block_on(async {
-        let catalogue = CatalogueConfig::from(Location::Folder(site.catalogue()));
-        let catalogue = catalogue.open().await.unwrap();
-        (catalogue, Arc::new(AwsKms::new(&config).await.unwrap()))
-    });
-    let owners = || {
-        let rule = TrustRule {
-            dataset: "*".to_owned(),
-            owners: vec![site.owner()],
-        };
-        TrustedOwners::new(vec![rule]).unwrap()
-    };
-    let policies: Arc<dyn PolicySource> = Arc::new(CataloguePolicies::new(catalogue.clone(), owners(), clock.clone()));
-    let age = Duration::from_secs(300);
-    let reader = TableReader::new(
-        policies.clone(),
-        EmbeddedPolicies::OwnedBy(owners()),
-        OpeningKeys::of(
-            kms.clone(),
-            catalogue.clone(),
-            policies.clone(),
-            clock.clone(),
-            age,
-            10_000,
-        ),
-        OpeningKeys::new(
-            kms.clone(),
-            catalogue.clone(),
-            policies.clone(),
-            clock.clone(),
-            age,
-            10_000,
-        ),
-        DomainKeys::new(kms, catalogue, policies, clock.clone(), age),
-    );
-    (reader, clock)
 }

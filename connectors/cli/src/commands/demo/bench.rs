@@ -1,5 +1,4 @@
-//! What the demo runs on: embedded Kafka, development KMS with three principals, a catalogue folder, a signed
-//! policy.
+//! What the demo runs on: embedded Kafka, development KMS with four principals, a catalogue folder, a signed policy.
 
 use std::path::PathBuf;
 use std::sync::{Arc, mpsc};
@@ -23,8 +22,14 @@ use crate::failure::{Exit, Failure, Result};
 
 /// Partitions of each topic. The mock cluster keeps 5 MiB of each, so records are spread and read as they come.
 pub(super) const PARTITIONS: i32 = 24;
-/// Topics: in clear, sealed, opened again, dead letters.
-pub(super) const TOPICS: [&str; 4] = ["payments", "payments.sealed", "payments.opened", "payments.dead"];
+/// Topics: in clear, sealed, opened again, dead letters; and in clear, on the way into a table.
+pub(super) const TOPICS: [&str; 5] = [
+    "payments",
+    "payments.sealed",
+    "payments.opened",
+    "payments.dead",
+    "payments.lake",
+];
 
 const ACCOUNT_ROLE: &str = "arn:aws:iam::111122223333:role/";
 const KEY_ID: &str = "00000000-0000-4000-8000-000000000001";
@@ -34,16 +39,28 @@ const KEY_ID: &str = "00000000-0000-4000-8000-000000000001";
 pub(super) enum Who {
     /// Seals and opens.
     Pipeline,
-    /// Has credentials, but no rights at the key.
+    /// Is in every ACL.
+    Auditor,
+    /// Is in one ACL.
+    Support,
+    /// Has credentials, but no rights at the key, and is in no ACL.
     Intern,
 }
 
 impl Who {
-    fn role(self) -> &'static str {
+    const ALL: [Self; 4] = [Self::Pipeline, Self::Auditor, Self::Support, Self::Intern];
+
+    pub(super) fn role(self) -> &'static str {
         match self {
             Self::Pipeline => "pipeline",
+            Self::Auditor => "auditor",
+            Self::Support => "support",
             Self::Intern => "intern",
         }
+    }
+
+    pub(super) fn arn(self) -> String {
+        format!("{ACCOUNT_ROLE}{}", self.role())
     }
 }
 
@@ -112,10 +129,11 @@ pub(super) struct Bench {
     kafka: EmbeddedKafka,
     kms: RunningServer,
     catalogue: Arc<dyn Catalogue>,
-    policy: Arc<VerifiedPolicy>,
+    pub(super) policy: Arc<VerifiedPolicy>,
+    pub(super) trusted: Arc<TrustedOwners>,
     pub(super) key_arn: String,
     pub(super) owner: String,
-    _folder: Folder,
+    folder: Folder,
 }
 
 fn broken(what: &'static str) -> impl Fn(String) -> Failure {
@@ -131,28 +149,41 @@ fn broken(what: &'static str) -> impl Fn(String) -> Failure {
 impl Bench {
     pub(super) async fn start() -> Result<Self> {
         let kafka = EmbeddedKafka::start()?;
-        let principals = [Who::Pipeline, Who::Intern].map(principal).to_vec();
+        let principals = Who::ALL.map(principal).to_vec();
         let kms = Server::start(ServerConfig::in_memory(principals)).await;
         let kms = kms.map_err(|error| broken("the development KMS does not start")(error.to_string()))?;
         let key_arn = kms.create_key(Some(KEY_ID), "demo", Some(&key_policy()));
         let key_arn = key_arn.map_err(|error| broken("a KMS key cannot be made")(error.to_string()))?;
         let folder = Folder(temporary_folder()?);
-        let catalogue = CatalogueConfig::from(Location::Folder(folder.0.clone())).open().await;
+        let catalogue = CatalogueConfig::from(Location::Folder(folder.0.join("catalogue")))
+            .open()
+            .await;
         let catalogue = catalogue.map_err(|error| broken("the catalogue cannot be opened")(error.to_string()))?;
-        let (policy, owner) = signed_policy(&key_arn)?;
+        let owner = OwnerKey::generate().map_err(|error| broken("an owner key cannot be made")(error.to_string()))?;
+        let (policy, trusted) = signed_policy(&policy_yaml(&key_arn), &owner)?;
         Ok(Self {
             kafka,
             kms,
             catalogue,
             policy: Arc::new(policy),
+            trusted: Arc::new(trusted),
             key_arn,
-            owner,
-            _folder: folder,
+            owner: owner.thumbprint().to_string(),
+            folder,
         })
     }
 
     pub(super) fn brokers(&self) -> String {
         self.kafka.brokers.clone()
+    }
+
+    /// The folder of the table.
+    pub(super) fn lake(&self) -> PathBuf {
+        self.folder.0.join("lake")
+    }
+
+    pub(super) fn catalogue(&self) -> Arc<dyn Catalogue> {
+        Arc::clone(&self.catalogue)
     }
 
     pub(super) fn endpoint(&self) -> String {
@@ -187,11 +218,11 @@ impl Bench {
         transform.map_err(|error| broken("the policy cannot be compiled")(error.to_string()))
     }
 
-    fn policies(&self) -> Arc<FixedPolicies> {
+    pub(super) fn policies(&self) -> Arc<FixedPolicies> {
         Arc::new(FixedPolicies::new(vec![Arc::clone(&self.policy)]))
     }
 
-    fn sealer(&self, service: Arc<dyn KeyService>) -> DirectSealer {
+    pub(super) fn sealer(&self, service: Arc<dyn KeyService>) -> DirectSealer {
         let clock: Arc<dyn Clock> = Arc::new(MachineClock);
         let catalogue = || Arc::clone(&self.catalogue);
         DirectSealer {
@@ -205,7 +236,7 @@ impl Bench {
         }
     }
 
-    async fn service(&self, who: Who) -> Result<Arc<dyn KeyService>> {
+    pub(super) async fn service(&self, who: Who) -> Result<Arc<dyn KeyService>> {
         let config = KmsConfig {
             region: Some("eu-central-1".to_owned()),
             endpoint: Some(self.kms.endpoint()),
@@ -234,18 +265,20 @@ fn principal(who: Who) -> Principal {
     }
 }
 
-/// Only the pipeline's role may use the key.
+/// The pipeline's role may make keys and open them, readers may open them, others nothing.
 fn key_policy() -> String {
-    serde_json::json!({
-        "Version": "2012-10-17",
-        "Statement": [{
-            "Effect": "Allow",
-            "Principal": { "AWS": format!("{ACCOUNT_ROLE}{}", Who::Pipeline.role()) },
-            "Action": ["kms:GenerateDataKey", "kms:Decrypt", "kms:DescribeKey"],
-            "Resource": "*",
-        }],
-    })
-    .to_string()
+    let allow = |who: &[Who], actions: &[&str]| {
+        let arns: Vec<String> = who.iter().map(|who| who.arn()).collect();
+        serde_json::json!({ "Effect": "Allow", "Principal": { "AWS": arns }, "Action": actions, "Resource": "*" })
+    };
+    let statements = [
+        allow(
+            &[Who::Pipeline],
+            &["kms:GenerateDataKey", "kms:Decrypt", "kms:DescribeKey"],
+        ),
+        allow(&[Who::Auditor, Who::Support], &["kms:Decrypt"]),
+    ];
+    serde_json::json!({ "Version": "2012-10-17", "Statement": statements }).to_string()
 }
 
 fn temporary_folder() -> Result<PathBuf> {
@@ -254,14 +287,28 @@ fn temporary_folder() -> Result<PathBuf> {
     Ok(folder)
 }
 
-/// The sample policy under the demo's key, signed by a fresh owner and verified as every reader does.
-fn signed_policy(key_arn: &str) -> Result<(VerifiedPolicy, String)> {
+/// What the sample policy says of tables.
+const TABLE: &str = "
+table:
+  key: default
+  acl: support
+  extra: { key: default, acl: operators }
+";
+
+/// The sample policy under the demo's key, for tables too, with a role that is in every ACL.
+pub(super) fn policy_yaml(key_arn: &str) -> String {
     let sample = format!("arn:aws:kms:eu-central-1:111122223333:key/{KEY_ID}");
     let yaml = sealflow_samples::POLICY_YAML.replace(&sample, key_arn);
-    let owner = OwnerKey::generate().map_err(|error| broken("an owner key cannot be made")(error.to_string()))?;
+    let allow = "allow: [";
+    let auditor = format!("{allow}\"{}\", ", Who::Auditor.arn());
+    yaml.replace(allow, &auditor) + TABLE
+}
+
+/// A policy signed by `owner`, and verified as every reader who trusts him does.
+pub(super) fn signed_policy(yaml: &str, owner: &OwnerKey) -> Result<(VerifiedPolicy, TrustedOwners)> {
     let refused = |error: String| broken("the sample policy is refused")(error);
-    let jws = signed::sign(yaml.as_bytes(), &owner).map_err(|error| refused(error.to_string()))?;
+    let jws = signed::sign(yaml.as_bytes(), owner).map_err(|error| refused(error.to_string()))?;
     let trusted = TrustedOwners::everywhere(vec![owner.thumbprint()]).map_err(|error| refused(error.to_string()))?;
     let policy = signed::verify(&jws, &trusted).map_err(|error| refused(error.to_string()))?;
-    Ok((policy, owner.thumbprint().to_string()))
+    Ok((policy, trusted))
 }

@@ -8,6 +8,7 @@
 mod bench;
 mod refusals;
 mod stream;
+mod table;
 
 use std::process::ExitCode;
 
@@ -90,11 +91,41 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
         ));
     }
     say("");
+    show_table(style, &table::run(&bench, args.seed, args.records).await?);
+    say("");
     say(&style.bold("Where to go next"));
     say("  sealflow init --help       policy, owner key and pipeline for a topic of your own");
     say("  sealflow validate FILE     check a pipeline before it runs");
     say("  README.md                  five minutes to a sealed topic on your own broker");
     Ok(ExitCode::SUCCESS)
+}
+
+fn show_table(style: Style, shown: &table::Shown) {
+    let say = |line: &str| term::say(line);
+    say(&style.bold("The same records as a table: encrypted Parquet that carries its access list"));
+    say(&format!(
+        "{} {} records in {} files, {:.1} MB; none of {} plaintexts occurs in them",
+        style.tick(),
+        shown.records,
+        shown.files,
+        u32::try_from(shown.bytes).map_or(f64::MAX, f64::from) / 1e6,
+        shown.secrets
+    ));
+    say(&style.dim(&format!("  {}", shown.first)));
+    for column in &shown.columns {
+        say(&style.dim(&format!("    {column}")));
+    }
+    for (role, row) in &shown.readers {
+        say(&format!("{} role/{role} reads {row}", style.tick()));
+    }
+    for refusal in &shown.refusals {
+        say(&format!(
+            "{} {}: {}",
+            style.tick(),
+            refusal.who,
+            style.dim(&refusal.answer)
+        ));
+    }
 }
 
 /// Sealed values in green where a terminal shows colours.

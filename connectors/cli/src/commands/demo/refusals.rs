@@ -5,21 +5,13 @@ use rdkafka::message::{Headers as _, Message as _, OwnedMessage};
 use sealflow::pipeline::{DeadLetter, Header, Position, Record, Route, Timestamp, Transform as _, TransformError};
 
 use super::bench::{Bench, Who};
-use super::stream::Streamed;
-use crate::failure::{Exit, Failure, Result};
+use super::stream::{Streamed, wrong};
+use crate::failure::Result;
 
 /// One attempt and how it was refused.
 pub(super) struct Refusal {
     pub(super) who: &'static str,
     pub(super) answer: String,
-}
-
-fn wrong(what: &str) -> Failure {
-    Failure::new(
-        Exit::Internal,
-        format_args!("the demo found a mistake: {what}"),
-        "please report it: nothing that it shows may fail",
-    )
 }
 
 /// Tries them all.

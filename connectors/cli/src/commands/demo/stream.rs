@@ -51,7 +51,7 @@ pub(super) async fn run(bench: &Bench, seed: u64, records: u64) -> Result<Stream
     let arrived = Arc::new(AtomicU64::new(0));
     let producing = {
         let (brokers, arrived) = (brokers.clone(), Arc::clone(&arrived));
-        tokio::task::spawn_blocking(move || produce(&brokers, seed, records, &arrived))
+        tokio::task::spawn_blocking(move || produce(&brokers, TOPICS[0], seed, records, Some(&arrived)))
     };
     let checking_sealed = {
         let brokers = brokers.clone();
@@ -89,7 +89,7 @@ pub(super) async fn run(bench: &Bench, seed: u64, records: u64) -> Result<Stream
     })
 }
 
-fn wrong(what: &str) -> Failure {
+pub(super) fn wrong(what: &str) -> Failure {
     Failure::new(
         Exit::Internal,
         format_args!("the demo found a mistake: {what}"),
@@ -97,7 +97,7 @@ fn wrong(what: &str) -> Failure {
     )
 }
 
-fn joined<T>(result: Result<Result<T>, tokio::task::JoinError>) -> Result<T> {
+pub(super) fn joined<T>(result: Result<Result<T>, tokio::task::JoinError>) -> Result<T> {
     result.unwrap_or_else(|_| Err(wrong("a thread panicked")))
 }
 
@@ -145,8 +145,8 @@ fn partition_of(record: &SampleRecord) -> i32 {
     i32::try_from(hash % PARTITIONS.unsigned_abs()).unwrap_or_default()
 }
 
-/// Keeps at most [`IN_FLIGHT`] records on their way.
-fn produce(brokers: &str, seed: u64, records: u64, arrived: &AtomicU64) -> Result<()> {
+/// Writes the records to `topic`. With a count of those that have arrived, at most [`IN_FLIGHT`] are on their way.
+pub(super) fn produce(brokers: &str, topic: &str, seed: u64, records: u64, arrived: Option<&AtomicU64>) -> Result<()> {
     let producer: BaseProducer = ClientConfig::new()
         .set("bootstrap.servers", brokers)
         .set("linger.ms", "20")
@@ -155,7 +155,9 @@ fn produce(brokers: &str, seed: u64, records: u64, arrived: &AtomicU64) -> Resul
         .map_err(|error| wrong(&error.to_string()))?;
     let mut last = (0, Instant::now());
     for n in 0..records {
-        while n.saturating_sub(arrived.load(Ordering::Relaxed)) >= IN_FLIGHT {
+        while let Some(arrived) = arrived
+            && n.saturating_sub(arrived.load(Ordering::Relaxed)) >= IN_FLIGHT
+        {
             producer.poll(Duration::from_millis(5));
             let now = arrived.load(Ordering::Relaxed);
             if now != last.0 {
@@ -165,7 +167,7 @@ fn produce(brokers: &str, seed: u64, records: u64, arrived: &AtomicU64) -> Resul
             }
         }
         let sample = record(seed, n);
-        let message = BaseRecord::to(TOPICS[0])
+        let message = BaseRecord::to(topic)
             .partition(partition_of(&sample))
             .key(&sample.key)
             .payload(&sample.value);

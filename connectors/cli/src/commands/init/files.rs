@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use sealflow::policy::ColumnPath;
+use sealflow::table::TableSchema;
+use sealflow_storage::Location;
 
 use super::propose::Proposal;
 
@@ -15,6 +17,8 @@ pub(super) struct PolicyParts<'a> {
     pub(super) proposals: &'a [Proposal],
     pub(super) row_id: Option<&'a ColumnPath>,
     pub(super) records: u64,
+    /// Whether it is for a table.
+    pub(super) is_table: bool,
 }
 
 /// A double-quoted YAML scalar: JSON's spelling is one.
@@ -57,6 +61,7 @@ pub(super) fn policy_yaml(parts: &PolicyParts<'_>) -> String {
         .iter()
         .map(|p| p.kind.acl())
         .chain(["operators"])
+        .chain(parts.is_table.then_some("readers"))
         .collect();
     for acl in acls {
         line(format_args!("  {acl}: {{ allow: [{}] }}", quoted(parts.principal)));
@@ -96,6 +101,32 @@ pub(super) fn policy_yaml(parts: &PolicyParts<'_>) -> String {
         "# Records that cannot be sealed go to the dead letters, sealed whole."
     ));
     line(format_args!("dead_letters: {{ key: default, acl: operators }}"));
+    if parts.is_table {
+        line(format_args!(""));
+        line(format_args!(
+            "# Who may see the columns of a table that are not named above; what has no column of its own is sealed into _extra."
+        ));
+        line(format_args!("table:"));
+        line(format_args!("  key: default"));
+        line(format_args!("  acl: readers"));
+        line(format_args!("  extra: {{ key: default, acl: operators }}"));
+    }
+    yaml
+}
+
+/// The schema as YAML, a line for each field. JSON is YAML.
+pub(super) fn schema_yaml(schema: &TableSchema) -> String {
+    let document: serde_json::Value = serde_json::from_str(&schema.to_json()).unwrap_or_default();
+    let mut yaml = format!(
+        "# The columns of the table. Inferred by `sealflow init`: check the types. Versions only add fields.\n\
+         dataset: {}\nversion: {}\nfields:\n",
+        schema.dataset(),
+        schema.version()
+    );
+    for field in document["fields"].as_array().into_iter().flatten() {
+        // Writing into a `String` cannot fail.
+        let _ = writeln!(yaml, "  - {field}");
+    }
     yaml
 }
 
@@ -107,6 +138,8 @@ pub(super) struct PipelineParts<'a> {
     pub(super) owner: &'a str,
     pub(super) kms: &'a str,
     pub(super) format: &'a str,
+    /// Where a table goes, instead of a topic.
+    pub(super) table: Option<&'a Location>,
 }
 
 /// The pipeline as YAML.
@@ -118,10 +151,24 @@ pub(super) fn pipeline_yaml(parts: &PipelineParts<'_>) -> String {
         owner,
         kms,
         format,
+        table,
     } = parts;
     let (brokers, topic_name) = (quoted(brokers), quoted(topic));
+    let (into, target) = match table {
+        Some(location) => (
+            format!("encrypted Parquet at {location}"),
+            format!(
+                "{{ table: {{ location: {}, schema: schema.yaml }} }}",
+                quoted(&location.to_string())
+            ),
+        ),
+        None => (
+            format!("{topic}.sealed"),
+            "{ kafka: { topic: \"{topic}.sealed\", create: true } }".to_owned(),
+        ),
+    };
     format!(
-        "# Seals topic {topic} into {topic}.sealed. `sealflow schema pipeline` knows every key.\n\
+        "# Seals topic {topic} into {into}. `sealflow schema pipeline` knows every key.\n\
          name: {dataset}-seal\n\
          mode: seal\n\
          dataset: {dataset}\n\
@@ -129,7 +176,7 @@ pub(super) fn pipeline_yaml(parts: &PipelineParts<'_>) -> String {
          keys: header\n\
          \n\
          source: {{ kafka: {{ brokers: {brokers}, topics: [{topic_name}], group: {dataset}-seal }} }}\n\
-         target: {{ kafka: {{ topic: \"{{topic}}.sealed\", create: true }} }}\n\
+         target: {target}\n\
          dead_letters: {{ topic: {dead}, max_ratio: 0.01 }}\n\
          \n\
          # Relative to this file.\n\

@@ -9,14 +9,17 @@ mod propose;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use files::{PipelineParts, PolicyParts, pipeline_yaml, policy_yaml};
+use files::{PipelineParts, PolicyParts, pipeline_yaml, policy_yaml, schema_yaml};
 use propose::{Proposal, Survey};
 use sealflow::jose::PrivateJwk;
 use sealflow::policy::Policy;
 use sealflow::policy::arn::check_key_arn;
 use sealflow::policy::publish::publish;
 use sealflow::policy::signed::sign;
+use sealflow::table::TableSchema;
 use sealflow_kafka::{KafkaConfig, KafkaSource, KafkaTarget};
+
+use sealflow_storage::Location;
 
 use super::kms::KmsFolder;
 use super::validate::ask;
@@ -25,6 +28,9 @@ use crate::files::{Access, read_capped, write_new};
 use crate::services::{in_folder, open_catalogue};
 use crate::term::{Style, say, table};
 use crate::trust::{make_owner_key, owners, read_owner_key};
+
+/// A schema registry's prefix: a zero byte, and a schema id of four bytes.
+const REGISTRY_PREFIX_LEN: usize = 5;
 
 /// Make policy, owner key and pipeline from sample records
 ///
@@ -61,6 +67,9 @@ pub(crate) struct Args {
     /// Principal that the proposed ACLs allow to open
     #[arg(long, value_name = "PRINCIPAL")]
     allow: Option<String>,
+    /// Write encrypted Parquet there, a folder or s3://BUCKET/PREFIX, instead of a sealed topic: makes schema.yaml too
+    #[arg(long, value_name = "LOCATION")]
+    table: Option<Location>,
     /// Where the files go
     #[arg(long, value_name = "DIR", default_value = ".")]
     folder: PathBuf,
@@ -87,6 +96,10 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
         ));
     }
     show(&proposals, survey.records());
+    let schema = match &args.table {
+        Some(_) => Some(infer(&dataset, &values, format)?),
+        None => None,
+    };
     let key = Key::new(&args).await?;
     let owner = if names.owner.exists() {
         read_owner_key(&names.owner)?
@@ -101,6 +114,7 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
             proposals,
             survey,
             format,
+            schema,
         },
         &key,
         &owner,
@@ -116,11 +130,21 @@ struct Findings {
     proposals: Vec<Proposal>,
     survey: Survey,
     format: &'static str,
+    /// Of a table.
+    schema: Option<TableSchema>,
+}
+
+/// The columns of a table that takes such records.
+fn infer(dataset: &str, values: &[Vec<u8>], format: &str) -> Result<TableSchema> {
+    let prefix = if format == "json-sr" { REGISTRY_PREFIX_LEN } else { 0 };
+    let samples = values.iter().filter_map(|value| value.get(prefix..));
+    TableSchema::infer(dataset, samples).map_err(|error| Failure::new(Exit::Data, error.to_string(), error.help()))
 }
 
 /// The files that are written.
 struct Names {
     policy: PathBuf,
+    schema: PathBuf,
     pipeline: PathBuf,
     owner: PathBuf,
     catalogue: PathBuf,
@@ -138,6 +162,7 @@ impl Names {
         };
         Self {
             policy: name("policy.yaml"),
+            schema: name("schema.yaml"),
             pipeline: name("pipeline.yaml"),
             owner: name("owner.key"),
             catalogue: name("catalogue"),
@@ -146,7 +171,10 @@ impl Names {
 
     /// An owner key that is there is used again; the rest somebody has edited.
     fn refuse_existing(&self) -> Result<()> {
-        match [&self.policy, &self.pipeline].into_iter().find(|path| path.exists()) {
+        match [&self.policy, &self.schema, &self.pipeline]
+            .into_iter()
+            .find(|path| path.exists())
+        {
             None => Ok(()),
             Some(path) => Err(Failure::new(
                 Exit::Io,
@@ -333,6 +361,7 @@ async fn write(args: &Args, names: &Names, findings: &Findings, key: &Key, owner
         proposals: &findings.proposals,
         row_id: row_id.as_ref(),
         records: findings.survey.records(),
+        is_table: findings.schema.is_some(),
     });
     let wrong = |error: sealflow::policy::PolicyError| {
         Failure::usage(format_args!("the proposed policy: {error}"), error.help())
@@ -346,17 +375,20 @@ async fn write(args: &Args, names: &Names, findings: &Findings, key: &Key, owner
         owner: &owner.thumbprint().to_string(),
         kms: &key.section,
         format: findings.format,
+        table: args.table.as_ref(),
     });
     let catalogue = open_catalogue(&in_folder(&names.catalogue)).await?;
     publish(catalogue.as_ref(), &jws, &owners(&[owner.thumbprint().into()])?).await?;
     write_new(&names.policy, policy.as_bytes(), Access::Shared, false)?;
+    let mut wrote = vec![&names.policy];
+    if let Some(schema) = &findings.schema {
+        write_new(&names.schema, schema_yaml(schema).as_bytes(), Access::Shared, false)?;
+        wrote.push(&names.schema);
+    }
     write_new(&names.pipeline, pipeline.as_bytes(), Access::Shared, false)?;
-    say(format_args!(
-        "wrote {}, {}, {}",
-        names.policy.display(),
-        names.pipeline.display(),
-        names.owner.display()
-    ));
+    wrote.extend([&names.pipeline, &names.owner]);
+    let wrote: Vec<_> = wrote.iter().map(|path| path.display().to_string()).collect();
+    say(format_args!("wrote {}", wrote.join(", ")));
     say(format_args!(
         "signed policy version {version} by owner {} and published it in {}",
         owner.thumbprint(),
