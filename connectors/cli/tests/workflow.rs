@@ -107,6 +107,55 @@ fn init_validate_and_run_seal_a_topic() {
 }
 
 #[test]
+fn init_validate_and_run_land_a_topic_in_a_table_that_is_read_and_verified() {
+    let (place, cluster) = (Place::new(), broker(RECORDS));
+    let brokers = cluster.bootstrap_servers();
+    place.ok(&["init", "--topic", "payments", "--brokers", &brokers, "--table", "lake"]);
+    insta::assert_snapshot!(
+        "init_table_policy",
+        steady(&place.read("policy.yaml"), &place, &cluster)
+    );
+    insta::assert_snapshot!("init_table_schema", place.read("schema.yaml"));
+    insta::assert_snapshot!(
+        "init_table_pipeline",
+        steady(&place.read("pipeline.yaml"), &place, &cluster)
+    );
+    let kms = LocalKms::serve(&place);
+    use_endpoint(&place, &kms);
+    place.ok(&["validate", "pipeline.yaml"]);
+    let run = ["run", "pipeline.yaml", "--until-end", "--output", "json"];
+    let summary: serde_json::Value = serde_json::from_str(&place.ok(&run)).unwrap();
+    assert_eq!(
+        (summary["records"].as_u64(), summary["dead_letters"].as_u64()),
+        (Some(RECORDS), Some(0))
+    );
+
+    let read = place.ok(&["read", "lake", "--pipeline", "pipeline.yaml", "--output", "json"]);
+    let rows: Vec<serde_json::Value> = read.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(rows.len() as u64, RECORDS);
+    for record in sealflow_samples::generate(3, RECORDS) {
+        let original: serde_json::Value = serde_json::from_slice(&record.value).unwrap();
+        let row = rows.iter().find(|row| row["id"] == original["id"]).unwrap();
+        assert_eq!(row["client_ip"], original["client_ip"]);
+        assert_eq!(row["user"]["email"], original["user"]["email"]);
+    }
+    place.ok(&["verify", "lake", "--pipeline", "pipeline.yaml"]);
+
+    // A schema that takes a field away is not used.
+    let schema = place.read("schema.yaml");
+    let less: String = schema
+        .lines()
+        .filter(|line| !line.contains(r#""name":"tenant_id""#))
+        .map(|line| line.replace("version: 1", "version: 2") + "\n")
+        .collect();
+    assert_ne!(less.lines().count(), schema.lines().count());
+    place.write("schema.yaml", less);
+    let refused = place.run(&run);
+    assert_eq!(refused.code, 78, "{}", refused.err);
+    assert!(refused.err.contains("tenant_id is in version 1"), "{}", refused.err);
+}
+
+#[test]
 fn validate_says_what_is_missing_and_goes_on() {
     let (place, cluster) = (Place::new(), broker(5));
     place.ok(&["init", "--topic", "payments", "--brokers", &cluster.bootstrap_servers()]);

@@ -24,8 +24,6 @@ use sealflow_testbed::{
 
 /// Partitions of the tests' topics.
 pub(crate) const PARTITIONS: i32 = 6;
-/// Between two records: those of a test are of several days.
-const MILLIS_APART: i64 = 5_000;
 const TABLE: &str = "
 table:
   key: default
@@ -252,11 +250,11 @@ impl Bench {
         self.topics.group(self.name, self.name)
     }
 
-    /// The first `count` sample records of a seed into the topic, one every five seconds.
-    pub(crate) fn produce(&self, seed: u64, count: u64) {
+    /// The first `count` sample records of a seed into the topic, so many seconds apart.
+    pub(crate) fn produce(&self, seed: u64, count: u64, seconds: i64) {
         let expected = Expected::new(seed, count, PARTITIONS);
         let later = |(n, message): (i64, Message)| Message {
-            timestamp: message.timestamp.map(|at| at + n * MILLIS_APART),
+            timestamp: message.timestamp.map(|at| at + n * seconds * 1_000),
             ..message
         };
         let messages = (0i64..).zip(expected.messages()).map(later);
@@ -418,7 +416,7 @@ impl Bench {
 
     /// No secret of the first sample records is in a file, the catalogue, a log, or what is left of temporary files.
     pub(crate) fn expect_no_plaintext(&self, seed: u64) {
-        let canaries = Canaries::new(sealflow_samples::generate(seed, 100).flat_map(|sample| sample.secrets));
+        let canaries = Canaries::new(sealflow_samples::generate(seed, 300).flat_map(|sample| sample.secrets));
         // The search finds what is there.
         let mut source = Vec::new();
         self.topics

@@ -38,7 +38,7 @@ fn no_file_has_rows_of_two_policies_when_one_is_published_on_the_way() {
         return;
     };
     let records = 6_000;
-    bench.produce(31, records / 2);
+    bench.produce(31, records / 2, 1);
     let file = bench.pipeline("a", "roll: { after: 2s }", "policy_refresh: 1s");
     let mut running = bench.start(&file, &[]);
     let mut group = bench.group();
@@ -46,7 +46,7 @@ fn no_file_has_rows_of_two_policies_when_one_is_published_on_the_way() {
     bench.publish(2);
     std::thread::sleep(Duration::from_secs(2));
     // The other half: the same records again, at other offsets.
-    bench.produce(31, records / 2);
+    bench.produce(31, records / 2, 1);
     bench.wait_until(PATIENCE, &mut [&mut running], || group.committed() >= records);
     running.terminate();
     let (status, log) = running.wait(PATIENCE);

@@ -58,9 +58,9 @@ fn every_record_lands_once_in_a_bucket_that_fails_under_kills_and_a_rebalance() 
     let kills = setting("SEALFLOW_LANDING_KILLS", 3);
     let seed = setting("SEALFLOW_LANDING_SEED", 23);
     let started = Instant::now();
-    bench.produce(seed, records);
+    bench.produce(seed, records, 1);
     bench.bucket().proxy.set(faults(seed));
-    let file = bench.pipeline("a", "roll: { after: 2s, rows: 25000 }", "");
+    let file = bench.pipeline("a", "roll: { after: 4s, rows: 10000 }, compression: none", "");
     let mut group = bench.group();
     let patience = Duration::from_secs(180 + records / 250);
     for kill in 1..=kills {
@@ -71,7 +71,10 @@ fn every_record_lands_once_in_a_bucket_that_fails_under_kills_and_a_rebalance() 
     }
     // A second instance comes while the first one works, and the first one is told to go; then all of S3 is away for a while.
     let mut first = bench.start(&file, &[]);
-    let mut second = bench.start(&bench.pipeline("b", "roll: { after: 3s, rows: 25000 }", ""), &[]);
+    let mut second = bench.start(
+        &bench.pipeline("b", "roll: { after: 5s, rows: 10000 }, compression: none", ""),
+        &[],
+    );
     let before_last = records * (2 * kills + 3) / (2 * kills + 4);
     bench.wait_until(patience, &mut [&mut first, &mut second], || {
         group.committed() >= before_last
@@ -121,9 +124,9 @@ fn every_record_lands_once_in_a_bucket_that_fails_under_kills_and_a_rebalance() 
 fn every_record_lands_once_in_a_folder_by_the_time_of_its_event_and_verify_finds_no_gap() {
     let Some(bench) = Bench::new("land", None) else { return };
     let (records, seed) = (20_000, 29);
-    bench.produce(seed, records);
+    bench.produce(seed, records, 5);
     let table =
-        "partition_by: { event_time: time, max_skew: 12h }, roll: { after: 500ms, rows: 2000 }, compression: snappy";
+        "partition_by: { event_time: time, max_skew: 2h }, roll: { after: 500ms, rows: 2000 }, compression: snappy";
     let file = bench.pipeline("a", table, "");
     let mut group = bench.group();
     let patience = Duration::from_secs(180);

@@ -14,7 +14,7 @@ fn at_every_step_from_intent_to_commit_a_landing_may_die_and_every_record_is_in_
     let Some(bench) = Bench::new("land-steps", None) else {
         return;
     };
-    bench.produce(37, RECORDS);
+    bench.produce(37, RECORDS, 60);
     let file = bench.pipeline("a", "roll: { after: 1h, rows: 150 }", "batch: { rows: 100 }");
     for step in LANDING_STEPS {
         // The second time: some partitions are further than others.
@@ -33,7 +33,7 @@ fn at_every_step_from_intent_to_commit_a_landing_may_die_and_every_record_is_in_
 fn a_source_that_no_longer_holds_what_an_intent_promises_stops_the_landing() {
     let name = "land-gone";
     let Some(bench) = Bench::new(name, None) else { return };
-    bench.produce(41, 600);
+    bench.produce(41, 600, 1);
     let file = bench.pipeline("a", "roll: { after: 1h }", "");
     let running = bench.start_failing(&file, "land-before-finish=1*return(abort)");
     let (status, log) = running.wait(Duration::from_secs(60));

@@ -292,9 +292,9 @@ async fn refusals(bench: &Bench, content: Bytes, path: &Path) -> Result<Vec<Refu
         reading(Who::Intern, content.clone(), path).await,
     )?;
 
-    // In the first column chunk, behind `PARE`.
+    // In the columns, which begin behind `PARE`; the footer stays.
     let mut tampered = content.to_vec();
-    for at in (4..tampered.len().saturating_sub(4)).step_by(97) {
+    for at in (4..tampered.len() / 2).step_by(97) {
         tampered[at] ^= 1;
     }
     refused(
@@ -310,7 +310,7 @@ async fn refusals(bench: &Bench, content: Bytes, path: &Path) -> Result<Vec<Refu
         reading(Who::Auditor, content, &elsewhere).await,
     )?;
 
-    let forged = forged_file(bench).await?;
+    let forged = forged_file(bench, path).await?;
     refused(
         "a file whose ACL somebody else has signed",
         reading(Who::Intern, forged, path).await,
@@ -319,16 +319,18 @@ async fn refusals(bench: &Bench, content: Bytes, path: &Path) -> Result<Vec<Refu
 }
 
 /// A file as the pipeline would write it, under a policy that grants everything to the intern, signed by a key of his.
-async fn forged_file(bench: &Bench) -> Result<Bytes> {
+async fn forged_file(bench: &Bench, path: &Path) -> Result<Bytes> {
     let yaml = policy_yaml(&bench.key_arn).replace(&Who::Auditor.arn(), &Who::Intern.arn());
     let forger = OwnerKey::generate().map_err(|error| wrong(&error.to_string()))?;
     let (policy, _) = signed_policy(&yaml, &forger)?;
     let layout = TableLayout::new(&schema()?, policy.policy()).map_err(|error| wrong(&error.to_string()))?;
     let (layout, keys) = (Arc::new(layout), table_keys(bench).await?);
-    let place = (
-        "topic=payments.lake/date=2026-01-01",
-        FileId::random().map_err(|error| failed(&error))?,
-    );
+    let dataset = bench.lake().join(&policy.policy().dataset);
+    let folder = path.parent().and_then(|folder| folder.strip_prefix(&dataset).ok());
+    let folder = folder
+        .and_then(Path::to_str)
+        .ok_or_else(|| wrong("a file is not below its dataset"))?;
+    let place = (folder, FileId::random().map_err(|error| failed(&error))?);
     let policy = Arc::new(policy);
     let writer = TableWriter::begin(&policy, &layout, place, &keys, WriteOptions::default(), Vec::new()).await;
     let origin = Origin {
