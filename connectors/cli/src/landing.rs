@@ -51,6 +51,10 @@ impl FileDraft for Draft {
         self.0.write(bytes).await.map_err(|error| store_error(&error))
     }
 
+    fn buffered(&self) -> u64 {
+        self.0.buffered()
+    }
+
     async fn finish(self: Box<Self>) -> Result<Put, StoreError> {
         self.0.finish().await.map_err(|error| store_error(&error))
     }

@@ -47,6 +47,14 @@ impl PartsWriter {
         }
     }
 
+    /// Bytes in memory: what is gathered, and parts on their way.
+    pub(crate) fn buffered(&self) -> usize {
+        let on_their_way = self.upload.as_ref().map_or(0, |upload| {
+            upload.in_flight.len() * part_size(upload.parts.saturating_sub(1), self.size_hint)
+        });
+        self.gathered.content_length() + on_their_way
+    }
+
     /// Appends.
     pub(crate) async fn write(&mut self, mut bytes: Bytes) -> Result<()> {
         loop {

@@ -82,6 +82,17 @@ impl ObjectWriter {
         self.written
     }
 
+    /// Bytes of it that are in memory.
+    #[must_use]
+    pub fn buffered(&self) -> u64 {
+        let bytes = match &self.inner {
+            Inner::Folder(writer) => writer.bytes,
+            Inner::Bucket(writer) => writer.buffered(),
+            Inner::Failed => 0,
+        };
+        bytes as u64
+    }
+
     /// Appends. Waits while more parts are on their way than memory is there for.
     ///
     /// # Errors

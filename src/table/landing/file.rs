@@ -26,6 +26,9 @@ pub trait FileDraft: Send {
     /// Appends. After an error the draft is lost.
     async fn write(&mut self, bytes: Bytes) -> Result<(), StoreError>;
 
+    /// Bytes that were written and are still in memory.
+    fn buffered(&self) -> u64;
+
     /// Makes it appear, durably, unless there is one of its name: [`Put::Exists`] then. After an error that is worth another try it
     /// may have appeared.
     async fn finish(self: Box<Self>) -> Result<Put, StoreError>;
@@ -41,7 +44,7 @@ pub trait OpenFile: Send {
     /// [`TransformError`]
     async fn add(&mut self, records: Vec<Record>) -> Result<Vec<Option<&'static str>>, TransformError>;
 
-    /// Writes all rows out, so that none is in memory. After an error the file is lost.
+    /// Writes all rows out, so that none is in memory; the draft may still hold some of their bytes. After an error the file is lost.
     ///
     /// # Errors
     /// [`TransformError`]
@@ -50,7 +53,7 @@ pub trait OpenFile: Send {
     /// Rows that were added.
     fn rows(&self) -> u64;
 
-    /// Bytes written so far, and about how many bytes of rows are in memory.
+    /// Bytes written so far, and about how many bytes are in memory, as rows or written.
     fn sizes(&self) -> (u64, u64);
 
     /// Whether it takes no more rows, for a reason of its own.

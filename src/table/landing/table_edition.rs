@@ -247,10 +247,8 @@ impl OpenFile for TableFile {
     }
 
     fn sizes(&self) -> (u64, u64) {
-        (
-            self.written,
-            self.writer.as_ref().map_or(0, |writer| writer.sizes().2 as u64),
-        )
+        let rows = self.writer.as_ref().map_or(0, |writer| writer.sizes().2 as u64);
+        (self.written, rows + self.draft.buffered())
     }
 
     fn is_full(&self) -> bool {

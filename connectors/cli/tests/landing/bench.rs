@@ -229,18 +229,10 @@ impl Bench {
         log
     }
 
-    /// `sealflow verify` of the folder.
-    pub(crate) fn verify(&self) -> (ExitStatus, String) {
+    /// `sealflow verify` of the folder, with what the pipeline file says.
+    pub(crate) fn verify(&self, file: &Path) -> (ExitStatus, String) {
         let lake = self.site.path().join("lake");
-        let (catalogue, owner) = (self.site.catalogue(), self.site.owner().to_string());
-        let args = [
-            "verify",
-            lake.to_str().unwrap(),
-            "--catalogue",
-            catalogue.to_str().unwrap(),
-            "--owner",
-            &owner,
-        ];
+        let args = ["verify", lake.to_str().unwrap(), "--pipeline", file.to_str().unwrap()];
         let output = self.site.command(binary(), "support", &args).output().unwrap();
         let texts = [output.stdout, output.stderr].concat();
         (output.status, String::from_utf8(texts).unwrap())

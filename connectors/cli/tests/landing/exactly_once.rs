@@ -146,11 +146,11 @@ fn every_record_lands_once_in_a_folder_by_the_time_of_its_event_and_verify_finds
     assert!(landed.days.len() > 1, "{:?}", landed.days);
     bench.expect_no_plaintext(seed);
     // As an operator looks.
-    let (ran, text) = bench.verify();
+    let (ran, text) = bench.verify(&file);
     assert!(ran.success(), "{text}");
     // A file less is a gap.
     let (path, _) = bench.files().pop_first().unwrap();
     std::fs::rename(&path, format!("{path}.away")).unwrap();
-    let (ran, text) = bench.verify();
+    let (ran, text) = bench.verify(&file);
     assert!(!ran.success(), "{text}");
 }

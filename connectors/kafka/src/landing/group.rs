@@ -11,7 +11,7 @@ use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
-use sealflow::pipeline::{Collector, Counters, StopKind};
+use sealflow::pipeline::{Collector, Counters, Outcome, StopKind};
 use sealflow::table::landing::Step;
 
 use super::context::{LANDED, LandingContext};
@@ -32,6 +32,8 @@ const IDLE: Duration = Duration::from_millis(100);
 const PAUSE_AFTER: Duration = Duration::from_millis(500);
 /// Without a record for so long, a run that ends takes what it has for all.
 const QUIET: Duration = Duration::from_secs(2);
+/// Dead letters take no more than this part of the memory before their stretches end.
+const LETTERS_SHARE: u64 = 4;
 /// How long it may take to go back.
 const SEEK_PATIENCE: Duration = Duration::from_secs(60);
 
@@ -150,13 +152,11 @@ impl LandingGroup<'_> {
     pub(super) fn advance(&mut self) -> Result<(), RunError> {
         while !self.plan.is_stopping() {
             self.take_failure()?;
-            let (steps, closes) = self.steps();
+            let (steps, letters) = self.steps();
             if steps.is_empty() {
                 return self.commit();
             }
-            if closes && let Some(letters) = &self.letters {
-                letters.flush()?;
-            }
+            self.send(&letters)?;
             let tasks = steps.into_iter().map(|(partition, epoch, whose, step, files)| {
                 let services = self.services.clone();
                 async move { (partition, epoch, perform(services, whose, step, files).await) }
@@ -186,24 +186,37 @@ impl LandingGroup<'_> {
         Ok(())
     }
 
-    /// What is to be done, with the files that it is done to; and whether files are closed, which needs their dead letters first.
+    /// Dead letters are durable before the intent that counts them.
+    fn send(&self, letters: &[Outcome]) -> Result<(), RunError> {
+        let Some(producer) = self.letters.as_ref().filter(|_| !letters.is_empty()) else {
+            return Ok(());
+        };
+        for letter in letters {
+            producer.send(letter, &self.plan.routes)?;
+        }
+        producer.flush()
+    }
+
+    /// What is to be done, with the files that it is done to; and the dead letters of those that are closed.
     #[allow(clippy::type_complexity)] // it is taken apart at once
     fn steps(
         &self,
     ) -> (
         Vec<(Partition, u64, Arc<sealflow::table::landing::Whose>, Step, Files)>,
-        bool,
+        Vec<Outcome>,
     ) {
         let now = Instant::now();
         let mut steps = Vec::new();
-        let mut closes = false;
+        let mut letters = Vec::new();
         let mut held = self.consumer.context().held();
         for (partition, part) in &mut held.parts {
             let step = part.stretch.step();
             if !part.has_step(now) || matches!(step, Step::Commit { .. }) {
                 continue;
             }
-            closes |= matches!(step, Step::Close { .. });
+            if matches!(step, Step::Close { .. }) {
+                letters.append(&mut part.take_letters());
+            }
             let files = match &step {
                 Step::Close { .. } | Step::Finish { .. } => std::mem::take(&mut part.files),
                 _ => Files::new(),
@@ -216,7 +229,7 @@ impl LandingGroup<'_> {
                 files,
             ));
         }
-        (steps, closes)
+        (steps, letters)
     }
 
     /// Says once that a service is away, and when it is back.
@@ -366,6 +379,13 @@ impl LandingGroup<'_> {
             if part.stretch.is_due(&options.roll, bytes, now) || is_full || is_quiet {
                 roll(part);
             }
+        }
+        let letters: u64 = held.parts.values().map(Part::letter_bytes).sum();
+        if letters > options.memory / LETTERS_SHARE {
+            held.parts
+                .values_mut()
+                .filter(|part| part.letter_bytes() > 0)
+                .for_each(roll);
         }
         loop {
             let open: usize = held.parts.values().map(|part| part.files.len()).sum();

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use sealflow::pipeline::{Format, StopKind};
+use sealflow::pipeline::{Format, Outcome, StopKind};
 use sealflow::table::FileId;
 use sealflow::table::landing::{BucketRule, OpenFile, Step, Stretch};
 
@@ -22,6 +22,9 @@ pub(super) struct Part {
     pub(super) stretch: Stretch,
     rule: BucketRule,
     pub(super) files: BTreeMap<FileId, Box<dyn OpenFile>>,
+    /// Dead letters of the records that were gathered, in their order: they are sent when the files are closed.
+    letters: Vec<Outcome>,
+    letter_bytes: u64,
     /// Of the files that are open, or of the last that were.
     pub(super) version: Version,
     /// The next offset to hand to the stretch. If it is another one than the stretch wants, the consumer goes there.
@@ -60,6 +63,8 @@ impl Part {
             at: stretch.start(),
             stretch,
             files: BTreeMap::new(),
+            letters: Vec::new(),
+            letter_bytes: 0,
             version: ([0; 32], 0),
             first: None,
             expected: None,
@@ -133,7 +138,25 @@ impl Part {
 
     pub(super) fn drop_files(&mut self) {
         self.files.clear();
+        self.take_letters();
         self.counted = Counted::default();
+    }
+
+    /// Keeps a dead letter until its stretch ends.
+    pub(super) fn keep_letter(&mut self, letter: Outcome) {
+        self.letter_bytes += letter.record.payload_bytes() as u64;
+        self.letters.push(letter);
+    }
+
+    /// The dead letters of the stretch, which are the caller's now.
+    pub(super) fn take_letters(&mut self) -> Vec<Outcome> {
+        self.letter_bytes = 0;
+        std::mem::take(&mut self.letters)
+    }
+
+    /// Bytes of dead letters in memory.
+    pub(super) fn letter_bytes(&self) -> u64 {
+        self.letter_bytes
     }
 
     /// A step failed in a way that passes: it is tried again, later and later.

@@ -78,7 +78,13 @@ impl LandingGroup<'_> {
         if !sorted.taken.is_empty() {
             return self.write_rows(sorted, &edition);
         }
-        self.account(sorted, &BTreeSet::new(), &BTreeSet::new(), &[], edition.version())
+        self.account(
+            sorted,
+            &BTreeSet::new(),
+            &BTreeSet::new(),
+            Vec::new(),
+            edition.version(),
+        )
     }
 
     /// Seals the records, adds them to their files, sets aside what is no row.
@@ -114,19 +120,14 @@ impl LandingGroup<'_> {
         }
         // In the order of their records.
         letters.sort_by_key(|(n, _)| *n);
-        let mut sent = Vec::new();
-        for (n, letter) in letters {
-            if lost.contains(&sorted.taken[n].partition) {
-                continue;
-            }
-            match &self.letters {
-                Some(letters) => letters.send(&letter, &self.plan.routes)?,
-                // Says that there are none.
-                None => drop(self.plan.routes.dead_letter(&letter.record.position)?),
-            }
-            sent.push(letter);
+        if self.letters.is_none()
+            && let Some((_, letter)) = letters.first()
+        {
+            // Says that there are none.
+            self.plan.routes.dead_letter(&letter.record.position)?;
         }
-        self.account(sorted, &aside, &lost, &sent, edition.version())?;
+        let letters = letters.into_iter().map(|(_, letter)| letter).collect();
+        self.account(sorted, &aside, &lost, letters, edition.version())?;
         self.spill()
     }
 
@@ -330,12 +331,15 @@ impl LandingGroup<'_> {
         sorted: Sorted,
         aside: &BTreeSet<usize>,
         lost: &BTreeSet<Partition>,
-        letters: &[Outcome],
+        letters: Vec<Outcome>,
         version: Version,
     ) -> Result<(), RunError> {
         let now = Instant::now();
+        let reasons = Reasons::of(letters.iter());
+        let mut letters = letters.into_iter();
         let mut held = self.consumer.context().held();
         for (n, taken) in sorted.taken.iter().enumerate() {
+            let letter = if aside.contains(&n) { letters.next() } else { None };
             let part = held
                 .parts
                 .get_mut(&taken.partition)
@@ -344,9 +348,10 @@ impl LandingGroup<'_> {
                 continue;
             };
             let offset = taken.record.position.offset;
-            let is_aside = aside.contains(&n);
-            if is_aside {
+            let is_aside = letter.is_some();
+            if let Some(letter) = letter {
                 part.stretch.set_aside(offset, taken.bucket, now).map_err(stopped)?;
+                part.keep_letter(letter);
             } else {
                 part.stretch.row(offset, taken.bucket, now).map_err(stopped)?;
             }
@@ -380,10 +385,10 @@ impl LandingGroup<'_> {
             .map(|part| (part.counted.records, part.counted.dead));
         let (records, dead) = counted.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
         drop(held);
-        self.check_ratio(records, dead, letters)
+        self.check_ratio(records, dead, &reasons)
     }
 
-    fn check_ratio(&self, records: u64, dead: u64, letters: &[Outcome]) -> Result<(), RunError> {
+    fn check_ratio(&self, records: u64, dead: u64, reasons: &Reasons) -> Result<(), RunError> {
         let Some(ratio) = &self.plan.ratio else { return Ok(()) };
         let ratio = ratio.lock().unwrap_or_else(PoisonError::into_inner);
         if dead == 0 || !ratio.would_pass(records, dead) {
@@ -392,15 +397,16 @@ impl LandingGroup<'_> {
         Err(RunError::stopped(
             StopKind::Data,
             format!(
-                "more records went to the dead letters than dead_letters.max_ratio allows; nothing of them was committed: {}",
-                Reasons::of(letters.iter())
+                "more records would go to the dead letters than dead_letters.max_ratio allows; nothing of them was committed: {reasons}"
             ),
             "docs/format.md says what the codes mean: correct policy, schema or source, or raise max_ratio, and start again",
         ))
     }
 
-    /// Has the largest files write their rows out, until what is in memory is within its bound.
+    /// Has the largest files write their rows out, until what is in memory is within its bound. Where that is not enough, as what
+    /// is on its way into a bucket is in memory too, the largest stretch ends.
     fn spill(&mut self) -> Result<(), RunError> {
+        let mut spilt: BTreeSet<FileId> = BTreeSet::new();
         loop {
             let largest = {
                 let mut held = self.consumer.context().held();
@@ -413,15 +419,20 @@ impl LandingGroup<'_> {
                         .iter()
                         .map(move |(id, file)| (file.sizes().1, partition.clone(), part.epoch, *id))
                 });
-                let largest = files.max_by_key(|(bytes, ..)| *bytes);
+                let left = files.filter(|(bytes, .., id)| *bytes > 0 && !spilt.contains(id));
+                let largest = left.max_by_key(|(bytes, ..)| *bytes);
                 largest.and_then(|(_, partition, epoch, id)| {
                     let file = held.parts.get_mut(&partition)?.files.remove(&id)?;
                     Some((partition, epoch, id, file))
                 })
             };
             let Some((partition, epoch, id, mut file)) = largest else {
+                let mut held = self.consumer.context().held();
+                let largest = held.parts.values_mut().max_by_key(|part| part.sizes().1);
+                largest.into_iter().for_each(roll);
                 return Ok(());
             };
+            spilt.insert(id);
             let task = async move {
                 let spilt = file.spill().await;
                 (file, spilt)
