@@ -126,7 +126,7 @@ impl TypedValueParser for SourceParser {
         value: &OsStr,
     ) -> std::result::Result<Source, clap::Error> {
         if value.to_str().is_some_and(|text| text.starts_with("kafka:")) {
-            let topic = clap::value_parser!(TopicUrl);
+            let topic: fn(&str) -> std::result::Result<TopicUrl, String> = str::parse;
             return topic.parse_ref(command, argument, value).map(Source::Topic);
         }
         PlaceParser.parse_ref(command, argument, value).map(Source::Files)
