@@ -3,8 +3,16 @@
 
 use std::fmt;
 
-use aes_gcm::aead::AeadInOut as _;
-use aes_gcm::{Aes256Gcm, KeyInit as _, Nonce, Tag};
+#[cfg(feature = "table")]
+use aes_gcm::aead::AeadCore;
+use aes_gcm::aead::AeadInOut;
+#[cfg(feature = "table")]
+use aes_gcm::aead::consts::{U12, U16};
+#[cfg(feature = "table")]
+use aes_gcm::aes::Aes192;
+#[cfg(feature = "table")]
+use aes_gcm::{Aes128Gcm, AesGcm};
+use aes_gcm::{Aes256Gcm, KeyInit, Nonce, Tag};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use subtle::ConstantTimeEq as _;
@@ -134,6 +142,39 @@ impl UnwrappingKey {
     }
 }
 
+/// Unwraps a key as Parquet's key tools do, in files of others: under a key-encryption key of 128, 192 or 256 bits, with
+/// the bytes of its id as additional data, and with nothing that says what the key is for.
+///
+/// # Errors
+/// [`OpenError`] if it was wrapped under another key, or changed.
+#[cfg(feature = "table")]
+pub(crate) fn unwrap_foreign(kek: &SecretBytes, key: &WrappedKey) -> Result<SecretBytes, OpenError> {
+    let id = STANDARD.decode(&key.kek_id).map_err(|_| OpenError)?;
+    let bytes = STANDARD.decode(&key.wrapped).map_err(|_| OpenError)?;
+    match kek.len() {
+        16 => open_with::<Aes128Gcm>(kek, &id, &bytes),
+        24 => open_with::<AesGcm<Aes192, U12>>(kek, &id, &bytes),
+        32 => open_with::<Aes256Gcm>(kek, &id, &bytes),
+        _ => Err(OpenError),
+    }
+}
+
+#[cfg(feature = "table")]
+fn open_with<C: KeyInit + AeadInOut + AeadCore<NonceSize = U12, TagSize = U16>>(
+    kek: &SecretBytes,
+    id: &[u8],
+    bytes: &[u8],
+) -> Result<SecretBytes, OpenError> {
+    let cipher = C::new_from_slice(kek.expose()).map_err(|_| OpenError)?;
+    let (nonce, rest) = bytes.split_first_chunk::<NONCE_LEN>().ok_or(OpenError)?;
+    let (ciphertext, tag) = rest.split_last_chunk::<TAG_LEN>().ok_or(OpenError)?;
+    let mut buffer = Zeroizing::new(ciphertext.to_vec());
+    cipher
+        .decrypt_inout_detached(&Nonce::from(*nonce), id, buffer.as_mut_slice().into(), &Tag::from(*tag))
+        .map_err(|_| OpenError)?;
+    Ok(SecretBytes::new(std::mem::take(&mut *buffer)))
+}
+
 impl Inner {
     fn new(secret: &SecretBytes) -> Result<Self, SealError> {
         if secret.len() != DATA_KEY_LEN {
@@ -225,6 +266,39 @@ mod tests {
             };
             assert_eq!(unwrapping.unwrap("payments", "card", &cut), Err(OpenError), "{n}");
         }
+    }
+
+    #[cfg(feature = "table")]
+    #[test]
+    fn keys_of_others_come_back_under_keys_of_every_length_that_aes_has() {
+        fn wrapped<C: KeyInit + AeadInOut + AeadCore<NonceSize = U12, TagSize = U16>>(kek: &[u8]) -> WrappedKey {
+            let mut buffer = secret(9).expose().to_vec();
+            let cipher = C::new_from_slice(kek).unwrap();
+            let tag = cipher.encrypt_inout_detached(&Nonce::from([5; 12]), b"id", buffer.as_mut_slice().into());
+            let wrapped = [&[5; 12][..], &buffer, &tag.unwrap()].concat();
+            WrappedKey {
+                kek_id: STANDARD.encode(b"id"),
+                wrapped: STANDARD.encode(wrapped),
+            }
+        }
+        let keks = [16, 24, 32].map(|length| SecretBytes::new(vec![7; length]));
+        let all = [
+            wrapped::<Aes128Gcm>(&[7; 16]),
+            wrapped::<AesGcm<Aes192, U12>>(&[7; 24]),
+            wrapped::<Aes256Gcm>(&[7; 32]),
+        ];
+        for (n, kek) in keks.iter().enumerate() {
+            for (m, key) in all.iter().enumerate() {
+                let expected = if n == m { Ok(secret(9)) } else { Err(OpenError) };
+                assert_eq!(unwrap_foreign(kek, key), expected, "{n} {m}");
+            }
+            let other = WrappedKey {
+                kek_id: STANDARD.encode(b"ie"),
+                ..all[n].clone()
+            };
+            assert_eq!(unwrap_foreign(kek, &other), Err(OpenError));
+        }
+        assert_eq!(unwrap_foreign(&SecretBytes::new(vec![7; 20]), &all[0]), Err(OpenError));
     }
 
     #[test]

@@ -17,6 +17,8 @@ pub use aad::RowId;
 pub use column::{ByteColumn, ColumnError, PlainColumn, SealedColumn};
 pub use deterministic::{DeterministicOpener, DomainKey};
 pub use hint::HintKey;
+#[cfg(feature = "table")]
+pub(crate) use kek::unwrap_foreign;
 pub use kek::{UnwrappingKey, WrappedKey, WrappingKey};
 pub use key::{DATA_KEY_LEN, DOMAIN_SECRET_LEN, KeyId, KeyIdError};
 pub use plaintext::{Plaintext, PlaintextError, TimeUnit};

@@ -47,6 +47,32 @@ pub enum TableError {
     /// Encrypted by others: it carries no policy.
     #[error("the file is encrypted, but not by Sealflow: it carries no policy")]
     Foreign,
+    /// It carries a policy, or what only files with one have, and is not read past it.
+    #[error("the file carries a policy, which decides who may read it")]
+    NotForeign,
+    /// Its keys are in a file of their own, which was not found beside it.
+    #[error("the file's keys are in a file of their own ({name}), and it is not there or does not have them")]
+    KeyMaterialElsewhere {
+        /// What that file is called.
+        name: &'static str,
+    },
+    /// Its keys are managed in a way that is not known here, or their material was changed.
+    #[error("the file's key material cannot be used: it is not PKMT1, is wrapped in another way, or was changed")]
+    OtherKeyMaterial,
+    /// Its footer has a key of a length that this reader has no cipher for.
+    #[error("the file is encrypted under a key of {bits} bits; 128 and 256 are read")]
+    KeyLength {
+        /// How many.
+        bits: usize,
+    },
+    /// Its pages are encrypted without being authenticated.
+    #[error(
+        "the file is encrypted with AES_GCM_CTR_V1, which does not protect its pages against changes, and is not read"
+    )]
+    Cipher,
+    /// It has columns of a kind that is not read.
+    #[error("the file has columns that are not read: maps, or lists of a fixed length")]
+    Columns,
     /// Written by a newer Sealflow.
     #[error("the file is of a newer version: upgrade to read it")]
     NewerVersion,
@@ -121,6 +147,12 @@ pub enum SourceError {
         /// Why.
         reason: String,
     },
+    /// The store does not take what it is asked: another region, a clock that is wrong.
+    #[error("the file cannot be read: {reason}")]
+    Invalid {
+        /// Why.
+        reason: String,
+    },
 }
 
 impl TableError {
@@ -153,6 +185,11 @@ impl TableError {
                 "whoever wrote it left everything readable; read it with another tool, and find out who put it there"
             }
             Self::Foreign => "read it with --foreign: the key service alone then decides",
+            Self::NotForeign => "read it without --foreign",
+            Self::KeyMaterialElsewhere { .. } => "put that file back beside it, as it was written",
+            Self::OtherKeyMaterial | Self::KeyLength { .. } | Self::Cipher | Self::Columns => {
+                "read it with the tool that wrote it"
+            }
             Self::NewerVersion => "upgrade",
             Self::SignedInDevelopment => "give dataset, catalogue and --owner instead of --dev",
             Self::Unsigned => "read it with --dev if you wrote it yourself, for development",

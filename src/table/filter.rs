@@ -1,7 +1,7 @@
 //! Filters of rows: `amount >= 100 and country = "DE"`. Comparisons with constants, joined by `and`; what is null is
 //! not kept, except by `is null`.
 //!
-//! Row groups whose statistics rule them out are not read. Comparisons of columns that are stored in the open of the
+//! Row groups whose statistics rule them out are not read, nor pages that the page index rules out. Comparisons of columns that are stored in the open of the
 //! reader are made while pages are decoded, those of sealed values after they are opened.
 
 use std::collections::HashMap;
@@ -14,7 +14,9 @@ use arrow::datatypes::DataType;
 use arrow::error::ArrowError;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::statistics::StatisticsConverter;
-use parquet::arrow::arrow_reader::{ArrowPredicate, ArrowPredicateFn};
+use parquet::arrow::arrow_reader::{ArrowPredicate, ArrowPredicateFn, RowSelection, RowSelector};
+use parquet::basic::Type as PhysicalType;
+use parquet::file::metadata::ParquetMetaData;
 
 use super::error::TableError;
 use super::read::{LeafState, OpenTable};
@@ -173,20 +175,74 @@ impl Filter {
         pushed
     }
 
+    /// Whether every comparison is made while pages are decoded.
+    pub(super) fn is_all_pushed(&self, table: &OpenTable) -> bool {
+        !self.terms.iter().any(|term| term.is_sealed(table))
+    }
+
+    /// The leaves whose bounds can rule something out.
+    pub(super) fn compared(&self, table: &OpenTable) -> Vec<usize> {
+        let terms = self.terms.iter().filter(|term| term.bounded(table).is_some());
+        terms.map(|term| term.leaf).collect()
+    }
+
     /// The row groups that the statistics do not rule out.
     pub(super) fn row_groups(&self, table: &OpenTable) -> Vec<usize> {
-        let metadata = table.metadata.metadata();
-        let mut keep = vec![true; metadata.num_row_groups()];
-        for term in self.terms.iter().filter(|term| !term.is_sealed(table)) {
-            if let [Segment::Name(name)] = term.segments.as_slice() {
-                term.rule_out(table, name, &mut keep);
+        let groups = table.metadata.metadata().row_groups();
+        let mut keep = vec![true; groups.len()];
+        for term in &self.terms {
+            let Some(bounds) = term.bounded(table) else { continue };
+            let (least, most) = (bounds.row_group_mins(groups), bounds.row_group_maxes(groups));
+            let (Ok(least), Ok(most)) = (least, most) else { continue };
+            term.rule_out(&least, &most, &mut keep);
+        }
+        let kept = keep.iter().enumerate().filter(|(_, keep)| **keep);
+        kept.map(|(n, _)| n).collect()
+    }
+
+    /// The rows of these row groups that the page indexes in `metadata` do not rule out; `None` for all.
+    pub(super) fn pages(
+        &self,
+        table: &OpenTable,
+        metadata: &ParquetMetaData,
+        groups: &[usize],
+    ) -> Option<RowSelection> {
+        let (values, offsets) = (metadata.column_index()?, metadata.offset_index()?);
+        let mut selection: Option<RowSelection> = None;
+        for term in &self.terms {
+            let Some(bounds) = term.bounded(table) else { continue };
+            let mut selectors = Vec::new();
+            for group in groups {
+                let rows = usize::try_from(metadata.row_group(*group).num_rows()).unwrap_or(0);
+                let starts = offsets[*group][term.leaf].page_locations().iter();
+                let starts: Vec<usize> = starts
+                    .map(|page| usize::try_from(page.first_row_index).unwrap_or(0))
+                    .collect();
+                let mut keep = vec![true; starts.len()];
+                let least = bounds.data_page_mins(values, offsets, [group]);
+                let most = bounds.data_page_maxes(values, offsets, [group]);
+                if let (Ok(least), Ok(most)) = (least, most) {
+                    term.rule_out(&least, &most, &mut keep);
+                }
+                let ends = starts.iter().skip(1).copied().chain([rows]);
+                for ((start, end), keep) in starts.iter().zip(ends).zip(keep) {
+                    let rows = end.saturating_sub(*start);
+                    selectors.push(if keep {
+                        RowSelector::select(rows)
+                    } else {
+                        RowSelector::skip(rows)
+                    });
+                }
+            }
+            if selectors.iter().any(|selector| selector.skip) {
+                let own = RowSelection::from(selectors);
+                selection = Some(match selection {
+                    Some(other) => other.intersection(&own),
+                    None => own,
+                });
             }
         }
-        keep.iter()
-            .enumerate()
-            .filter(|(_, keep)| **keep)
-            .map(|(n, _)| n)
-            .collect()
+        selection
     }
 
     /// Which rows of a batch are kept; `None` for all.
@@ -247,28 +303,40 @@ impl Term {
         }
     }
 
-    /// Unmarks row groups whose smallest and largest value say that no row can pass. Bounds may be cut short, which
-    /// makes them wider; missing ones say nothing.
-    fn rule_out(&self, table: &OpenTable, name: &str, keep: &mut [bool]) {
+    /// What finds the bounds of the leaf, if they can rule anything out.
+    fn bounded<'a>(&self, table: &'a OpenTable) -> Option<StatisticsConverter<'a>> {
+        let (Test::Compare(compare, _), [Segment::Name(name)]) = (&self.test, self.segments.as_slice()) else {
+            return None;
+        };
+        if *compare == Compare::NotEqual || self.is_sealed(table) {
+            return None;
+        }
+        let schema = table.metadata.parquet_schema();
+        // Bounds leave NaN out, which is more than all numbers here. In records, and so in our files, there is none.
+        let is_float = matches!(
+            table.shown_type(self.leaf),
+            DataType::Float16 | DataType::Float32 | DataType::Float64
+        );
+        let has_no_order = schema.column(self.leaf).physical_type() == PhysicalType::INT96;
+        if has_no_order || (is_float && table.is_foreign()) {
+            return None;
+        }
+        StatisticsConverter::try_new(name, table.schema(), schema).ok()
+    }
+
+    /// Unmarks the pieces of a file whose smallest and largest value say that no row can pass. Bounds may be cut short,
+    /// which makes them wider; missing ones say nothing.
+    fn rule_out(&self, least: &ArrayRef, most: &ArrayRef, keep: &mut [bool]) {
         let (Test::Compare(compare, _), Some(constant)) = (&self.test, &self.constant) else {
             return;
         };
-        let metadata = table.metadata.metadata();
-        let Ok(converter) = StatisticsConverter::try_new(name, table.schema(), table.metadata.parquet_schema()) else {
-            return;
-        };
-        let bounds = (
-            converter.row_group_mins(metadata.row_groups()),
-            converter.row_group_maxes(metadata.row_groups()),
-        );
-        let (Ok(least), Ok(most)) = bounds else { return };
         let constant = Scalar::new(Arc::clone(constant));
         let possible = match compare {
-            Compare::Equal => both(cmp::lt_eq(&least, &constant), cmp::gt_eq(&most, &constant)),
-            Compare::Less => cmp::lt(&least, &constant).ok(),
-            Compare::LessOrEqual => cmp::lt_eq(&least, &constant).ok(),
-            Compare::Greater => cmp::gt(&most, &constant).ok(),
-            Compare::GreaterOrEqual => cmp::gt_eq(&most, &constant).ok(),
+            Compare::Equal => both(cmp::lt_eq(least, &constant), cmp::gt_eq(most, &constant)),
+            Compare::Less => cmp::lt(least, &constant).ok(),
+            Compare::LessOrEqual => cmp::lt_eq(least, &constant).ok(),
+            Compare::Greater => cmp::gt(most, &constant).ok(),
+            Compare::GreaterOrEqual => cmp::gt_eq(most, &constant).ok(),
             Compare::NotEqual => None,
         };
         let Some(possible) = possible.filter(|possible| possible.len() == keep.len()) else {

@@ -4,6 +4,7 @@
 //! from the same bytes: to see the footer's key material, to see the columns', and with every key that could be had.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -13,9 +14,9 @@ use parquet::errors::ParquetError;
 use parquet::file::column_crypto_metadata::ColumnCryptoMetaData;
 use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader};
 
-use super::error::{SourceError, TableError};
+use super::error::TableError;
 use super::material::Material;
-use super::source::FileSource;
+use super::source::{FileSource, exact};
 use crate::secret::SecretBytes;
 
 /// What is read of a file at first: most footers are within it.
@@ -33,6 +34,12 @@ pub(super) struct Tail {
     size: u64,
     /// Whether the footer can be read without keys.
     pub(super) is_plaintext: bool,
+}
+
+impl fmt::Debug for Tail {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tail").field("size", &self.size).finish_non_exhaustive()
+    }
 }
 
 /// The keys of a file's modules by their key material.
@@ -67,6 +74,17 @@ impl Tail {
         })
     }
 
+    /// The bytes of these ranges, if all are in it.
+    pub(super) fn cut(&self, ranges: &[Range<u64>]) -> Option<Vec<Bytes>> {
+        let start = self.size - self.bytes.len() as u64;
+        let own = |range: &Range<u64>| {
+            let from = usize::try_from(range.start.checked_sub(start)?).ok()?;
+            let to = usize::try_from(range.end.checked_sub(start)?).ok()?;
+            (from <= to && to <= self.bytes.len()).then(|| self.bytes.slice(from..to))
+        };
+        ranges.iter().map(own).collect()
+    }
+
     /// The footer's key material, which anybody can read.
     pub(super) async fn material(&self) -> Result<Vec<u8>, TableError> {
         let seen = Arc::new(Seen::default());
@@ -74,7 +92,7 @@ impl Tail {
         match (seen.take(), parsed) {
             (Some(material), _) => Ok(material),
             (None, Ok(_)) => Err(TableError::NotEncrypted),
-            (None, Err(_)) => Err(TableError::Damaged),
+            (None, Err(error)) => Err(error),
         }
     }
 
@@ -107,41 +125,55 @@ impl Tail {
         })
         .await
         .map_err(|_| TableError::Damaged)?
-        .map_err(|_: ParquetError| TableError::Damaged)
-    }
-}
-
-/// Exactly the bytes of `range`.
-pub(super) async fn exact(source: &dyn FileSource, range: Range<u64>) -> Result<Bytes, SourceError> {
-    let wanted = range.end - range.start;
-    let bytes = source.range(range).await?;
-    if bytes.len() as u64 == wanted {
-        Ok(bytes)
-    } else {
-        Err(SourceError::Unavailable {
-            reason: "it is shorter than it was".to_owned(),
+        .map_err(|error: ParquetError| match error {
+            // Of all that it has not built, the one thing that a footer can ask for.
+            ParquetError::NYI(_) => TableError::Cipher,
+            _ => TableError::Damaged,
         })
     }
 }
 
-/// The key material of a column under its own key, where all row groups agree on it.
-pub(super) fn column_material(metadata: &ParquetMetaData, column: usize) -> Result<Option<(Vec<u8>, Material)>, ()> {
-    let mut found: Option<&[u8]> = None;
-    for (n, group) in metadata.row_groups().iter().enumerate() {
-        let material = match group.columns().get(column).and_then(|column| column.crypto_metadata()) {
-            Some(ColumnCryptoMetaData::ENCRYPTION_WITH_COLUMN_KEY(own)) => own.key_metadata.as_deref().ok_or(())?,
-            Some(ColumnCryptoMetaData::ENCRYPTION_WITH_FOOTER_KEY) if found.is_none() => continue,
-            // A column in clear, or one that is under its own key in some row groups only.
-            _ => return Err(()),
+/// What a column is encrypted with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum LeafKey {
+    /// Nothing: anybody who has the file reads it.
+    Clear,
+    /// The key of the footer.
+    Footer,
+    /// A key of its own, with this key material.
+    Own(Vec<u8>),
+}
+
+/// What a column is encrypted with, where all row groups agree on it; in files without row groups the footer's key.
+pub(super) fn leaf_key(metadata: &ParquetMetaData, column: usize) -> Result<LeafKey, ()> {
+    let mut found: Option<LeafKey> = None;
+    for group in metadata.row_groups() {
+        let column = group.columns().get(column).ok_or(())?;
+        let key = match column.crypto_metadata() {
+            None => LeafKey::Clear,
+            Some(ColumnCryptoMetaData::ENCRYPTION_WITH_FOOTER_KEY) => LeafKey::Footer,
+            Some(ColumnCryptoMetaData::ENCRYPTION_WITH_COLUMN_KEY(own)) => {
+                LeafKey::Own(own.key_metadata.clone().ok_or(())?)
+            }
         };
-        if found.is_some_and(|known| known != material) || (found.is_none() && n > 0) {
+        if found.as_ref().is_some_and(|known| *known != key) {
             return Err(());
         }
-        found = Some(material);
+        found = Some(key);
     }
-    let Some(bytes) = found else { return Ok(None) };
-    let material = Material::from_bytes(bytes).map_err(|_| ())?;
-    Ok(Some((bytes.to_vec(), material)))
+    Ok(found.unwrap_or(LeafKey::Footer))
+}
+
+/// The key material of a column under its own key. A column in clear is none of ours.
+pub(super) fn column_material(metadata: &ParquetMetaData, column: usize) -> Result<Option<(Vec<u8>, Material)>, ()> {
+    match leaf_key(metadata, column)? {
+        LeafKey::Clear => Err(()),
+        LeafKey::Footer => Ok(None),
+        LeafKey::Own(bytes) => {
+            let material = Material::from_bytes(&bytes).map_err(|_| ())?;
+            Ok(Some((bytes, material)))
+        }
+    }
 }
 
 /// Whether every column of every row group is encrypted.

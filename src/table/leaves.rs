@@ -52,7 +52,7 @@ fn walk(field: &Field, top: usize, path: &mut Vec<Segment>, leaves: &mut Vec<Fil
             path.pop();
         }
         // Not written by us, and no column of a JSON record.
-        DataType::Map(..) | DataType::Union(..) | DataType::FixedSizeList(..) => return Err(TableError::Damaged),
+        DataType::Map(..) | DataType::Union(..) | DataType::FixedSizeList(..) => return Err(TableError::Columns),
         data_type => leaves.push(FileLeaf {
             column: column_of(path)?,
             segments: path.clone(),

@@ -44,7 +44,9 @@ pub(super) struct NotMaterial;
 #[serde(rename_all = "camelCase")]
 struct Raw {
     key_material_type: String,
-    internal_storage: bool,
+    /// Not written where it would be `false`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    internal_storage: Option<bool>,
     is_footer_key: bool,
     #[serde(rename = "kmsInstanceID", default, skip_serializing_if = "Option::is_none")]
     kms_instance_id: Option<String>,
@@ -72,6 +74,34 @@ struct Own {
     file: Option<Claims>,
 }
 
+/// What stands in a file instead of key material that is elsewhere.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RawReference {
+    key_material_type: String,
+    internal_storage: bool,
+    key_reference: String,
+}
+
+/// Under which name key material is elsewhere, if these bytes say that it is.
+pub(super) fn reference(bytes: &[u8]) -> Option<String> {
+    let raw: RawReference = serde_json::from_slice(bytes.get(..MAX_MATERIAL).unwrap_or(bytes)).ok()?;
+    (raw.key_material_type == TYPE && !raw.internal_storage).then_some(raw.key_reference)
+}
+
+impl Raw {
+    fn parse(bytes: &[u8]) -> Result<Self, NotMaterial> {
+        if bytes.len() > MAX_MATERIAL {
+            return Err(NotMaterial);
+        }
+        let raw: Self = serde_json::from_slice(bytes).map_err(|_| NotMaterial)?;
+        match raw.key_material_type.as_str() {
+            TYPE => Ok(raw),
+            _ => Err(NotMaterial),
+        }
+    }
+}
+
 impl Material {
     pub(super) fn to_bytes(&self) -> Vec<u8> {
         let (key, id, kek) = match &self.wrapped {
@@ -85,7 +115,7 @@ impl Material {
         });
         let raw = Raw {
             key_material_type: TYPE.to_owned(),
-            internal_storage: true,
+            internal_storage: Some(true),
             is_footer_key: self.is_footer,
             kms_instance_id: instance.clone(),
             kms_instance_url: instance,
@@ -100,14 +130,25 @@ impl Material {
         serde_json::to_vec(&raw).unwrap_or_default()
     }
 
+    /// Whether it is there for everybody to see that a file is one of ours.
+    pub(super) fn is_ours(&self) -> bool {
+        self.label.is_some() || self.claims.is_some()
+    }
+
     pub(super) fn from_bytes(bytes: &[u8]) -> Result<Self, NotMaterial> {
-        if bytes.len() > MAX_MATERIAL {
-            return Err(NotMaterial);
+        let raw = Raw::parse(bytes)?;
+        match raw.internal_storage {
+            Some(true) => Self::of(raw),
+            _ => Err(NotMaterial),
         }
-        let raw: Raw = serde_json::from_slice(bytes).map_err(|_| NotMaterial)?;
-        if raw.key_material_type != TYPE || !raw.internal_storage {
-            return Err(NotMaterial);
-        }
+    }
+
+    /// What stands in a file of key material beside a table's file (parquet-mr, PyArrow with `internal_key_material=False`).
+    pub(super) fn from_elsewhere(text: &str) -> Result<Self, NotMaterial> {
+        Self::of(Raw::parse(text.as_bytes())?)
+    }
+
+    fn of(raw: Raw) -> Result<Self, NotMaterial> {
         let wrapped = match (raw.double_wrapping, raw.key_encryption_key_id, raw.wrapped_kek) {
             (true, Some(kek_id), Some(kek)) => Wrapped::Double {
                 key: WrappedKey {
@@ -184,6 +225,17 @@ mod tests {
             let text = std::str::from_utf8(single).unwrap().replacen(from, to, 1);
             assert_eq!(Material::from_bytes(text.as_bytes()), Err(NotMaterial), "{text}");
         }
+    }
+
+    #[test]
+    fn a_reference_to_key_material_elsewhere_is_no_key_material_and_what_it_leads_to_is() {
+        let here = br#"{"keyMaterialType":"PKMT1","internalStorage":false,"keyReference":"footerKey"}"#;
+        assert_eq!(reference(here).as_deref(), Some("footerKey"));
+        assert_eq!(Material::from_bytes(here), Err(NotMaterial));
+        let there = r#"{"keyMaterialType":"PKMT1","isFooterKey":true,"masterKeyID":"k","wrappedDEK":"w","doubleWrapping":false}"#;
+        assert_eq!(Material::from_elsewhere(there).unwrap().master_key, "k");
+        assert_eq!(Material::from_bytes(there.as_bytes()), Err(NotMaterial));
+        assert_eq!(reference(&double(true).to_bytes()), None);
     }
 
     proptest! {

@@ -9,6 +9,7 @@ mod error;
 mod extra;
 mod filter;
 mod footer;
+mod foreign;
 mod guard;
 mod infer;
 mod keys;
@@ -16,6 +17,7 @@ pub mod landing;
 mod layout;
 mod leaves;
 mod material;
+mod pages;
 mod place;
 mod read;
 mod rejection;
@@ -30,6 +32,7 @@ pub use encode::{RowEncoder, Rows, RowsError};
 pub use error::{SourceError, TableError};
 pub use extra::DUPLICATES;
 pub use filter::Filter;
+pub use foreign::{ForeignLabel, ForeignReader, KeyMaterials};
 pub use infer::MAX_INFERRED_MEMBERS;
 pub use keys::TableKeys;
 pub use layout::{
@@ -47,5 +50,9 @@ pub use schema::{FieldType, SchemaError, SchemaField, TableSchema};
 pub use source::FileSource;
 pub use write::{Compression, Origin, TableWriter, WriteOptions, Written};
 
+#[cfg(test)]
+mod foreign_tests;
+#[cfg(test)]
+mod push_down_tests;
 #[cfg(test)]
 mod tests;

@@ -106,18 +106,29 @@ pub struct FileLabel {
     pub has_plaintext_footer: bool,
     /// Size in bytes.
     pub size: u64,
+    /// What was read to know it.
+    tail: Tail,
+    material: (Vec<u8>, Material),
 }
 
 /// A file whose footer was opened, with the columns that its reader may see.
 pub struct OpenTable {
     pub(super) source: Arc<dyn FileSource>,
+    /// Its last bytes, which were read to open it.
+    pub(super) tail: Tail,
     pub(super) metadata: ArrowReaderMetadata,
     pub(super) leaves: Vec<OpenLeaf>,
+    /// `None` for files of others.
+    pub(super) own: Option<Own>,
+}
+
+/// What only files with a policy have.
+pub(super) struct Own {
     pub(super) envelopes: Vec<Bytes>,
     pub(super) values: Arc<Reader>,
+    pub(super) policy: Arc<VerifiedPolicy>,
     claims: Claims,
     origin: Option<Origin>,
-    policy: Arc<VerifiedPolicy>,
     embedded: Arc<VerifiedPolicy>,
 }
 
@@ -131,6 +142,8 @@ pub struct OpenLeaf {
     pub label: Option<String>,
     /// Full ARN of the KMS key behind its key.
     pub master_key: Option<String>,
+    /// Whether it is encrypted at all: in files of others columns may be in clear.
+    pub is_encrypted: bool,
     /// Whether it is shown.
     pub state: LeafState,
 }
@@ -165,23 +178,19 @@ impl FileLabel {
     /// # Errors
     /// [`TableError::Foreign`] for files of others, [`TableError::NotEncrypted`], [`TableError::Damaged`].
     pub async fn read(source: &dyn FileSource) -> Result<Self, TableError> {
-        Self::of(&Tail::fetch(source).await?, source.size())
-            .await
-            .map(|(label, _)| label)
-    }
-
-    async fn of(tail: &Tail, size: u64) -> Result<(Self, (Vec<u8>, Material)), TableError> {
+        let tail = Tail::fetch(source).await?;
         let bytes = tail.material().await?;
         let material = Material::from_bytes(&bytes).map_err(|_| TableError::Foreign)?;
         let claims = material.claims.clone().ok_or(TableError::Foreign)?;
         claims.check()?;
-        let label = Self {
+        Ok(Self {
             claims,
             master_key: material.master_key.clone(),
             has_plaintext_footer: tail.is_plaintext,
-            size,
-        };
-        Ok((label, (bytes, material)))
+            size: source.size(),
+            tail,
+            material: (bytes, material),
+        })
     }
 }
 
@@ -223,9 +232,27 @@ impl TableReader {
         path: &str,
         asking: Asking<'_>,
     ) -> Result<OpenTable, TableError> {
-        let tail = Tail::fetch(source.as_ref()).await?;
-        let (label, (footer_bytes, footer)) = FileLabel::of(&tail, source.size()).await?;
-        let claims = label.claims;
+        let label = FileLabel::read(source.as_ref()).await?;
+        self.open_labelled(source, label, path, asking).await
+    }
+
+    /// As [`TableReader::open`], of a file whose end was read before.
+    ///
+    /// # Errors
+    /// [`TableError`] if nothing of the file can be shown.
+    pub async fn open_labelled(
+        &self,
+        source: Arc<dyn FileSource>,
+        label: FileLabel,
+        path: &str,
+        asking: Asking<'_>,
+    ) -> Result<OpenTable, TableError> {
+        let FileLabel {
+            claims,
+            tail,
+            material: (footer_bytes, footer),
+            ..
+        } = label;
         if !self.moved && !claims.is_at(path) {
             return Err(TableError::Moved {
                 place: format!("{}/{}", claims.dataset, claims.partition),
@@ -290,14 +317,17 @@ impl TableReader {
         );
         Ok(OpenTable {
             source,
+            tail,
             metadata,
             leaves,
-            envelopes: texts.envelopes(),
-            values: Arc::new(reader.with_moved(self.moved)),
-            claims,
-            origin: texts.origin(),
-            policy,
-            embedded,
+            own: Some(Own {
+                envelopes: texts.envelopes(),
+                values: Arc::new(reader.with_moved(self.moved)),
+                claims,
+                origin: texts.origin(),
+                policy,
+                embedded,
+            }),
         })
     }
 
@@ -384,11 +414,12 @@ impl TableReader {
 }
 
 impl OpenLeaf {
-    fn under_footer(leaf: FileLeaf) -> Self {
+    pub(super) fn under_footer(leaf: FileLeaf) -> Self {
         Self {
             leaf,
             label: None,
             master_key: None,
+            is_encrypted: true,
             state: LeafState::Shown { because: None },
         }
     }
@@ -400,7 +431,7 @@ impl OpenLeaf {
 }
 
 impl LeafState {
-    fn failed(because: &str) -> Self {
+    pub(super) fn failed(because: &str) -> Self {
         Self::Failed {
             code: CANNOT_OPEN,
             because: because.to_owned(),
@@ -409,28 +440,34 @@ impl LeafState {
 }
 
 impl OpenTable {
-    /// What the file claimed, now proven.
+    /// Whether it is a file of others, which carries no policy.
     #[must_use]
-    pub fn claims(&self) -> &Claims {
-        &self.claims
+    pub fn is_foreign(&self) -> bool {
+        self.own.is_none()
+    }
+
+    /// What the file claimed, now proven; `None` for files of others, as for all that comes with a policy.
+    #[must_use]
+    pub fn claims(&self) -> Option<&Claims> {
+        self.own.as_ref().map(|own| &own.claims)
     }
 
     /// Where its rows come from; `None` if the file does not say.
     #[must_use]
     pub fn origin(&self) -> Option<&Origin> {
-        self.origin.as_ref()
+        self.own.as_ref()?.origin.as_ref()
     }
 
     /// The policy by which was decided: the newest.
     #[must_use]
-    pub fn policy(&self) -> &Arc<VerifiedPolicy> {
-        &self.policy
+    pub fn policy(&self) -> Option<&Arc<VerifiedPolicy>> {
+        self.own.as_ref().map(|own| &own.policy)
     }
 
     /// The policy that it carries.
     #[must_use]
-    pub fn embedded_policy(&self) -> &Arc<VerifiedPolicy> {
-        &self.embedded
+    pub fn embedded_policy(&self) -> Option<&Arc<VerifiedPolicy>> {
+        self.own.as_ref().map(|own| &own.embedded)
     }
 
     /// Its leaves, in the order of the file.
@@ -448,7 +485,7 @@ impl OpenTable {
     /// How many envelopes of its sealed values' keys it carries.
     #[must_use]
     pub fn envelopes(&self) -> usize {
-        self.envelopes.len()
+        self.own.as_ref().map_or(0, |own| own.envelopes.len())
     }
 
     /// Rows, row groups, and the compressed bytes of each leaf whose metadata can be read.
@@ -470,18 +507,17 @@ impl fmt::Debug for OpenTable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Not the metadata: its decryptor holds keys, its statistics values.
         f.debug_struct("OpenTable")
-            .field("dataset", &self.claims.dataset)
-            .field("file", &self.claims.file)
+            .field("claims", &self.claims().map(|claims| (&claims.dataset, &claims.file)))
             .field("leaves", &self.leaves)
             .finish_non_exhaustive()
     }
 }
 
 /// Texts in the footer.
-struct Texts(HashMap<String, String>);
+pub(super) struct Texts(HashMap<String, String>);
 
 impl Texts {
-    fn of(metadata: &ParquetMetaData) -> Self {
+    pub(super) fn of(metadata: &ParquetMetaData) -> Self {
         let pairs = metadata.file_metadata().key_value_metadata().into_iter().flatten();
         Self(
             pairs
@@ -498,6 +534,12 @@ impl Texts {
         }
     }
 
+    /// Whether a text is there that only our writer writes.
+    pub(super) fn are_ours(&self) -> bool {
+        let own = [POLICY_KEY, UNSIGNED_POLICY_KEY, KEYS_KEY, FILE_KEY];
+        own.iter().any(|key| self.0.contains_key(*key))
+    }
+
     fn envelopes(&self) -> Vec<Bytes> {
         let lines = self.0.get(KEYS_KEY).map(String::as_str).unwrap_or_default().lines();
         let bytes = lines.filter_map(|line| Envelope::from_text(line).ok()?.to_bytes().ok());
@@ -509,7 +551,7 @@ impl Texts {
     }
 }
 
-fn arrow_schema(metadata: &ParquetMetaData) -> Result<SchemaRef, TableError> {
+pub(super) fn arrow_schema(metadata: &ParquetMetaData) -> Result<SchemaRef, TableError> {
     ArrowReaderMetadata::try_new(Arc::new(metadata.clone()), ArrowReaderOptions::new())
         .map(|metadata| Arc::clone(metadata.schema()))
         .map_err(|_| TableError::Damaged)

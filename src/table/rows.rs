@@ -11,17 +11,17 @@ use arrow::array::{
 };
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::{DataType, Field, FieldRef, Fields, Int64Type, Schema, SchemaRef};
-use bytes::Bytes;
 use parquet::DecodeResult;
 use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::RowFilter;
+use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, RowFilter};
 use parquet::arrow::push_decoder::{ParquetPushDecoder, ParquetPushDecoderBuilder};
 
 use super::error::TableError;
 use super::filter::Filter;
-use super::footer::exact;
 use super::layout::{EXTRA_COLUMN, OFFSET_COLUMN};
+use super::pages::{Wanted, with_page_indexes};
 use super::read::{Asking, LeafState, OpenLeaf, OpenTable};
+use super::source::pieces;
 use crate::acl::Refused;
 use crate::columns::arrow::{ArrowColumnError, SealedType, decode_array};
 use crate::columns::json;
@@ -57,7 +57,7 @@ impl Default for Query {
 pub struct RowStream<'a> {
     table: &'a OpenTable,
     asking: Asking<'a>,
-    decoder: Option<ParquetPushDecoder>,
+    decoding: Decoding,
     filter: Filter,
     left: u64,
     /// Leaves that are shown, by their number in the file.
@@ -69,6 +69,66 @@ pub struct RowStream<'a> {
     decisions: Vec<ColumnDecision>,
 }
 
+/// How far the file is decoded.
+enum Decoding {
+    Planned(Plan),
+    Running(Box<ParquetPushDecoder>),
+    /// At the end, or after an error.
+    Over,
+}
+
+/// What is decoded of the file.
+struct Plan {
+    /// Leaves.
+    read: Vec<usize>,
+    /// Row groups.
+    groups: Vec<usize>,
+    /// Rows that pass, if all comparisons are made while pages are decoded.
+    limit: Option<u64>,
+    batch_rows: usize,
+}
+
+impl Plan {
+    /// Begins: with page indexes, if they can spare something.
+    async fn begin(self, table: &OpenTable, filter: &Filter) -> Result<ParquetPushDecoder, TableError> {
+        let pushed = filter.pushed(table);
+        let indexed = if pushed.is_empty() && self.limit.is_none() {
+            None
+        } else {
+            let compared = filter.compared(table);
+            let wanted = Wanted {
+                groups: &self.groups,
+                read: &self.read,
+                compared: &compared,
+            };
+            with_page_indexes(table, &wanted).await?
+        };
+        let selection = indexed
+            .as_ref()
+            .and_then(|metadata| filter.pages(table, metadata, &self.groups));
+        let metadata = match indexed {
+            Some(metadata) => ArrowReaderMetadata::try_new(Arc::new(metadata), ArrowReaderOptions::new())
+                .map_err(|_| TableError::Damaged)?,
+            None => table.metadata.clone(),
+        };
+        let mask = ProjectionMask::leaves(metadata.parquet_schema(), self.read);
+        let mut builder = ParquetPushDecoderBuilder::new_with_metadata(metadata)
+            .with_batch_size(self.batch_rows)
+            .with_projection(mask)
+            .with_row_groups(self.groups);
+        if let Some(selection) = selection {
+            builder = builder.with_row_selection(selection);
+        }
+        if !pushed.is_empty() {
+            builder = builder.with_row_filter(RowFilter::new(pushed));
+        }
+        if let Some(limit) = self.limit {
+            builder = builder.with_limit(usize::try_from(limit).unwrap_or(usize::MAX));
+        }
+        builder.build().map_err(|_| TableError::Damaged)
+    }
+}
+
 impl OpenTable {
     /// Begins to read. `name` is what audit lines call the file.
     ///
@@ -77,28 +137,24 @@ impl OpenTable {
     pub fn rows<'a>(&'a self, query: &Query, asking: Asking<'a>, name: &str) -> Result<RowStream<'a>, TableError> {
         let wanted = self.wanted(query.columns.as_deref())?;
         let filter = query.filter.bind(self)?;
-        let pushed = filter.pushed(self);
-        let mut mask: Vec<usize> = Vec::new();
+        let mut read: Vec<usize> = Vec::new();
         for (n, leaf) in self.leaves.iter().enumerate() {
             let is_asked = wanted[n] || filter.reads(n) || self.is_needed(n, &wanted);
             if leaf.is_shown() && is_asked {
-                mask.push(n);
+                read.push(n);
             }
         }
-        let schema = self.metadata.parquet_schema();
-        let mut builder = ParquetPushDecoderBuilder::new_with_metadata(self.metadata.clone())
-            .with_batch_size(query.batch_rows.clamp(1, 1 << 20))
-            .with_projection(ProjectionMask::leaves(schema, mask))
-            .with_row_groups(filter.row_groups(self));
-        if !pushed.is_empty() {
-            builder = builder.with_row_filter(RowFilter::new(pushed));
-        }
-        let decoder = builder.build().map_err(|_| TableError::Damaged)?;
+        let plan = Plan {
+            groups: filter.row_groups(self),
+            limit: query.limit.filter(|_| filter.is_all_pushed(self)),
+            batch_rows: query.batch_rows.clamp(1, 1 << 20),
+            read,
+        };
         let decisions = self.looked_at(&filter, name);
         Ok(RowStream {
             table: self,
             asking,
-            decoder: Some(decoder),
+            decoding: Decoding::Planned(plan),
             filter,
             left: query.limit.unwrap_or(u64::MAX),
             schema: self.shown_schema(&wanted),
@@ -158,12 +214,10 @@ impl OpenTable {
         if column.to_string() == OFFSET_COLUMN {
             return true;
         }
-        let policy = self.policy().policy();
-        let bound = policy
-            .columns
-            .iter()
-            .filter(|rule| rule.bind_row.as_ref() == Some(column));
-        bound.into_iter().any(|rule| {
+        let Some(own) = &self.own else { return false };
+        let bound = own.policy.policy().columns.iter();
+        let mut bound = bound.filter(|rule| rule.bind_row.as_ref() == Some(column));
+        bound.any(|rule| {
             let leaves = self.leaves.iter().zip(wanted);
             leaves
                 .into_iter()
@@ -268,29 +322,28 @@ impl RowStream<'_> {
 
     async fn decode(&mut self) -> Result<Option<RecordBatch>, TableError> {
         loop {
-            let Some(mut decoder) = self.decoder.take() else {
-                return Ok(None);
+            let mut decoder = match std::mem::replace(&mut self.decoding, Decoding::Over) {
+                Decoding::Planned(plan) => Box::new(plan.begin(self.table, &self.filter).await?),
+                Decoding::Running(decoder) => decoder,
+                Decoding::Over => return Ok(None),
             };
             // Decrypting and decoding is work; what somebody made up may make the crate panic.
             let decoded = tokio::task::spawn_blocking(move || (decoder.try_decode(), decoder)).await;
             let (decoded, mut decoder) = decoded.map_err(|_| TableError::Damaged)?;
             match decoded.map_err(|_| TableError::Damaged)? {
                 DecodeResult::Data(batch) => {
-                    self.decoder = Some(decoder);
+                    self.decoding = Decoding::Running(decoder);
                     return Ok(Some(batch));
                 }
                 DecodeResult::Finished => return Ok(None),
                 DecodeResult::NeedsData(ranges) => {
-                    let mut data: Vec<Bytes> = Vec::with_capacity(ranges.len());
                     let size = self.table.source.size();
-                    for range in &ranges {
-                        if range.start > range.end || range.end > size {
-                            return Err(TableError::Damaged);
-                        }
-                        data.push(exact(self.table.source.as_ref(), range.clone()).await?);
+                    if ranges.iter().any(|range| range.start > range.end || range.end > size) {
+                        return Err(TableError::Damaged);
                     }
+                    let data = pieces(self.table.source.as_ref(), &ranges).await?;
                     decoder.push_ranges(ranges, data).map_err(|_| TableError::Damaged)?;
-                    self.decoder = Some(decoder);
+                    self.decoding = Decoding::Running(decoder);
                 }
             }
         }
@@ -374,7 +427,9 @@ impl RowStream<'_> {
         let Some(values) = found.array.as_binary_opt::<i32>() else {
             return Err(TableError::Damaged);
         };
-        let policy = table.policy().policy();
+        // Sealed values are those of files with a policy.
+        let own = table.own.as_ref().ok_or(TableError::Damaged)?;
+        let policy = own.policy.policy();
         let rule = policy.columns.iter().find(|rule| rule.path == leaf.leaf.column);
         let label = match rule {
             Some(rule) => rule.label.clone(),
@@ -399,9 +454,9 @@ impl RowStream<'_> {
             values: values.iter().collect(),
             rows,
             at: found.rows.iter().map(|row| at[*row as usize].clone()).collect(),
-            envelopes: &table.envelopes,
+            envelopes: &own.envelopes,
         };
-        let opened = table
+        let opened = own
             .values
             .open_cells(&cells, self.asking.who, self.asking.purpose, self.asking.now)
             .await

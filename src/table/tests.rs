@@ -156,6 +156,10 @@ impl Bench {
         (encoder.finish().unwrap().with_extra(None).unwrap(), envelope)
     }
 
+    pub(super) fn keys(&self) -> &TableKeys {
+        &self.keys
+    }
+
     fn domains(&self) -> DomainKeys {
         let age = Duration::from_secs(60);
         DomainKeys::new(

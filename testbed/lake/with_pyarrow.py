@@ -1,7 +1,9 @@
 """Reads an encrypted file with PyArrow, or writes one with column keys.
 
 usage: with_pyarrow.py read FILE[:COLUMN,…]…       prints for each {column: [values]} as JSON, or null if it is refused
-       with_pyarrow.py write FILE FOOTER_ARN COLUMN_ARN double|single
+       with_pyarrow.py write FILE FOOTER_ARN CARD_ARN SALARY_ARN OPTION…      writes 1,000 rows; options: `single` wrapping,
+           `plaintext-footer`, `elsewhere` (key material in a file of its
+           own), `ctr`, `BITS` of the keys
 """
 
 import json
@@ -32,19 +34,27 @@ def shown(request):
         return None
 
 
-def write(path, footer, column, wrapping):
+def write(path, footer, card, salary, options):
     tools, connection = factory()
+    bits = [int(option) for option in options if option.isdigit()]
     configuration = pe.EncryptionConfiguration(
         footer_key=footer,
-        column_keys={column: ["card"]},
-        double_wrapping=wrapping == "double",
-        data_key_length_bits=256,
-        plaintext_footer=False,
+        column_keys={card: ["card"], salary: ["salary"]},
+        double_wrapping="single" not in options,
+        data_key_length_bits=bits[0] if bits else 256,
+        plaintext_footer="plaintext-footer" in options,
+        internal_key_material="elsewhere" not in options,
+        encryption_algorithm="AES_GCM_CTR_V1" if "ctr" in options else "AES_GCM_V1",
     )
-    table = pa.table({"id": list(range(100)), "card": [f"4111-{n:04}" for n in range(100)]})
-    properties = tools.file_encryption_properties(connection, configuration)
-    with pq.ParquetWriter(path, table.schema, encryption_properties=properties) as writer:
-        writer.write_table(table)
+    table = pa.table({
+        "id": list(range(1000)),
+        "card": [f"4111-0000-{n:04}" for n in range(1000)],
+        "salary": [123450000 + n for n in range(1000)],
+        "ratio": [n / 3 if n % 7 else float("nan") for n in range(1000)],
+    })
+    properties = tools.file_encryption_properties(connection, configuration, path)
+    with pq.ParquetWriter(path, table.schema, encryption_properties=properties, write_page_index=True) as writer:
+        writer.write_table(table, row_group_size=300)
 
 
 if __name__ == "__main__":
@@ -52,4 +62,4 @@ if __name__ == "__main__":
         for request in sys.argv[2:]:
             print(json.dumps(shown(request), default=lambda value: value.hex() if isinstance(value, bytes) else str(value)))
     else:
-        write(*sys.argv[2:6])
+        write(*sys.argv[2:6], sys.argv[6:])

@@ -1,7 +1,8 @@
 """Reads an encrypted file with Spark, or writes one with column keys. The KMS client is compiled first.
 
 usage: with_spark.py read FILE[:COLUMN,…]…       prints for each {column: [values]} as JSON, or null if it is refused
-       with_spark.py write FILE FOOTER_ARN COLUMN_ARN
+       with_spark.py write FOLDER FOOTER_ARN CARD_ARN SALARY_ARN OPTION…
+           writes 1,000 rows below FOLDER; options: `single` wrapping, `plaintext-footer`, `BITS` of the keys
 """
 
 import json
@@ -55,11 +56,16 @@ def shown(spark, request):
         return None
 
 
-def write(spark, path, footer, column):
-    frame = spark.createDataFrame([(n, f"4111-{n:04}") for n in range(100)], ["id", "card"]).coalesce(1)
-    frame.write.option("parquet.encryption.footer.key", footer).option(
-        "parquet.encryption.column.keys", f"{column}:card"
-    ).option("parquet.encryption.data.key.length.bits", "256").parquet(path)
+def write(spark, path, footer, card, salary, options):
+    bits = [option for option in options if option.isdigit()]
+    rows = [(n, f"4111-0000-{n:04}", 123450000 + n) for n in range(1000)]
+    frame = spark.createDataFrame(rows, ["id", "card", "salary"]).coalesce(1)
+    writer = frame.write.option("parquet.encryption.footer.key", footer)
+    writer = writer.option("parquet.encryption.column.keys", f"{card}:card;{salary}:salary")
+    writer = writer.option("parquet.encryption.data.key.length.bits", bits[0] if bits else "256")
+    writer = writer.option("parquet.encryption.double.wrapping", str("single" not in options).lower())
+    writer = writer.option("parquet.encryption.plaintext.footer", str("plaintext-footer" in options).lower())
+    writer.parquet(path)
 
 
 if __name__ == "__main__":
@@ -70,5 +76,5 @@ if __name__ == "__main__":
             for request in sys.argv[2:]:
                 print(json.dumps(shown(spark, request), default=plain))
         else:
-            write(spark, *sys.argv[2:5])
+            write(spark, *sys.argv[2:6], sys.argv[6:])
         spark.stop()

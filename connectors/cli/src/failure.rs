@@ -10,6 +10,8 @@ pub(crate) enum Exit {
     Usage = 64,
     /// The input is no such data.
     Data = 65,
+    /// What was to be read is not there.
+    NoInput = 66,
     /// A service does not answer.
     Unavailable = 69,
     /// A bug of ours.

@@ -25,8 +25,14 @@ impl TypedValueParser for PlaceParser {
             return Ok(Location::Folder(PathBuf::from(value)));
         };
         text.parse().map_err(|error: sealflow_storage::LocationError| {
-            let name = argument.and_then(clap::Arg::get_long).unwrap_or("place");
-            let report = format!("--{name}: {error}\n\n  tip: {}\n", error.help());
+            let option = argument.and_then(clap::Arg::get_long).map(|name| format!("--{name}"));
+            let named = || {
+                argument
+                    .map_or("place", |argument| argument.get_id().as_str())
+                    .to_uppercase()
+            };
+            let name = option.unwrap_or_else(named);
+            let report = format!("{name}: {error}\n\n  tip: {}\n", error.help());
             clap::Error::raw(ErrorKind::ValueValidation, report)
         })
     }

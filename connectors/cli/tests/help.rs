@@ -14,6 +14,8 @@ const COMMANDS: &[&[&str]] = &[
     &["seal"],
     &["open"],
     &["read"],
+    &["inspect"],
+    &["verify"],
     &["serve"],
     &["token"],
     &["policy"],

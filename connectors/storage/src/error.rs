@@ -36,6 +36,12 @@ pub enum StorageError {
         /// The object.
         path: String,
     },
+    /// There is no such bucket.
+    #[error("{path}: there is no such bucket")]
+    NoBucket {
+        /// The object or place.
+        path: String,
+    },
     /// A path, place or request that the store does not take.
     #[error("{path}: {reason}")]
     Invalid {
@@ -70,6 +76,7 @@ impl StorageError {
                 "check the credentials, and that folder or bucket policy allow reading, writing and listing below this place"
             }
             Self::NotFound { .. } => "check the path",
+            Self::NoBucket { .. } => "check the bucket's name, location, region and endpoint",
             Self::Invalid { .. } => "check location, region and endpoint",
             Self::Location(error) => error.help(),
             Self::Options(error) => error.help(),
@@ -189,7 +196,7 @@ fn refused(refusal: &Refusal, path: String) -> StorageError {
     let code = refusal.code.clone();
     let invalid = |path, reason: String| StorageError::Invalid { path, reason };
     match (refusal.status, code.as_str()) {
-        (_, "NoSuchBucket") => invalid(path, "there is no such bucket".to_owned()),
+        (_, "NoSuchBucket") => StorageError::NoBucket { path },
         (301 | 307 | 308, _)
         | (_, "PermanentRedirect" | "AuthorizationHeaderMalformed" | "IllegalLocationConstraintException") => {
             invalid(path, format!("the bucket is in another region ({code})"))
@@ -236,6 +243,10 @@ pub(crate) fn catalogue_error(error: StorageError, path: &str) -> CatalogueError
         },
         StorageError::NotPermitted { .. } => CatalogueError::NotPermitted { path },
         StorageError::Invalid { reason, .. } => CatalogueError::Invalid { path, reason },
+        StorageError::NoBucket { .. } => CatalogueError::Invalid {
+            path,
+            reason: "there is no such bucket".to_owned(),
+        },
         StorageError::NotFound { .. } => CatalogueError::Unavailable {
             reason: format!("{path}: it went away"),
         },
@@ -283,8 +294,8 @@ mod tests {
                 "{status} {code}"
             );
         }
+        assert!(matches!(by(404, "NoSuchBucket"), StorageError::NoBucket { .. }));
         for (status, code, says) in [
-            (404, "NoSuchBucket", "no such bucket"),
             (301, "PermanentRedirect", "another region"),
             (400, "AuthorizationHeaderMalformed", "another region"),
             (403, "RequestTimeTooSkewed", "clock"),

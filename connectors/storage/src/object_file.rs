@@ -9,6 +9,9 @@ use object_store::path::Path;
 use object_store::{Error, ObjectStore, ObjectStoreExt as _};
 use sealflow::table::{FileSource, SourceError};
 
+use crate::error::{StorageError, meaning};
+use crate::place::{Listed, Place};
+
 /// An object that is read in pieces: a file of a folder, an object of a bucket.
 #[derive(Clone, Debug)]
 pub struct ObjectFile {
@@ -23,12 +26,23 @@ impl ObjectFile {
     /// # Errors
     /// [`SourceError`] if it is not there or may not be read.
     pub async fn open(store: Arc<dyn ObjectStore>, path: Path) -> Result<Self, SourceError> {
-        let meta = store.head(&path).await.map_err(|error| meaning(&error))?;
+        let meta = store.head(&path).await.map_err(|error| source_error(&error))?;
         Ok(Self {
             store,
             path,
             size: meta.size,
         })
+    }
+
+    /// An object of a place, as its listing told.
+    ///
+    /// # Errors
+    /// [`SourceError::Invalid`] for paths that its store does not take.
+    pub fn in_place(place: &Place, listed: &Listed) -> Result<Self, SourceError> {
+        let path = Path::parse(&listed.path).map_err(|_| SourceError::Invalid {
+            reason: "its path is none that the store takes".to_owned(),
+        })?;
+        Ok(Self::listed(place.store(), path, listed.size))
     }
 
     /// As [`ObjectFile::open`], of an object whose size a listing told.
@@ -46,35 +60,18 @@ impl FileSource for ObjectFile {
 
     async fn range(&self, range: Range<u64>) -> Result<Bytes, SourceError> {
         let bytes = self.store.get_range(&self.path, range).await;
-        bytes.map_err(|error| meaning(&error))
+        bytes.map_err(|error| source_error(&error))
     }
 }
 
-fn meaning(error: &Error) -> SourceError {
-    match error {
-        Error::NotFound { .. } => SourceError::NotFound,
-        Error::PermissionDenied { .. } | Error::Unauthenticated { .. } => SourceError::NotPermitted,
-        _ => match io_kind(error) {
-            Some(std::io::ErrorKind::NotFound) => SourceError::NotFound,
-            Some(std::io::ErrorKind::PermissionDenied) => SourceError::NotPermitted,
-            Some(kind) => SourceError::Unavailable {
-                reason: kind.to_string(),
-            },
-            None => SourceError::Unavailable {
-                reason: "the object store failed".to_owned(),
-            },
+fn source_error(error: &Error) -> SourceError {
+    match meaning(error, "") {
+        StorageError::NotFound { .. } | StorageError::NoBucket { .. } => SourceError::NotFound,
+        StorageError::NotPermitted { .. } => SourceError::NotPermitted,
+        StorageError::Unavailable { reason, .. } => SourceError::Unavailable { reason },
+        StorageError::Invalid { reason, .. } => SourceError::Invalid { reason },
+        error @ (StorageError::Location(_) | StorageError::Options(_)) => SourceError::Invalid {
+            reason: error.to_string(),
         },
     }
-}
-
-/// The operating system's error below `error`, if there is one.
-fn io_kind(error: &Error) -> Option<std::io::ErrorKind> {
-    let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    while let Some(error) = source {
-        if let Some(io) = error.downcast_ref::<std::io::Error>() {
-            return Some(io.kind());
-        }
-        source = error.source();
-    }
-    None
 }

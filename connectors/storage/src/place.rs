@@ -204,7 +204,9 @@ impl Place {
         } else {
             Some(checked(prefix)?)
         };
-        let after = after.map(checked).transpose()?;
+        // As it was listed: others may have put there what is no path of ours.
+        let after = after.map(|path| Path::parse(path).map_err(|_| invalid(path, "not a path of an object")));
+        let after = after.transpose()?;
         let mut found = match &after {
             Some(after) => self.store.list_with_offset(folder.as_ref(), after),
             None => self.store.list(folder.as_ref()),

@@ -4,6 +4,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod in_buckets;
 mod others;
 
 use std::path::PathBuf;
@@ -44,6 +45,7 @@ pub(crate) struct Lake {
     pub(crate) place: Place,
     pub(crate) kms: LocalKms,
     policy: String,
+    keys: [String; 3],
 }
 
 impl Lake {
@@ -79,7 +81,17 @@ table: {{ key: ops, acl: ops{table} }}
         );
         place.write("policy.yaml", &policy);
         let kms = LocalKms::serve(&place);
-        Self { place, kms, policy }
+        Self {
+            place,
+            kms,
+            policy,
+            keys: [ops, pii, closed],
+        }
+    }
+
+    /// Two keys that open for everybody, and one that opens for nobody.
+    pub(crate) fn keys(&self) -> [String; 3] {
+        self.keys.clone()
     }
 
     /// The policy with other text in it.

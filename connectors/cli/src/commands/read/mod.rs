@@ -2,25 +2,24 @@
 
 mod fields;
 pub(in crate::commands) mod source;
+pub(in crate::commands) mod told;
 mod who;
 mod write;
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::num::NonZeroU64;
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::str::FromStr;
-use std::sync::Arc;
 use std::time::Duration;
 
+use clap::builder::TypedValueParser;
 use sealflow::audit::{Event, Verdict};
 use sealflow::clock::UnixMillis;
-use sealflow::pipeline::dead_letter::CANNOT_OPEN;
-use sealflow::pipeline::{ColumnOutcome, Format, KEY_REFUSED, ReadError, Reader, Reading, Record};
-
-use sealflow::table::{FileLabel, Filter, Query};
+use sealflow::pipeline::{Format, ReadError, Reader, Reading, Record};
+use sealflow::table::{Filter, Query};
 use sealflow_kafka::{StartAt, TopicReading};
+use sealflow_storage::Location;
 
 use self::source::Start;
 pub(crate) use self::source::TopicUrl;
@@ -32,6 +31,7 @@ use super::tables;
 use crate::audit::{AuditArgs, Log};
 use crate::config::PipelineConfig;
 use crate::failure::{Exit, Failure, Result};
+use crate::place_arg::PlaceParser;
 use crate::redact;
 use crate::services::{Services, clock};
 use crate::term::{harmless, note};
@@ -54,8 +54,8 @@ const TABLE_ROWS: u64 = 100;
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// `kafka://HOST:PORT[,HOST:PORT…]/TOPIC`, with --pipeline `kafka:///TOPIC` on the pipeline's brokers; or a Parquet
-    /// file, or the folder of a table
-    #[arg(value_name = "SOURCE")]
+    /// file, or the folder of a table; either may be in a bucket: s3://BUCKET/PATH
+    #[arg(value_name = "SOURCE", value_parser = SourceParser)]
     source: Source,
     /// Only these partitions; may be repeated
     #[arg(long = "partition", value_name = "N", value_delimiter = ',')]
@@ -79,6 +79,9 @@ pub(crate) struct Args {
     /// Read a file by the policy that it carries, without the catalogue's newest
     #[arg(long)]
     offline: bool,
+    /// Read encrypted Parquet of other tools, which carries no policy: no ACL counts then, KMS alone decides
+    #[arg(long, conflicts_with = "purpose")]
+    foreign: bool,
     /// How to print it
     #[arg(long, value_enum, default_value_t)]
     output: Output,
@@ -106,22 +109,27 @@ pub(crate) struct Args {
 #[derive(Clone, Debug)]
 enum Source {
     Topic(TopicUrl),
-    Files(PathBuf),
+    Files(Location),
 }
 
-impl FromStr for Source {
-    type Err = String;
+/// Parses a topic, a folder, a file or `s3://BUCKET/PREFIX`.
+#[derive(Clone, Copy, Debug)]
+struct SourceParser;
 
-    fn from_str(text: &str) -> std::result::Result<Self, String> {
-        if text.starts_with("kafka:") {
-            return text.parse().map(Self::Topic);
+impl TypedValueParser for SourceParser {
+    type Value = Source;
+
+    fn parse_ref(
+        &self,
+        command: &clap::Command,
+        argument: Option<&clap::Arg>,
+        value: &OsStr,
+    ) -> std::result::Result<Source, clap::Error> {
+        if value.to_str().is_some_and(|text| text.starts_with("kafka:")) {
+            let topic: fn(&str) -> std::result::Result<TopicUrl, String> = str::parse;
+            return topic.parse_ref(command, argument, value).map(Source::Topic);
         }
-        if let Some((scheme, _)) = text.split_once("://") {
-            return Err(format!(
-                "{scheme}:// is not read: name a topic (kafka://…), a file or a folder"
-            ));
-        }
-        Ok(Self::Files(PathBuf::from(text)))
+        PlaceParser.parse_ref(command, argument, value).map(Source::Files)
     }
 }
 
@@ -190,10 +198,7 @@ async fn read(
     // First who asks: a policy that is refused is refused to somebody.
     let kms = args.access.kms(config).await?;
     let asking = args.assumed.asking(&*kms).await?;
-    about.principal = Some(asking.who.to_string());
-    about.caller.clone_from(&asking.caller);
-    about.proof = Some(asking.proof);
-    about.purpose.clone_from(&args.purpose);
+    args.tell(&asking, about);
     let services = args.access.open_on(kms, config, None).await?;
     let policy = services.policy.policy();
     note(format_args!(
@@ -229,40 +234,24 @@ async fn read(
 /// Reads the files of a table.
 async fn read_files(
     args: &Args,
-    place: &Path,
+    place: &Location,
     config: Option<&PipelineConfig>,
     audit: &Log,
     about: &mut Event,
 ) -> Result<ExitCode> {
     args.refuse_options_of_topics()?;
-    args.assumed.check(&args.access)?;
-    let files = tables::files_at(place).await?;
-    let Some(first) = files.first() else {
-        return Ok(ExitCode::SUCCESS);
+    let by = tables::By {
+        offline: args.offline,
+        moved: args.moved,
+        foreign: args.foreign,
     };
-    let kms = args.access.kms(config).await?;
-    let asking = args.assumed.asking(&*kms).await?;
-    about.principal = Some(asking.who.to_string());
-    about.caller.clone_from(&asking.caller);
-    about.proof = Some(asking.proof);
-    about.purpose.clone_from(&args.purpose);
-    let label = FileLabel::read(first.source.as_ref()).await;
-    let label = label.map_err(|error| tables::of_table(&first.path, &error))?;
-    about.dataset = Some(label.claims.dataset.clone());
-    let embedded = tables::embedded(&args.access, config)?;
-    let access = args.access.of_dataset(&label.claims.dataset);
-    let services = access.open_on(kms, config, None).await?;
-    let reader = if args.offline {
-        let reader = tables::offline_reader(&services, &label, embedded, args.moved);
-        reader.map_err(|error| tables::of_table(&first.path, &error))?
-    } else {
-        tables::reader(&services, embedded, args.moved)
-    };
+    let files = tables::Files::at(place, config).await?;
+    let opener = tables::Opener::new(&args.access, &args.assumed, config, by).await?;
+    args.tell(&opener.who, about);
     note(format_args!(
-        "reading {} files of {} as {}",
-        files.len(),
-        harmless(&label.claims.dataset),
-        harmless(&asking.who.to_string())
+        "reading {} as {}",
+        harmless(&place.to_string()),
+        harmless(&opener.who.who.to_string())
     ));
     let filter = match &args.filter {
         Some(text) => Filter::parse(text).map_err(|error| Failure::usage(&error, error.help()))?,
@@ -281,8 +270,7 @@ async fn read_files(
         Output::Parquet => tables::read::To::Parquet,
     };
     let read = tables::read::TableRead {
-        reader: Arc::new(reader),
-        who: asking.who,
+        opener,
         purpose: args.purpose.clone(),
         query: Query {
             columns: (!args.columns.is_empty()).then(|| args.columns.clone()),
@@ -290,19 +278,27 @@ async fn read_files(
             limit,
             ..Query::default()
         },
-        clock: Arc::clone(&services.clock),
+        clock: clock(),
         to,
     };
     read.all(files, audit, about).await
 }
 
 impl Args {
+    /// Lets audit lines say who asks, and for what.
+    fn tell(&self, asking: &Asking, about: &mut Event) {
+        about.principal = Some(asking.who.to_string());
+        about.caller.clone_from(&asking.caller);
+        about.proof = Some(asking.proof);
+        about.purpose.clone_from(&self.purpose);
+    }
+
     fn refuse_options_of_files(&self) -> Result<()> {
-        let is_of_files = self.filter.is_some() || self.offline || self.output == Output::Parquet;
+        let is_of_files = self.filter.is_some() || self.offline || self.foreign || self.output == Output::Parquet;
         match is_of_files {
             false => Ok(()),
             true => Err(Failure::usage(
-                "--where, --offline and --output parquet are for tables",
+                "--where, --offline, --foreign and --output parquet are for tables",
                 "read the topic without them",
             )),
         }
@@ -408,55 +404,27 @@ impl TopicRead<'_> {
 /// What became of everything, for the last lines and the exit code.
 #[derive(Default)]
 struct Story {
-    /// Values by label, what became of them and why.
-    columns: BTreeMap<(String, &'static str, String), u64>,
+    columns: told::Columns,
     withheld: BTreeMap<&'static str, u64>,
 }
 
-const MASKED: &str = "masked";
-
 impl Story {
     fn add(&mut self, reading: &Reading) {
-        for decision in &reading.decisions {
-            let what = match decision.outcome {
-                ColumnOutcome::Opened => continue,
-                ColumnOutcome::Refused => MASKED,
-                ColumnOutcome::Failed(code) => code,
-            };
-            let key = (decision.label.clone(), what, decision.because.clone());
-            *self.columns.entry(key).or_default() += decision.count;
-        }
+        self.columns.add(&reading.decisions);
         for withheld in reading.records.iter().filter_map(|record| record.as_ref().err()) {
             *self.withheld.entry(withheld.code).or_default() += 1;
         }
     }
 
     fn tell(&self) -> Result<ExitCode> {
-        for ((label, what, because), count) in &self.columns {
-            let (label, because) = (harmless(label), harmless(because));
-            note(format_args!("{what}: {count} values of {label}: {because}"));
-        }
+        self.columns.tell();
         for (code, count) in &self.withheld {
             note(format_args!("withheld: {count} records, {code}"));
         }
-        let of = |codes: &[&str]| -> u64 {
-            let columns = self.columns.iter().filter(|((_, what, _), _)| codes.contains(what));
-            columns.map(|(_, count)| count).sum()
-        };
-        let refused = of(&[CANNOT_OPEN, KEY_REFUSED]);
-        if refused > 0 {
-            return Err(Failure::new(
-                Exit::NotPermitted,
-                format_args!("{refused} values that the policy lets you open did not open, and were shown as null"),
-                "the lines above say which: values moved to another column, changed or of another dataset, or keys that KMS refuses you",
-            ));
-        }
-        let all: u64 = self
-            .columns
-            .iter()
-            .filter(|((_, what, _), _)| *what != MASKED)
-            .map(|(_, count)| count)
-            .sum();
+        self.columns.check_opened(
+            "the lines above say which: values moved to another column, changed or of another dataset, or keys that KMS refuses you",
+        )?;
+        let all = self.columns.not_masked();
         let withheld: u64 = self.withheld.values().sum();
         if all + withheld > 0 {
             return Err(Failure::new(

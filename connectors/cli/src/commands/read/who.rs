@@ -28,6 +28,11 @@ pub(in crate::commands) struct Asking {
 }
 
 impl AssumedIdentity {
+    /// Whether somebody is assumed.
+    pub(in crate::commands) fn is_some(&self) -> bool {
+        self.assumed.is_some()
+    }
+
     /// Refuses to stand for somebody where that could open anything real.
     pub(in crate::commands) fn check(&self, access: &Access) -> Result<()> {
         if self.assumed.is_none() || access.is_unsigned() {

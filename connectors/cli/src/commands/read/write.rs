@@ -17,13 +17,12 @@ use sealflow::pipeline::{Format, Reading, Record, Timestamp, Withheld};
 use serde_json::json;
 
 use super::fields::{cell, walk};
+use super::told::print_table;
 use crate::failure::{Exit, Failure, Result};
 use crate::term::{harmless, note};
 
 /// Fields that are shown without being asked for.
 const MAX_FOUND: usize = 64;
-/// How much of a cell a table shows.
-const MAX_CELL: usize = 48;
 /// Bytes of a schema registry's prefix, which are not shown.
 const REGISTRY_PREFIX: usize = 5;
 /// Fields that are named if they were not shown.
@@ -120,7 +119,7 @@ impl Writer {
     /// Ends the output, and says what it left out.
     pub(super) fn finish(mut self) -> Result<()> {
         let finished = match &mut self.to {
-            To::Table(rows) => print(&self.columns, rows),
+            To::Table(rows) => print_table(PLACE.into_iter().chain(self.columns.iter().map(String::as_str)), rows),
             To::Json(out) => out.flush(),
             To::Csv(out) => match out {
                 Some(out) => out.flush(),
@@ -380,34 +379,6 @@ fn withheld_line(withheld: &Withheld) -> String {
         "withheld": withheld.code,
     })
     .to_string()
-}
-
-fn print(columns: &[String], rows: &[Vec<String>]) -> io::Result<()> {
-    let shortened = |text: &str| {
-        let text = harmless(text);
-        if text.chars().count() <= MAX_CELL {
-            return text;
-        }
-        text.chars().take(MAX_CELL - 1).chain(['…']).collect()
-    };
-    let head: Vec<String> = PLACE
-        .into_iter()
-        .chain(columns.iter().map(String::as_str))
-        .map(shortened)
-        .collect();
-    let rows: Vec<Vec<String>> = rows
-        .iter()
-        .map(|row| row.iter().map(|cell| shortened(cell)).collect())
-        .collect();
-    let all = || std::iter::once(&head).chain(&rows);
-    let width = |n: usize| all().map(|row| row[n].chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..head.len()).map(width).collect();
-    let mut out = BufWriter::new(io::stdout().lock());
-    for row in all() {
-        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
-        writeln!(out, "{}", cells.collect::<Vec<_>>().join("  ").trim_end())?;
-    }
-    out.flush()
 }
 
 fn arrow_schema(columns: &[String]) -> Schema {

@@ -1,21 +1,22 @@
 //! `sealflow inspect`: what a file of a table is, never what is in it.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 
-use sealflow::keys::KeyService;
 use sealflow::policy::{Because, Policy, VerifiedPolicy};
-use sealflow::table::{Asking, EmbeddedPolicies, FileLabel, LeafState, OpenTable};
+use sealflow::table::{Asking, FileLabel, ForeignLabel, LeafState, OpenTable, TableError};
+use sealflow_storage::Location;
 use serde::Serialize;
 use serde_json::json;
 
-use super::{TableFile, embedded, files_at, of_table, offline_reader, reader};
+use super::opener::embedded;
+use super::{By, Files, Opener, TableFile, of_table};
 use crate::commands::access::Access;
-use crate::commands::read::{AssumedIdentity, Who};
+use crate::commands::read::AssumedIdentity;
+use crate::config::PipelineConfig;
 use crate::failure::Result;
+use crate::place_arg::PlaceParser;
 use crate::services::clock;
-use crate::term::{columns, harmless, say, say_json};
+use crate::term::{OutputFormat, columns, harmless, say, say_json};
 
 /// Show what an encrypted Parquet file is: policy, ACL, keys, columns, sizes, offsets; never a value
 ///
@@ -23,9 +24,9 @@ use crate::term::{columns, harmless, say, say_json};
 /// which KMS key. With them also its schema, who of you may see which column, and where its rows come from.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The file
-    #[arg(value_name = "FILE")]
-    file: PathBuf,
+    /// The file, also in a bucket: s3://BUCKET/PATH
+    #[arg(value_name = "FILE", value_parser = PlaceParser)]
+    file: Location,
     /// Open the footer too, with the keys that KMS gives you
     #[arg(long)]
     with_keys: bool,
@@ -35,22 +36,16 @@ pub(crate) struct Args {
     /// Of a file that lies elsewhere than it was written for
     #[arg(long)]
     moved: bool,
+    /// Of encrypted Parquet of other tools, which carries no policy: no ACL counts then, KMS alone decides
+    #[arg(long)]
+    foreign: bool,
     /// `text` or `json`
     #[arg(long, value_enum, default_value_t)]
-    output: Output,
+    output: OutputFormat,
     #[command(flatten)]
     assumed: AssumedIdentity,
     #[command(flatten)]
     access: Access,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
-enum Output {
-    /// For people
-    #[default]
-    Text,
-    /// For programs
-    Json,
 }
 
 /// What is shown of a file.
@@ -58,20 +53,29 @@ enum Output {
 struct Shown {
     file: String,
     bytes: u64,
-    dataset: String,
-    partition: String,
-    id: String,
-    is_at_its_place: bool,
+    #[serde(flatten)]
+    claimed: Option<Claimed>,
     footer: &'static str,
-    footer_key: String,
+    /// `None` where key material is in a file of its own.
+    footer_key: Option<String>,
     policy: ShownPolicy,
     #[serde(skip_serializing_if = "Option::is_none")]
     content: Option<Content>,
 }
 
+/// What only files with a policy say of themselves.
+#[derive(Serialize)]
+struct Claimed {
+    dataset: String,
+    partition: String,
+    id: String,
+    is_at_its_place: bool,
+}
+
 #[derive(Serialize)]
 struct ShownPolicy {
-    /// `pinned`: signed by an owner who is pinned here. `unsigned`, `unknown`: nothing was pinned, or somebody else.
+    /// `pinned`: signed by an owner who is pinned here. `unsigned`, `unknown`: nothing was pinned, or somebody else. `none`:
+    /// a file of another tool.
     signature: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
@@ -89,7 +93,8 @@ struct Content {
     row_groups: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
     origin: Option<serde_json::Value>,
-    newest_policy: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    newest_policy: Option<u64>,
     envelopes: usize,
     columns: Vec<Column>,
 }
@@ -109,62 +114,88 @@ struct Column {
 
 /// Runs the subcommand.
 pub(crate) async fn run(args: Args) -> Result<ExitCode> {
-    let files = files_at(&args.file).await?;
-    let Some(file) = files.into_iter().next() else {
+    let loaded = args.access.loaded()?;
+    let mut files = Files::at(&args.file, loaded.as_ref()).await?;
+    let Some(file) = files.next().await? else {
         return Ok(ExitCode::SUCCESS);
     };
-    let label = FileLabel::read(file.source.as_ref()).await;
-    let label = label.map_err(|error| of_table(&file.path, &error))?;
-    let mut shown = Shown {
-        file: file.path.clone(),
-        bytes: label.size,
-        dataset: label.claims.dataset.clone(),
-        partition: label.claims.partition.clone(),
-        id: label.claims.file.clone(),
-        is_at_its_place: label.claims.is_at(&file.path),
-        footer: if label.has_plaintext_footer {
-            "signed-plaintext"
-        } else {
-            "encrypted"
-        },
-        footer_key: label.master_key.clone(),
-        policy: policy(&args.access, &label)?,
-        content: None,
+    let failed = |error: TableError| of_table(&file.path, &error);
+    let mut shown = if args.foreign {
+        Shown::foreign(&file, ForeignLabel::read(file.source.as_ref()).await.map_err(failed)?)
+    } else {
+        let label = FileLabel::read(file.source.as_ref()).await.map_err(failed)?;
+        let policy = policy(&args.access, loaded.as_ref(), &label)?;
+        Shown::own(&file, label, policy)
     };
     if args.with_keys {
-        shown.content = Some(content(&args, &file, &label).await?);
+        shown.content = Some(content(&args, &file, loaded.as_ref()).await?);
     }
     match args.output {
-        Output::Json => say_json(&shown),
-        Output::Text => print(&shown),
+        OutputFormat::Json => say_json(&shown),
+        OutputFormat::Text => print(&shown),
     }
     Ok(ExitCode::SUCCESS)
 }
 
+impl Shown {
+    fn own(file: &TableFile, label: FileLabel, policy: ShownPolicy) -> Self {
+        Self {
+            file: file.path.clone(),
+            bytes: label.size,
+            claimed: Some(Claimed {
+                is_at_its_place: label.claims.is_at(&file.path),
+                dataset: label.claims.dataset,
+                partition: label.claims.partition,
+                id: label.claims.file,
+            }),
+            footer: footer(label.has_plaintext_footer),
+            footer_key: Some(label.master_key),
+            policy,
+            content: None,
+        }
+    }
+
+    fn foreign(file: &TableFile, label: ForeignLabel) -> Self {
+        Self {
+            file: file.path.clone(),
+            bytes: label.size,
+            claimed: None,
+            footer: footer(label.has_plaintext_footer),
+            footer_key: label.master_key,
+            policy: ShownPolicy::without("none", "of another tool: KMS alone decides who sees what".to_owned()),
+            content: None,
+        }
+    }
+}
+
+fn footer(is_plaintext: bool) -> &'static str {
+    if is_plaintext { "signed-plaintext" } else { "encrypted" }
+}
+
+impl ShownPolicy {
+    fn without(signature: &'static str, reason: String) -> Self {
+        Self {
+            signature,
+            reason: Some(reason),
+            version: None,
+            owner: None,
+            acls: None,
+        }
+    }
+}
+
 /// What can be said of the policy in the file: everybody reads it, only its owner's signature makes it count.
-fn policy(access: &Access, label: &FileLabel) -> Result<ShownPolicy> {
-    let loaded = access.loaded()?;
-    let embedded = match (access.is_unsigned(), access.owners(loaded.as_ref()).is_empty()) {
-        (false, true) => None,
-        _ => Some(embedded(access, loaded.as_ref())?),
-    };
-    let none = |signature, reason| ShownPolicy {
-        signature,
-        reason,
-        version: None,
-        owner: None,
-        acls: None,
-    };
-    let Some(embedded) = embedded else {
-        let reason = "give --owner THUMBPRINT to have its signature checked".to_owned();
+fn policy(access: &Access, loaded: Option<&PipelineConfig>, label: &FileLabel) -> Result<ShownPolicy> {
+    if !access.is_unsigned() && access.owners(loaded).is_empty() {
         let signature = if label.claims.policy.is_some() {
             "unknown"
         } else {
             "unsigned"
         };
-        return Ok(none(signature, Some(reason)));
-    };
-    Ok(match embedded.of(&label.claims) {
+        let reason = "give --owner THUMBPRINT to have its signature checked".to_owned();
+        return Ok(ShownPolicy::without(signature, reason));
+    }
+    Ok(match embedded(access, loaded)?.of(&label.claims) {
         Ok(policy) => ShownPolicy {
             signature: if policy.owner().is_some() { "pinned" } else { "unsigned" },
             reason: None,
@@ -172,7 +203,7 @@ fn policy(access: &Access, label: &FileLabel) -> Result<ShownPolicy> {
             owner: policy.owner().map(|owner| owner.to_string()),
             acls: Some(acls(&policy)),
         },
-        Err(error) => none("unknown", Some(error.to_string())),
+        Err(error) => ShownPolicy::without("unknown", error.to_string()),
     })
 }
 
@@ -186,35 +217,29 @@ fn acls(policy: &VerifiedPolicy) -> serde_json::Value {
     serde_json::Value::Object(acls.collect())
 }
 
-async fn content(args: &Args, file: &TableFile, label: &FileLabel) -> Result<Content> {
-    args.assumed.check(&args.access)?;
-    let loaded = args.access.loaded()?;
-    let kms: Arc<dyn KeyService> = args.access.kms(loaded.as_ref()).await?;
-    let who: Who = args.assumed.asking(&*kms).await?;
-    let embedded: EmbeddedPolicies = embedded(&args.access, loaded.as_ref())?;
-    let access = args.access.of_dataset(&label.claims.dataset);
-    let services = access.open_on(kms, loaded.as_ref(), None).await?;
-    let reader = if args.offline {
-        offline_reader(&services, label, embedded, args.moved).map_err(|error| of_table(&file.path, &error))?
-    } else {
-        reader(&services, embedded, args.moved)
+async fn content(args: &Args, file: &TableFile, loaded: Option<&PipelineConfig>) -> Result<Content> {
+    let by = By {
+        offline: args.offline,
+        moved: args.moved,
+        foreign: args.foreign,
     };
+    let opener = Opener::new(&args.access, &args.assumed, loaded, by).await?;
     let asking = Asking {
-        who: &who.who,
+        who: &opener.who.who,
         purpose: None,
         now: clock().now(),
     };
-    let table = reader.open(file.source.clone(), &file.path, asking).await;
-    Ok(of(&table.map_err(|error| of_table(&file.path, &error))?, asking))
+    let table = opener.open(file, asking).await.map_err(|error| error.of(file))?;
+    Ok(of(&table, asking))
 }
 
 fn of(table: &OpenTable, asking: Asking<'_>) -> Content {
     let (rows, row_groups, bytes) = table.sizes();
-    let policy = table.policy().policy();
+    let policy = table.policy().map(|policy| policy.policy());
     let column = |(leaf, bytes): (&sealflow::table::OpenLeaf, u64)| {
-        let rule = policy.columns.iter().find(|rule| rule.path == leaf.leaf.column);
-        let (protection, label, you) = match (&leaf.leaf.sealed, &leaf.label) {
-            (Some(sealed), _) => {
+        let (protection, label, you) = match (policy, &leaf.leaf.sealed, &leaf.label) {
+            (Some(policy), Some(sealed), _) => {
+                let rule = policy.columns.iter().find(|rule| rule.path == leaf.leaf.column);
                 let label = rule.map_or_else(|| sealed.label.clone(), |rule| rule.label.clone());
                 let access = policy.access(&label, asking.who, asking.purpose, asking.now, |_| None);
                 let you = match &access.because {
@@ -224,8 +249,9 @@ fn of(table: &OpenTable, asking: Asking<'_>) -> Content {
                 };
                 ("each value sealed", Some(label), you)
             }
-            (None, Some(label)) => ("column key", Some(label.clone()), you(&leaf.state)),
-            (None, None) => ("footer key", None, you(&leaf.state)),
+            (_, _, Some(label)) => ("column key", Some(label.clone()), you(&leaf.state)),
+            (_, _, None) if !leaf.is_encrypted => ("none", None, "shown to everybody who has the file".to_owned()),
+            (_, _, None) => ("footer key", None, you(&leaf.state)),
         };
         Column {
             path: leaf.leaf.column.to_string(),
@@ -241,7 +267,7 @@ fn of(table: &OpenTable, asking: Asking<'_>) -> Content {
         rows,
         row_groups,
         origin: table.origin().and_then(|origin| serde_json::to_value(origin).ok()),
-        newest_policy: policy.version,
+        newest_policy: policy.map(|policy| policy.version),
         envelopes: table.envelopes(),
         columns: table.leaves().iter().zip(bytes).map(column).collect(),
     }
@@ -257,24 +283,19 @@ fn you(state: &LeafState) -> String {
 }
 
 fn print(shown: &Shown) {
-    let place = if shown.is_at_its_place {
-        "where it was written for"
-    } else {
-        "NOT where it was written for"
+    let place = match shown.claimed.as_ref().map(|claimed| claimed.is_at_its_place) {
+        Some(true) => ", where it was written for",
+        Some(false) => ", NOT where it was written for",
+        None => "",
     };
-    say(format_args!(
-        "{}: {} bytes, {place}",
-        harmless(&shown.file),
-        shown.bytes
-    ));
-    say(format_args!("dataset     {}", harmless(&shown.dataset)));
-    say(format_args!("partition   {}", harmless(&shown.partition)));
-    say(format_args!("id          {}", harmless(&shown.id)));
-    say(format_args!(
-        "footer      {}, under {}",
-        shown.footer,
-        harmless(&shown.footer_key)
-    ));
+    say(format_args!("{}: {} bytes{place}", harmless(&shown.file), shown.bytes));
+    if let Some(claimed) = &shown.claimed {
+        say(format_args!("dataset     {}", harmless(&claimed.dataset)));
+        say(format_args!("partition   {}", harmless(&claimed.partition)));
+        say(format_args!("id          {}", harmless(&claimed.id)));
+    }
+    let key = shown.footer_key.as_deref().unwrap_or("keys in a file of their own");
+    say(format_args!("footer      {}, under {}", shown.footer, harmless(key)));
     let policy = &shown.policy;
     let version = policy
         .version
@@ -309,10 +330,13 @@ fn print(shown: &Shown) {
     if let Some(origin) = &content.origin {
         say(format_args!("origin      {}", harmless(&origin.to_string())));
     }
-    say(format_args!(
-        "decided by  version {} of the policy; {} key envelopes travel in the file",
-        content.newest_policy, content.envelopes
-    ));
+    match content.newest_policy {
+        Some(version) => say(format_args!(
+            "decided by  version {version} of the policy; {} key envelopes travel in the file",
+            content.envelopes
+        )),
+        None => say("decided by  KMS alone"),
+    }
     let head = ["column", "type", "protection", "label", "bytes", "you"].map(str::to_owned);
     let rows = content.columns.iter().map(|column| {
         [

@@ -1,6 +1,5 @@
 //! `sealflow read` of files: rows of a table, as somebody may see them.
 
-use std::collections::BTreeMap;
 use std::io::{self, BufWriter, IsTerminal as _, Write as _};
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -15,27 +14,21 @@ use arrow::ipc::writer::StreamWriter;
 use arrow::json::WriterBuilder;
 use arrow::json::writer::LineDelimited;
 use parquet::arrow::ArrowWriter;
-use sealflow::acl::Identity;
 use sealflow::audit::Event;
 use sealflow::clock::{Clock, UnixMillis};
-use sealflow::pipeline::dead_letter::CANNOT_OPEN;
-use sealflow::pipeline::{ColumnDecision, ColumnOutcome, KEY_REFUSED};
-use sealflow::table::{Asking, Query, TableError, TableReader};
+use sealflow::pipeline::ColumnDecision;
+use sealflow::table::{Asking, Query, TableError};
 use serde_json::{Map, Value};
 use tokio::sync::mpsc;
 
-use super::{TableFile, of_table};
+use super::{FILES, Files, Opener, TableFile, of_table};
 use crate::audit::Log;
+use crate::commands::read::told::{Columns, print_table};
 use crate::failure::{Exit, Failure, Result};
-use crate::term::{harmless, note};
+use crate::term::harmless;
 
-/// Files that are read at the same time.
-const FILES: usize = 4;
 /// Batches of one file that wait to be written.
 const WAITING: usize = 2;
-/// How much of a cell a table shows.
-const MAX_CELL: usize = 48;
-const MASKED: &str = "masked";
 
 /// How rows are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,8 +42,7 @@ pub(in crate::commands) enum To {
 
 /// Who reads what, and how.
 pub(in crate::commands) struct TableRead {
-    pub(in crate::commands) reader: Arc<TableReader>,
-    pub(in crate::commands) who: Identity,
+    pub(in crate::commands) opener: Opener,
     pub(in crate::commands) purpose: Option<String>,
     pub(in crate::commands) query: Query,
     pub(in crate::commands) clock: Arc<dyn Clock>,
@@ -62,100 +54,94 @@ enum Piece {
     Rows {
         batch: RecordBatch,
         decisions: Vec<ColumnDecision>,
-        policy: (String, u64),
+        by: DecidedBy,
     },
     /// Decisions about rows that were not kept, or about a file without rows.
     Decisions {
         decisions: Vec<ColumnDecision>,
-        policy: (String, u64),
+        by: DecidedBy,
     },
 }
 
+/// Dataset and version of the policy that decided; `None` for files without one.
+type DecidedBy = Option<(String, u64)>;
+
 impl TableRead {
     /// Reads all files, several at the same time, and writes their rows in order.
-    pub(in crate::commands) async fn all(
-        self,
-        files: Vec<TableFile>,
-        audit: &Log,
-        about: &mut Event,
-    ) -> Result<ExitCode> {
+    pub(in crate::commands) async fn all(self, mut files: Files, audit: &Log, about: &mut Event) -> Result<ExitCode> {
         let read = Arc::new(self);
-        let mut waiting = files.into_iter();
+        let mut is_more = true;
         let mut running = std::collections::VecDeque::new();
         let mut writer = RowWriter::new(read.to)?;
-        let mut story = Story::default();
+        let mut told = Columns::default();
         let mut left = read.query.limit.unwrap_or(u64::MAX);
         loop {
-            while running.len() < FILES {
-                let Some(file) = waiting.next() else { break };
-                running.push_back(start(Arc::clone(&read), file));
+            while is_more && running.len() < FILES {
+                match files.next().await? {
+                    Some(file) => running.push_back(start(Arc::clone(&read), file)),
+                    None => is_more = false,
+                }
             }
             let Some(mut pieces) = running.pop_front() else { break };
             while let Some(piece) = pieces.recv().await {
-                let (batch, decisions, (dataset, version)) =
-                    match piece.map_err(|(path, error)| of_table(&path, &error))? {
-                        Piece::Rows {
-                            batch,
-                            decisions,
-                            policy,
-                        } => (Some(batch), decisions, policy),
-                        Piece::Decisions { decisions, policy } => (None, decisions, policy),
-                    };
+                let (batch, decisions, by) = match piece? {
+                    Piece::Rows { batch, decisions, by } => (Some(batch), decisions, by),
+                    Piece::Decisions { decisions, by } => (None, decisions, by),
+                };
                 about.at = read.clock.now();
-                about.dataset = Some(dataset);
-                about.policy_version = Some(version);
+                (about.dataset, about.policy_version) = by.unzip();
                 let events = decisions.iter().map(|decision| decision.event(about)).collect();
                 // What cannot be written down is not shown.
                 audit.record(events).await?;
-                story.add(&decisions);
+                told.add(&decisions);
                 let Some(batch) = batch else { continue };
                 let batch = batch.slice(0, batch.num_rows().min(usize::try_from(left).unwrap_or(usize::MAX)));
                 left -= batch.num_rows() as u64;
                 if writer.write(&batch)? == ControlFlow::Break(()) || left == 0 {
                     writer.finish()?;
-                    return story.tell();
+                    return tell(&told);
                 }
             }
         }
         writer.finish()?;
-        story.tell()
+        tell(&told)
     }
 
-    async fn file(
-        &self,
-        file: &TableFile,
-        pieces: &mpsc::Sender<std::result::Result<Piece, (String, TableError)>>,
-    ) -> std::result::Result<(), TableError> {
+    async fn file(&self, file: &TableFile, pieces: &mpsc::Sender<Result<Piece>>) -> Result<()> {
         let asking = |now: UnixMillis| Asking {
-            who: &self.who,
+            who: &self.opener.who.who,
             purpose: self.purpose.as_deref(),
             now,
         };
-        let source = Arc::clone(&file.source);
-        let table = self.reader.open(source, &file.path, asking(self.clock.now())).await?;
-        let policy = (table.policy().policy().dataset.clone(), table.policy().policy().version);
-        let mut rows = table.rows(&self.query, asking(self.clock.now()), &file.path)?;
-        while let Some(batch) = rows.next().await? {
+        let failed = |error: TableError| of_table(&file.path, &error);
+        let table = self.opener.open(file, asking(self.clock.now())).await;
+        let table = table.map_err(|error| error.of(file))?;
+        let policy = table.policy().map(|policy| policy.policy());
+        let by = policy.map(|policy| (policy.dataset.clone(), policy.version));
+        let mut rows = table
+            .rows(&self.query, asking(self.clock.now()), &file.path)
+            .map_err(failed)?;
+        while let Some(batch) = rows.next().await.map_err(failed)? {
             let piece = Piece::Rows {
                 batch,
                 decisions: rows.take_decisions(),
-                policy: policy.clone(),
+                by: by.clone(),
             };
             if pieces.send(Ok(piece)).await.is_err() {
                 return Ok(());
             }
         }
         let decisions = rows.take_decisions();
-        let _ = pieces.send(Ok(Piece::Decisions { decisions, policy })).await;
+        let _ = pieces.send(Ok(Piece::Decisions { decisions, by })).await;
         Ok(())
     }
 }
 
-fn start(read: Arc<TableRead>, file: TableFile) -> mpsc::Receiver<std::result::Result<Piece, (String, TableError)>> {
+fn start(read: Arc<TableRead>, file: TableFile) -> mpsc::Receiver<Result<Piece>> {
     let (sender, receiver) = mpsc::channel(WAITING);
     tokio::spawn(async move {
-        if let Err(error) = read.file(&file, &sender).await {
-            let _ = sender.send(Err((file.path.clone(), error))).await;
+        if let Err(failure) = read.file(&file, &sender).await {
+            let _ = sender.send(Err(failure)).await;
         }
     });
     receiver
@@ -284,28 +270,7 @@ impl RowWriter {
 
     fn print(&self) -> io::Result<()> {
         let Some(schema) = &self.schema else { return Ok(()) };
-        let shortened = |text: &str| {
-            let text = harmless(text);
-            if text.chars().count() <= MAX_CELL {
-                return text;
-            }
-            text.chars().take(MAX_CELL - 1).chain(['…']).collect()
-        };
-        let head: Vec<String> = schema.fields().iter().map(|field| shortened(field.name())).collect();
-        let rows: Vec<Vec<String>> = self
-            .rows
-            .iter()
-            .map(|row| row.iter().map(|cell| shortened(cell)).collect())
-            .collect();
-        let all = || std::iter::once(&head).chain(&rows);
-        let width = |n: usize| all().map(|row| row[n].chars().count()).max().unwrap_or(0);
-        let widths: Vec<usize> = (0..head.len()).map(width).collect();
-        let mut out = BufWriter::new(io::stdout().lock());
-        for row in all() {
-            let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
-            writeln!(out, "{}", cells.collect::<Vec<_>>().join("  ").trim_end())?;
-        }
-        out.flush()
+        print_table(schema.fields().iter().map(|field| field.name().as_str()), &self.rows)
     }
 }
 
@@ -366,48 +331,17 @@ fn text(value: &Value) -> String {
     }
 }
 
-/// What became of everything, for the last lines and the exit code.
-#[derive(Default)]
-struct Story(BTreeMap<(String, &'static str, String), u64>);
-
-impl Story {
-    fn add(&mut self, decisions: &[ColumnDecision]) {
-        for decision in decisions {
-            let what = match decision.outcome {
-                ColumnOutcome::Opened => continue,
-                ColumnOutcome::Refused => MASKED,
-                ColumnOutcome::Failed(code) => code,
-            };
-            let key = (decision.label.clone(), what, decision.because.clone());
-            *self.0.entry(key).or_default() += decision.count;
-        }
-    }
-
-    fn tell(&self) -> Result<ExitCode> {
-        for ((label, what, because), count) in &self.0 {
-            let (label, because) = (harmless(label), harmless(because));
-            note(format_args!("{what}: {count} values of {label}: {because}"));
-        }
-        let of = |wanted: fn(&str) -> bool| -> u64 {
-            let known = self.0.iter().filter(|((_, what, _), _)| wanted(what));
-            known.map(|(_, count)| count).sum()
-        };
-        let refused = of(|what| what == CANNOT_OPEN || what == KEY_REFUSED);
-        if refused > 0 {
-            return Err(Failure::new(
-                Exit::NotPermitted,
-                format_args!("{refused} values that the policy lets you open did not open, and were shown as null"),
-                "the lines above say which: columns that were changed or moved, or keys that KMS refuses you",
-            ));
-        }
-        let others = of(|what| what != MASKED);
-        if others > 0 {
-            return Err(Failure::new(
-                Exit::Data,
-                format_args!("{others} values could not be shown as the table declares them"),
-                "the lines above say which",
-            ));
-        }
-        Ok(ExitCode::SUCCESS)
+/// The last lines, and the exit code.
+fn tell(columns: &Columns) -> Result<ExitCode> {
+    columns.tell();
+    columns
+        .check_opened("the lines above say which: columns that were changed or moved, or keys that KMS refuses you")?;
+    match columns.not_masked() {
+        0 => Ok(ExitCode::SUCCESS),
+        others => Err(Failure::new(
+            Exit::Data,
+            format_args!("{others} values could not be shown as the table declares them"),
+            "the lines above say which",
+        )),
     }
 }

@@ -1,22 +1,22 @@
 //! `sealflow verify`: whether the files of a table are what they say, where they should be, each row once.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use arrow::array::AsArray as _;
 use arrow::datatypes::Int64Type;
-use sealflow::keys::KeyService;
-use sealflow::table::{Asking, FileLabel, Query, TableError, TableReader};
+use futures::{TryStreamExt as _, stream};
+use sealflow::table::{Asking, OpenTable, Query, TableError};
+use sealflow_storage::Location;
 use serde::Serialize;
 
-use super::{TableFile, embedded, files_at, of_table, offline_reader, reader};
+use super::{By, FILES, Files, Opener, TableFile, Unopened, of_table};
 use crate::commands::access::Access;
-use crate::commands::read::{AssumedIdentity, Who};
+use crate::commands::read::AssumedIdentity;
 use crate::failure::{Exit, Failure, Result};
-use crate::services::{Services, clock};
-use crate::term::{harmless, say, say_json};
+use crate::place_arg::PlaceParser;
+use crate::services::clock;
+use crate::term::{OutputFormat, harmless, say, say_json};
 
 /// Name of the column of offsets.
 const OFFSETS: &str = "_offset";
@@ -28,9 +28,9 @@ const OFFSETS: &str = "_offset";
 /// listed, as a topic has gaps of its own (compaction, transactions).
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// A file, or the folder of a table
-    #[arg(value_name = "PATH")]
-    path: PathBuf,
+    /// A file, or the folder of a table; either may be in a bucket: s3://BUCKET/PATH
+    #[arg(value_name = "PATH", value_parser = PlaceParser)]
+    path: Location,
     /// Read all pages of the columns that you may see
     #[arg(long)]
     pages: bool,
@@ -42,20 +42,11 @@ pub(crate) struct Args {
     offline: bool,
     /// `text` or `json`
     #[arg(long, value_enum, default_value_t)]
-    output: Output,
+    output: OutputFormat,
     #[command(flatten)]
     assumed: AssumedIdentity,
     #[command(flatten)]
     access: Access,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
-enum Output {
-    /// For people
-    #[default]
-    Text,
-    /// For programs
-    Json,
 }
 
 /// What was found.
@@ -90,74 +81,81 @@ struct Partition {
 /// (dataset, topic, partition).
 type Source = (String, String, i32);
 
+/// What a file turned out to be.
+struct Looked {
+    file: TableFile,
+    found: std::result::Result<Found, TableError>,
+}
+
+/// Of a file that is what it says.
+struct Found {
+    dataset: String,
+    rows: u64,
+    /// Topic and partition, if it has offsets.
+    source: Option<(String, i32)>,
+    /// As ranges.
+    offsets: Vec<(i64, i64)>,
+}
+
 /// Runs the subcommand.
 pub(crate) async fn run(args: Args) -> Result<ExitCode> {
-    args.assumed.check(&args.access)?;
-    let files = files_at(&args.path).await?;
     let loaded = args.access.loaded()?;
-    let kms: Arc<dyn KeyService> = args.access.kms(loaded.as_ref()).await?;
-    let who: Who = args.assumed.asking(&*kms).await?;
-    let embedded = embedded(&args.access, loaded.as_ref())?;
-    let mut services: BTreeMap<String, Services> = BTreeMap::new();
+    let by = By {
+        offline: args.offline,
+        ..By::default()
+    };
+    let files = Files::at(&args.path, loaded.as_ref()).await?;
+    let opener = Opener::new(&args.access, &args.assumed, loaded.as_ref(), by).await?;
     let mut report = Report::default();
     let mut offsets: BTreeMap<Source, Vec<(i64, i64)>> = BTreeMap::new();
-    for file in &files {
+    let files = stream::try_unfold(files, async |mut files: Files| -> Result<Option<(TableFile, Files)>> {
+        Ok(files.next().await?.map(|file| (file, files)))
+    });
+    let looked = files.map_ok(|file| look(&args, &opener, file)).try_buffered(FILES);
+    let mut looked = std::pin::pin!(looked);
+    while let Some(Looked { file, found }) = looked.try_next().await? {
         report.files += 1;
-        let label = match FileLabel::read(file.source.as_ref()).await {
-            Ok(label) => label,
-            Err(error) => {
-                report.fault(file, &error)?;
-                continue;
-            }
-        };
-        let dataset = label.claims.dataset.clone();
-        if !services.contains_key(&dataset) {
-            let access = args.access.of_dataset(&dataset);
-            let opened = access.open_on(Arc::clone(&kms), loaded.as_ref(), None).await?;
-            services.insert(dataset.clone(), opened);
-        }
-        let reader = if args.offline {
-            offline_reader(&services[&dataset], &label, embedded.clone(), false)
-        } else {
-            Ok(reader(&services[&dataset], embedded.clone(), false))
-        };
-        let read = match reader {
-            Ok(reader) => verify(&args, &reader, file, &who).await,
-            Err(error) => Err(error),
-        };
-        match read {
-            Ok((rows, source, own)) => {
-                report.rows += rows;
-                if let Some((topic, partition)) = source {
-                    offsets.entry((dataset, topic, partition)).or_default().extend(own);
+        match found {
+            Ok(found) => {
+                report.rows += found.rows;
+                if let Some((topic, partition)) = found.source {
+                    let id = (found.dataset, topic, partition);
+                    offsets.entry(id).or_default().extend(found.offsets);
                 }
             }
-            Err(error) => report.fault(file, &error)?,
+            Err(error) => report.fault(&file, &error)?,
         }
     }
     for ((dataset, topic, partition), ranges) in offsets {
         report.partitions.push(Partition::of(dataset, topic, partition, ranges));
     }
     match args.output {
-        Output::Json => say_json(&report),
-        Output::Text => report.print(),
+        OutputFormat::Json => say_json(&report),
+        OutputFormat::Text => report.print(),
     }
     report.verdict(args.no_gaps)
 }
 
-/// Rows of the file, where they come from, and their offsets as ranges.
-async fn verify(
-    args: &Args,
-    reader: &TableReader,
-    file: &TableFile,
-    who: &Who,
-) -> std::result::Result<(u64, Option<(String, i32)>, Vec<(i64, i64)>), TableError> {
+async fn look(args: &Args, opener: &Opener, file: TableFile) -> Result<Looked> {
     let asking = Asking {
-        who: &who.who,
+        who: &opener.who.who,
         purpose: None,
         now: clock().now(),
     };
-    let table = reader.open(file.source.clone(), &file.path, asking).await?;
+    let found = match opener.open(&file, asking).await {
+        Ok(table) => verify(args, &table, &file, asking).await,
+        Err(Unopened::File(error)) => Err(error),
+        Err(Unopened::Services(failure)) => return Err(failure),
+    };
+    Ok(Looked { file, found })
+}
+
+async fn verify(
+    args: &Args,
+    table: &OpenTable,
+    file: &TableFile,
+    asking: Asking<'_>,
+) -> std::result::Result<Found, TableError> {
     let has_offsets = table.schema().field_with_name(OFFSETS).is_ok();
     let columns = (!args.pages && has_offsets).then(|| vec![OFFSETS.to_owned()]);
     let query = Query {
@@ -179,13 +177,17 @@ async fn verify(
             }
         }
     }
-    let source = table.origin().map(|origin| (origin.topic.clone(), origin.partition));
-    if let Some(origin) = table.origin()
-        && origin.rows != count
-    {
+    let origin = table.origin();
+    if origin.is_some_and(|origin| origin.rows != count) {
         return Err(TableError::Damaged);
     }
-    Ok((count, source.filter(|_| has_offsets), ranges))
+    let source = origin.filter(|_| has_offsets);
+    Ok(Found {
+        dataset: table.claims().map(|claims| claims.dataset.clone()).unwrap_or_default(),
+        rows: count,
+        source: source.map(|origin| (origin.topic.clone(), origin.partition)),
+        offsets: ranges,
+    })
 }
 
 impl Partition {
