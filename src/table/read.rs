@@ -266,11 +266,14 @@ impl TableReader {
                 because: access.because.to_string(),
             });
         }
-        let key = self.module_key(&claims.dataset, FOOTER_LABEL, &footer).await;
+        // A file of ours carries a policy that has tables.
+        let rule = embedded.policy().table.as_ref().ok_or(TableError::Damaged)?;
+        let pair = (rule.key.as_str(), rule.acl.as_str());
+        let key = self.module_key(&claims.dataset, FOOTER_LABEL, pair, &footer).await;
         let key = key.map_err(|error| TableError::Footer(Box::new(error)))?;
         let mut keys = ModuleKeys::from([(footer_bytes, Arc::new(key))]);
 
-        let is_uniform = embedded.policy().table.as_ref().map(|table| table.profile) == Some(Profile::DuckDb);
+        let is_uniform = rule.profile == Profile::DuckDb;
         let id = claims.check()?;
         let prefix = (!is_uniform).then(|| claims.aad_prefix(id, &embedded.policy().sha256));
         let metadata = tail.metadata(Arc::new(keys.clone()), prefix.clone()).await?;
@@ -279,8 +282,13 @@ impl TableReader {
             return Err(TableError::Damaged);
         }
         let schema = arrow_schema(&metadata)?;
+        let found = file_leaves(&schema)?;
+        // Each is looked up by its number in Parquet.
+        if found.len() != metadata.file_metadata().schema_descr().num_columns() {
+            return Err(TableError::Damaged);
+        }
         let mut leaves = Vec::new();
-        for (n, leaf) in file_leaves(&schema)?.into_iter().enumerate() {
+        for (n, leaf) in found.into_iter().enumerate() {
             let material = column_material(&metadata, n).map_err(|()| TableError::Damaged)?;
             let leaf = match material {
                 None if is_uniform || metadata.num_row_groups() == 0 => {
@@ -377,7 +385,13 @@ impl TableReader {
                 because: Some(access.because.to_string()),
             };
         }
-        match self.module_key(&claims.dataset, claimed, material).await {
+        // The id of a key-encryption key proves a label to whoever has that key, and says nothing of whose key it is: without
+        // this, readers of the footer could wrap a column of their making as any label.
+        let Some(pair) = pair_of(then, claimed) else {
+            open.state = LeafState::failed("the policy in the file has no such column");
+            return Ok((open, None));
+        };
+        match self.module_key(&claims.dataset, claimed, pair, material).await {
             Ok(key) => Ok((open, Some(key))),
             Err(error) if error.is_retryable() => Err(TableError::Footer(Box::new(error))),
             Err(OpenKeyError::Service(error @ KeyServiceError::NotPermitted { .. })) => {
@@ -394,8 +408,15 @@ impl TableReader {
         }
     }
 
-    /// Unwraps the key of a module, if it is one of `label`.
-    async fn module_key(&self, dataset: &str, label: &str, material: &Material) -> Result<SecretBytes, OpenKeyError> {
+    /// Unwraps the key of a module, if it is one of `label` under the key-encryption key of that policy key and ACL: both are in
+    /// the context that the key service opens under.
+    async fn module_key(
+        &self,
+        dataset: &str,
+        label: &str,
+        (key_name, acl): (&str, &str),
+        material: &Material,
+    ) -> Result<SecretBytes, OpenKeyError> {
         let Wrapped::Double { key, kek } = &material.wrapped else {
             return Err(OpenKeyError::NotOurs);
         };
@@ -403,7 +424,8 @@ impl TableReader {
         let bytes = envelope.to_bytes().map_err(|_| OpenKeyError::NotOurs)?;
         let id = envelope.key_id();
         let opened = self.keys.get(id, &[&bytes]).await?;
-        if opened.envelope.dataset != dataset {
+        let proven = &opened.envelope;
+        if proven.dataset != dataset || proven.key_name != key_name || proven.acl != acl {
             return Err(OpenKeyError::NotOurs);
         }
         opened
@@ -567,6 +589,16 @@ const NOT_SEALED: &str = "the values of the column are not sealed";
 fn is_value_in_the_open(then: &Policy, leaf: &FileLeaf) -> bool {
     let rule = then.columns.iter().find(|rule| rule.path == leaf.column);
     rule.is_some_and(|rule| rule.at == Placement::Value) && leaf.sealed.is_none()
+}
+
+/// Policy key and ACL that a column of that label, or the footer, was written under.
+fn pair_of<'a>(then: &'a Policy, label: &str) -> Option<(&'a str, &'a str)> {
+    if label == FOOTER_LABEL {
+        let table = then.table.as_ref()?;
+        return Some((&table.key, &table.acl));
+    }
+    let rule = then.columns.iter().find(|rule| rule.label == label)?;
+    Some((&rule.key, &rule.acl))
 }
 
 /// What the policy calls that label now.

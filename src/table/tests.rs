@@ -1,5 +1,13 @@
 //! Files written and read with keys in memory: who sees what, and what is refused.
 
+mod calls;
+mod debug;
+mod forged;
+mod hidden;
+mod key_tools;
+mod surgery;
+mod swapped;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -116,13 +124,21 @@ impl Bench {
 
     /// 200 records, sealed and made rows as a pipeline does it; with an envelope of their values' key.
     async fn rows(&self, layout: &Arc<TableLayout>) -> (RecordBatch, Vec<u8>) {
+        self.rows_of(layout, (0..200).map(record_text)).await
+    }
+
+    /// The same of these records.
+    async fn rows_of(
+        &self,
+        layout: &Arc<TableLayout>,
+        texts: impl IntoIterator<Item = String>,
+    ) -> (RecordBatch, Vec<u8>) {
         let sealer = DirectSealer {
             keys: self.sealer.clone(),
             domains: self.domains(),
         };
         let seal = SealTransform::new(self.policy.clone(), Format::Json, KeysPlacement::Header, sealer).unwrap();
-        let record = |n: i64| {
-            Record {
+        let record = |(n, text): (i64, String)| Record {
             position: Position {
                 topic: Arc::from("orders"),
                 partition: 3,
@@ -130,17 +146,10 @@ impl Bench {
             },
             timestamp: Timestamp::Appended(1_767_225_600_000 + n),
             key: None,
-            value: Some(
-                format!(
-                    r#"{{"id":{n},"email":"{}","card":"{}","items":[{{"serial":"serial-{}","count":{}}},{{"serial":"serial-{}","count":{}}}]}}"#,
-                    email(n), card(n), 2 * n, 2 * n, 2 * n + 1, 2 * n + 1
-                )
-                .into(),
-            ),
+            value: Some(text.into()),
             headers: Vec::new(),
-        }
         };
-        let outcomes = apply_all(&seal.for_table(), (0..200).map(record).collect())
+        let outcomes = apply_all(&seal.for_table(), (0..).zip(texts).map(record).collect())
             .await
             .unwrap();
         let mut encoder = RowEncoder::new(Arc::clone(layout), Format::Json);
@@ -158,6 +167,20 @@ impl Bench {
 
     pub(super) fn keys(&self) -> &TableKeys {
         &self.keys
+    }
+
+    /// These records as a file, with the envelope of its sealed values' key if it has any.
+    pub(super) async fn written(
+        &self,
+        schema: &str,
+        texts: impl IntoIterator<Item = String>,
+        options: WriteOptions,
+    ) -> Bytes {
+        let layout = layout_of(schema, &self.policy);
+        let (rows, envelope) = self.rows_of(&layout, texts).await;
+        let place = (PLACE, FileId::random().unwrap());
+        let writer = TableWriter::begin(&self.policy, &layout, place, &self.keys, options, Vec::new()).await;
+        finished(writer.unwrap(), &rows, &envelope)
     }
 
     fn domains(&self) -> DomainKeys {
@@ -237,6 +260,38 @@ async fn read(
     Ok((batch, rows.take_decisions()))
 }
 
+/// A file of these rows.
+fn finished(mut writer: TableWriter<Vec<u8>>, rows: &RecordBatch, envelope: &[u8]) -> Bytes {
+    writer.write(rows).unwrap();
+    if !envelope.is_empty() {
+        writer.add_envelope(envelope).unwrap();
+    }
+    let count = rows.num_rows() as u64;
+    let origin = Origin {
+        schema: 1,
+        topic: "orders".into(),
+        partition: 3,
+        first: 1_000,
+        last: 999 + count as i64,
+        rows: count,
+    };
+    writer.finish(&origin).unwrap().1.into()
+}
+
+fn record_text(n: i64) -> String {
+    let (first, second) = (2 * n, 2 * n + 1);
+    format!(
+        r#"{{"id":{n},"email":"{}","card":"{}","items":[{{"serial":"serial-{first}","count":{first}}},{{"serial":"serial-{second}","count":{second}}}]}}"#,
+        email(n),
+        card(n)
+    )
+}
+
+/// Whether `needle` is somewhere in `bytes`.
+fn holds(bytes: &[u8], needle: &[u8]) -> bool {
+    bytes.windows(needle.len()).any(|window| window == needle)
+}
+
 fn signed(yaml: &str, owner: &OwnerKey) -> Arc<VerifiedPolicy> {
     let jws = sign(yaml.as_bytes(), owner).unwrap();
     Arc::new(verify(&jws, &trusted(vec![owner.thumbprint()])).unwrap())
@@ -263,7 +318,11 @@ fields:
 "#;
 
 fn layout(policy: &VerifiedPolicy) -> Arc<TableLayout> {
-    let schema = TableSchema::parse(SCHEMA.as_bytes()).unwrap();
+    layout_of(SCHEMA, policy)
+}
+
+fn layout_of(schema: &str, policy: &VerifiedPolicy) -> Arc<TableLayout> {
+    let schema = TableSchema::parse(schema.as_bytes()).unwrap();
     Arc::new(TableLayout::new(&schema, policy.policy()).unwrap())
 }
 

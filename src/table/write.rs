@@ -168,15 +168,28 @@ impl<W: Write + Send> TableWriter<W> {
         out: W,
     ) -> Result<Self, TableError> {
         let model = policy.policy();
-        let rule = model.table.as_ref().ok_or_else(|| TableError::NoTableRule {
-            dataset: model.dataset.clone(),
-        })?;
         let mut claims = Claims::new(&model.dataset, partition, file);
         claims.policy = policy.jws().map(str::to_owned);
         if claims.policy.is_none() {
             claims.unsigned_policy = Some(STANDARD.encode(policy.yaml()));
         }
         let keys = FileKeys::fresh(model, layout.leaves(), &claims, keys).await?;
+        Self::with_keys(policy, layout, (&claims, file), keys, options, out)
+    }
+
+    /// Begins a file that claims `claims`, with these keys.
+    pub(super) fn with_keys(
+        policy: &VerifiedPolicy,
+        layout: &TableLayout,
+        (claims, file): (&Claims, FileId),
+        keys: FileKeys,
+        options: WriteOptions,
+        out: W,
+    ) -> Result<Self, TableError> {
+        let model = policy.policy();
+        let rule = model.table.as_ref().ok_or_else(|| TableError::NoTableRule {
+            dataset: model.dataset.clone(),
+        })?;
         let prefix = (rule.profile == Profile::Standard).then(|| claims.aad_prefix(file, &model.sha256));
         let encryption = encryption(keys, prefix, rule.footer)?;
         let mut options = options;
@@ -184,7 +197,7 @@ impl<W: Write + Send> TableWriter<W> {
         if rule.profile == Profile::DuckDb {
             options.row_group_rows = options.row_group_rows.min(DUCKDB_ROWS);
         }
-        let properties = properties(layout, &claims, options.compression, rule.profile, encryption)?;
+        let properties = properties(layout, claims, options.compression, rule.profile, encryption)?;
         let schema = layout.arrow_schema();
         let writer = ArrowWriter::try_new_with_options(
             Counted { inner: out, bytes: 0 },

@@ -372,7 +372,9 @@ impl Bench {
                 let table = reader.open(Arc::new(bytes), &path, asking).await;
                 let table = table.unwrap_or_else(|error| panic!("{path}: {error}"));
                 assert!(table.claims().unwrap().is_at(&path), "{path}");
-                landed.policies.insert(table.embedded_policy().unwrap().policy().version);
+                landed
+                    .policies
+                    .insert(table.embedded_policy().unwrap().policy().version);
                 let query = Query {
                     columns: Some(vec!["_partition".into(), "_offset".into(), "id".into()]),
                     ..Query::default()
