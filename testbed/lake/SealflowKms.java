@@ -28,7 +28,7 @@ public class SealflowKms implements KmsClient {
 
     @Override
     public String wrapKey(byte[] key, String masterKey) {
-        String body = "{\"KeyId\":\"" + masterKey + "\",\"Plaintext\":\"" + Base64.getEncoder().encodeToString(key) + "\"}";
+        String body = "{\"KeyId\":\"" + arn(masterKey) + "\",\"Plaintext\":\"" + Base64.getEncoder().encodeToString(key) + "\"}";
         return member(call("Encrypt", body), "CiphertextBlob");
     }
 
@@ -42,9 +42,14 @@ public class SealflowKms implements KmsClient {
                 + "\",\"EncryptionContext\":{\"sealflow:dataset\":\"" + envelope.get(DATASET)
                 + "\",\"sealflow:key\":\"" + envelope.get(KEY) + "\",\"sealflow:acl\":\"" + envelope.get(ACL) + "\"}}";
         } else {
-            body = "{\"KeyId\":\"" + masterKey + "\",\"CiphertextBlob\":\"" + wrapped + "\"}";
+            body = "{\"KeyId\":\"" + arn(masterKey) + "\",\"CiphertextBlob\":\"" + wrapped + "\"}";
         }
         return Base64.getDecoder().decode(member(call("Decrypt", body), "Plaintext"));
+    }
+
+    /** Column keys cannot be ARNs, which have colons in them: their ids alone are of SEALFLOW_KMS_KEYS. */
+    private static String arn(String key) {
+        return key.contains(":") ? key : System.getenv("SEALFLOW_KMS_KEYS") + key;
     }
 
     private String call(String operation, String body) {

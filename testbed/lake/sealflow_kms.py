@@ -18,6 +18,11 @@ def kms():
     return boto3.client("kms", endpoint_url=os.environ["SEALFLOW_KMS_ENDPOINT"], region_name="eu-central-1")
 
 
+def arn(key):
+    """A key named by its id alone is one of `SEALFLOW_KMS_KEYS`: column keys cannot be ARNs, which have colons in them."""
+    return key if ":" in key else os.environ["SEALFLOW_KMS_KEYS"] + key
+
+
 def unwrap(wrapped, master_key):
     """The key behind `wrapped`, text as it stands in key material."""
     if wrapped.startswith("sfk1."):
@@ -33,7 +38,7 @@ def unwrap(wrapped, master_key):
             },
         )
     else:
-        answer = kms().decrypt(KeyId=master_key, CiphertextBlob=base64.b64decode(wrapped))
+        answer = kms().decrypt(KeyId=arn(master_key), CiphertextBlob=base64.b64decode(wrapped))
     return answer["Plaintext"]
 
 
@@ -42,7 +47,7 @@ class SealflowKms(pe.KmsClient):
         pe.KmsClient.__init__(self)
 
     def wrap_key(self, key_bytes, master_key_identifier):
-        answer = kms().encrypt(KeyId=master_key_identifier, Plaintext=key_bytes)
+        answer = kms().encrypt(KeyId=arn(master_key_identifier), Plaintext=key_bytes)
         return base64.b64encode(answer["CiphertextBlob"])
 
     def unwrap_key(self, wrapped_key, master_key_identifier):

@@ -144,6 +144,13 @@ impl Access {
         access
     }
 
+    /// The region where keys are that are named without one.
+    pub(crate) fn kms_region(&self, loaded: Option<&PipelineConfig>) -> Option<String> {
+        let variable = |name| std::env::var(name).ok().filter(|region| !region.is_empty());
+        let configured = self.kms_config(loaded).region;
+        configured.or_else(|| variable("AWS_REGION").or_else(|| variable("AWS_DEFAULT_REGION")))
+    }
+
     fn kms_config(&self, loaded: Option<&PipelineConfig>) -> KmsConfig {
         let mut kms = loaded.map(|config| config.kms.clone()).unwrap_or_default();
         kms.endpoint = self.kms_endpoint.clone().or(kms.endpoint);

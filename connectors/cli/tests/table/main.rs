@@ -61,7 +61,7 @@ impl Lake {
         // Whoever writes gets data keys of it; nobody opens them again.
         place.write(
             "closed.json",
-            r#"{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Principal":"*","Action":["kms:GenerateDataKey","kms:DescribeKey"],"Resource":"*"}]}"#,
+            r#"{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Principal":"*","Action":["kms:GenerateDataKey","kms:Encrypt","kms:DescribeKey"],"Resource":"*"}]}"#,
         );
         let closed = key(Some("closed.json"));
         let policy = format!(
@@ -89,9 +89,12 @@ table: {{ key: ops, acl: ops{table} }}
         }
     }
 
-    /// Two keys that open for everybody, and one that opens for nobody.
-    pub(crate) fn keys(&self) -> [String; 3] {
-        self.keys.clone()
+    /// Two keys that open for everybody, and one that opens for nobody: of a footer by its ARN, of columns by their ids, as
+    /// other tools cannot have an ARN there.
+    pub(crate) fn keys_of_others(&self) -> [String; 3] {
+        let id = |arn: &str| arn.rsplit_once('/').unwrap().1.to_owned();
+        let [footer, column, closed] = &self.keys;
+        [footer.clone(), id(column), id(closed)]
     }
 
     /// The policy with other text in it.
@@ -210,6 +213,7 @@ table: {{ key: ops, acl: ops{table} }}
             .args(args)
             .current_dir(self.place.path(""))
             .env("SEALFLOW_KMS_ENDPOINT", &self.kms.endpoint)
+            .env("SEALFLOW_KMS_KEYS", &self.keys[0][..=self.keys[0].rfind('/').unwrap()])
             .env("AWS_ACCESS_KEY_ID", id)
             .env("AWS_SECRET_ACCESS_KEY", secret)
             .env_remove("AWS_SESSION_TOKEN")

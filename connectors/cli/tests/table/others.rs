@@ -113,7 +113,8 @@ const COLUMNS: [&str; 3] = ["id", "card", "salary"];
 
 /// This command on files of others, as whoever the credentials belong to.
 fn foreign(lake: &Lake, args: &[&str]) -> crate::common::Ran {
-    let access = ["--foreign", "--kms-endpoint", &lake.kms.endpoint];
+    let kms = &lake.kms.endpoint;
+    let access = ["--foreign", "--kms-endpoint", kms, "--kms-region", "eu-central-1"];
     lake.place.run(&[args, &access[..]].concat())
 }
 
@@ -162,7 +163,7 @@ fn reads_what_others_wrote(lake: &Lake, path: &str, what: &str) {
 #[tokio::test(flavor = "multi_thread")]
 async fn files_that_pyarrow_wrote_are_read_as_far_as_kms_gives_keys() {
     let lake = Lake::new("");
-    let [footer, column, closed] = lake.keys();
+    let [footer, column, closed] = lake.keys_of_others();
     for (n, options) in [
         &[][..],
         &["single"],
@@ -244,7 +245,7 @@ async fn files_that_pyarrow_wrote_are_read_as_far_as_kms_gives_keys() {
 #[tokio::test(flavor = "multi_thread")]
 async fn tables_that_spark_wrote_are_read_as_far_as_kms_gives_keys() {
     let lake = Lake::new("");
-    let [footer, column, closed] = lake.keys();
+    let [footer, column, closed] = lake.keys_of_others();
     for (n, options) in [&[][..], &["single", "plaintext-footer", "128"]].iter().enumerate() {
         let folder = lake.place.path(&format!("spark-{n}")).display().to_string();
         let write = [&["write", &folder, &footer, &column, &closed][..], options].concat();
@@ -280,7 +281,7 @@ async fn a_file_with_a_policy_is_not_read_past_it_and_what_was_read_of_others_is
         assert_eq!(ran.code, 64, "{option:?}: {}", ran.err);
     }
 
-    let [footer, column, closed] = lake.keys();
+    let [footer, column, closed] = lake.keys_of_others();
     let file = lake.place.path("others.parquet").display().to_string();
     let Some(output) = lake.other("with_pyarrow.py", &["write", &file, &footer, &column, &closed]) else {
         return;

@@ -2,6 +2,7 @@
 
 mod files;
 pub(crate) mod inspect;
+mod key_names;
 mod opener;
 pub(in crate::commands) mod read;
 pub(crate) mod verify;

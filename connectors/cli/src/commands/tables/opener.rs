@@ -12,6 +12,7 @@ use sealflow::table::{
 use tokio::sync::Mutex;
 
 use super::files::TableFile;
+use super::key_names::NamedKeys;
 use super::of_table;
 use crate::commands::access::Access;
 use crate::commands::read::{AssumedIdentity, Who};
@@ -98,7 +99,10 @@ impl Opener {
         let who = assumed.asking(&*kms).await?;
         let decides = if by.foreign {
             note("files of others carry no policy: no ACL is looked at, KMS alone decides which columns open");
-            Decides::Kms(ForeignReader::new(Arc::clone(&kms)))
+            let region = access.kms_region(loaded);
+            let named = region.and_then(|region| NamedKeys::of_caller(Arc::clone(&kms), &who.who.to_string(), &region));
+            let named = named.map(|named| Arc::new(named) as Arc<dyn KeyService>);
+            Decides::Kms(ForeignReader::new(named.unwrap_or_else(|| Arc::clone(&kms))))
         } else {
             Decides::Policy(Box::new(ByPolicy {
                 access: access.clone(),
