@@ -8,6 +8,7 @@
 #                 restarts, moved leaders, frozen instances, a KMS outage of SOAK_OUTAGE_SECS (120), a full disk;
 #                 SEALFLOW_FAULT_SEED draws it all
 #   hostile       messages of SOAK_MESSAGE_MIB (100)
+#   tables        a table of SOAK_TABLE_MIB (10240) of records written and read in bounded memory
 #   fuzz          SOAK_FUZZ_SECONDS (300) of each target that is short of its goal, added up over sessions and commits
 #                 in benchmarks/results/fuzz-tally.json
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -22,9 +23,12 @@ FAILED=0
 
 main() {
     local parts=("$@") part
-    [ "${#parts[@]}" -gt 0 ] || parts=(exactly-once landing faults hostile fuzz)
+    [ "${#parts[@]}" -gt 0 ] || parts=(exactly-once landing faults hostile tables fuzz)
     for part in "${parts[@]}"; do
-        case "$part" in exactly-once | landing | faults | hostile | fuzz) ;; *) fail "no such part: $part" "scripts/soak.sh names them" ;; esac
+        case "$part" in
+            exactly-once | landing | faults | hostile | tables | fuzz) ;;
+            *) fail "no such part: $part" "scripts/soak.sh names them" ;;
+        esac
     done
     mkdir -p "$LOGS"
     rm -f "$LOGS/fuzz.tsv"
@@ -36,7 +40,7 @@ main() {
     local started=$SECONDS
 
     step "build"
-    supervised cargo test "${CARGO_ALL[@]}" --test topic --test landing --test faults --no-run
+    supervised cargo test "${CARGO_ALL[@]}" --test topic --test landing --test faults --test table_memory --no-run
     for part in "${parts[@]}"; do
         "part_${part//-/_}"
     done
@@ -72,6 +76,13 @@ part_hostile() {
     step "messages of $SEALFLOW_FAULT_MESSAGE_MIB MiB"
     supervised cargo test "${CARGO_ALL[@]}" --test faults -- hostile --nocapture || FAILED=1
     unset SEALFLOW_FAULT_HEAP_MIB
+}
+
+part_tables() {
+    # The test that `make test` runs with 320 MiB.
+    export SEALFLOW_TABLE_MIB="${SOAK_TABLE_MIB:-10240}"
+    step "a table of $SEALFLOW_TABLE_MIB MiB of records"
+    supervised cargo test "${CARGO_ALL[@]}" --test table_memory -- --nocapture || FAILED=1
 }
 
 part_fuzz() {

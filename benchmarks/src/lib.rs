@@ -11,6 +11,7 @@ pub mod measure;
 pub mod report;
 pub mod size;
 pub mod stats;
+pub mod table;
 
 /// Whatever stops a benchmark: it is printed, and the run goes on with the next section.
 pub type Error = Box<dyn std::error::Error>;

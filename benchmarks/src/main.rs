@@ -14,6 +14,7 @@ mod latency;
 mod process;
 mod startup;
 mod sweep;
+mod tables;
 mod tink;
 mod topic;
 mod values;
@@ -36,6 +37,7 @@ const SECTIONS: &[(&str, Section)] = &[
     ("latency", latency::run),
     ("startup", startup::run),
     ("bytes", bytes::run),
+    ("tables", tables::run),
     ("kroxylicious", kroxylicious::run),
 ];
 

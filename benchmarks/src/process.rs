@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::sys::resource::{UsageWho, getrusage};
@@ -41,6 +42,15 @@ pub(crate) fn run(mut command: Command, log: &Path) -> Result<Cost, Error> {
         wall: started.elapsed().as_secs_f64(),
         peak_memory: Some(peak),
     })
+}
+
+/// A folder of our own for the files of a comparison.
+pub(crate) fn temporary() -> Result<PathBuf, Error> {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let unique = COUNT.fetch_add(1, Ordering::Relaxed);
+    let folder = std::env::temp_dir().join(format!("sealflow-bench-{}-{unique}", std::process::id()));
+    std::fs::create_dir_all(&folder)?;
+    Ok(folder)
 }
 
 /// A process that is killed when it is dropped.

@@ -100,13 +100,13 @@ fn compare(what: &str, values: usize, size: usize, peers: &mut [(&str, Peer)]) -
 }
 
 /// A process that answers `seal VALUES SIZE` and `open VALUES SIZE` with CPU and wall nanoseconds.
-struct Peer {
+pub(crate) struct Peer {
     child: Child,
     answers: BufReader<ChildStdout>,
 }
 
 impl Peer {
-    fn start(mut command: Command) -> Result<Self, Error> {
+    pub(crate) fn start(mut command: Command) -> Result<Self, Error> {
         let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -116,7 +116,7 @@ impl Peer {
         Ok(Self { child, answers })
     }
 
-    fn ask(&mut self, request: &str) -> Result<Cost, Error> {
+    pub(crate) fn ask(&mut self, request: &str) -> Result<Cost, Error> {
         let stdin = self.child.stdin.as_mut().ok_or("no pipe")?;
         writeln!(stdin, "{request}")?;
         let mut answer = String::new();

@@ -684,3 +684,38 @@ async fn no_protected_value_is_in_a_file_whatever_its_footer() {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_of_a_newer_version_says_so_and_is_not_guessed_at() {
+    let bench = Bench::new(POLICY);
+    let file = bench.file().await;
+    let newer = surgery::with_material(&file, r#""version":1"#, r#""version":2"#).await;
+    let error = bench.read(&newer, "analyst", &Query::default()).await.unwrap_err();
+    assert!(matches!(error, TableError::NewerVersion), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_of_another_schema_and_envelopes_without_end_are_not_written() {
+    let bench = Bench::new(POLICY);
+    let layout = layout(&bench.policy);
+    let (rows, envelope) = bench.rows(&layout).await;
+    let place = (PLACE, FileId::random().unwrap());
+    let options = WriteOptions::default();
+    let writer = TableWriter::begin(&bench.policy, &layout, place, &bench.keys, options, Vec::new()).await;
+    let mut writer = writer.unwrap();
+    // As many columns of the same types, and one that is sealed stands in the place of one that is not.
+    let mut order: Vec<usize> = (0..rows.num_columns()).collect();
+    let last = order.len() - 1;
+    let email = rows.schema().index_of("email").unwrap();
+    order.swap(email, last);
+    let error = writer.write(&rows.project(&order).unwrap()).unwrap_err();
+    assert!(matches!(error, TableError::Rows { .. }), "{error}");
+    let error = writer.add_envelope(&vec![0; 5_000]).unwrap_err();
+    assert!(matches!(error, TableError::Rows { .. }), "{error}");
+    for n in 0..4_096_u32 {
+        writer.add_envelope(&n.to_le_bytes()).unwrap();
+    }
+    writer.add_envelope(&7_u32.to_le_bytes()).unwrap();
+    let error = writer.add_envelope(&envelope).unwrap_err();
+    assert!(matches!(error, TableError::Rows { .. }), "{error}");
+}

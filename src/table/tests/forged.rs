@@ -1,6 +1,8 @@
 //! Files by somebody who has the footer's key, as every reader of a table does: what they gain by it, and what they can make.
 
-use super::surgery::{Footer, Kek, footer_material, put};
+use arrow::datatypes::{DataType, Field, Schema};
+
+use super::surgery::{Footer, Kek, footer_material, put, put_first};
 use super::*;
 use crate::policy::FOOTER_LABEL;
 use crate::policy::signed::sign;
@@ -165,6 +167,115 @@ async fn values_in_the_open_are_not_shown_as_sealed_ones() {
     );
     let (shown, _) = bench.read(&file, "analyst", &Query::default()).await.unwrap();
     assert_eq!(texts(&shown, "email"), vec![None; 200]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn values_in_the_open_are_not_shown_as_sealed_ones_of_one_key_for_everything() {
+    let yaml = POLICY.replace(
+        "table: { key: ops, acl: ops }",
+        "table: { key: pii, acl: pii, profile: duckdb }",
+    );
+    let bench = Bench::new(&yaml);
+    let layout = layout(&signed(
+        &yaml.replace("  - { path: email, key: pii, acl: pii }\n", ""),
+        &bench.owner,
+    ));
+    // Nothing is sealed by value in these records, so that any policy makes rows of them.
+    let email = arrow::array::StringArray::from_iter_values((0..200).map(email));
+    let (rows, _) = bench
+        .rows_of(
+            &self::layout(&bench.policy),
+            (0..200).map(|n| format!(r#"{{"id":{n}}}"#)),
+        )
+        .await;
+    let schema = layout.arrow_schema();
+    let columns = schema.fields().iter().map(|field| match field.name().as_str() {
+        "email" => Arc::new(email.clone()) as arrow::array::ArrayRef,
+        name => Arc::clone(rows.column_by_name(name).unwrap()),
+    });
+    let rows = RecordBatch::try_new(Arc::clone(&schema), columns.collect()).unwrap();
+    let file = forged(&bench, &bench.policy, &layout, &rows, &|_, _| None).await;
+    let table = open(&bench, &file, &analyst()).await.unwrap();
+    assert_eq!(
+        because(state(&table, "email")),
+        "the values of the column are not sealed"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn columns_without_keys_of_their_own_are_refused_where_the_policy_wants_them() {
+    let bench = Bench::new(POLICY);
+    let layout = layout(&bench.policy);
+    let (rows, _) = bench.rows(&layout).await;
+    let file = forged(&bench, &bench.policy, &layout, &rows, &|_, _| None).await;
+    let error = open(&bench, &file, &analyst()).await.unwrap_err();
+    assert!(matches!(error, TableError::Damaged), "{error}");
+}
+
+/// Whoever may read the table of another dataset, whose policy has names of the same spelling, makes no file of this one.
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_of_another_dataset_make_no_file_of_this_one() {
+    let bench = Bench::new(POLICY);
+    let other = Bench {
+        policy: signed(&POLICY.replace("dataset: payments", "dataset: invoices"), &bench.owner),
+        kms: bench.kms.clone(),
+        catalogue: bench.catalogue.clone(),
+        clock: bench.clock.clone(),
+        owner: OwnerKey::generate().unwrap(),
+        keys: bench.keys.clone(),
+        sealer: bench.sealer.clone(),
+    };
+    let invoices = SCHEMA.replace("dataset: payments", "dataset: invoices");
+    let theirs = other
+        .written(&invoices, (0..3).map(record_text), WriteOptions::default())
+        .await;
+    let kek = Kek::of(&other, &footer_material(&theirs).await).await;
+    let layout = layout(&bench.policy);
+    let (rows, _) = bench.rows(&layout).await;
+    let id = FileId::random().unwrap();
+    let mut claims = Claims::new("payments", PLACE, id);
+    claims.policy = bench.policy.jws().map(str::to_owned);
+    let column = |leaf: &Leaf| (leaf.path.clone(), kek.forge_in("payments", FOOTER_LABEL, None));
+    let keys = FileKeys {
+        footer: kek.forge_in("payments", FOOTER_LABEL, Some(&claims)),
+        columns: layout.leaves().iter().map(column).collect(),
+    };
+    let options = WriteOptions::default();
+    let writer = TableWriter::with_keys(&bench.policy, &layout, (&claims, id), keys, options, Vec::new()).unwrap();
+    let file = finished(writer, &rows, &[]);
+    let both: Arc<dyn PolicySource> = Arc::new(FixedPolicies::new(vec![bench.policy.clone(), other.policy.clone()]));
+    let error = read(&bench.reader_by(both), &file, PATH, "analyst", &Query::default())
+        .await
+        .unwrap_err();
+    assert!(matches!(error, TableError::Footer(_)), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_column_is_one_in_all_row_groups_and_leaves_are_counted_as_parquet_counts_them() {
+    let bench = Bench::new(POLICY);
+    let file = bench.file().await;
+    let card = material_of(&bench, &file, "card").await;
+    let kek = Kek::of(&bench, &footer_material(&file).await).await;
+    let mut footer = Footer::open(&bench, &file).await;
+    put_first(&mut footer.thrift, &card, &kek.forge(FOOTER_LABEL, None).material);
+    let error = open(&bench, &footer.close(), &analyst()).await.unwrap_err();
+    assert!(matches!(error, TableError::Damaged), "{error}");
+
+    // An Arrow schema that calls the list a list view, which is another type for the same columns.
+    let table = open(&bench, &file, &analyst()).await.unwrap();
+    let view = |field: &Arc<Field>| match field.data_type() {
+        DataType::List(item) => Arc::new(field.as_ref().clone().with_data_type(DataType::ListView(item.clone()))),
+        _ => Arc::clone(field),
+    };
+    let fields: Vec<_> = table.schema().fields().iter().map(view).collect();
+    let texts = table.metadata.metadata().file_metadata().key_value_metadata().unwrap();
+    let stored = texts.iter().find(|text| text.key == "ARROW:schema").unwrap();
+    let other = parquet::arrow::encode_arrow_schema(&Schema::new(fields));
+    let mut footer = Footer::open(&bench, &file).await;
+    let stored = stored.value.as_ref().unwrap();
+    assert_eq!(put(&mut footer.thrift, stored.as_bytes(), other.as_bytes()), 1);
+    let error = open(&bench, &footer.close(), &analyst()).await.unwrap_err();
+    assert!(matches!(error, TableError::Damaged), "{error}");
 }
 
 /// The footer of a genuine file, opened, changed and closed again over the genuine pages.

@@ -51,6 +51,15 @@ pub(super) fn put(thrift: &mut Vec<u8>, from: &[u8], to: &[u8]) -> usize {
     count
 }
 
+/// Replaces the binary `from` where it is first.
+pub(super) fn put_first(thrift: &mut Vec<u8>, from: &[u8], to: &[u8]) {
+    let whole = [varint(from.len()), from.to_vec()].concat();
+    let end = position(thrift, &whole).unwrap() + whole.len();
+    let rest = thrift.split_off(end);
+    assert_eq!(put(thrift, from, to), 1);
+    thrift.extend_from_slice(&rest);
+}
+
 /// Where the footer of a file begins.
 pub(super) fn footer_start(file: &[u8]) -> usize {
     let end = file.len() - END;
@@ -80,6 +89,16 @@ pub(super) async fn with_claims(file: &Bytes, change: impl FnOnce(&mut Claims)) 
     change(material.claims.as_mut().unwrap());
     let mut footer = file[footer_start(file)..file.len() - END].to_vec();
     assert_eq!(put(&mut footer, &bytes, &material.to_bytes()), 1);
+    with_footer(file, &footer)
+}
+
+/// What somebody without keys can do: other key material of the footer.
+pub(super) async fn with_material(file: &Bytes, from: &str, to: &str) -> Bytes {
+    let bytes = footer_material(file).await;
+    let text = String::from_utf8(bytes.clone()).unwrap();
+    assert_eq!(text.matches(from).count(), 1);
+    let mut footer = file[footer_start(file)..file.len() - END].to_vec();
+    assert_eq!(put(&mut footer, &bytes, text.replace(from, to).as_bytes()), 1);
     with_footer(file, &footer)
 }
 
@@ -133,13 +152,18 @@ impl Kek {
 
     /// A key of its holder's own, as that of a column of `label`, or of the footer of a file of these claims.
     pub(super) fn forge(&self, label: &str, claims: Option<&Claims>) -> ModuleKey {
+        self.forge_in(&self.envelope.dataset, label, claims)
+    }
+
+    /// The same as a key of that dataset.
+    pub(super) fn forge_in(&self, dataset: &str, label: &str, claims: Option<&Claims>) -> ModuleKey {
         let key = SecretBytes::new(vec![0x5a; 32]);
         let wrapping = WrappingKey::from_generated(&self.secret, UsageLimits::STANDARD).unwrap();
         let material = Material {
             is_footer: claims.is_some(),
             master_key: self.envelope.arn.clone(),
             wrapped: Wrapped::Double {
-                key: wrapping.wrap(&self.envelope.dataset, label, &key).unwrap(),
+                key: wrapping.wrap(dataset, label, &key).unwrap(),
                 kek: self.text.clone(),
             },
             label: Some(label.to_owned()),

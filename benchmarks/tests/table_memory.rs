@@ -1,0 +1,53 @@
+//! What a table's files need in memory does not depend on their size.
+#![allow(clippy::unwrap_used)]
+
+use std::process::Command;
+
+use serde_json::Value;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_sealflow-bench-tables");
+const MIB: u64 = 1 << 20;
+/// The bound for a conversion of any size.
+const BOUND: u64 = 512 * MIB;
+
+/// Numbers of a conversion of so many bytes of JSON.
+fn convert(bytes: u64) -> Value {
+    let folder = tempfile::tempdir().unwrap();
+    let output = Command::new(PROGRAM)
+        .arg(folder.path().join("table.parquet"))
+        .arg(bytes.to_string())
+        .output()
+        .unwrap();
+    let (out, err) = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
+    assert!(output.status.success(), "{out}{err}");
+    serde_json::from_str(&out).unwrap()
+}
+
+/// `make soak` sets `SEALFLOW_TABLE_MIB` to 10,240.
+#[test]
+fn a_table_is_written_and_read_in_memory_that_does_not_grow_with_it() {
+    let asked = std::env::var("SEALFLOW_TABLE_MIB")
+        .ok()
+        .map(|mib| mib.parse::<u64>().unwrap());
+    let large = asked.unwrap_or(320) * MIB;
+    let (small, large) = (convert(160 * MIB), convert(large));
+    assert!(large["json_bytes"].as_u64() >= small["json_bytes"].as_u64().map(|bytes| 2 * bytes - 16 * MIB));
+    for side in ["write_peak_bytes", "read_peak_bytes"] {
+        let (few, many) = (small[side].as_u64().unwrap(), large[side].as_u64().unwrap());
+        assert!(many < BOUND, "{side}: {small} {large}");
+        // A footer names every row group, which is some hundred bytes for each column of one.
+        assert!(many < few + few / 4 + 32 * MIB, "{side}: {small} {large}");
+    }
+    if let (Some(path), Some(_)) = (std::env::var_os("SEALFLOW_REPORT"), asked) {
+        let line = serde_json::json!({"name": "a table in bounded memory", "numbers": large});
+        let mut file = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(path)
+            .unwrap();
+        std::io::Write::write_all(&mut file, format!("{line}\n").as_bytes()).unwrap();
+    }
+}
