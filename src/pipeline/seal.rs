@@ -531,6 +531,10 @@ impl SealTransform {
             );
             record.value = Some(out.into());
         }
+        if self.for_table {
+            // A file carries what it finds there: nothing of a producer's.
+            record.headers.retain(|header| header.name != KEYS_HEADER);
+        }
         if self.placement == KeysPlacement::Header && !used.is_empty() {
             used.sort_unstable();
             used.dedup();

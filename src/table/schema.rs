@@ -234,6 +234,25 @@ impl TableSchema {
         &self.fields
     }
 
+    /// Whether `path` is that of one field, through structs only.
+    #[must_use]
+    pub fn declares(&self, path: &ColumnPath) -> bool {
+        let mut fields = self.fields.as_slice();
+        let mut declared = false;
+        for segment in path.segments() {
+            let Segment::Name(name) = segment else { return false };
+            let Some(field) = fields.iter().find(|field| field.name == *name) else {
+                return false;
+            };
+            fields = match &field.field_type {
+                FieldType::Struct(fields) => fields,
+                _ => &[],
+            };
+            declared = !matches!(field.field_type, FieldType::Struct(_));
+        }
+        declared
+    }
+
     /// The document as the catalogue keeps it: JSON without white space, members in the order of `docs/format.md`.
     #[must_use]
     pub fn to_json(&self) -> String {

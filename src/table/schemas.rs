@@ -68,18 +68,22 @@ fn path(dataset: &str, version: u64) -> String {
 /// # Errors
 /// [`RegisterError::Catalogue`], [`RegisterError::Misplaced`]
 async fn newest(catalogue: &dyn Catalogue, dataset: &str) -> Result<Option<(String, TableSchema)>, RegisterError> {
-    let Some(path_of_newest) = catalogue.list(&folder(dataset)).await?.into_iter().max() else {
+    let Some(newest) = catalogue.list(&folder(dataset)).await?.into_iter().max() else {
         return Ok(None);
     };
-    let misplaced = || RegisterError::Misplaced {
-        path: path_of_newest.clone(),
-    };
-    let bytes = catalogue.get(&path_of_newest).await?.ok_or_else(misplaced)?;
+    let schema = load(catalogue, dataset, &newest).await?;
+    Ok(Some((newest, schema)))
+}
+
+/// The schema at `place`, which must be one of `dataset` and of the version that its name says.
+async fn load(catalogue: &dyn Catalogue, dataset: &str, place: &str) -> Result<TableSchema, RegisterError> {
+    let misplaced = || RegisterError::Misplaced { path: place.to_owned() };
+    let bytes = catalogue.get(place).await?.ok_or_else(misplaced)?;
     let schema = TableSchema::parse(&bytes).map_err(|_| misplaced())?;
-    if path(schema.dataset(), schema.version()) != path_of_newest || schema.dataset() != dataset {
+    if path(schema.dataset(), schema.version()) != place || schema.dataset() != dataset {
         return Err(misplaced());
     }
-    Ok(Some((path_of_newest, schema)))
+    Ok(schema)
 }
 
 /// Whether `schema` is the newest of its dataset, or follows it.
@@ -111,11 +115,17 @@ pub async fn check_follows(catalogue: &dyn Catalogue, schema: &TableSchema) -> R
 pub async fn register(catalogue: &dyn Catalogue, schema: &TableSchema) -> Result<(), RegisterError> {
     check_follows(catalogue, schema).await?;
     let path = path(schema.dataset(), schema.version());
-    match catalogue.put_if_absent(&path, schema.to_json().as_bytes()).await? {
-        Put::Created => Ok(()),
-        // It was there already, or another instance was faster: with the same one, or not.
-        Put::Exists => check_follows(catalogue, schema).await,
+    let put = catalogue.put_if_absent(&path, schema.to_json().as_bytes()).await?;
+    // Another instance may have been faster: with the same one, or another version.
+    check_follows(catalogue, schema).await?;
+    if put == Put::Created {
+        let mut older = catalogue.list(&folder(schema.dataset())).await?;
+        older.retain(|other| *other < path);
+        if let Some(before) = older.into_iter().max() {
+            load(catalogue, schema.dataset(), &before).await?.evolve(schema)?;
+        }
     }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -156,6 +166,24 @@ mod tests {
             Err(RegisterError::Older { version: 1, newest: 3 })
         );
         assert_eq!(catalogue.list("schemas/d").await.unwrap().len(), 2);
+    }
+
+    #[tokio::test]
+    async fn of_two_that_are_put_at_once_the_one_that_does_not_follow_is_refused() {
+        let catalogue = MemoryCatalogue::new();
+        let id = "{ name: id, type: string }";
+        register(&catalogue, &schema(1, id)).await.unwrap();
+        // Put by somebody who looked before the other was there.
+        let other = schema(2, &format!("{id}, {{ name: at, type: int64 }}"));
+        let later = schema(3, &format!("{id}, {{ name: at, type: string }}"));
+        catalogue
+            .put_if_absent(&path("d", 3), later.to_json().as_bytes())
+            .await
+            .unwrap();
+        assert!(matches!(
+            register(&catalogue, &other).await,
+            Err(RegisterError::Older { newest: 3, .. })
+        ));
     }
 
     #[tokio::test]

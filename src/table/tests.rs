@@ -5,6 +5,7 @@ mod debug;
 mod forged;
 mod hidden;
 mod key_tools;
+mod landed;
 mod surgery;
 mod swapped;
 

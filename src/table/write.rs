@@ -41,7 +41,7 @@ pub(super) const KEYS_KEY: &str = "sealflow.keys";
 pub(super) const FILE_KEY: &str = "sealflow.file";
 
 /// The most envelopes of sealed values in one file.
-const MAX_FILE_ENVELOPES: usize = 4_096;
+pub(super) const MAX_FILE_ENVELOPES: usize = 4_096;
 /// The most row groups that the encryption of Parquet counts.
 const MAX_ROW_GROUPS: usize = 32_767;
 /// A row group of the DuckDB profile.
@@ -261,6 +261,12 @@ impl<W: Write + Send> TableWriter<W> {
         }
         self.envelopes.insert(envelope.to_vec());
         Ok(())
+    }
+
+    /// How many envelopes were added, and their bytes.
+    #[must_use]
+    pub fn envelopes(&self) -> (usize, usize) {
+        (self.envelopes.len(), self.envelopes.iter().map(Vec::len).sum())
     }
 
     /// Bytes that were given to the output so far, rows that were added, and bytes of rows in memory.

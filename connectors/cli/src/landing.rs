@@ -48,7 +48,7 @@ impl FileStore for PlaceFiles {
 #[async_trait]
 impl FileDraft for Draft {
     async fn write(&mut self, bytes: Bytes) -> Result<(), StoreError> {
-        self.0.write(bytes).await.map_err(|error| store_error(&error))
+        self.0.write(bytes).await.map_err(|error| draft_error(&error))
     }
 
     fn buffered(&self) -> u64 {
@@ -56,7 +56,7 @@ impl FileDraft for Draft {
     }
 
     async fn finish(self: Box<Self>) -> Result<Put, StoreError> {
-        self.0.finish().await.map_err(|error| store_error(&error))
+        self.0.finish().await.map_err(|error| draft_error(&error))
     }
 }
 
@@ -78,6 +78,15 @@ impl FileSource for Stored {
                 },
             })
     }
+}
+
+/// Of a draft: one that somebody has cleaned away is made again.
+fn draft_error(error: &StorageError) -> StoreError {
+    let mut meant = store_error(error);
+    if matches!(error, StorageError::NotFound { .. }) {
+        meant.kind = None;
+    }
+    meant
 }
 
 fn store_error(error: &StorageError) -> StoreError {

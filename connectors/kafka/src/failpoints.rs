@@ -18,10 +18,13 @@ pub const STEPS: [&str; 10] = [
 ];
 
 /// The steps of a landing, in order.
-pub const LANDING_STEPS: [&str; 7] = [
+pub const LANDING_STEPS: [&str; 10] = [
     "land-before-close",
     "land-before-put",
     "land-after-put",
+    "land-look",
+    "land-probe",
+    "land-rebuild",
     "land-before-finish",
     "land-after-finish",
     "land-before-commit",

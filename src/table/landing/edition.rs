@@ -25,6 +25,9 @@ pub trait Edition: Send + Sync {
     /// SHA-256 of the policy, and version of the schema.
     fn version(&self) -> ([u8; 32], u64);
 
+    /// The most records of one batch: those of more could be under more data keys than a file carries.
+    fn most_records(&self) -> usize;
+
     /// Makes of records what rows are made of, and dead letters.
     fn transform(&self) -> &dyn Transform;
 

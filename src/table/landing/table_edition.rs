@@ -1,6 +1,6 @@
 //! Files of one version of policy and schema: records sealed, as rows, encrypted.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -17,12 +17,13 @@ use crate::keys::{KeySpec, Put};
 use crate::pipeline::{Format, Record, StopKind, Transform, TransformError, from_direct};
 use crate::policy::{ColumnPath, VerifiedPolicy};
 use crate::table::keys::spec;
+use crate::table::write::MAX_FILE_ENVELOPES;
 use crate::table::{
     LayoutError, Origin, RowEncoder, Rows, TableError, TableKeys, TableLayout, TableSchema, TableWriter, WriteOptions,
 };
 
-/// A file whose values are under this many data keys takes no more: it carries the envelope of each, at most 4,096.
-const MANY_ENVELOPES: usize = 2_048;
+/// A file whose values are under this many data keys takes no more: it carries the envelope of each, at most twice as many.
+const MANY_ENVELOPES: usize = MAX_FILE_ENVELOPES / 2;
 
 /// What files of an edition are made with, beside policy and schema.
 #[derive(Clone)]
@@ -55,6 +56,14 @@ pub enum EditionError {
         /// The path.
         path: String,
     },
+    /// The time of the event has no column, so it is sealed into `_extra`.
+    #[error(
+        "{path} is not in the schema, so it is sealed into _extra, and partition_by would write its day into the names of folders"
+    )]
+    UndeclaredEventTime {
+        /// The path.
+        path: String,
+    },
 }
 
 impl EditionError {
@@ -64,6 +73,7 @@ impl EditionError {
         match self {
             Self::Table(error) => error.help(),
             Self::Layout(error) => error.help().to_owned(),
+            Self::UndeclaredEventTime { .. } => "declare it in the schema, or take another field".to_owned(),
             Self::SealedEventTime { .. } => {
                 "take another field, or none: then the record's time stamp counts".to_owned()
             }
@@ -99,16 +109,22 @@ impl TableEdition {
             return Err(TableError::NoTableRule { dataset }.into());
         }
         let event_time: Option<ColumnPath> = by.event_time.as_deref().and_then(|path| path.parse().ok());
-        if let Some(path) = event_time
+        if let Some(path) = &event_time
             && model
                 .columns
                 .iter()
-                .any(|rule| rule.path.covers(&path) || path.covers(&rule.path))
+                .any(|rule| rule.path.covers(path) || path.covers(&rule.path))
         {
             return Err(EditionError::SealedEventTime { path: path.to_string() });
         }
+        let layout = TableLayout::new(schema, model)?;
+        if let Some(path) = &event_time
+            && !schema.declares(path)
+        {
+            return Err(EditionError::UndeclaredEventTime { path: path.to_string() });
+        }
         Ok(Self {
-            layout: Arc::new(TableLayout::new(schema, model)?),
+            layout: Arc::new(layout),
             schema: schema.version(),
             extra: model.extra_group().and_then(|group| spec(model, &group)),
             transform,
@@ -122,6 +138,16 @@ impl TableEdition {
 impl Edition for TableEdition {
     fn version(&self) -> ([u8; 32], u64) {
         (self.policy.policy().sha256, self.schema)
+    }
+
+    fn most_records(&self) -> usize {
+        // Keys of a template may be other ones with every record.
+        let keys = &self.policy.policy().keys;
+        let templates = keys.values().filter(|key| key.name.is_template()).count();
+        match templates {
+            0 => usize::MAX,
+            templates => MANY_ENVELOPES.saturating_sub(4 * keys.len()) / templates,
+        }
     }
 
     fn transform(&self) -> &dyn Transform {
@@ -142,7 +168,6 @@ impl Edition for TableEdition {
             schema: self.schema,
             extra: self.extra.clone(),
             sealer: self.parts.sealer.clone(),
-            envelopes: HashSet::new(),
             rows: 0,
             written: 0,
         }))
@@ -159,7 +184,6 @@ struct TableFile {
     schema: u64,
     extra: Option<KeySpec>,
     sealer: DirectSealer,
-    envelopes: HashSet<Vec<u8>>,
     rows: u64,
     written: u64,
 }
@@ -195,17 +219,14 @@ impl TableFile {
 #[async_trait]
 impl OpenFile for TableFile {
     async fn add(&mut self, records: Vec<Record>) -> Result<Vec<Option<&'static str>>, TransformError> {
-        let mut envelopes: Vec<Vec<u8>> = Vec::new();
+        // Of the transform: it takes away what the producer may have put there.
+        let mut envelopes: BTreeSet<Vec<u8>> = BTreeSet::new();
         for header in records.iter().flat_map(|record| &record.headers) {
             if header.name == KEYS_HEADER
                 && let Some(value) = &header.value
                 && let Ok(found) = read_header(value)
             {
-                for envelope in found {
-                    if self.envelopes.insert(envelope.to_vec()) {
-                        envelopes.push(envelope.to_vec());
-                    }
-                }
+                envelopes.extend(found.into_iter().map(<[u8]>::to_vec));
             }
         }
         let (layout, format) = (Arc::clone(&self.layout), self.format);
@@ -218,9 +239,7 @@ impl OpenFile for TableFile {
         let sealed = match (rows.extra(), &self.extra) {
             (Some(plain), Some(spec)) => {
                 let (key, sealed) = self.sealer.seal(spec, 0, None, plain).await.map_err(from_direct)?;
-                if self.envelopes.insert(key.envelope_bytes.clone()) {
-                    envelopes.push(key.envelope_bytes.clone());
-                }
+                envelopes.insert(key.envelope_bytes.clone());
                 Some(sealed)
             }
             _ => None,
@@ -247,12 +266,14 @@ impl OpenFile for TableFile {
     }
 
     fn sizes(&self) -> (u64, u64) {
-        let rows = self.writer.as_ref().map_or(0, |writer| writer.sizes().2 as u64);
-        (self.written, rows + self.draft.buffered())
+        let held = |writer: &TableWriter<Shared>| writer.sizes().2 + writer.envelopes().1;
+        let held = self.writer.as_ref().map_or(0, held) as u64;
+        (self.written, held + self.draft.buffered())
     }
 
     fn is_full(&self) -> bool {
-        self.envelopes.len() >= MANY_ENVELOPES
+        let many = |writer: &TableWriter<Shared>| writer.envelopes().0 >= MANY_ENVELOPES;
+        self.writer.as_ref().is_some_and(many)
     }
 
     async fn close(&mut self, origin: &Origin) -> Result<(), TransformError> {

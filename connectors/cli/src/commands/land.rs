@@ -116,7 +116,7 @@ pub(super) async fn run(
     say_start(config, services, admin.as_ref());
     let housekeeping = tokio::spawn(keep_house(Arc::clone(&status), until_end));
     let letting_go = tokio::spawn(let_keys_go(keys));
-    let cleaning = tokio::spawn(clean_leftovers(place, config.dataset.clone(), table.roll.after.0));
+    let cleaning = tokio::spawn(clean_leftovers(place, folders(config), table.roll.after.0));
     let newest = editions.follow(config.policy_refresh.0);
     let ended = tokio::select! {
         ended = runner.run(shutdown) => ended.map_err(Failure::from),
@@ -148,20 +148,28 @@ async fn let_keys_go(keys: TableKeys) {
 
 /// Removes what writers that died left behind, once an hour. A file that is being written for longer than a day, because a
 /// service is away, may go with it: it is made again then.
-async fn clean_leftovers(place: Place, dataset: String, roll_after: Duration) {
-    let age = LEFT_FOR + roll_after;
+async fn clean_leftovers(place: Place, folders: Vec<String>, roll_after: Duration) {
+    let age = (LEFT_FOR + roll_after).as_millis().try_into().unwrap_or(u64::MAX);
     loop {
-        let before = MachineClock
-            .now()
-            .0
-            .saturating_sub(age.as_millis().try_into().unwrap_or(u64::MAX));
-        match place.clean_leftovers(&dataset, UnixMillis(before)).await {
-            Ok(0) => {}
-            Ok(leftovers) => tracing::info!(leftovers, "removed what writers that died had left"),
-            Err(error) => tracing::warn!(error = %error, "leftovers are not removed"),
+        let before = UnixMillis(MachineClock.now().0.saturating_sub(age));
+        for folder in &folders {
+            match place.clean_leftovers(folder, before).await {
+                Ok(0) => {}
+                Ok(leftovers) => tracing::info!(folder, leftovers, "removed what writers that died had left"),
+                Err(error) => tracing::warn!(folder, error = %error, "leftovers are not removed"),
+            }
         }
         tokio::time::sleep(CLEAN_EVERY).await;
     }
+}
+
+/// Where this pipeline writes: others of the dataset may keep their files open for longer. Which topics a pattern matches is not
+/// known here.
+fn folders(config: &PipelineConfig) -> Vec<String> {
+    let topics = config.source.kafka.topics.iter();
+    topics
+        .map(|topic| format!("{}/topic={topic}", config.dataset))
+        .collect()
 }
 
 fn format(config: &PipelineConfig) -> Result<Format> {

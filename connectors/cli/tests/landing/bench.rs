@@ -7,7 +7,7 @@ use std::process::{Command, ExitStatus};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use arrow::array::AsArray as _;
+use arrow::array::{Array as _, AsArray as _};
 use arrow::datatypes::{Int32Type, Int64Type};
 use bytes::Bytes;
 use sealflow::acl::Identity;
@@ -37,8 +37,12 @@ version: 1
 fields:
   - { name: id, type: string }
   - { name: time, type: timestamp }
+  - { name: kind, type: string }
   - { name: client_ip, type: string }
 ";
+
+/// The columns that stand in clear, but for their file's encryption; `kind` under the first policy only.
+const CLEAR: [&str; 5] = ["_partition", "_offset", "id", "time", "kind"];
 
 /// The binary that Cargo built for these tests.
 pub(crate) fn binary() -> &'static Path {
@@ -134,9 +138,15 @@ impl Bench {
         self.bucket.as_ref().unwrap()
     }
 
-    /// The same policy with this version.
-    pub(crate) fn publish(&self, version: u64) {
-        let yaml = sealflow_samples::POLICY_YAML.replace("version: 1\n", &format!("version: {version}\n"));
+    fn publish(&self, version: u64) {
+        self.publish_with(version, "");
+    }
+
+    /// The same policy with this version, and these columns before the others.
+    pub(crate) fn publish_with(&self, version: u64, columns: &str) {
+        let yaml = sealflow_samples::POLICY_YAML
+            .replace("version: 1\n", &format!("version: {version}\n"))
+            .replace("columns:\n", &format!("columns:\n{columns}"));
         self.site.publish("payments", version, &format!("{yaml}{TABLE}"));
         // The pipeline's catalogue is in the bucket too.
         if let Some(bucket) = &self.bucket {
@@ -256,28 +266,30 @@ impl Bench {
 
     /// All files that are there, by path.
     pub(crate) fn files(&self) -> BTreeMap<String, Bytes> {
-        let Some(bucket) = &self.bucket else {
-            let root = self.site.path().join("lake");
-            // What a killed process has left has another ending.
-            let paths = files_below(&root);
-            let paths = paths
-                .into_iter()
-                .filter(|path| path.extension().is_some_and(|end| end == "parquet"));
-            let read = |path: PathBuf| (path.display().to_string(), std::fs::read(&path).unwrap().into());
-            return paths.map(read).collect();
-        };
-        let place = bucket.place(&self.site, "lake");
+        if self.bucket.is_some() {
+            return self.objects("lake");
+        }
+        let read = |path: PathBuf| (path.display().to_string(), std::fs::read(&path).unwrap().into());
+        // What a killed process has left has another ending.
+        let paths = files_below(&self.site.path().join("lake")).into_iter();
+        let files = paths.filter(|path| path.extension().is_some_and(|end| end == "parquet"));
+        files.map(read).collect()
+    }
+
+    /// All objects below a prefix of the bucket.
+    fn objects(&self, prefix: &str) -> BTreeMap<String, Bytes> {
+        let place = self.bucket().place(&self.site, prefix);
         self.site.block_on(async {
-            let (mut files, mut after) = (BTreeMap::new(), None::<String>);
+            let (mut objects, mut after) = (BTreeMap::new(), None::<String>);
             loop {
                 let page = place.list("", after.as_deref(), 1_000).await.unwrap();
                 for found in &page.objects {
                     let bytes = place.read(&found.path, 1 << 30).await.unwrap();
-                    files.insert(found.path.clone(), bytes);
+                    objects.insert(found.path.clone(), bytes);
                 }
                 after = page.objects.last().map(|found| found.path.clone());
                 if !page.has_more {
-                    return files;
+                    return objects;
                 }
             }
         })
@@ -375,8 +387,16 @@ impl Bench {
                 landed
                     .policies
                     .insert(table.embedded_policy().unwrap().policy().version);
+                for leaf in table.leaves() {
+                    let column = leaf.leaf.column.to_string();
+                    let is_sealed = leaf.leaf.sealed.is_some();
+                    assert!(
+                        is_sealed || !["client_ip", "_extra"].contains(&column.as_str()),
+                        "{path}"
+                    );
+                }
                 let query = Query {
-                    columns: Some(vec!["_partition".into(), "_offset".into(), "id".into()]),
+                    columns: Some(CLEAR.map(str::to_owned).to_vec()),
                     ..Query::default()
                 };
                 let mut rows = table.rows(&query, asking, "table").unwrap();
@@ -408,7 +428,7 @@ impl Bench {
         landed
     }
 
-    /// No secret of the first sample records is in a file, the catalogue, a log, or what is left of temporary files.
+    /// No secret of the first sample records is in a column that is not sealed, a file, the catalogue, a log, or what is left of temporary files.
     pub(crate) fn expect_no_plaintext(&self, seed: u64) {
         let canaries = Canaries::new(sealflow_samples::generate(seed, 300).flat_map(|sample| sample.secrets));
         // The search finds what is there.
@@ -417,7 +437,12 @@ impl Bench {
             .read_each(self.name, |message| source.extend(message.value.unwrap_or_default()));
         assert!(canaries.find(&source), "the canaries are in the source");
         drop(source);
-        for (path, bytes) in self.files() {
+        assert!(!canaries.find(self.landed().clear.as_bytes()), "in a column in clear");
+        let mut stored = self.files();
+        if self.bucket.is_some() {
+            stored.extend(self.objects("catalogue"));
+        }
+        for (path, bytes) in stored {
             assert!(!canaries.find(&bytes), "a plaintext is in {path}");
         }
         let below = files_below(self.site.path());
@@ -486,6 +511,8 @@ pub(crate) struct Landed {
     pub(crate) files: u64,
     pub(crate) bytes: u64,
     pub(crate) largest: u64,
+    /// Texts of the columns in clear.
+    clear: String,
 }
 
 impl Landed {
@@ -494,12 +521,19 @@ impl Landed {
         let partitions = column("_partition").as_primitive::<Int32Type>();
         let offsets = column("_offset").as_primitive::<Int64Type>();
         let texts = column("id").as_string::<i32>();
+        let kinds = column("kind").as_string::<i32>();
         for n in 0..batch.num_rows() {
             *self
                 .positions
                 .entry((partitions.value(n), offsets.value(n)))
                 .or_insert(0) += 1;
             *self.ids.entry(texts.value(n).to_owned()).or_insert(0) += 1;
+            let kind = kinds.is_valid(n).then(|| kinds.value(n));
+            assert!(
+                matches!(kind, None | Some("web" | "payment")),
+                "a row of another policy"
+            );
+            writeln!(self.clear, "{}\t{}", texts.value(n), kind.unwrap_or_default()).unwrap();
         }
     }
 }

@@ -17,8 +17,10 @@ fn at_every_step_from_intent_to_commit_a_landing_may_die_and_every_record_is_in_
     bench.produce(37, RECORDS, 60);
     let file = bench.pipeline("a", "roll: { after: 1h, rows: 150 }", "batch: { rows: 100 }");
     for step in LANDING_STEPS {
-        // The second time: some partitions are further than others.
-        let running = bench.start_failing(&file, &format!("{step}=1*off->1*return(abort)"));
+        // The second time: some partitions are further than others. What follows an unfinished intent may come once only.
+        let follows = ["land-look", "land-probe", "land-rebuild"].contains(&step);
+        let before = if follows { "" } else { "1*off->" };
+        let running = bench.start_failing(&file, &format!("{step}={before}1*return(abort)"));
         let (status, log) = running.wait(Duration::from_secs(60));
         assert_eq!(status.signal(), Some(6), "{step}: {status}:\n{log}");
     }
@@ -46,4 +48,5 @@ fn a_source_that_no_longer_holds_what_an_intent_promises_stops_the_landing() {
     assert_eq!(status.code(), Some(65), "{log}");
     assert!(log.contains("the source no longer holds"), "{log}");
     assert!(bench.files().is_empty(), "nothing was made of what is left");
+    bench.expect_no_plaintext(41);
 }

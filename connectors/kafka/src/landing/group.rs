@@ -114,6 +114,7 @@ impl LandingGroup<'_> {
     /// run.
     fn drain(&mut self) -> Result<(), RunError> {
         let until = Instant::now() + DRAIN_PATIENCE;
+        self.pause_all()?;
         let mut is_written = false;
         loop {
             if self.plan.is_stopping() {
@@ -127,13 +128,21 @@ impl LandingGroup<'_> {
                 }
             }
             self.advance()?;
-            let done = {
+            let (done, rebuilding) = {
                 let held = self.consumer.context().held();
-                let done = |part: &Part| part.stretch.is_idle() || part.stretch.is_rebuilding();
-                is_written && held.parts.values().all(done)
+                let is_left = |part: &&Part| part.stretch.is_reading() && part.stretch.is_idle();
+                let rebuilding = held.parts.values().filter(|part| part.stretch.is_rebuilding()).count();
+                let left = held.parts.values().filter(is_left).count();
+                (is_written && left + rebuilding == held.parts.len(), rebuilding)
             };
-            if done || self.plan.is_all_done() {
+            if self.plan.is_all_done() || done && rebuilding == 0 {
                 return Ok(());
+            }
+            if done {
+                // Whoever ends with 0 has left nothing half done.
+                return Err(RunError::Unavailable {
+                    reason: format!("told to stop while files of {rebuilding} partitions are made again"),
+                });
             }
             let now = Instant::now();
             if self.waiting_since.is_some() && now >= until || now >= until + DRAIN_PATIENCE * 3 {
@@ -187,7 +196,7 @@ impl LandingGroup<'_> {
     }
 
     /// Dead letters are durable before the intent that counts them.
-    fn send(&self, letters: &[Outcome]) -> Result<(), RunError> {
+    pub(super) fn send(&self, letters: &[Outcome]) -> Result<(), RunError> {
         let Some(producer) = self.letters.as_ref().filter(|_| !letters.is_empty()) else {
             return Ok(());
         };
@@ -251,12 +260,6 @@ impl LandingGroup<'_> {
         }
     }
 
-    /// Whether something that was begun at `since` is not waited for any longer.
-    pub(super) fn gives_up(&self, since: Instant) -> bool {
-        let shutdown = self.plan.shutdown();
-        shutdown == Shutdown::Stop || shutdown == Shutdown::Drain && since.elapsed() >= DRAIN_PATIENCE
-    }
-
     fn set_waiting(&mut self, waiting: bool) {
         let counter = &self.plan.counters.waiting;
         match (waiting, self.waiting_since) {
@@ -318,7 +321,6 @@ impl LandingGroup<'_> {
             }
             part.went_well();
             part.stretch.committed();
-            part.first = None;
             let counted = std::mem::take(&mut part.counted);
             self.count(counted);
             if let Some(ends) = &self.plan.ends {
@@ -663,7 +665,7 @@ impl LandingGroup<'_> {
         Ok(Some(done.into_values().collect()))
     }
 
-    fn pause_all(&mut self) -> Result<(), RunError> {
+    pub(super) fn pause_all(&mut self) -> Result<(), RunError> {
         let fetching: Vec<_> = {
             let held = self.consumer.context().held();
             let fetching = held.parts.iter().filter(|(_, part)| part.is_fetching);
@@ -673,7 +675,7 @@ impl LandingGroup<'_> {
     }
 }
 
-fn given_up() -> RunError {
+pub(super) fn given_up() -> RunError {
     RunError::stopped(
         StopKind::Unavailable,
         "told to stop while a service is away: what was gathered was given up, not lost",

@@ -29,8 +29,6 @@ pub(super) struct Part {
     pub(super) version: Version,
     /// The next offset to hand to the stretch. If it is another one than the stretch wants, the consumer goes there.
     pub(super) at: i64,
-    /// Of the first record since the last commit: whoever goes back must meet it again.
-    pub(super) first: Option<i64>,
     /// The first record after going back is none beyond this.
     expected: Option<i64>,
     /// Whether librdkafka is told to fetch.
@@ -66,7 +64,6 @@ impl Part {
             letters: Vec::new(),
             letter_bytes: 0,
             version: ([0; 32], 0),
-            first: None,
             expected: None,
             is_fetching: false,
             counted: Counted::default(),
@@ -103,7 +100,8 @@ impl Part {
         self.expected = match self.stretch.step() {
             // It is where a record was.
             Step::Rebuild { .. } => Some(from),
-            _ => self.first.filter(|first| *first >= from),
+            // Records that were compacted meanwhile are missed by nobody; what was deleted, the reset of the consumer tells.
+            _ => None,
         };
     }
 

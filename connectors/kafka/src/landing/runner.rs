@@ -23,7 +23,7 @@ use crate::watch::{STUCK_AFTER, Watch};
 const START_PATIENCE: Duration = Duration::from_secs(30);
 const WATCH_INTERVAL: Duration = Duration::from_secs(2);
 /// The offsets of a batch's dead letters must fit an intent.
-const MAX_BATCH: u32 = 16_384;
+pub(super) const MAX_BATCH: u32 = 16_384;
 
 /// How a landing is run, beside its Kafka sections.
 #[derive(Clone, Debug)]

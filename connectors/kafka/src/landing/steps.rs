@@ -38,7 +38,10 @@ pub(super) struct Services {
 pub(super) async fn perform(services: Services, whose: Arc<Whose>, step: Step, mut files: Files) -> Answer {
     match step {
         Step::List { folder } => Answer::Listed(services.catalogue.list(&folder).await),
-        Step::Look { path } => Answer::Looked(services.catalogue.get(&path).await),
+        Step::Look { path } => {
+            failpoint!("land-look");
+            Answer::Looked(services.catalogue.get(&path).await)
+        }
         Step::Put { path, bytes } => {
             failpoint!("land-before-put");
             let put = services.catalogue.put_if_absent(&path, &bytes).await;
@@ -46,6 +49,7 @@ pub(super) async fn perform(services: Services, whose: Arc<Whose>, step: Step, m
             Answer::Put(put)
         }
         Step::Probe { files } => {
+            failpoint!("land-probe");
             let mut probed = Vec::new();
             for file in files {
                 match services.landing.claims(&file.path(&whose)).await {

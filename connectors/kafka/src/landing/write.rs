@@ -11,12 +11,15 @@ use sealflow::table::FileId;
 use sealflow::table::landing::{Bucket, Edition, OpenFile, PlannedFile, Wants};
 
 use super::context::stopped;
-use super::group::{LandingGroup, roll};
+use super::group::{LandingGroup, given_up, roll};
 use super::part::Version;
+use super::runner::MAX_BATCH;
 use super::steps::passing;
 use crate::error::RunError;
 use crate::flow::{Partition, Waiting, jitter};
+use crate::group::DRAIN_PATIENCE;
 use crate::reasons::Reasons;
+use crate::runner::Shutdown;
 
 /// First and longest pause between two attempts while a service is away.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
@@ -63,34 +66,58 @@ impl LandingGroup<'_> {
                 .map(|(partition, part)| (partition.clone(), part.epoch))
                 .collect()
         };
+        let mut records = records.into_iter().peekable();
+        while records.peek().is_some() {
+            let Some(edition) = self.newest()? else { return Ok(()) };
+            let most = edition.most_records().clamp(1, MAX_BATCH as usize);
+            let batch: Vec<Record> = records.by_ref().take(most).collect();
+            let Some(edition) = self.settle(&batch, edition)? else {
+                return Ok(());
+            };
+            let sorted = self.sort(batch, epochs.clone())?;
+            if sorted.taken.is_empty() {
+                let (aside, lost) = (BTreeSet::new(), BTreeSet::new());
+                self.account(sorted, &aside, &lost, Vec::new(), edition.version())?;
+            } else {
+                self.write_rows(sorted, &edition)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What counts now. `None` when told to stop.
+    fn newest(&mut self) -> Result<Option<Arc<dyn Edition>>, RunError> {
         let landing = Arc::clone(&self.services.landing);
-        let newest = move || {
+        self.answered(move || {
             let landing = Arc::clone(&landing);
             async move { landing.edition().await }
-        };
-        let Some(edition) = self.answered(newest)? else {
-            return Ok(());
-        };
-        if !self.change_version(&records, edition.version())? {
-            return Ok(());
+        })
+    }
+
+    /// Ends the stretches that are of another edition, and says which one counts then: while they are waited for there may be a
+    /// newer one. `None` when told to stop.
+    fn settle(
+        &mut self,
+        batch: &[Record],
+        mut edition: Arc<dyn Edition>,
+    ) -> Result<Option<Arc<dyn Edition>>, RunError> {
+        loop {
+            if !self.change_version(batch, edition.version())? {
+                return Ok(None);
+            }
+            let Some(newest) = self.newest()? else { return Ok(None) };
+            if newest.version() == edition.version() {
+                return Ok(Some(newest));
+            }
+            edition = newest;
         }
-        let sorted = self.sort(records, epochs)?;
-        if !sorted.taken.is_empty() {
-            return self.write_rows(sorted, &edition);
-        }
-        self.account(
-            sorted,
-            &BTreeSet::new(),
-            &BTreeSet::new(),
-            Vec::new(),
-            edition.version(),
-        )
     }
 
     /// Seals the records, adds them to their files, sets aside what is no row.
     fn write_rows(&mut self, sorted: Sorted, edition: &Arc<dyn Edition>) -> Result<(), RunError> {
         let records: Vec<Record> = sorted.taken.iter().map(|taken| taken.record.clone()).collect();
         let Some(outcomes) = self.transform(edition, records, None)? else {
+            self.give_back(&sorted);
             return Ok(());
         };
         let mut letters = Vec::new();
@@ -113,6 +140,7 @@ impl LandingGroup<'_> {
         for (code, indexes) in rejected {
             let records: Vec<Record> = indexes.iter().map(|n| sorted.taken[*n].record.clone()).collect();
             let Some(outcomes) = self.transform(edition, records, Some(code))? else {
+                self.give_back(&sorted);
                 return Ok(());
             };
             aside.extend(&indexes);
@@ -129,6 +157,18 @@ impl LandingGroup<'_> {
         let letters = letters.into_iter().map(|(_, letter)| letter).collect();
         self.account(sorted, &aside, &lost, letters, edition.version())?;
         self.spill()
+    }
+
+    /// Gives a batch up whose edition counts no more. Some of its rows may be in files: those are given up, too.
+    fn give_back(&mut self, sorted: &Sorted) {
+        let mut held = self.consumer.context().held();
+        for (partition, epoch) in &sorted.epochs {
+            if sorted.reached.contains_key(partition)
+                && let Some(part) = held.parts.get_mut(partition).filter(|part| part.epoch == *epoch)
+            {
+                part.lost();
+            }
+        }
     }
 
     /// Ends stretches that have files of another policy or schema: rows of two are never in one file. `false` when told to stop.
@@ -151,7 +191,12 @@ impl LandingGroup<'_> {
                 }
             }
         }
-        let since = Instant::now();
+        if changed.is_empty() {
+            return Ok(true);
+        }
+        // While they are waited for nothing more is read.
+        self.pause_all()?;
+        let mut draining_since = None;
         loop {
             self.advance()?;
             let settled = {
@@ -163,8 +208,13 @@ impl LandingGroup<'_> {
             if settled {
                 return Ok(true);
             }
-            if self.gives_up(since) {
-                return Ok(false);
+            match self.plan.shutdown() {
+                Shutdown::Stop => return Ok(false),
+                // The batch must not be taken for written by what follows.
+                Shutdown::Drain if draining_since.get_or_insert_with(Instant::now).elapsed() >= DRAIN_PATIENCE => {
+                    return Err(given_up());
+                }
+                Shutdown::Drain | Shutdown::Run => {}
             }
             self.poll(PAUSE)?;
         }
@@ -196,7 +246,6 @@ impl LandingGroup<'_> {
                 continue;
             }
             part.check_expected(offset)?;
-            part.first.get_or_insert(offset);
             let epoch = part.epoch;
             let (stretch, rule) = part.with_rule(format)?;
             let bucket = rule.bucket(&record);
@@ -226,7 +275,7 @@ impl LandingGroup<'_> {
         Ok(sorted)
     }
 
-    /// The outcomes of records, or with `code` their dead letters. `None` when told to stop.
+    /// The outcomes of records, or with `code` their dead letters. `None` when told to stop, or when `edition` counts no more.
     fn transform(
         &mut self,
         edition: &Arc<dyn Edition>,
@@ -236,16 +285,22 @@ impl LandingGroup<'_> {
         let mut all = Vec::with_capacity(records.len());
         while !records.is_empty() {
             let (edition, batch) = (Arc::clone(edition), records.clone());
+            let landing = Arc::clone(&self.services.landing);
             let work = move || {
-                let (edition, batch) = (Arc::clone(&edition), batch.clone());
+                let (edition, landing, batch) = (Arc::clone(&edition), Arc::clone(&landing), batch.clone());
                 async move {
-                    match code {
+                    // However long a service was away: what is sealed is sealed under what counts now.
+                    if landing.edition().await?.version() != edition.version() {
+                        return Ok(None);
+                    }
+                    let outcomes = match code {
                         None => edition.transform().apply(batch).await,
                         Some(code) => edition.transform().refuse(batch, code).await,
-                    }
+                    };
+                    outcomes.map(Some)
                 }
             };
-            let Some(outcomes) = self.answered(work)? else {
+            let Some(Some(outcomes)) = self.answered(work)? else {
                 return Ok(None);
             };
             if let Err(TransformError::Stop { kind, reason, help }) = check_prefix(outcomes.len(), records.len()) {
@@ -337,6 +392,7 @@ impl LandingGroup<'_> {
         let now = Instant::now();
         let reasons = Reasons::of(letters.iter());
         let mut letters = letters.into_iter();
+        let mut of_rebuilt = Vec::new();
         let mut held = self.consumer.context().held();
         for (n, taken) in sorted.taken.iter().enumerate() {
             let letter = if aside.contains(&n) { letters.next() } else { None };
@@ -351,11 +407,19 @@ impl LandingGroup<'_> {
             let is_aside = letter.is_some();
             if let Some(letter) = letter {
                 part.stretch.set_aside(offset, taken.bucket, now).map_err(stopped)?;
-                part.keep_letter(letter);
+                // A stretch that is made again ends where it ends: its letters do not wait for that.
+                if part.stretch.is_rebuilding() {
+                    of_rebuilt.push(letter);
+                } else {
+                    part.keep_letter(letter);
+                }
             } else {
                 part.stretch.row(offset, taken.bucket, now).map_err(stopped)?;
             }
             (part.version, part.used) = (version, now);
+            if part.stretch.is_rebuilding() {
+                failpoint!("land-rebuild");
+            }
             part.counted.records += 1;
             part.counted.dead += u64::from(is_aside);
             part.counted.received += taken.bytes;
@@ -385,7 +449,8 @@ impl LandingGroup<'_> {
             .map(|part| (part.counted.records, part.counted.dead));
         let (records, dead) = counted.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
         drop(held);
-        self.check_ratio(records, dead, &reasons)
+        self.check_ratio(records, dead, &reasons)?;
+        self.send(&of_rebuilt)
     }
 
     fn check_ratio(&self, records: u64, dead: u64, reasons: &Reasons) -> Result<(), RunError> {
@@ -428,7 +493,8 @@ impl LandingGroup<'_> {
             };
             let Some((partition, epoch, id, mut file)) = largest else {
                 let mut held = self.consumer.context().held();
-                let largest = held.parts.values_mut().max_by_key(|part| part.sizes().1);
+                let parts = held.parts.values_mut().filter(|part| !part.stretch.is_rebuilding());
+                let largest = parts.max_by_key(|part| part.sizes().1);
                 largest.into_iter().for_each(roll);
                 return Ok(());
             };
