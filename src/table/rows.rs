@@ -6,8 +6,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray as _, Float64Builder, GenericListArray, OffsetSizeTrait, RecordBatch, RecordBatchOptions,
-    StringArray, StringBuilder, StructArray, new_null_array,
+    Array, ArrayRef, AsArray as _, Float64Builder, GenericListArray, Int64Array, OffsetSizeTrait, RecordBatch,
+    RecordBatchOptions, StringArray, StringBuilder, StructArray, new_null_array,
 };
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::{DataType, Field, FieldRef, Fields, Int64Type, Schema, SchemaRef};
@@ -291,6 +291,29 @@ fn is_at_or_below(path: &str, name: &str) -> bool {
         .is_some_and(|rest| rest.is_empty() || rest.starts_with('.') || rest.starts_with('['))
 }
 
+/// Where the rows of a batch come from: told of those that somebody asks for.
+struct Places {
+    name: Arc<str>,
+    partition: i32,
+    offsets: Option<Int64Array>,
+    /// The first row's number in the file, where there are no offsets.
+    first: i64,
+    rows: usize,
+}
+
+impl Places {
+    fn of(&self, row: usize) -> Position {
+        Position {
+            topic: Arc::clone(&self.name),
+            partition: self.partition,
+            offset: match &self.offsets {
+                Some(offsets) if offsets.is_valid(row) => offsets.value(row),
+                _ => self.first + i64::try_from(row).unwrap_or(0),
+            },
+        }
+    }
+}
+
 impl RowStream<'_> {
     /// The schema of the batches.
     #[must_use]
@@ -352,7 +375,7 @@ impl RowStream<'_> {
     /// Opens what is sealed, masks what is refused, drops the rows that the filter does not want.
     async fn show(&mut self, stored: &RecordBatch) -> Result<Option<RecordBatch>, TableError> {
         let rows = stored.num_rows();
-        let at = self.positions(stored);
+        let at = self.places(stored);
         self.row += i64::try_from(rows).unwrap_or(0);
         let mut opened: HashMap<usize, ArrayRef> = HashMap::new();
         let mut elements = HashMap::new();
@@ -398,20 +421,15 @@ impl RowStream<'_> {
         Ok(Some(batch.slice(0, room)))
     }
 
-    fn positions(&self, stored: &RecordBatch) -> Vec<Position> {
-        let partition = self.table.origin().map_or(0, |origin| origin.partition);
-        let offsets = stored
-            .column_by_name(OFFSET_COLUMN)
-            .and_then(|column| column.as_primitive_opt::<Int64Type>().cloned());
-        let position = |row: usize| Position {
-            topic: Arc::clone(&self.name),
-            partition,
-            offset: match &offsets {
-                Some(offsets) if offsets.is_valid(row) => offsets.value(row),
-                _ => self.row + i64::try_from(row).unwrap_or(0),
-            },
-        };
-        (0..stored.num_rows()).map(position).collect()
+    fn places(&self, stored: &RecordBatch) -> Places {
+        let offsets = stored.column_by_name(OFFSET_COLUMN);
+        Places {
+            name: Arc::clone(&self.name),
+            partition: self.table.origin().map_or(0, |origin| origin.partition),
+            offsets: offsets.and_then(|column| column.as_primitive_opt::<Int64Type>().cloned()),
+            first: self.row,
+            rows: stored.num_rows(),
+        }
     }
 
     /// Opens the sealed values of a leaf.
@@ -420,7 +438,7 @@ impl RowStream<'_> {
         n: usize,
         found: &Elements,
         stored: &RecordBatch,
-        at: &[Position],
+        at: &Places,
     ) -> Result<ArrayRef, TableError> {
         let table = self.table;
         let leaf = &table.leaves[n];
@@ -453,7 +471,7 @@ impl RowStream<'_> {
             label: &label,
             values: values.iter().collect(),
             rows,
-            at: found.rows.iter().map(|row| at[*row as usize].clone()).collect(),
+            at: found.rows.iter().map(|row| at.of(*row as usize)).collect(),
             envelopes: &own.envelopes,
         };
         let opened = own
@@ -476,7 +494,7 @@ impl RowStream<'_> {
                 ColumnOutcome::Failed(NOT_OF_TYPE),
                 "values are not of the type that the table declares; they can be read as records".to_owned(),
                 wrong as u64,
-                (&at[0], &at[at.len() - 1]),
+                (&at.of(0), &at.of(at.rows - 1)),
             ));
         }
         Ok(match opened.refused {
@@ -486,14 +504,12 @@ impl RowStream<'_> {
     }
 
     /// Decisions about whole columns.
-    fn decide(&mut self, at: &[Position], keep: Option<&arrow::array::BooleanArray>) {
-        let count = keep.map_or(at.len(), arrow::array::BooleanArray::true_count) as u64;
-        let (Some(first), Some(last)) = (at.first(), at.last()) else {
-            return;
-        };
+    fn decide(&mut self, at: &Places, keep: Option<&arrow::array::BooleanArray>) {
+        let count = keep.map_or(at.rows, arrow::array::BooleanArray::true_count) as u64;
         if count == 0 {
             return;
         }
+        let (first, last) = (at.of(0), at.of(at.rows - 1));
         for (n, leaf) in self.table.leaves.iter().enumerate() {
             // What is filtered by was decided on for all rows at the start.
             if !self.wanted[n] || self.filter.reads(n) {
@@ -508,7 +524,7 @@ impl RowStream<'_> {
                 LeafState::Refused { because, .. } => (ColumnOutcome::Refused, because),
                 LeafState::Failed { code, because } => (ColumnOutcome::Failed(code), because),
             };
-            let decision = ColumnDecision::new(label, outcome, because.clone(), count, (first, last));
+            let decision = ColumnDecision::new(label, outcome, because.clone(), count, (&first, &last));
             self.decisions.push(decision);
         }
     }

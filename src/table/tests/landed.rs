@@ -43,7 +43,8 @@ impl FileDraft for Store {
 
 const SCHEMA: &str = "{ dataset: payments, version: 1, fields: [ { name: id, type: int64 }, { name: at, type: timestamp }, \
     { name: email, type: string }, { name: card, type: string }, \
-    { name: nested, type: struct, fields: [ { name: at, type: timestamp } ] } ] }";
+    { name: nested, type: struct, fields: [ { name: at, type: timestamp } ] }, \
+    { name: items, type: list, items: { type: struct, fields: [ { name: serial, type: string } ] } } ] }";
 
 fn edition(bench: &Bench, by: &PartitionBy, store: Store) -> Result<TableEdition, EditionError> {
     let sealer = DirectSealer {

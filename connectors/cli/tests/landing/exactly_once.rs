@@ -127,13 +127,14 @@ fn every_record_lands_once_in_a_folder_by_the_time_of_its_event_and_verify_finds
     bench.produce(seed, records, 5);
     let table =
         "partition_by: { event_time: time, max_skew: 2h }, roll: { after: 500ms, rows: 500 }, compression: snappy";
-    let file = bench.pipeline("a", table, "");
+    let batch = "batch: { rows: 250 }";
+    let file = bench.pipeline("a", table, batch);
     let mut group = bench.group();
     let patience = Duration::from_secs(180);
     let mut running = bench.start(&file, &[]);
     bench.wait_until(patience, &mut [&mut running], || group.committed() >= records / 3);
     running.kill();
-    let other = bench.pipeline("b", table, "");
+    let other = bench.pipeline("b", table, batch);
     let mut both: [Instance; 2] = [bench.start(&file, &[]), bench.start(&other, &[])];
     let [first, second] = &mut both;
     bench.wait_until(patience, &mut [first, second], || group.committed() >= records);
