@@ -36,11 +36,14 @@ const MAX_MATERIALS: usize = 16 << 20;
 const MATERIALS: &str = "_KEY_MATERIAL_FOR_";
 const MATERIALS_SHOWN: &str = "_KEY_MATERIAL_FOR_….json";
 
+/// Key-encryption keys by the KMS key and the wrapped key that they were asked for with.
+type Kept = HashMap<(String, String), Arc<SecretBytes>>;
+
 /// Opens files of others. It keeps keys, so it is for one caller's key service.
 #[derive(Clone)]
 pub struct ForeignReader {
     kms: Arc<dyn KeyService>,
-    kept: Arc<Mutex<HashMap<(String, String), Arc<SecretBytes>>>>,
+    kept: Arc<Mutex<Kept>>,
 }
 
 /// What a file of others says of itself to somebody without keys.

@@ -147,7 +147,7 @@ async fn execute(command: Command) -> Result<ExitCode> {
         Command::Seal(args) => seal::run(args).await,
         Command::Open(args) => open::run(args).await,
         Command::Read(args) => read::run(args).await,
-        Command::Inspect(args) => tables::inspect::run(args).await,
+        Command::Inspect(args) => Box::pin(tables::inspect::run(args)).await,
         Command::Verify(args) => tables::verify::run(args).await,
         Command::Serve(args) => serve::run(args).await,
         Command::Token(args) => token::run(args).await,

@@ -150,7 +150,7 @@ async fn a_whole_file_in_another_dataset_or_folder_is_refused_also_with_claims_t
         }
         // Whoever moves it can write into its claims, which everybody reads. They are not what it was written under.
         let there = with_claims(&file, |claims| {
-            "topic=orders/date=2026-01-02".clone_into(&mut claims.partition)
+            "topic=orders/date=2026-01-02".clone_into(&mut claims.partition);
         })
         .await;
         let error = ask(&there, folder).await;

@@ -79,7 +79,7 @@ impl LandingContext {
                 partition: *partition,
             };
             let by = self.plan.options.partition_by.clone();
-            let stretch = Stretch::new(Arc::new(whose), by, *start, *is_trusted).map_err(stopped)?;
+            let stretch = Stretch::new(Arc::new(whose), by, *start, *is_trusted).map_err(|error| stopped(&error))?;
             held.epochs += 1;
             let part = Part::new(held.epochs, stretch, self.plan.options.format)?;
             held.parts.insert((Arc::clone(topic), *partition), part);
@@ -196,7 +196,7 @@ impl LandingContext {
 }
 
 /// A landing that cannot go on.
-pub(super) fn stopped(error: LandingError) -> RunError {
+pub(super) fn stopped(error: &LandingError) -> RunError {
     RunError::stopped(error.kind(), error.to_string(), error.help())
 }
 

@@ -294,7 +294,7 @@ impl LandingGroup<'_> {
                 if let Some(mut element) = list.find_partition(&partition.0, partition.1)
                     && is_trusted
                 {
-                    element.set_metadata(&self.note(part.counted));
+                    element.set_metadata(self.note(part.counted));
                 }
                 ends.insert(partition.clone(), (part.epoch, offset));
             }
@@ -389,26 +389,13 @@ impl LandingGroup<'_> {
                 .filter(|part| part.letter_bytes() > 0)
                 .for_each(roll);
         }
-        loop {
-            let open: usize = held.parts.values().map(|part| part.files.len()).sum();
-            self.plan.landed.open.store(open as u64, Ordering::Relaxed);
-            if open <= options.open_files {
-                break;
-            }
-            let reading = held
-                .parts
-                .values_mut()
-                .filter(|part| part.stretch.is_reading() && !part.files.is_empty());
-            match reading
-                .filter(|part| !part.stretch.is_rebuilding())
-                .min_by_key(|part| part.used)
-            {
-                Some(part) => {
-                    roll(part);
-                    break;
-                }
-                None => break,
-            }
+        let open: usize = held.parts.values().map(|part| part.files.len()).sum();
+        self.plan.landed.open.store(open as u64, Ordering::Relaxed);
+        if open > options.open_files {
+            let is_open = |part: &&mut Part| part.stretch.is_reading() && !part.files.is_empty();
+            let open = held.parts.values_mut().filter(is_open);
+            let oldest = open.filter(|part| !part.stretch.is_rebuilding());
+            oldest.min_by_key(|part| part.used).into_iter().for_each(roll);
         }
         Ok(())
     }

@@ -126,13 +126,15 @@ pub(super) fn answer(part: &mut Part, answer: Answer) -> Result<Option<String>, 
     let waits = match answer {
         Answer::Listed(listed) => catalogue(listed)?.map(|paths| part.stretch.listed(&paths)),
         Answer::Looked(looked) => match catalogue(looked)? {
-            Ok(found) => Ok(part.stretch.looked(found.as_deref()).map_err(stopped)?),
+            Ok(found) => Ok(part.stretch.looked(found.as_deref()).map_err(|error| stopped(&error))?),
             Err(reason) => Err(reason),
         },
         Answer::Put(put) => catalogue(put)?.map(|put| part.stretch.put(put)),
         Answer::Probed(probed, result) => {
             for (id, claims) in probed {
-                part.stretch.probed(id, claims.as_ref()).map_err(stopped)?;
+                part.stretch
+                    .probed(id, claims.as_ref())
+                    .map_err(|error| stopped(&error))?;
             }
             passing(result)?
         }

@@ -48,6 +48,8 @@ struct Sorted {
     later: BTreeMap<Partition, i64>,
 }
 
+/// Records by the file that they go to, and their indexes in the batch.
+type ByFile = BTreeMap<(Partition, u64, FileId), (Vec<usize>, Vec<Record>)>;
 /// Rows of one file.
 type FileWork = (Partition, u64, FileId, Vec<usize>);
 
@@ -122,7 +124,7 @@ impl LandingGroup<'_> {
         };
         let mut letters = Vec::new();
         let mut aside = BTreeSet::new();
-        let mut files: BTreeMap<(Partition, u64, FileId), (Vec<usize>, Vec<Record>)> = BTreeMap::new();
+        let mut files = ByFile::new();
         for (n, (taken, outcome)) in sorted.taken.iter().zip(outcomes).enumerate() {
             if outcome.route == Route::Target {
                 let key = (taken.partition.clone(), taken.epoch, taken.file.id);
@@ -249,7 +251,7 @@ impl LandingGroup<'_> {
             let epoch = part.epoch;
             let (stretch, rule) = part.with_rule(format)?;
             let bucket = rule.bucket(&record);
-            match stretch.wants(offset, bucket).map_err(stopped)? {
+            match stretch.wants(offset, bucket).map_err(|error| stopped(&error))? {
                 Wants::Nothing => {}
                 Wants::Later => {
                     sorted.reached.insert(partition.clone(), offset);
@@ -258,7 +260,7 @@ impl LandingGroup<'_> {
                     continue;
                 }
                 Wants::Record => {
-                    let file = stretch.file(bucket).map_err(stopped)?;
+                    let file = stretch.file(bucket).map_err(|error| stopped(&error))?;
                     sorted.taken.push(Taken {
                         partition: partition.clone(),
                         epoch,
@@ -319,7 +321,7 @@ impl LandingGroup<'_> {
     fn add(
         &mut self,
         sorted: &Sorted,
-        files: BTreeMap<(Partition, u64, FileId), (Vec<usize>, Vec<Record>)>,
+        files: ByFile,
         edition: &Arc<dyn Edition>,
     ) -> Result<Option<(BTreeMap<&'static str, Vec<usize>>, BTreeSet<Partition>)>, RunError> {
         let mut tasks = Vec::new();
@@ -406,7 +408,9 @@ impl LandingGroup<'_> {
             let offset = taken.record.position.offset;
             let is_aside = letter.is_some();
             if let Some(letter) = letter {
-                part.stretch.set_aside(offset, taken.bucket, now).map_err(stopped)?;
+                part.stretch
+                    .set_aside(offset, taken.bucket, now)
+                    .map_err(|error| stopped(&error))?;
                 // A stretch that is made again ends where it ends: its letters do not wait for that.
                 if part.stretch.is_rebuilding() {
                     of_rebuilt.push(letter);
@@ -414,7 +418,9 @@ impl LandingGroup<'_> {
                     part.keep_letter(letter);
                 }
             } else {
-                part.stretch.row(offset, taken.bucket, now).map_err(stopped)?;
+                part.stretch
+                    .row(offset, taken.bucket, now)
+                    .map_err(|error| stopped(&error))?;
             }
             (part.version, part.used) = (version, now);
             if part.stretch.is_rebuilding() {
@@ -436,7 +442,7 @@ impl LandingGroup<'_> {
                 part.filter(|part| sorted.epochs.get(&partition) == Some(&part.epoch) && part.stretch.is_reading());
             let Some(part) = part else { continue };
             part.at = next;
-            part.stretch.reached(next).map_err(stopped)?;
+            part.stretch.reached(next).map_err(|error| stopped(&error))?;
             if let Some(offset) = sorted.later.get(&partition) {
                 part.stretch.skip_to_known(*offset);
                 roll(part);

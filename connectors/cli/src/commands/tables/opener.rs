@@ -47,13 +47,15 @@ enum Decides {
     Kms(ForeignReader),
 }
 
+/// By dataset, and offline by the policy that the file carries.
+type Readers = BTreeMap<(String, Option<[u8; 32]>), Arc<TableReader>>;
+
 struct ByPolicy {
     access: Access,
     loaded: Option<PipelineConfig>,
     embedded: EmbeddedPolicies,
     by: By,
-    /// By dataset, and offline by the policy that the file carries.
-    readers: Mutex<BTreeMap<(String, Option<[u8; 32]>), Arc<TableReader>>>,
+    readers: Mutex<Readers>,
 }
 
 /// Why a file was not opened.
