@@ -1,12 +1,15 @@
-"""Runs `cargo test`, shows one line per test binary and the whole output of those that fail, and counts.
+"""Builds and runs the tests, several binaries side by side, as most of what they do is to wait. Shows one line for each, and the
+whole output of those that fail, and counts.
 
 usage: run_tests.py REPORT.json -- cargo test …
 
-The report holds {passed, failed, ignored: [names], passed_names: [names], failed_names: [names]}. The exit code
-is cargo's. Everything that the tests print is kept in the file REPORT.log beside the report.
+The report holds {passed, failed, ignored: [names], passed_names: [names], failed_names: [names]}. The exit code is 0 if all
+passed. Everything that the tests print is kept in the file REPORT.log beside the report. SEALFLOW_TEST_LANES (2) binaries run at
+a time, those of LONGEST first; documentation tests come last.
 """
 
 import json
+import os
 import queue
 import re
 import subprocess
@@ -15,6 +18,8 @@ import threading
 import time
 
 QUIET_SECONDS = 60  # after so long without news, say what is still running
+# What would keep the others waiting at the end.
+LONGEST = ["topic", "faults", "table", "serve", "real_broker", "landing", "oversize", "mock_cluster", "s3", "redaction", "workflow"]
 
 SUITE = re.compile(r"^\s+(?:Running (?:unittests )?(?P<target>.+) \(.*?(?P<binary>[^/]+)-[0-9a-f]+\)|Doc-tests (?P<docs>\S+))$")
 TEST = re.compile(r"^test (?P<name>.+?) (?:- should panic )?\.\.\. (?P<outcome>ok|FAILED|ignored)\b")
@@ -78,31 +83,94 @@ class Suites:
         self.name = None
 
 
+class Binary:
+    """A test binary, run by a lane."""
+
+    def __init__(self, message):
+        target = message["target"]
+        self.name = target["name"]
+        self.executable = message["executable"]
+        self.folder = os.path.dirname(message["manifest_path"])
+        unit = "" if "test" in target["kind"] else "unittests "
+        path = os.path.relpath(target["src_path"], self.folder)
+        self.title = f"     Running {unit}{path} ({self.executable})"
+
+    def order(self):
+        return LONGEST.index(self.name) if self.name in LONGEST else len(LONGEST)
+
+    def run(self):
+        environment = {**os.environ, "CARGO_MANIFEST_DIR": self.folder, "INSTA_WORKSPACE_ROOT": os.getcwd()}
+        ran = subprocess.run(
+            [self.executable], cwd=self.folder, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+        lines = ran.stdout.decode("utf-8", "replace").splitlines()
+        if ran.returncode != 0 and not any("test result: FAILED" in line for line in lines):
+            # It died: after the last test, or before.
+            lines = [line for line in lines if not RESULT.match(line)] + [f"exit code {ran.returncode}"]
+        return lines
+
+
+def built(command):
+    """The test binaries that `cargo test …` would run; exits with cargo's code if they cannot be built."""
+    listed = subprocess.run([*command, "--no-run", "--message-format=json-render-diagnostics"], stdout=subprocess.PIPE, stdin=subprocess.DEVNULL)
+    if listed.returncode != 0:
+        sys.exit(listed.returncode)
+    messages = map(json.loads, listed.stdout.splitlines())
+    artifacts = (message for message in messages if message["reason"] == "compiler-artifact" and message["profile"]["test"])
+    binaries = [Binary(message) for message in artifacts if message["executable"]]
+    return sorted(binaries, key=Binary.order)
+
+
+def lane(waiting, running, done):
+    while True:
+        try:
+            binary = waiting.get_nowait()
+        except queue.Empty:
+            return
+        running[binary.title] = started = time.monotonic()
+        lines = binary.run()
+        del running[binary.title]
+        done.put((binary, lines, time.monotonic() - started))
+
+
 def main():
     report, command = sys.argv[1], sys.argv[3:]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
-    lines = queue.Queue()
-    threading.Thread(target=pump, args=(process.stdout, lines), daemon=True).start()
+    binaries = built(command)
+    waiting, running, done = queue.Queue(), {}, queue.Queue()
+    for binary in binaries:
+        waiting.put(binary)
+    for _ in range(int(os.environ.get("SEALFLOW_TEST_LANES", "2"))):
+        threading.Thread(target=lane, args=(waiting, running, done), daemon=True).start()
 
     suites = Suites()
     with open(report.removesuffix(".json") + ".log", "w", encoding="utf-8") as log:
-        while True:
-            try:
-                line = lines.get(timeout=QUIET_SECONDS)
-            except queue.Empty:
-                if suites.name:
-                    print(f"       … {suites.name} runs for {time.monotonic() - suites.started:.0f} s", flush=True)
-                continue
-            if line is None:
-                break
-            log.write(line + "\n")
-            suites.line(line)
-    status = process.wait()
-    suites.close_unfinished()
 
-    if status != 0 and suites.failed == 0:
+        def tell(lines, started):
+            for number, line in enumerate(lines):
+                log.write(line + "\n")
+                suites.line(line)
+                if number == 0:
+                    suites.started = started
+            suites.close_unfinished()
+
+        left = len(binaries)
+        while left:
+            try:
+                binary, lines, took = done.get(timeout=QUIET_SECONDS)
+            except queue.Empty:
+                for title, since in list(running.items()):
+                    print(f"       … {title.strip()} runs for {time.monotonic() - since:.0f} s", flush=True)
+                continue
+            tell([binary.title, *lines], time.monotonic() - took)
+            left -= 1
+        documentation = subprocess.run(
+            [*command, "--doc"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
+        )
+        tell(documentation.stdout.decode("utf-8", "replace").splitlines(), time.monotonic())
+
+    if documentation.returncode != 0 and suites.failed == 0:
         suites.failed += 1
-        suites.failed_names.append("cargo test itself (see above)")
+        suites.failed_names.append("documentation tests (see above)")
     counts = {
         "passed": suites.passed,
         "failed": suites.failed,
@@ -112,13 +180,7 @@ def main():
     }
     with open(report, "w", encoding="utf-8") as file:
         json.dump(counts, file)
-    return status
-
-
-def pump(stream, lines):
-    for raw in stream:
-        lines.put(raw.decode("utf-8", "replace").rstrip("\n"))
-    lines.put(None)
+    return 1 if suites.failed else 0
 
 
 if __name__ == "__main__":

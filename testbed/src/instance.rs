@@ -89,6 +89,12 @@ impl Instance {
         std::fs::read(&self.log).map_or_else(|_| String::new(), |bytes| String::from_utf8_lossy(&bytes).into_owned())
     }
 
+    /// Where its log is.
+    #[must_use]
+    pub fn log(&self) -> &Path {
+        &self.log
+    }
+
     /// The last lines of its log, for messages.
     #[must_use]
     pub fn last_lines(&self) -> String {

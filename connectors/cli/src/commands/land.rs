@@ -1,7 +1,7 @@
 //! `sealflow run` of a pipeline whose target is a table.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sealflow::clock::{Clock as _, UnixMillis};
 use sealflow::flow::direct::DirectSealer;
@@ -31,6 +31,8 @@ use crate::status::Status;
 /// A thread's open files share its memory: none holds more rows than this before it writes them out.
 const SMALLEST_ROW_GROUP: u64 = 1 << 20;
 
+/// How long a catalogue may be away when a run begins.
+const START_PATIENCE: Duration = Duration::from_secs(30);
 /// How long after a writer's death what it left is removed.
 const LEFT_FOR: Duration = Duration::from_secs(86_400);
 const CLEAN_EVERY: Duration = Duration::from_secs(3_600);
@@ -46,7 +48,7 @@ pub(super) async fn run(
 ) -> Result<RunSummary> {
     let format = format(config)?;
     let schema = read_schema(table)?;
-    schemas::register(services.catalogue.as_ref(), &schema)
+    register(services, &schema)
         .await
         .map_err(|error| not_followed(table, &error))?;
     let place = Place::open(&table.location, &table.bucket).await?;
@@ -201,6 +203,20 @@ fn write_options(table: &TableTarget) -> WriteOptions {
 fn read_schema(table: &TableTarget) -> Result<TableSchema> {
     let text = files::read_text(&table.schema)?;
     TableSchema::parse(text.as_bytes()).map_err(|error| yaml_failure(&table.schema, &error))
+}
+
+/// Puts the schema into the catalogue. One that is away for a moment does not end the run before it has begun.
+async fn register(services: &Services, schema: &TableSchema) -> std::result::Result<(), RegisterError> {
+    let since = Instant::now();
+    loop {
+        match schemas::register(services.catalogue.as_ref(), schema).await {
+            Err(RegisterError::Catalogue(error)) if error.is_retryable() && since.elapsed() < START_PATIENCE => {
+                tracing::warn!(error = %error, "the schema cannot be put into the catalogue yet");
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
+            answer => return answer,
+        }
+    }
 }
 
 fn not_followed(table: &TableTarget, error: &RegisterError) -> Failure {
