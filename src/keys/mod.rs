@@ -1,6 +1,7 @@
 //! Data keys: where they come from, how long they live, and the envelopes that carry them.
 
 pub mod catalogue;
+mod client_keys;
 #[cfg(any(test, feature = "testing"))]
 pub mod conformance;
 mod domains;
@@ -14,6 +15,7 @@ pub mod service;
 pub mod testing;
 
 pub use catalogue::{Catalogue, CatalogueError, MAX_OBJECT, Put, check_path};
+pub use client_keys::{ClientKeyService, GeneratedPair, RsaBits};
 pub use domains::{Domain, DomainError, DomainKeys, create_domain_secret};
 pub use envelope::{Envelope, EnvelopeError, KEYS_HEADER, LabelEntry};
 pub use opening::{OpenKeyError, OpenedKey, OpeningKeys, UnwrappedMaterial, governing};

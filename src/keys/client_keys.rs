@@ -1,0 +1,58 @@
+//! The joint for keys that clients seal to: RSA and HMAC keys whose secret halves stay in the key service.
+
+use async_trait::async_trait;
+
+use super::service::{EncryptionContext, KeyService, KeyServiceError};
+use crate::secret::SecretBytes;
+
+/// The sizes of RSA keys that clients seal to, in bits of the modulus.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum RsaBits {
+    /// 2048.
+    Rsa2048,
+    /// 3072.
+    Rsa3072,
+    /// 4096.
+    Rsa4096,
+}
+
+/// An RSA key pair fresh from the key service, its private half wrapped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GeneratedPair {
+    /// `SubjectPublicKeyInfo` (RFC 5280, section 4.1.2.7), DER.
+    pub public: Vec<u8>,
+    /// The private half (PKCS #8, RFC 5208, DER), wrapped by the KMS under `arn`: opens by [`KeyService::unwrap`].
+    pub wrapped_private: Vec<u8>,
+    /// Full ARN of the symmetric KMS key that wrapped it, as the service returned it.
+    pub arn: String,
+}
+
+/// What a key service does with keys of clients. The contract, which
+/// `conformance::client_key_service` checks, is that of [`KeyService`], and:
+///
+/// * `decrypt_rsa` opens what anybody sealed with RSAES-OAEP (RFC 8017, section 7.1; SHA-256, MGF1 with SHA-256, empty
+///   label) to `public_key` of the same ARN, and fails with [`KeyServiceError::Refused`] for all else;
+/// * a key of another kind than a call needs is [`KeyServiceError::KeyUnusable`].
+#[async_trait]
+pub trait ClientKeyService: KeyService {
+    /// The public half of the RSA key `arn` as `SubjectPublicKeyInfo`, DER. Keys for signatures are refused.
+    async fn public_key(&self, arn: &str) -> Result<Vec<u8>, KeyServiceError>;
+
+    /// Decrypts with the RSA key `arn`: what a client wrapped, 1 to 446 bytes.
+    async fn decrypt_rsa(&self, arn: &str, ciphertext: &[u8]) -> Result<SecretBytes, KeyServiceError>;
+
+    /// A new RSA key pair whose private half is wrapped under the symmetric key `arn` and bound to `context`. The private half
+    /// in clear never leaves the service.
+    async fn generate_pair(
+        &self,
+        arn: &str,
+        bits: RsaBits,
+        context: &EncryptionContext,
+    ) -> Result<GeneratedPair, KeyServiceError>;
+
+    /// HMAC-SHA-256 (RFC 2104) of a message of 1 to 4,096 bytes under the HMAC key `arn`.
+    async fn mac(&self, arn: &str, message: &[u8]) -> Result<[u8; 32], KeyServiceError>;
+
+    /// Whether `mac` is that of `message` under the HMAC key `arn`; compared inside the service.
+    async fn verify_mac(&self, arn: &str, message: &[u8], mac: &[u8; 32]) -> Result<bool, KeyServiceError>;
+}
