@@ -21,8 +21,8 @@ use crate::seal::{PlainColumn, SealedValue};
 pub struct SealedCells<'a> {
     /// The label of its place, as the policy calls it now.
     pub label: &'a str,
-    /// The sealed values; `None` for nulls.
-    pub values: Vec<Option<&'a [u8]>>,
+    /// The sealed values.
+    pub values: Vec<&'a [u8]>,
     /// The row ids of the values, where the policy binds the column; empty otherwise.
     pub rows: Vec<Option<Vec<u8>>>,
     /// The record of each value.
@@ -34,7 +34,7 @@ pub struct SealedCells<'a> {
 /// What somebody sees of a column. `Debug` shows no value.
 #[non_exhaustive]
 pub struct OpenedCells {
-    /// Plaintext encoding of each value; null for nulls, and for what was refused or does not open.
+    /// Plaintext encoding of each value; null for what was refused or does not open.
     pub values: PlainColumn,
     /// What is shown in the place of values that the ACL does not let the reader open, where there are any.
     pub refused: Option<Refused>,
@@ -76,19 +76,18 @@ impl Reader {
         let fingerprint = travelling.fingerprint();
         // Nobody asks for a key for a reader who is refused anyway.
         let asks = self.moved || asked.access(own).is_allowed();
-        let item = |(n, value): (usize, &Option<&[u8]>)| {
-            let value = (*value)?;
+        let item = |(n, value): (usize, &&[u8])| {
             if !asks || SealedValue::parse(value).is_err() {
-                return Some(None);
+                return None;
             }
             let row = cells.rows.get(n).cloned().flatten();
-            Some(Some(Item::in_row(rule.unwrap_or(0), value.to_vec(), row)))
+            Some(Item::in_row(rule.unwrap_or(0), value.to_vec(), row))
         };
-        let items: Vec<Option<Option<Item>>> = cells.values.iter().enumerate().map(item).collect();
-        let wanted = items.iter().flatten().flatten();
+        let items: Vec<Option<Item>> = cells.values.iter().enumerate().map(item).collect();
+        let wanted = items.iter().flatten();
         let mut ring = opener.keyring(std::iter::once((wanted, &travelling))).await?;
 
-        let bytes = cells.values.iter().flatten().map(|value| value.len()).sum();
+        let bytes = cells.values.iter().map(|value| value.len()).sum();
         let mut opened = OpenedCells {
             values: PlainColumn::with_capacity(cells.values.len(), bytes),
             refused: None,
@@ -101,10 +100,6 @@ impl Reader {
         let somewhere = nowhere.position.clone();
         for (n, item) in items.into_iter().enumerate() {
             let at = cells.at.get(n).unwrap_or(&somewhere);
-            let Some(item) = item else {
-                opened.push(None)?;
-                continue;
-            };
             let claimed = match &item {
                 Some(item) if self.moved => opener.claimed(item, fingerprint, &mut ring),
                 _ => Ok(own.to_owned()),

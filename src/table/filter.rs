@@ -19,9 +19,9 @@ use parquet::arrow::arrow_reader::{ArrowPredicate, ArrowPredicateFn, RowSelectio
 use parquet::basic::Type as PhysicalType;
 use parquet::file::metadata::ParquetMetaData;
 
+use super::elements::find;
 use super::error::TableError;
 use super::read::{LeafState, OpenTable};
-use super::rows::find;
 use crate::policy::{ColumnPath, Segment};
 
 /// The most comparisons of one filter.

@@ -4,6 +4,7 @@
 //! It knows no folder and no bucket: files are bytes that are handed in and out.
 
 mod buffers;
+mod elements;
 mod encode;
 mod error;
 mod extra;
@@ -25,7 +26,9 @@ mod rows;
 mod scalar;
 pub mod schema;
 pub mod schemas;
+mod shown;
 mod source;
+mod values;
 mod write;
 
 pub use encode::{RowEncoder, Rows, RowsError};

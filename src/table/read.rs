@@ -9,8 +9,11 @@ use arrow::datatypes::SchemaRef;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
+use moka::future::Cache;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
+use parquet::arrow::parquet_to_arrow_schema;
 use parquet::file::metadata::ParquetMetaData;
+use sha2::{Digest as _, Sha256};
 
 use super::error::TableError;
 use super::footer::{ModuleKeys, Tail, column_material, is_all_encrypted};
@@ -21,7 +24,7 @@ use super::source::FileSource;
 use super::write::{FILE_KEY, KEYS_KEY, Origin, POLICY_KEY, UNSIGNED_POLICY_KEY};
 use crate::acl::{Identity, Refused};
 use crate::clock::UnixMillis;
-use crate::keys::{DomainKeys, Envelope, KeyServiceError, OpenKeyError, OpeningKeys};
+use crate::keys::{DomainKeys, Envelope, KeyServiceError, OpenKeyError, OpenedKey, OpeningKeys};
 use crate::pipeline::dead_letter::CANNOT_OPEN;
 use crate::pipeline::{Format, KEY_REFUSED, Reader};
 use crate::policy::signed::verify;
@@ -34,6 +37,9 @@ use crate::secret::SecretBytes;
 
 /// Key-encryption keys to read tables with.
 pub type OpeningTableKeys = OpeningKeys<UnwrappingKey>;
+
+/// So many embedded policies are remembered: versions of those of a few datasets.
+const EMBEDDED_POLICIES: u64 = 64;
 
 /// Whose policies files may carry.
 #[derive(Clone, Debug)]
@@ -88,6 +94,8 @@ pub struct Asking<'a> {
 pub struct TableReader {
     policies: Arc<dyn PolicySource>,
     embedded: EmbeddedPolicies,
+    /// Policies that were verified, by what they were verified from.
+    embedded_seen: Cache<[u8; 32], Arc<VerifiedPolicy>>,
     keys: OpeningTableKeys,
     value_keys: OpeningKeys,
     domains: DomainKeys,
@@ -207,6 +215,7 @@ impl TableReader {
         Self {
             policies,
             embedded,
+            embedded_seen: Cache::new(EMBEDDED_POLICIES),
             keys,
             value_keys,
             domains,
@@ -258,7 +267,7 @@ impl TableReader {
                 place: format!("{}/{}", claims.dataset, claims.partition),
             });
         }
-        let embedded = Arc::new(self.embedded.of(&claims)?);
+        let embedded = self.embedded(&claims).await?;
         let policy = self.policies.policy(&claims.dataset).await?;
         let access = access(policy.policy(), FOOTER_LABEL, asking);
         if !access.is_allowed() {
@@ -269,7 +278,8 @@ impl TableReader {
         // A file of ours carries a policy that has tables.
         let rule = embedded.policy().table.as_ref().ok_or(TableError::Damaged)?;
         let pair = (rule.key.as_str(), rule.acl.as_str());
-        let key = self.module_key(&claims.dataset, FOOTER_LABEL, pair, &footer).await;
+        let mut unwrapping = Unwrapping::new(&self.keys, &claims.dataset);
+        let key = unwrapping.module_key(FOOTER_LABEL, pair, &footer).await;
         let key = key.map_err(|error| TableError::Footer(Box::new(error)))?;
         let mut keys = ModuleKeys::from([(footer_bytes, Arc::new(key))]);
 
@@ -301,10 +311,15 @@ impl TableReader {
                 }
                 None => return Err(TableError::Damaged),
                 Some((bytes, material)) => {
-                    let opened = self
-                        .open_leaf(leaf, &material, (&claims, embedded.policy(), policy.policy()), asking)
+                    let (leaf, key) = self
+                        .open_leaf(
+                            leaf,
+                            &material,
+                            (embedded.policy(), policy.policy()),
+                            asking,
+                            &mut unwrapping,
+                        )
                         .await?;
-                    let (leaf, key) = opened;
                     if let Some(key) = key {
                         keys.insert(bytes, Arc::new(key));
                     }
@@ -344,8 +359,9 @@ impl TableReader {
         &self,
         leaf: FileLeaf,
         material: &Material,
-        (claims, then, now): (&Claims, &Policy, &Policy),
+        (then, now): (&Policy, &Policy),
         asking: Asking<'_>,
+        unwrapping: &mut Unwrapping<'_>,
     ) -> Result<(OpenLeaf, Option<SecretBytes>), TableError> {
         // What it claims to be, until its key proves it.
         let claimed = material.label.as_deref().unwrap_or(FOOTER_LABEL);
@@ -391,7 +407,7 @@ impl TableReader {
             open.state = LeafState::failed("the policy in the file has no such column");
             return Ok((open, None));
         };
-        match self.module_key(&claims.dataset, claimed, pair, material).await {
+        match unwrapping.module_key(claimed, pair, material).await {
             Ok(key) => Ok((open, Some(key))),
             Err(error) if error.is_retryable() => Err(TableError::Footer(Box::new(error))),
             Err(OpenKeyError::Service(error @ KeyServiceError::NotPermitted { .. })) => {
@@ -408,11 +424,50 @@ impl TableReader {
         }
     }
 
+    /// The policy that a file carries. Files of one table carry the same one: it is verified once.
+    async fn embedded(&self, claims: &Claims) -> Result<Arc<VerifiedPolicy>, TableError> {
+        let mut text = Sha256::new();
+        for part in [
+            &Some(&claims.dataset),
+            &claims.policy.as_ref(),
+            &claims.unsigned_policy.as_ref(),
+        ] {
+            let part = part.map_or("", String::as_str);
+            text.update((part.len() as u64).to_le_bytes());
+            text.update(part);
+        }
+        let known = &self.embedded_seen;
+        let text: [u8; 32] = text.finalize().into();
+        if let Some(policy) = known.get(&text).await {
+            return Ok(policy);
+        }
+        let policy = Arc::new(self.embedded.of(claims)?);
+        known.insert(text, Arc::clone(&policy)).await;
+        Ok(policy)
+    }
+}
+
+/// The keys of one file. Most of its modules are under few key-encryption keys, which are looked up once.
+struct Unwrapping<'a> {
+    keys: &'a OpeningTableKeys,
+    dataset: &'a str,
+    /// Key-encryption keys by the text of their envelopes.
+    opened: HashMap<String, Arc<OpenedKey<UnwrappingKey>>>,
+}
+
+impl<'a> Unwrapping<'a> {
+    fn new(keys: &'a OpeningTableKeys, dataset: &'a str) -> Self {
+        Self {
+            keys,
+            dataset,
+            opened: HashMap::new(),
+        }
+    }
+
     /// Unwraps the key of a module, if it is one of `label` under the key-encryption key of that policy key and ACL: both are in
     /// the context that the key service opens under.
     async fn module_key(
-        &self,
-        dataset: &str,
+        &mut self,
         label: &str,
         (key_name, acl): (&str, &str),
         material: &Material,
@@ -420,18 +475,24 @@ impl TableReader {
         let Wrapped::Double { key, kek } = &material.wrapped else {
             return Err(OpenKeyError::NotOurs);
         };
-        let envelope = Envelope::from_text(kek).map_err(|_| OpenKeyError::NotOurs)?;
-        let bytes = envelope.to_bytes().map_err(|_| OpenKeyError::NotOurs)?;
-        let id = envelope.key_id();
-        let opened = self.keys.get(id, &[&bytes]).await?;
+        let opened = match self.opened.get(kek) {
+            Some(opened) => Arc::clone(opened),
+            None => {
+                let envelope = Envelope::from_text(kek).map_err(|_| OpenKeyError::NotOurs)?;
+                let bytes = envelope.to_bytes().map_err(|_| OpenKeyError::NotOurs)?;
+                let opened = self.keys.get(envelope.key_id(), &[&bytes]).await?;
+                self.opened.insert(kek.clone(), Arc::clone(&opened));
+                opened
+            }
+        };
         let proven = &opened.envelope;
-        if proven.dataset != dataset || proven.key_name != key_name || proven.acl != acl {
+        if proven.dataset != self.dataset || proven.key_name != key_name || proven.acl != acl {
             return Err(OpenKeyError::NotOurs);
         }
         opened
             .key
-            .unwrap(dataset, label, key)
-            .map_err(|_| OpenKeyError::WrongKey { key: id })
+            .unwrap(self.dataset, label, key)
+            .map_err(|_| OpenKeyError::WrongKey { key: proven.key_id() })
     }
 }
 
@@ -574,8 +635,9 @@ impl Texts {
 }
 
 pub(super) fn arrow_schema(metadata: &ParquetMetaData) -> Result<SchemaRef, TableError> {
-    ArrowReaderMetadata::try_new(Arc::new(metadata.clone()), ArrowReaderOptions::new())
-        .map(|metadata| Arc::clone(metadata.schema()))
+    let file = metadata.file_metadata();
+    parquet_to_arrow_schema(file.schema_descr(), file.key_value_metadata())
+        .map(Arc::new)
         .map_err(|_| TableError::Damaged)
 }
 

@@ -6,28 +6,27 @@ use std::fmt;
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray as _, Float64Builder, GenericListArray, Int64Array, OffsetSizeTrait, RecordBatch,
-    RecordBatchOptions, StringArray, StringBuilder, StructArray, new_null_array,
+    Array as _, ArrayRef, AsArray as _, BinaryArray, Int64Array, RecordBatch, RecordBatchOptions, UInt32Array,
+    new_null_array,
 };
-use arrow::compute::filter_record_batch;
-use arrow::datatypes::{DataType, Field, FieldRef, Fields, Int64Type, Schema, SchemaRef};
+use arrow::compute::{filter_record_batch, take};
+use arrow::datatypes::{DataType, Int64Type, SchemaRef};
 use parquet::DecodeResult;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, RowFilter};
 use parquet::arrow::push_decoder::{ParquetPushDecoder, ParquetPushDecoderBuilder};
 
+use super::elements::{Elements, find};
 use super::error::TableError;
 use super::filter::Filter;
 use super::layout::{EXTRA_COLUMN, OFFSET_COLUMN};
 use super::pages::{Wanted, with_page_indexes};
 use super::read::{Asking, LeafState, OpenLeaf, OpenTable};
+use super::shown::Showing;
 use super::source::pieces;
-use crate::acl::Refused;
-use crate::columns::arrow::{ArrowColumnError, SealedType, decode_array};
-use crate::columns::json;
-use crate::pipeline::{ColumnDecision, ColumnOutcome, OpenedCells, Position, SealedCells};
-use crate::policy::{EXTRA_LABEL, Root, Segment};
-use crate::seal::PlainColumn;
+use super::values::{array_of, redacted};
+use crate::pipeline::{ColumnDecision, ColumnOutcome, Position, SealedCells};
+use crate::policy::{EXTRA_LABEL, Root};
 
 /// What is wanted of a file.
 #[derive(Clone, Debug)]
@@ -224,71 +223,24 @@ impl OpenTable {
                 .any(|(leaf, wanted)| *wanted && leaf.leaf.column == rule.path)
         })
     }
-
-    /// The schema of what is shown: sealed columns have the type of their values.
-    fn shown_schema(&self, wanted: &[bool]) -> SchemaRef {
-        let mut leaf = 0;
-        let fields: Vec<FieldRef> = self
-            .schema()
-            .fields()
-            .iter()
-            .filter_map(|field| self.shown_field(field, wanted, &mut leaf))
-            .collect();
-        Arc::new(Schema::new(fields))
-    }
-
-    /// `None` if nothing of it is wanted.
-    fn shown_field(&self, field: &Field, wanted: &[bool], leaf: &mut usize) -> Option<FieldRef> {
-        let data_type = match field.data_type() {
-            DataType::Struct(fields) => {
-                let fields: Fields = fields
-                    .iter()
-                    .filter_map(|field| self.shown_field(field, wanted, leaf))
-                    .collect();
-                (!fields.is_empty()).then_some(DataType::Struct(fields))
-            }
-            DataType::List(item) => self.shown_field(item, wanted, leaf).map(DataType::List),
-            DataType::LargeList(item) => self.shown_field(item, wanted, leaf).map(DataType::LargeList),
-            other => {
-                let n = *leaf;
-                *leaf += 1;
-                wanted[n].then(|| self.leaves[n].shown_type().unwrap_or_else(|| other.clone()))
-            }
-        }?;
-        Some(Arc::new(Field::new(field.name(), data_type, true)))
-    }
-}
-
-impl OpenTable {
-    /// The type of a leaf as it is shown.
-    pub(super) fn shown_type(&self, n: usize) -> DataType {
-        let leaf = &self.leaves[n];
-        leaf.shown_type().unwrap_or_else(|| leaf.leaf.data_type.clone())
-    }
-}
-
-impl OpenLeaf {
-    /// The type that opened values of a sealed column have. They were sealed as the JSON that they were: times, decimals and
-    /// bytes stay the texts that they are there.
-    fn shown_type(&self) -> Option<DataType> {
-        use DataType::{Boolean, Float64, Int64, Utf8};
-        Some(match &self.leaf.sealed.as_ref()?.sealed_type {
-            SealedType::Arrow(data_type @ (Boolean | Int64 | Float64)) => data_type.clone(),
-            SealedType::Arrow(_) | SealedType::Json => Utf8,
-        })
-    }
-
-    /// Whether what is shown is JSON, and not the text of a string.
-    fn is_json(&self) -> bool {
-        let sealed = self.leaf.sealed.as_ref();
-        sealed.is_some_and(|sealed| sealed.sealed_type == SealedType::Json)
-    }
 }
 
 /// `path` itself, or a path below it: `user` of `user.email`, `cards` of `cards[*].number`.
 fn is_at_or_below(path: &str, name: &str) -> bool {
     path.strip_prefix(name)
         .is_some_and(|rest| rest.is_empty() || rest.starts_with('.') || rest.starts_with('['))
+}
+
+/// The values in the places where `like` has some, and nulls in the others.
+fn spread(values: &ArrayRef, like: &BinaryArray) -> Result<ArrayRef, TableError> {
+    if values.len() == like.len() {
+        return Ok(Arc::clone(values));
+    }
+    let mut next = 0..;
+    let places: UInt32Array = (0..like.len())
+        .map(|n| like.is_valid(n).then(|| next.next()).flatten())
+        .collect();
+    take(values, &places, None).map_err(|_| TableError::Damaged)
 }
 
 /// Where the rows of a batch come from: told of those that somebody asks for.
@@ -378,20 +330,15 @@ impl RowStream<'_> {
         let at = self.places(stored);
         self.row += i64::try_from(rows).unwrap_or(0);
         let mut opened: HashMap<usize, ArrayRef> = HashMap::new();
-        let mut elements = HashMap::new();
         for (n, leaf) in self.table.leaves.iter().enumerate() {
             let is_asked = self.wanted[n] || self.filter.reads(n);
-            if !is_asked || !leaf.is_shown() || leaf.leaf.sealed.is_none() {
-                continue;
+            if is_asked
+                && leaf.is_shown()
+                && leaf.leaf.sealed.is_some()
+                && let Some(found) = find(stored, &leaf.leaf.segments)
+            {
+                opened.insert(n, self.open(n, &found, stored, &at).await?);
             }
-            let Some(found) = find(stored, &leaf.leaf.segments) else {
-                continue;
-            };
-            elements.insert(n, found);
-        }
-        for (n, found) in elements {
-            let array = self.open(n, &found, stored, &at).await?;
-            opened.insert(n, array);
         }
         let keep = self.filter.keep(stored, &opened, self.table)?;
         let kept = match &keep {
@@ -402,11 +349,16 @@ impl RowStream<'_> {
         if kept == 0 {
             return Ok(None);
         }
+        let showing = Showing {
+            leaves: &self.table.leaves,
+            wanted: &self.wanted,
+            opened: &opened,
+        };
         let mut leaf = 0;
         let mut columns = Vec::new();
         for field in self.table.schema().fields() {
             let array = stored.column_by_name(field.name()).cloned();
-            if let Some(array) = self.assemble(field, array.as_ref(), rows, &opened, &mut leaf) {
+            if let Some(array) = showing.field(field, array.as_ref(), rows, &mut leaf) {
                 columns.push(array);
             }
         }
@@ -432,7 +384,7 @@ impl RowStream<'_> {
         }
     }
 
-    /// Opens the sealed values of a leaf.
+    /// Opens the sealed values of a leaf. Only those that are there cost anything: most of `_extra` is null.
     async fn open(
         &mut self,
         n: usize,
@@ -445,6 +397,14 @@ impl RowStream<'_> {
         let Some(values) = found.array.as_binary_opt::<i32>() else {
             return Err(TableError::Damaged);
         };
+        let to = leaf.shown_type().unwrap_or(DataType::Utf8);
+        let present: Vec<usize> = match values.nulls() {
+            Some(nulls) => nulls.valid_indices().collect(),
+            None => (0..values.len()).collect(),
+        };
+        if present.is_empty() {
+            return Ok(new_null_array(&to, values.len()));
+        }
         // Sealed values are those of files with a policy.
         let own = table.own.as_ref().ok_or(TableError::Damaged)?;
         let policy = own.policy.policy();
@@ -464,14 +424,14 @@ impl RowStream<'_> {
             }
         };
         let rows = match rule.and_then(|rule| rule.bind_row.as_ref()) {
-            Some(path) if *path.root() == Root::Value => row_ids(stored, path.segments(), found),
+            Some(path) if *path.root() == Root::Value => found.row_ids(stored, path.segments(), &present),
             _ => Vec::new(),
         };
         let cells = SealedCells {
             label: &label,
-            values: values.iter().collect(),
+            values: present.iter().map(|n| values.value(*n)).collect(),
             rows,
-            at: found.rows.iter().map(|row| at.of(*row as usize)).collect(),
+            at: present.iter().map(|n| at.of(found.rows[*n] as usize)).collect(),
             envelopes: &own.envelopes,
         };
         let opened = own
@@ -479,28 +439,22 @@ impl RowStream<'_> {
             .open_cells(&cells, self.asking.who, self.asking.purpose, self.asking.now)
             .await
             .map_err(|error| TableError::Values(Box::new(error)))?;
-        let to = leaf.shown_type().unwrap_or(DataType::Utf8);
-        let is_json = leaf.is_json();
-        let array = match to {
-            DataType::Utf8 => texts(&opened, is_json),
-            DataType::Float64 => floats(&opened),
-            to => typed(&opened, &to)?,
-        };
-        let wrong = array.null_count().saturating_sub(nulls_of(&opened));
+        let (array, wrong) = array_of(&opened, &to, leaf.is_json())?;
         self.decisions.extend(opened.decisions.iter().cloned());
         if wrong > 0 {
             self.decisions.push(ColumnDecision::new(
                 &label,
                 ColumnOutcome::Failed(NOT_OF_TYPE),
                 "values are not of the type that the table declares; they can be read as records".to_owned(),
-                wrong as u64,
+                wrong,
                 (&at.of(0), &at.of(at.rows - 1)),
             ));
         }
-        Ok(match opened.refused {
-            Some(refused) => redacted(&array, &opened.is_refused, refused, is_json),
+        let array = match opened.refused {
+            Some(refused) => redacted(&array, &opened.is_refused, refused, leaf.is_json()),
             None => array,
-        })
+        };
+        spread(&array, values)
     }
 
     /// Decisions about whole columns.
@@ -528,90 +482,6 @@ impl RowStream<'_> {
             self.decisions.push(decision);
         }
     }
-
-    /// A field as it is shown, from what was decoded of it.
-    fn assemble(
-        &self,
-        field: &Field,
-        stored: Option<&ArrayRef>,
-        len: usize,
-        opened: &HashMap<usize, ArrayRef>,
-        leaf: &mut usize,
-    ) -> Option<ArrayRef> {
-        match field.data_type() {
-            DataType::Struct(fields) => {
-                let stored = stored.and_then(|array| array.as_struct_opt());
-                let mut columns = Vec::new();
-                let mut shown: Vec<FieldRef> = Vec::new();
-                for field in fields {
-                    let child = stored.and_then(|array| array.column_by_name(field.name()));
-                    if let Some(array) = self.assemble(field, child, len, opened, leaf) {
-                        shown.push(Arc::new(Field::new(field.name(), array.data_type().clone(), true)));
-                        columns.push(array);
-                    }
-                }
-                if shown.is_empty() {
-                    return None;
-                }
-                let nulls = stored.and_then(|array| array.nulls().cloned());
-                StructArray::try_new(shown.into(), columns, nulls)
-                    .ok()
-                    .map(|array| Arc::new(array) as ArrayRef)
-            }
-            DataType::List(item) => {
-                let stored = stored.and_then(|array| array.as_list_opt::<i32>());
-                self.assemble_list(item, stored, len, opened, leaf)
-            }
-            DataType::LargeList(item) => {
-                let stored = stored.and_then(|array| array.as_list_opt::<i64>());
-                self.assemble_list(item, stored, len, opened, leaf)
-            }
-            data_type => {
-                let n = *leaf;
-                *leaf += 1;
-                if !self.wanted[n] {
-                    return None;
-                }
-                let own = &self.table.leaves[n];
-                let to = own.shown_type().unwrap_or_else(|| data_type.clone());
-                let shown = match (opened.get(&n), stored, &own.state) {
-                    (Some(opened), ..) => Arc::clone(opened),
-                    (None, Some(stored), LeafState::Shown { .. }) if own.leaf.sealed.is_none() => Arc::clone(stored),
-                    (.., LeafState::Refused { refused, .. }) => {
-                        redacted(&new_null_array(&to, len), &vec![true; len], *refused, false)
-                    }
-                    _ => new_null_array(&to, len),
-                };
-                Some(shown)
-            }
-        }
-    }
-
-    fn assemble_list<O: OffsetSizeTrait>(
-        &self,
-        item: &FieldRef,
-        stored: Option<&GenericListArray<O>>,
-        len: usize,
-        opened: &HashMap<usize, ArrayRef>,
-        leaf: &mut usize,
-    ) -> Option<ArrayRef> {
-        let values = stored.map(|array| Arc::clone(array.values()));
-        let inner = values.as_ref().map_or(0, Array::len);
-        let shown = self.assemble(item, values.as_ref(), inner, opened, leaf)?;
-        let field = Arc::new(Field::new(item.name(), shown.data_type().clone(), true));
-        let list = match stored {
-            Some(stored) => {
-                GenericListArray::<O>::try_new(field, stored.offsets().clone(), shown, stored.nulls().cloned()).ok()?
-            }
-            None => {
-                return Some(new_null_array(
-                    &GenericListArray::<O>::DATA_TYPE_CONSTRUCTOR(field),
-                    len,
-                ));
-            }
-        };
-        Some(Arc::new(list))
-    }
 }
 
 impl OpenLeaf {
@@ -631,176 +501,3 @@ impl fmt::Debug for RowStream<'_> {
 
 /// Code of an opened value that the table's type does not hold.
 pub const NOT_OF_TYPE: &str = "not-of-type";
-
-/// The values of a leaf in a batch, and the row and list indexes of each.
-pub(super) struct Elements {
-    pub(super) array: ArrayRef,
-    pub(super) rows: Vec<u32>,
-    /// Outermost first; empty without lists.
-    indexes: Vec<Vec<u32>>,
-}
-
-/// Finds a leaf in a batch; `None` if it was not decoded.
-pub(super) fn find(batch: &RecordBatch, segments: &[Segment]) -> Option<Elements> {
-    let (Segment::Name(first), rest) = segments.split_first()? else {
-        return None;
-    };
-    let mut found = Elements {
-        array: Arc::clone(batch.column_by_name(first)?),
-        rows: (0..u32::try_from(batch.num_rows()).ok()?).collect(),
-        indexes: vec![Vec::new(); batch.num_rows()],
-    };
-    for segment in rest {
-        found = match segment {
-            Segment::Name(name) => Elements {
-                array: Arc::clone(found.array.as_struct_opt()?.column_by_name(name)?),
-                ..found
-            },
-            Segment::Each => match found.array.data_type() {
-                DataType::List(_) => found.each::<i32>()?,
-                DataType::LargeList(_) => found.each::<i64>()?,
-                _ => return None,
-            },
-        };
-    }
-    Some(found)
-}
-
-impl Elements {
-    fn each<O: OffsetSizeTrait>(self) -> Option<Self> {
-        let list = self.array.as_list_opt::<O>()?;
-        let values = Arc::clone(list.values());
-        let mut rows = vec![0; values.len()];
-        let mut indexes = vec![Vec::new(); values.len()];
-        for (n, window) in list.offsets().windows(2).enumerate() {
-            for (index, element) in (window[0].as_usize()..window[1].as_usize()).enumerate() {
-                rows[element] = self.rows[n];
-                let mut own = self.indexes[n].clone();
-                own.push(u32::try_from(index).ok()?);
-                indexes[element] = own;
-            }
-        }
-        Some(Self {
-            array: values,
-            rows,
-            indexes,
-        })
-    }
-}
-
-/// The canonical row ids of the values in `found`, from the column that the policy binds them to.
-fn row_ids(batch: &RecordBatch, segments: &[Segment], found: &Elements) -> Vec<Option<Vec<u8>>> {
-    let Some(ids) = find(batch, segments) else {
-        return Vec::new();
-    };
-    let scalar = |row: u32| {
-        let text = json_scalar(&ids.array, row as usize)?;
-        Some(text.into_bytes())
-    };
-    let id = |(row, indexes): (&u32, &Vec<u32>)| {
-        let mut out = Vec::new();
-        json::encode_row_id(&scalar(*row)?, indexes, &mut out).ok()?;
-        Some(out)
-    };
-    found.rows.iter().zip(&found.indexes).map(id).collect()
-}
-
-/// A value of a clear scalar column as JSON text.
-fn json_scalar(array: &ArrayRef, row: usize) -> Option<String> {
-    if array.is_null(row) {
-        return None;
-    }
-    match array.data_type() {
-        DataType::Utf8 => {
-            let mut out = Vec::new();
-            json::write_string(array.as_string::<i32>().value(row), &mut out);
-            String::from_utf8(out).ok()
-        }
-        DataType::Int64 => Some(array.as_primitive::<Int64Type>().value(row).to_string()),
-        DataType::Boolean => Some(array.as_boolean().value(row).to_string()),
-        _ => None,
-    }
-}
-
-/// Calls `take` with the JSON text of each opened value; `None` for nulls.
-fn each_json(opened: &OpenedCells, mut take: impl FnMut(Option<&str>)) {
-    for value in opened.values.view().iter() {
-        let Some(encoding) = value else {
-            take(None);
-            continue;
-        };
-        let mut text = zeroize::Zeroizing::new(Vec::with_capacity(encoding.len() * 6 + 64));
-        let json = json::decode_json(encoding, &mut text).ok();
-        take(
-            json.and_then(|()| std::str::from_utf8(&text).ok())
-                .filter(|text| *text != "null"),
-        );
-    }
-}
-
-/// Opened values as texts: as JSON, or strings as what they say.
-fn texts(opened: &OpenedCells, is_json: bool) -> ArrayRef {
-    let mut builder = StringBuilder::with_capacity(opened.is_refused.len(), opened.values.view().value_bytes());
-    each_json(opened, |text| match text {
-        Some(text) if !is_json && text.starts_with('"') => builder.append_option(json::string_value(text.as_bytes())),
-        text => builder.append_option(text),
-    });
-    Arc::new(builder.finish())
-}
-
-/// Opened values as floats, numbers that are spelled as integers too; what is none is null.
-fn floats(opened: &OpenedCells) -> ArrayRef {
-    let mut builder = Float64Builder::with_capacity(opened.is_refused.len());
-    each_json(opened, |text| {
-        let number = text.and_then(|text| serde_json::from_str::<f64>(text).ok());
-        builder.append_option(number.filter(|number| number.is_finite()));
-    });
-    Arc::new(builder.finish())
-}
-
-/// Opened values as an array of the declared type; those that it does not hold are null.
-fn typed(opened: &OpenedCells, to: &DataType) -> Result<ArrayRef, TableError> {
-    let view = opened.values.view();
-    match decode_array(&view, to) {
-        Ok(array) => return Ok(array),
-        Err(ArrowColumnError::Mismatch { .. }) => {}
-        Err(_) => return Err(TableError::Damaged),
-    }
-    let mut fitting = PlainColumn::with_capacity(view.len(), view.value_bytes());
-    for value in view.iter() {
-        let fits = value.filter(|value| {
-            let mut one = PlainColumn::with_capacity(1, value.len());
-            one.push(value).is_ok() && decode_array(&one.view(), to).is_ok()
-        });
-        let pushed = match fits {
-            Some(value) => fitting.push(value),
-            None => fitting.push_null(),
-        };
-        pushed.map_err(|_| TableError::Damaged)?;
-    }
-    decode_array(&fitting.view(), to).map_err(|_| TableError::Damaged)
-}
-
-/// How many of the opened values are null.
-fn nulls_of(opened: &OpenedCells) -> usize {
-    // The encoding of null is null too.
-    opened
-        .values
-        .view()
-        .iter()
-        .filter(|value| value.is_none_or(|encoding| encoding == [0]))
-        .count()
-}
-
-/// The array with what a refused reader sees in the places of refused values. Only texts can say `[redacted]`.
-fn redacted(array: &ArrayRef, is_refused: &[bool], refused: Refused, is_json: bool) -> ArrayRef {
-    let shown = if is_json { Some(refused.json()) } else { refused.text() };
-    let (Some(shown), Refused::Redact, Some(texts)) = (shown, refused, array.as_string_opt::<i32>()) else {
-        return Arc::clone(array);
-    };
-    let pairs = texts.iter().zip(is_refused);
-    let masked: StringArray = pairs
-        .map(|(text, refused)| if *refused { Some(shown) } else { text })
-        .collect();
-    Arc::new(masked)
-}

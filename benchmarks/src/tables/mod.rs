@@ -20,7 +20,10 @@ use crate::process;
 use peer::PyArrow;
 
 const SECTION: &str = "tables";
-const ROWS: u64 = 32_768;
+/// Rows of the files that are compared: small ones as a landing makes them, where what a file costs is spread over its rows.
+const ROWS: u64 = 131_072;
+/// Rows of a file of which little but its footer is read.
+const FEW: u64 = 2;
 const PAIRS: usize = 31;
 /// JSON bytes of the conversion whose memory is measured.
 const CONVERTED: u64 = 2 << 30;
@@ -52,6 +55,7 @@ pub(crate) fn run() -> Result<(), Error> {
         compare(&sides, compression, name)?;
     }
     sealing(&sides)?;
+    opening()?;
     memory()
 }
 
@@ -138,6 +142,35 @@ fn sealing(sides: &Sides) -> Result<(), Error> {
     ];
     let samples = interleaved(pairs(PAIRS), 1, contenders)?;
     report(sides, "records to a file, zstd", COLUMN, &samples)
+}
+
+/// What a file costs before its first row: footer, policy, keys of every column.
+fn opening() -> Result<(), Error> {
+    let table = Table::new(Protection::Column)?;
+    let rows = table.rows(samples(FEW))?;
+    let options = WriteOptions {
+        threads: 1,
+        ..WriteOptions::default()
+    };
+    let plain = write_plain(&rows.rows, options.compression, options.row_group_rows)?;
+    let encrypted = table.write(&rows, options)?;
+    let contenders = vec![
+        Contender::here(PLAIN, || {
+            assert!(read_plain(&plain).is_ok_and(|rows| rows == FEW));
+        }),
+        Contender::here(COLUMN, || {
+            assert!(table.read(Arc::new(encrypted.clone())).is_ok_and(|rows| rows == FEW));
+        }),
+    ];
+    let samples = interleaved(pairs(PAIRS), 16, contenders)?;
+    Comparison {
+        section: SECTION,
+        what: "open and read a file of two rows",
+        unit: "µs per file",
+        factor: 1e6,
+        baseline: PLAIN,
+    }
+    .write(&samples)
 }
 
 fn report(
