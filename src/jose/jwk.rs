@@ -258,6 +258,14 @@ pub struct Thumbprint([u8; 32]);
 )]
 pub struct ThumbprintError;
 
+impl Thumbprint {
+    /// Of an RFC 7638 hash.
+    #[cfg(feature = "jwe")]
+    pub(super) fn from_digest(digest: [u8; 32]) -> Self {
+        Self(digest)
+    }
+}
+
 impl FromStr for Thumbprint {
     type Err = ThumbprintError;
 

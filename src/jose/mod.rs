@@ -1,13 +1,18 @@
-//! JOSE as used here: EdDSA JWS (RFC 7515, RFC 8037) and Ed25519 JWKs (RFC 7517, RFC 7638 thumbprints).
+//! JOSE as used here: EdDSA JWS (RFC 7515, RFC 8037), JWE of clients (RFC 7516), Ed25519 and RSA JWKs (RFC 7517, RFC 7638
+//! thumbprints).
 //!
-//! One algorithm, one serialisation, an exact header: what the standards leave open is refused, because no
-//! signer of ours ever writes it. Only the key sets of OIDC issuers, who are not ours, know more algorithms.
+//! One algorithm for each purpose, one serialisation, an exact header: what the standards leave open is refused. Only the key
+//! sets of OIDC issuers, who are not ours, know more algorithms.
 
+#[cfg(feature = "jwe")]
+pub mod jwe;
 pub mod jwk;
 #[cfg(feature = "identity")]
 pub mod jwks;
 pub mod jws;
 mod members;
+#[cfg(feature = "jwe")]
+pub mod rsa;
 #[cfg(feature = "identity")]
 mod strict;
 
@@ -22,7 +27,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 /// base64url without padding (RFC 4648, section 5).
-pub(crate) fn base64url(bytes: &[u8]) -> String {
+#[must_use]
+pub fn base64url(bytes: &[u8]) -> String {
     URL_SAFE_NO_PAD.encode(bytes)
 }
 

@@ -7,13 +7,19 @@ use std::time::Duration;
 use crate::clock::Steady;
 
 /// Refusals in a row before the rate counts.
-pub(super) const BURST: u32 = 256;
+const BURST: u32 = 256;
 /// One more chance each, so 32 a second: far below any quota of KMS.
-pub(super) const REFILL: Duration = Duration::from_millis(31);
+const REFILL: Duration = Duration::from_millis(31);
 
 /// The bucket.
 #[derive(Debug)]
-pub(super) struct Doubt(Mutex<State>);
+pub(crate) struct Doubt {
+    state: Mutex<State>,
+    /// The most chances that it holds.
+    burst: u32,
+    /// How long one more takes.
+    refill: Duration,
+}
 
 #[derive(Debug)]
 struct State {
@@ -23,27 +29,36 @@ struct State {
 
 /// One chance, spent unless it is given back.
 #[derive(Debug)]
-pub(super) struct Chance<'a>(&'a Doubt);
+pub(crate) struct Chance<'a>(&'a Doubt);
 
 impl Default for Doubt {
     fn default() -> Self {
-        Self(Mutex::new(State {
-            chances: BURST,
-            filled: Steady(0),
-        }))
+        Self::new(BURST, REFILL)
     }
 }
 
 impl Doubt {
+    /// A full bucket.
+    pub(crate) fn new(burst: u32, refill: Duration) -> Self {
+        Self {
+            state: Mutex::new(State {
+                chances: burst,
+                filled: Steady(0),
+            }),
+            burst,
+            refill,
+        }
+    }
+
     /// A chance, taken before the key service is asked so that concurrent callers cannot overdraw; `None` if there is
     /// none left.
-    pub(super) fn take(&self, now: Steady) -> Option<Chance<'_>> {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let refill = REFILL.as_millis();
+    pub(crate) fn take(&self, now: Steady) -> Option<Chance<'_>> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let refill = self.refill.as_millis().max(1);
         let earned = now.since(state.filled).as_millis() / refill;
         if earned > 0 {
             let earned = u32::try_from(earned).unwrap_or(u32::MAX);
-            state.chances = state.chances.saturating_add(earned).min(BURST);
+            state.chances = state.chances.saturating_add(earned).min(self.burst);
             state.filled = now;
         }
         state.chances = state.chances.checked_sub(1)?;
@@ -53,9 +68,9 @@ impl Doubt {
 
 impl Chance<'_> {
     /// The envelope opened, or the key service did not say: nothing speaks against it.
-    pub(super) fn give_back(self) {
-        let mut state = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
-        state.chances = state.chances.saturating_add(1).min(BURST);
+    pub(crate) fn give_back(self) {
+        let mut state = self.0.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.chances = state.chances.saturating_add(1).min(self.0.burst);
     }
 }
 
@@ -79,7 +94,7 @@ mod tests {
         let chance = {
             let fresh = Doubt::default();
             fresh.take(Steady(0)).unwrap().give_back();
-            fresh.0.lock().unwrap().chances
+            fresh.state.lock().unwrap().chances
         };
         assert_eq!(chance, BURST);
     }

@@ -3,10 +3,12 @@
 //! This module knows no broker: connectors implement the reading and writing around [`Transform`].
 
 pub mod batch;
+mod client_values;
 pub mod counters;
 pub mod dead_letter;
 mod edits;
 mod hints;
+mod jobs;
 mod open;
 mod opener;
 mod output;

@@ -67,6 +67,8 @@ pub(crate) struct Plan {
     fields: Vec<ColumnPath>,
     /// Per rule: index of its row-id field.
     row_fields: Vec<Option<usize>>,
+    /// Index of the field that holds a session.
+    session_field: Option<usize>,
     /// Per rule: the rules of its hints.
     hints: Vec<Vec<usize>>,
     /// Per rule: what stands before a sealed text in JSON. For hints that is their name too.
@@ -124,6 +126,8 @@ impl Plan {
             .iter()
             .map(|rule| rule.bind_row.as_ref().map(&mut field))
             .collect();
+        let session = model.client.as_ref().and_then(|client| client.session.as_ref());
+        let session_field = session.map(&mut field);
         let compiled = groups
             .iter()
             .filter_map(|group| compile_group(model, group, &mut field))
@@ -154,6 +158,7 @@ impl Plan {
             outer_rules,
             fields,
             row_fields,
+            session_field,
             hints,
             openings,
             columns,
@@ -283,6 +288,28 @@ impl Plan {
             _ => Err(Rejection::new(
                 "ambiguous-field",
                 format!("field {path} occurs more than once"),
+            )),
+        }
+    }
+
+    /// The field that holds a session, if the policy names one.
+    pub(crate) fn session_field(&self) -> Option<usize> {
+        self.session_field
+    }
+
+    /// Where in the record's value a field is that occurs once or not at all.
+    pub(crate) fn field_range(&self, document: &Document<'_>, field: usize) -> Result<Option<Range<usize>>, Rejection> {
+        let fields = document.found.fields.iter();
+        let mut occurrences = fields.filter(|hit| usize::from(hit.field) == field);
+        match (occurrences.next(), occurrences.next()) {
+            (Some(hit), None) => {
+                let range = FieldHit::range(hit);
+                Ok(Some(document.offset + range.start..document.offset + range.end))
+            }
+            (None, _) => Ok(None),
+            _ => Err(Rejection::new(
+                "ambiguous-field",
+                format!("field {} occurs more than once", self.fields[field]),
             )),
         }
     }

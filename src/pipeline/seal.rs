@@ -2,6 +2,7 @@
 //! as it was; what cannot be sealed becomes a dead letter, never a pass.
 
 use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -11,18 +12,22 @@ use tokio::task::JoinSet;
 use tracing::Instrument as _;
 use zeroize::Zeroizing;
 
+use super::client_values::{ClientValues, MAX_WRAPPED, Opened, Pending, is_sealed};
+use super::dead_letter::CANNOT_OPEN;
 use super::hints::{self, Domains};
+use super::jobs::{Bound, Item, Jobs};
 use super::output::{OutputLimits, too_large, too_large_unread};
-use super::plan::{Document, Format, Place, Plan, Rejection, is_domain};
+use super::plan::{Document, Format, Place, Plan, Rejection};
 use super::record::{Header, Record};
 use super::set_aside::{SetAside, from_direct, from_domain, joined};
 use super::transform::{Outcome, Route, SPANS, Transform, TransformError};
-use crate::columns::{Found, LocatorError, MAX_HITS, coerce, json};
+use crate::columns::{Found, LocatorError, MAX_HITS, member_range};
 use crate::flow::direct::DirectSealer;
+use crate::flow::hybrid::ClientKeys;
 use crate::keys::envelope::{KEYS_HEADER, MAX_ENVELOPES, write_header};
 use crate::keys::{ActiveKey, KeyError};
-use crate::policy::{DomainDocument, DomainType, Placement, Root, VerifiedPolicy};
-use crate::seal::{PlainColumn, Plaintext, SealedColumn, value};
+use crate::policy::{Placement, Root, SESSION_HEADER, VerifiedPolicy};
+use crate::seal::{PlainColumn, SealedColumn, value};
 
 /// Keys that are fetched side by side for one batch.
 pub(super) const FETCHES: usize = 16;
@@ -54,60 +59,24 @@ pub struct TransformCounters {
 pub struct SealTransform {
     plan: Plan,
     sealer: DirectSealer,
+    client_keys: Option<ClientKeys>,
     placement: KeysPlacement,
     limits: OutputLimits,
     counters: Arc<TransformCounters>,
     for_table: bool,
 }
 
-/// Values of one rule under one key, on their way to one seal call.
-struct Job {
-    rule: usize,
-    /// Resolved key name; `None` for plain keys and domains.
-    key_name: Option<String>,
-    plain: PlainColumn,
-    rows: Option<PlainColumn>,
-    len: usize,
-}
-
-/// One value of a record: where its sealed form goes, and where it comes from.
-#[derive(Clone, Copy)]
-struct Item {
-    place: Place,
-    job: usize,
-    index: usize,
-}
-
-/// The jobs of one batch.
+/// What was found in a record.
 #[derive(Default)]
-struct Jobs {
-    list: Vec<Job>,
-    plain_keys: HashMap<usize, usize>,
-    template_keys: HashMap<(usize, String), usize>,
-    /// Bytes that the records so far become: sealed values in their text form, row ids, dead letters.
-    bytes: u64,
-}
-
-impl Jobs {
-    /// The job of `rule` under `key_name`, made when it is new.
-    fn of(&mut self, rule: usize, key_name: Option<String>, bound: bool) -> usize {
-        let next = self.list.len();
-        let job = match &key_name {
-            None => *self.plain_keys.entry(rule).or_insert(next),
-            Some(name) => *self.template_keys.entry((rule, name.clone())).or_insert(next),
-        };
-        if job == next {
-            let rows = bound.then(|| PlainColumn::with_capacity(0, 0));
-            self.list.push(Job {
-                rule,
-                key_name,
-                plain: PlainColumn::with_capacity(0, 0),
-                rows,
-                len: 0,
-            });
-        }
-        job
-    }
+struct Extracted {
+    /// Values that are sealed with the batch.
+    items: Vec<Item>,
+    /// Values that clients sealed.
+    pending: Vec<Pending>,
+    /// Plaintexts of these that stay in place, because their columns are encrypted as a whole.
+    clear: Vec<(Place, Zeroizing<Vec<u8>>)>,
+    /// Sessions in the record's value, which do not stay.
+    sessions: Vec<Range<usize>>,
 }
 
 /// A sealed job: its rule, the column, and the data key unless it is a domain's.
@@ -128,6 +97,7 @@ impl SealTransform {
         Ok(Self {
             plan: Plan::new(policy, format)?,
             sealer,
+            client_keys: None,
             placement,
             limits: OutputLimits::default(),
             counters: Arc::default(),
@@ -141,6 +111,14 @@ impl SealTransform {
     #[must_use]
     pub fn for_table(mut self) -> Self {
         self.for_table = true;
+        self
+    }
+
+    /// The same transform for a policy with hybrid columns: what clients seal is opened with these keys. Without them such values
+    /// do not open, and their records become dead letters.
+    #[must_use]
+    pub fn with_client_keys(mut self, keys: ClientKeys) -> Self {
+        self.client_keys = Some(keys);
         self
     }
 
@@ -176,16 +154,16 @@ impl SealTransform {
         domains: &Domains,
         found: &mut Found,
         jobs: &mut Jobs,
-    ) -> Result<Vec<Item>, Rejection> {
+    ) -> Result<Extracted, Rejection> {
         if record.payload_bytes() as u64 > self.limits.record.0 {
             return Err(too_large_unread());
         }
-        let before = jobs.bytes;
-        let mut items = Vec::new();
+        let (before, wrapped) = (jobs.bytes, jobs.wrapped);
+        let mut all = Extracted::default();
         let outer = self.plan.outer_rules();
         match &record.value {
             None if outer.is_empty() => {}
-            None => self.extract_outer(record, None, domains, jobs, &mut items)?,
+            None => self.extract_outer(record, None, domains, jobs, &mut all)?,
             Some(bytes) => {
                 let mut documents = 0;
                 let mut padding = 0;
@@ -198,6 +176,8 @@ impl SealTransform {
                         .map(|(rule, ..)| self.padding(rule, domains))
                         .sum::<usize>();
                     check_padding(padding)?;
+                    let session = self.session_of(&document)?;
+                    all.sessions.extend(session.clone());
                     // Readers find values and hints alike.
                     let mut room = MAX_HITS.saturating_sub(document.found.hits.len());
                     for (rule, place, indexes) in self.plan.hits(&document) {
@@ -209,9 +189,16 @@ impl SealTransform {
                         if text == b"null" && !self.plan.rules()[rule].seal_nulls {
                             continue;
                         }
-                        if !self.stays_in_place(rule) {
-                            let item = self.add(rule, place, text, indexes, Some(&document), domains, jobs)?;
-                            items.push(item);
+                        let stays = self.stays_in_place(rule);
+                        if is_sealed(&self.plan.rules()[rule], place, text)? {
+                            let bound = Bound::of(&self.plan, rule, indexes, Some(&document))?;
+                            let value = Pending::note((rule, place), text, bound, session.clone(), stays, jobs);
+                            all.pending.push(value);
+                            check_wrapped(jobs.wrapped - wrapped)?;
+                        } else if !stays {
+                            let bound = Bound::of(&self.plan, rule, indexes, Some(&document))?;
+                            all.items
+                                .push(jobs.push(&self.plan, domains, (rule, place), text, bound)?);
                             self.check_room(record, before, jobs)?;
                         }
                         for hint in self.plan.hints(rule) {
@@ -220,22 +207,32 @@ impl SealTransform {
                             };
                             room = room.checked_sub(1).ok_or_else(too_many_values)?;
                             let behind = Place::Value { start: end, end };
-                            items.push(self.add(*hint, behind, &derived, indexes, Some(&document), domains, jobs)?);
+                            let bound = Bound::of(&self.plan, *hint, indexes, Some(&document))?;
+                            all.items
+                                .push(jobs.push(&self.plan, domains, (*hint, behind), &derived, bound)?);
                             self.check_room(record, before, jobs)?;
                         }
                     }
                     if documents == 1 && !outer.is_empty() {
-                        self.extract_outer(record, Some(&document), domains, jobs, &mut items)?;
+                        self.extract_outer(record, Some(&document), domains, jobs, &mut all)?;
                     }
                     Ok(())
                 })?;
                 if documents == 0 && !outer.is_empty() {
-                    self.extract_outer(record, None, domains, jobs, &mut items)?;
+                    self.extract_outer(record, None, domains, jobs, &mut all)?;
                 }
             }
         }
         self.check_room(record, before, jobs)?;
-        Ok(items)
+        Ok(all)
+    }
+
+    /// Where in the record's value a document holds its session, if the policy names a field for it.
+    fn session_of(&self, document: &Document<'_>) -> Result<Option<Range<usize>>, Rejection> {
+        match self.plan.session_field() {
+            Some(field) => self.plan.field_range(document, field),
+            None => Ok(None),
+        }
     }
 
     /// Whether the record, sealed as far as it has been read, is still within the limit.
@@ -252,7 +249,7 @@ impl SealTransform {
         records: &[Record],
         domains: &Domains,
         jobs: &mut Jobs,
-    ) -> Vec<Result<Vec<Item>, Rejection>> {
+    ) -> Vec<Result<Extracted, Rejection>> {
         let mut found = Found::default();
         let mut all = Vec::with_capacity(records.len());
         for record in records {
@@ -263,7 +260,7 @@ impl SealTransform {
                 Err(_) => SetAside::letter_bytes(record),
             };
             all.push(extracted);
-            if jobs.bytes >= self.limits.batch.0 {
+            if jobs.bytes >= self.limits.batch.0 || jobs.wrapped >= MAX_WRAPPED {
                 break;
             }
         }
@@ -286,7 +283,7 @@ impl SealTransform {
         document: Option<&Document<'_>>,
         domains: &Domains,
         jobs: &mut Jobs,
-        items: &mut Vec<Item>,
+        all: &mut Extracted,
     ) -> Result<(), Rejection> {
         for rule in self.plan.outer_rules() {
             let root = self.plan.rules()[*rule].path.root();
@@ -311,12 +308,19 @@ impl SealTransform {
                     format!("column {} is missing", self.plan.rules()[*rule].path),
                 ));
             }
-            if self.stays_in_place(*rule) {
-                continue;
-            }
+            let stays = self.stays_in_place(*rule);
             check_padding(places.len() * self.padding(*rule, domains))?;
             for (place, bytes) in places {
-                items.push(self.add(*rule, place, bytes, &[], document, domains, jobs)?);
+                if is_sealed(&self.plan.rules()[*rule], place, bytes)? {
+                    let session = all.sessions.first().cloned();
+                    let bound = Bound::of(&self.plan, *rule, &[], document)?;
+                    let value = Pending::note((*rule, place), bytes, bound, session, stays, jobs);
+                    all.pending.push(value);
+                } else if !stays {
+                    let bound = Bound::of(&self.plan, *rule, &[], document)?;
+                    all.items
+                        .push(jobs.push(&self.plan, domains, (*rule, place), bytes, bound)?);
+                }
             }
         }
         Ok(())
@@ -334,78 +338,54 @@ impl SealTransform {
         pad_to.unwrap_or(0) as usize + hints.sum::<usize>()
     }
 
-    #[allow(clippy::too_many_arguments)] // one value with all that it is sealed under
-    fn add(
+    /// Opens what clients sealed, and adds it to the jobs. A record of which something does not open is rejected.
+    async fn open_pending(
         &self,
-        rule: usize,
-        place: Place,
-        text: &[u8],
-        indexes: &[u32],
-        document: Option<&Document<'_>>,
+        records: &[Record],
+        extracted: &mut [Result<Extracted, Rejection>],
         domains: &Domains,
         jobs: &mut Jobs,
-    ) -> Result<Item, Rejection> {
-        let model = &self.plan.rules()[rule];
-        let row_field = self.plan.row_field(rule);
-        let key_name = match self.plan.columns[rule] {
-            Some((group, _)) => self.plan.key_name(group, document)?,
-            None => None,
+    ) -> Result<(), TransformError> {
+        let is_pending = |one: &Result<Extracted, Rejection>| one.as_ref().is_ok_and(|one| !one.pending.is_empty());
+        let rule = self.plan.policy.policy().client.as_ref();
+        let Some((keys, rule)) = self.client_keys.as_ref().zip(rule) else {
+            for one in extracted.iter_mut().filter(|one| is_pending(one)) {
+                *one = Err(Rejection::new(CANNOT_OPEN, "nothing here opens what clients seal"));
+            }
+            return Ok(());
         };
-        let mut row = Vec::new();
-        if let Some(field) = row_field {
-            let Some(document) = document else {
-                return Err(Rejection::new(
-                    "missing-field",
-                    "a row-bound column needs a record with a value",
-                ));
+        let mut values = ClientValues::new(&self.plan, rule, keys);
+        let mut wanted = Vec::new();
+        for (record, one) in records.iter().zip(extracted.iter_mut()) {
+            let looked = match one {
+                Ok(found) => values.look(record, &found.pending),
+                Err(_) => Ok(Vec::new()),
             };
-            let scalar = self.plan.field(document, field)?;
-            json::encode_row_id(scalar, indexes, &mut row)
-                .map_err(|error| Rejection::new("bad-row-id", error.to_string()))?;
+            wanted.push(looked.unwrap_or_else(|rejection| {
+                *one = Err(rejection);
+                Vec::new()
+            }));
         }
-        let job = jobs.of(rule, key_name, row_field.is_some());
-        let target = &mut jobs.list[job];
-        let before = target.plain.byte_len();
-        let column_full = |_| Rejection::new("batch-too-large", "more than 2 GiB of one column in a batch");
-        if is_domain(model) {
-            let name = model.domain().unwrap_or_default();
-            let domain = domains
-                .get(name)
-                .ok_or_else(|| Rejection::new("no-domain", format!("domain {name} is not loaded")))?;
-            let document = domain.document.document();
-            let mut plaintext = Zeroizing::new(Vec::with_capacity(
-                text.len() * 2 + 64 + document.pad_to.unwrap_or(0) as usize,
-            ));
-            coerce_into(place, text, document, &mut plaintext)?;
-            target.plain.push(&plaintext).map_err(column_full)?;
-        } else {
-            let room = json::encode_len_bound(text.len(), model.pad_to);
-            let written = match place {
-                Place::Value { .. } => target
-                    .plain
-                    .push_with(room, |out| json::encode_json(text, model.pad_to, out)),
-                _ => target
-                    .plain
-                    .push_with(room, |out| Plaintext::Bytes(text).encode(model.pad_to, out)),
-            };
-            written.map_err(column_full)?;
+        let unwrapped = values.unwrap().await?;
+        for ((record, one), wanted) in records.iter().zip(extracted.iter_mut()).zip(wanted) {
+            let Ok(found) = one else { continue };
+            let before = jobs.bytes;
+            let pending = std::mem::take(&mut found.pending).into_iter().zip(wanted).collect();
+            let opened = values.open(record, pending, &unwrapped, domains, jobs);
+            let opened = opened.and_then(|opened| self.check_room(record, before, jobs).map(|()| opened));
+            match opened {
+                Ok(opened) => {
+                    for value in opened {
+                        match value {
+                            Opened::Sealed(item) => found.items.push(item),
+                            Opened::Clear(place, plain) => found.clear.push((place, plain)),
+                        }
+                    }
+                }
+                Err(rejection) => *one = Err(rejection),
+            }
         }
-        if let Some(rows) = &mut target.rows {
-            rows.push(&row).map_err(column_full)?;
-        }
-        target.len += 1;
-        let overhead = if is_domain(model) {
-            value::SIV_OVERHEAD
-        } else {
-            value::GCM_OVERHEAD
-        };
-        let sealed = value::text_len(target.plain.byte_len() - before + overhead) + self.plan.opening(rule).len() + 1;
-        jobs.bytes += (sealed + row.len()) as u64;
-        Ok(Item {
-            place,
-            job,
-            index: jobs.list[job].len - 1,
-        })
+        Ok(())
     }
 
     /// Fetches the keys of a batch side by side, so that many tenants on a cold cache do not wait in a row.
@@ -484,13 +464,13 @@ impl SealTransform {
     fn assemble(
         &self,
         mut record: Record,
-        items: &[Item],
+        found: Extracted,
         sealed: &[Sealed],
         headers: &mut HashMap<Vec<usize>, Bytes>,
     ) -> Result<Record, TransformError> {
         let mut used: Vec<usize> = Vec::new();
-        let mut replacements: Vec<(std::ops::Range<usize>, Vec<u8>)> = Vec::new();
-        for item in items {
+        let mut replacements: Vec<(Range<usize>, Vec<u8>)> = Vec::new();
+        for item in &found.items {
             let job = &sealed[item.job];
             let Some(bytes) = job.column.view().get(item.index) else {
                 return Err(TransformError::bug("a sealed column lacks a value"));
@@ -515,6 +495,24 @@ impl SealTransform {
                     value::write_text(bytes, &mut text);
                     record.headers[n].value = Some(text.into());
                 }
+            }
+        }
+        let client = self.plan.policy.policy().client.as_ref();
+        if client.is_some() {
+            for (place, plain) in &found.clear {
+                match *place {
+                    Place::Value { start, end } => replacements.push((start..end, plain.to_vec())),
+                    Place::Key => record.key = Some(plain.to_vec().into()),
+                    Place::Header(n) => record.headers[n].value = Some(plain.to_vec().into()),
+                }
+            }
+            // Values of clients come after all others.
+            replacements.sort_by_key(|(range, _)| range.start);
+        }
+        if client.is_some_and(|client| !client.keep_session) {
+            record.headers.retain(|header| header.name != SESSION_HEADER);
+            if let Some(original) = &record.value {
+                cut_sessions(original, &found.sessions, &mut replacements);
             }
         }
         if let Some(original) = &record.value
@@ -562,6 +560,28 @@ fn check_padding(bytes: usize) -> Result<(), Rejection> {
     ))
 }
 
+/// More values with a key of their own than are unwrapped for one record.
+fn check_wrapped(wrapped: usize) -> Result<(), Rejection> {
+    if wrapped <= MAX_WRAPPED {
+        return Ok(());
+    }
+    Err(Rejection::new(
+        "too-many-values",
+        "the record holds more values that a client sealed each for itself than are opened together; use sessions",
+    ))
+}
+
+/// Cuts the members that hold sessions, in order with the other replacements.
+fn cut_sessions(original: &[u8], sessions: &[Range<usize>], replacements: &mut Vec<(Range<usize>, Vec<u8>)>) {
+    for session in sessions {
+        let next = replacements.partition_point(|(range, _)| range.start < session.start);
+        let cut = replacements[..next].last().map_or(0, |(range, _)| range.end);
+        if let Some(member) = member_range(original, session.clone(), cut) {
+            replacements.insert(next, (member, Vec::new()));
+        }
+    }
+}
+
 /// More values and hints than a reader would find.
 fn too_many_values() -> Rejection {
     Rejection::new(
@@ -579,26 +599,6 @@ fn keys_header(jobs: &[usize], sealed: &[Sealed]) -> Bytes {
     write_header(keys.iter().map(|key| key.envelope_bytes.as_slice())).into()
 }
 
-fn coerce_into(place: Place, text: &[u8], domain: &DomainDocument, out: &mut Vec<u8>) -> Result<(), Rejection> {
-    let coerced = match place {
-        Place::Value { .. } => coerce(text, &domain.kind, domain.pad_to, out),
-        // Keys and headers are bytes: a text domain takes them as a string, every other one as JSON text.
-        _ if domain.kind == DomainType::Bytes => {
-            Plaintext::Bytes(text).encode(domain.pad_to, out);
-            Ok(())
-        }
-        _ if domain.kind == DomainType::Utf8 => {
-            let Ok(text) = std::str::from_utf8(text) else {
-                return Err(Rejection::new("cannot-coerce", "not UTF-8"));
-            };
-            Plaintext::Utf8(text).encode(domain.pad_to, out);
-            Ok(())
-        }
-        _ => coerce(text, &domain.kind, domain.pad_to, out),
-    };
-    coerced.map_err(|error| Rejection::new(error.code(), error.to_string()))
-}
-
 #[async_trait]
 impl Transform for SealTransform {
     async fn apply(&self, mut records: Vec<Record>) -> Result<Vec<Outcome>, TransformError> {
@@ -608,11 +608,16 @@ impl Transform for SealTransform {
             domains.insert(name.to_owned(), domain);
         }
         let mut jobs = Jobs::default();
-        let extracted = {
+        let mut extracted = {
             let _span = tracing::debug_span!(target: SPANS, "locate", records = records.len()).entered();
             self.extract_prefix(&records, &domains, &mut jobs)
         };
         records.truncate(extracted.len());
+        if extracted.iter().flatten().any(|found| !found.pending.is_empty()) {
+            let opening = tracing::debug_span!(target: SPANS, "open_client_values");
+            let opened = self.open_pending(&records, &mut extracted, &domains, &mut jobs);
+            opened.instrument(opening).await?;
+        }
         let values: usize = jobs.list.iter().map(|job| job.len).sum();
         let sealing = tracing::debug_span!(target: SPANS, "seal", values, columns = jobs.list.len());
         let sealed = self.seal_jobs(&jobs, &domains).instrument(sealing).await?;
@@ -622,8 +627,8 @@ impl Transform for SealTransform {
         let mut rejected = Vec::new();
         for (record, extracted) in records.into_iter().zip(extracted) {
             match extracted {
-                Ok(items) => {
-                    let record = self.assemble(record, &items, &sealed, &mut headers)?;
+                Ok(found) => {
+                    let record = self.assemble(record, found, &sealed, &mut headers)?;
                     outcomes.push(Outcome {
                         route: Route::Target,
                         record,

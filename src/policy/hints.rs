@@ -1,7 +1,7 @@
 //! Hints of columns (`card.number#last4`): what a policy says about them, checked and made into rules of their own.
 
 use super::key_path::KeyPath;
-use super::model::{Cipher, ColumnRule, Derivation, Flow, Hint, OnMissing, Placement};
+use super::model::{Cipher, ClientSealed, ColumnRule, Derivation, Flow, Hint, OnMissing, Placement};
 use super::parse::{MAX_COLUMNS, MAX_DATASET_BYTES, Names, check_name};
 use super::path::{ColumnPath, MAX_PATH_BYTES, PathError, Root, Segment};
 use super::problem::{Found, Problem};
@@ -94,6 +94,7 @@ fn hint(column: usize, raw: &RawHint, of: &ColumnRule, names: &Names<'_>, at: &K
         label: format!("{}{}", of.label, derivation.suffix()),
         path,
         flow: Flow::Direct,
+        client_sealed: ClientSealed::default(),
         key: key.clone(),
         acl: raw.acl.clone(),
         cipher: Cipher::Randomised,

@@ -9,6 +9,7 @@ pub mod access;
 pub mod arn;
 mod asked;
 pub mod catalogue_source;
+pub mod client;
 pub mod domain;
 pub mod domain_type;
 pub mod highest;
@@ -29,14 +30,15 @@ pub mod yaml;
 
 pub use access::{Access, Because};
 pub use catalogue_source::CataloguePolicies;
+pub use client::{ClientKey, ClientRule, SESSION_HEADER};
 pub use domain::DomainDocument;
 pub use domain_type::DomainType;
 pub use highest::{Highest, Seen};
 pub use key_path::KeyPath;
 pub use model::{
-    Cipher, ColumnRule, DEAD_LETTER_LABEL, DEAD_LETTERS_SUFFIX, DeadLetterRule, Derivation, EXTRA_LABEL, FOOTER_LABEL,
-    Flow, Footer, GroupLabel, Hint, KeyGroup, Lease, OnMissing, Placement, Policy, PolicyKey, Previous, PreviousKey,
-    Profile, TableRule, Unsupported,
+    Cipher, ClientSealed, ColumnRule, DEAD_LETTER_LABEL, DEAD_LETTERS_SUFFIX, DeadLetterRule, Derivation, EXTRA_LABEL,
+    FOOTER_LABEL, Flow, Footer, GroupLabel, Hint, KeyGroup, Lease, OnMissing, Placement, Policy, PolicyKey, Previous,
+    PreviousKey, Profile, TableRule, Unsupported,
 };
 pub use path::{ColumnPath, PathError, Root, Segment};
 pub use problem::{PolicyError, Problem};

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::client::ClientRule;
 use super::path::ColumnPath;
 use super::template::KeyTemplate;
 use crate::jose::Thumbprint;
@@ -23,6 +24,8 @@ pub struct Policy {
     pub acls: BTreeMap<String, crate::acl::Acl>,
     /// The columns to seal, in the order written; behind them the hints, in the order of their columns.
     pub columns: Vec<ColumnRule>,
+    /// How clients seal; without it none do.
+    pub client: Option<ClientRule>,
     /// Where records go that cannot be sealed; without it they stop the pipeline.
     pub dead_letters: Option<DeadLetterRule>,
     /// How tables of it are written; without it none are.
@@ -59,6 +62,8 @@ pub struct ColumnRule {
     pub label: String,
     /// By which flow.
     pub flow: Flow,
+    /// Of hybrid columns: whether values in clear are refused.
+    pub client_sealed: ClientSealed,
     /// Name or template of its policy key. Empty for domain columns: the domain's document names the key.
     pub key: String,
     /// Name of its ACL. Empty for domain columns: the domain's document carries the ACL.
@@ -152,10 +157,20 @@ pub enum Placement {
 pub enum Flow {
     /// The backend: AES under a data key from KMS.
     Direct,
-    /// Client and backend. Not built yet: refused when a pipeline starts.
+    /// Client and backend: the client seals, the backend opens and seals again.
     Hybrid,
     /// Client and enclave only. Not built yet: refused when a pipeline starts.
     Enclave,
+}
+
+/// Whether the values of a hybrid column must come sealed by the client.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ClientSealed {
+    /// A value in clear makes its record a dead letter.
+    #[default]
+    Required,
+    /// A value in clear is sealed as it is.
+    Optional,
 }
 
 /// How a column is sealed.
@@ -469,15 +484,14 @@ impl Policy {
         let mut found = Vec::new();
         for (n, rule) in self.columns.iter().enumerate() {
             let flow = match rule.flow {
-                Flow::Direct => None,
-                Flow::Hybrid => Some("hybrid"),
+                Flow::Direct | Flow::Hybrid => None,
                 Flow::Enclave => Some("enclave"),
             };
             if let Some(flow) = flow {
                 found.push(Unsupported {
                     path: format!("columns[{n}].flow"),
                     message: format!("flow: {flow} is not built yet"),
-                    help: "use flow: direct, or wait for a version that has it".to_owned(),
+                    help: "use flow: direct or hybrid, or wait for a version that has it".to_owned(),
                 });
             }
         }

@@ -6,17 +6,18 @@ use std::time::Duration;
 use sha2::{Digest as _, Sha256};
 
 use super::arn::check_key_arn;
+use super::client::{SESSION_HEADER, client};
 use super::hints::{self, key_path};
 use super::key_path::KeyPath;
 use super::model::{
-    Cipher, ColumnRule, DeadLetterRule, Flow, Footer, Lease, OnMissing, Placement, Policy, PolicyKey, Previous,
-    PreviousKey, Profile, TableRule,
+    Cipher, ClientSealed, ColumnRule, DeadLetterRule, Flow, Footer, Lease, OnMissing, Placement, Policy, PolicyKey,
+    Previous, PreviousKey, Profile, TableRule,
 };
 use super::path::{ColumnPath, Root, Segment};
 use super::problem::{Found, PolicyError, Problem};
 use super::raw::{
-    RawAcl, RawColumn, RawDeadLetters, RawFlow, RawFooter, RawGrant, RawKey, RawLease, RawOnMissing, RawPlacement,
-    RawPolicy, RawPrevious, RawProfile, RawRefused, RawTable,
+    RawAcl, RawClientSealed, RawColumn, RawDeadLetters, RawFlow, RawFooter, RawGrant, RawKey, RawLease, RawOnMissing,
+    RawPlacement, RawPolicy, RawPrevious, RawProfile, RawRefused, RawTable,
 };
 use super::template::KeyTemplate;
 use super::yaml::{closest, from_yaml, utf8};
@@ -86,6 +87,8 @@ fn check(raw: RawPolicy, sha256: [u8; 32]) -> Result<Policy, Found> {
     let columns = columns(&raw.columns, &names)?;
     check_template_fields(&keys, &columns)?;
     check_enclave_keys(&columns, &raw, &keys)?;
+    let data_keys: Vec<&str> = keys.values().map(|key| key.arn.as_str()).collect();
+    let client = client(raw.client.as_ref(), &columns, &data_keys)?;
     let dead_letters = raw
         .dead_letters
         .as_ref()
@@ -108,6 +111,7 @@ fn check(raw: RawPolicy, sha256: [u8; 32]) -> Result<Policy, Found> {
         keys,
         acls,
         columns,
+        client,
         dead_letters,
         table,
         previous,
@@ -326,8 +330,10 @@ fn columns(raw: &[RawColumn], names: &Names<'_>) -> Result<Vec<ColumnRule>, Foun
 
 fn column(raw: &RawColumn, names: &Names<'_>, at: &KeyPath) -> Result<ColumnRule, Found> {
     let path = path(&raw.path, &at.key("path"))?;
-    if *path.root() == Root::Header(KEYS_HEADER.to_owned()) {
-        return Err(Problem::ReservedHeader { name: KEYS_HEADER }.at(&at.key("path")));
+    for name in [KEYS_HEADER, SESSION_HEADER] {
+        if *path.root() == Root::Header(name.to_owned()) {
+            return Err(Problem::ReservedHeader { name }.at(&at.key("path")));
+        }
     }
     let flow = match raw.flow {
         RawFlow::Direct => Flow::Direct,
@@ -339,10 +345,16 @@ fn column(raw: &RawColumn, names: &Names<'_>, at: &KeyPath) -> Result<ColumnRule
         RawPlacement::Column if flow == Flow::Enclave => return Err(Problem::ColumnInEnclave.at(&at.key("at"))),
         RawPlacement::Column => Placement::Column,
     };
+    let client_sealed = match raw.client_sealed {
+        Some(_) if flow != Flow::Hybrid => return Err(Problem::ClientSealedInFlow.at(&at.key("client_sealed"))),
+        Some(RawClientSealed::Optional) => ClientSealed::Optional,
+        Some(RawClientSealed::Required) | None => ClientSealed::Required,
+    };
     let rule = ColumnRule {
         label: path.to_string(),
         path,
         flow,
+        client_sealed,
         key: String::new(),
         acl: String::new(),
         cipher: Cipher::Randomised,
@@ -418,7 +430,7 @@ fn deterministic(mut rule: ColumnRule, domain: &str, raw: &RawColumn, at: &KeyPa
     Ok(rule)
 }
 
-fn path(text: &str, at: &KeyPath) -> Result<ColumnPath, Found> {
+pub(super) fn path(text: &str, at: &KeyPath) -> Result<ColumnPath, Found> {
     text.parse().map_err(|error| Problem::BadPath(error).at(at))
 }
 
@@ -486,7 +498,7 @@ fn check_against_others(rule: &ColumnRule, others: &[ColumnRule], at: &KeyPath) 
 }
 
 /// That no sealed column is `path`, holds it, or lies inside it.
-fn check_clear_scalar(path: &ColumnPath, columns: &[ColumnRule]) -> Result<(), Problem> {
+pub(super) fn check_clear_scalar(path: &ColumnPath, columns: &[ColumnRule]) -> Result<(), Problem> {
     for column in columns {
         let problem = |path: &ColumnPath| (path.to_string(), column.path.to_string());
         if column.path.covers(path) {

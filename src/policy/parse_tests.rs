@@ -189,13 +189,89 @@ fn lease_keys_are_thumbprints() {
 
 #[test]
 fn what_is_not_built_yet_parses_and_is_listed() {
-    let columns =
-        "  - { path: a, key: k, acl: a, flow: hybrid }\n  - { path: b, key: k, acl: a, at: column }\nlease: required";
-    let policy = parse(&of_columns(columns)).unwrap();
+    let policy = parse(&of_columns("  - { path: a, key: k, acl: a, flow: enclave }")).unwrap();
     let paths: Vec<String> = policy.unsupported().into_iter().map(|found| found.path).collect();
     assert_eq!(paths, ["columns[0].flow"]);
-    let enclave = parse(&of_columns("  - { path: a, key: k, acl: a, flow: enclave }")).unwrap();
-    assert_eq!(enclave.unsupported().len(), 1);
+}
+
+#[test]
+fn clients_seal_to_keys_that_serve_nothing_else() {
+    const THIRD_ARN: &str = "arn:aws:kms:eu-central-1:111122223333:key/eeeeeeee-12ab-34cd-56ef-1234567890ab";
+    let with =
+        |column: &str, client: &str| of_columns(&format!("  - {{ path: a, key: k, acl: a, {column} }}\n{client}"));
+    let client = |rest: &str| format!("client: {{ keys: {{ web: {{ arn: \"{OTHER_ARN}\" }} }}{rest} }}");
+    let policy = parse(&with("flow: hybrid", &client(""))).unwrap();
+    assert_eq!(policy.unsupported(), []);
+    let rule = policy.client.unwrap();
+    assert_eq!(
+        (rule.arns().collect::<Vec<_>>(), &rule.session, rule.keep_session),
+        (vec![OTHER_ARN], &None, false)
+    );
+    assert_eq!(policy.columns[0].client_sealed, ClientSealed::Required);
+    let rest = ", session: meta.session, keep_session: true";
+    let policy = parse(&with("flow: hybrid, client_sealed: optional", &client(rest))).unwrap();
+    let rule = policy.client.unwrap();
+    assert_eq!(
+        rule.session.map(|path| path.to_string()).as_deref(),
+        Some("meta.session")
+    );
+    assert!(rule.keep_session && policy.columns[0].client_sealed == ClientSealed::Optional);
+    let rotated = format!("client: {{ keys: {{ web: {{ arn: \"{OTHER_ARN}\", previous: [\"{THIRD_ARN}\"] }} }} }}");
+    let policy = parse(&with("flow: hybrid", &rotated)).unwrap();
+    assert_eq!(
+        policy.client.unwrap().arns().collect::<Vec<_>>(),
+        [OTHER_ARN, THIRD_ARN]
+    );
+
+    let (none, shared) = (Problem::NoClientKeys, Problem::SharedClientKey);
+    for (column, client, path, problem) in [
+        ("flow: hybrid", String::new(), "columns[0].flow", none.clone()),
+        ("flow: hybrid", "client: { keys: {} }".into(), "client.keys", none),
+        (
+            "flow: direct",
+            client("").replace(OTHER_ARN, ARN),
+            "client.keys.web.arn",
+            shared.clone(),
+        ),
+        (
+            "flow: hybrid",
+            rotated.replace(THIRD_ARN, OTHER_ARN),
+            "client.keys.web.previous[0]",
+            shared,
+        ),
+        (
+            "client_sealed: optional",
+            client(""),
+            "columns[0].client_sealed",
+            Problem::ClientSealedInFlow,
+        ),
+        (
+            "flow: hybrid",
+            client(", session: \"b[*].c\""),
+            "client.session",
+            Problem::BadSession,
+        ),
+        (
+            "flow: hybrid",
+            client(", session: \"$key\""),
+            "client.session",
+            Problem::BadSession,
+        ),
+    ] {
+        assert_eq!(
+            refused(&with(column, &client)),
+            (path.to_owned(), problem),
+            "{column} {client}"
+        );
+    }
+    assert_eq!(
+        refused(&with("flow: hybrid", &client(", session: a"))).0,
+        "client.session"
+    );
+    assert_eq!(
+        refused_columns("  - { path: \"$header.sealflow-session\", key: k, acl: a }").0,
+        "columns[0].path"
+    );
 }
 
 #[test]

@@ -95,7 +95,7 @@ pub enum Problem {
     TooManyColumns { max: usize },
     #[error("not a column path: {0}")]
     BadPath(PathError),
-    #[error("the header {name} is Sealflow's own: it carries the key envelopes")]
+    #[error("the header {name} is Sealflow's own: it cannot be a column")]
     ReservedHeader { name: &'static str },
     #[error("{path} is already columns[{first}]")]
     DuplicatePath { path: String, first: usize },
@@ -172,6 +172,14 @@ pub enum Problem {
     TemplateOfHint { name: String },
     #[error("a deterministic column cannot be flow: {flow}: whoever can have guesses sealed could compare")]
     DeterministicFlow { flow: &'static str },
+    #[error("`client_sealed` is for flow: hybrid")]
+    ClientSealedInFlow,
+    #[error("flow: hybrid needs a key that clients seal to")]
+    NoClientKeys,
+    #[error("a key that clients seal to is used for nothing else, and only once")]
+    SharedClientKey,
+    #[error("a session is one string in the value of a record")]
+    BadSession,
     #[error("a key template cannot be used by an enclave column: the host could choose the key")]
     TemplateInEnclave,
     #[error("an enclave column cannot be at: column: the host writes the table")]
@@ -285,6 +293,16 @@ impl Problem {
             }
             Self::Last4WithDomain => "remove `domain`".to_owned(),
             Self::TemplateOfHint { .. } => "leave `key` out to use the column's, or name a plain key".to_owned(),
+            Self::ClientSealedInFlow => "remove `client_sealed`, or use flow: hybrid".to_owned(),
+            Self::NoClientKeys => {
+                "add `client: { keys: { NAME: { arn: … } } }` with the full ARN of an RSA key in KMS".to_owned()
+            }
+            Self::SharedClientKey => "make an RSA key of its own in KMS (ENCRYPT_DECRYPT)".to_owned(),
+            Self::BadSession => {
+                "name a field without [*], for example session: meta.session, or leave it out for the header \
+                 sealflow-session"
+                    .to_owned()
+            }
             Self::TemplateInEnclave => "give enclave columns a plain key".to_owned(),
             Self::ColumnInEnclave => "remove `at`".to_owned(),
             Self::ColumnInDomain | Self::ColumnOutsideValue => "remove `at`: each value is sealed".to_owned(),

@@ -31,6 +31,8 @@ pub(super) struct RawPolicy {
     /// The columns to seal.
     #[schemars(length(min = 1))]
     pub(super) columns: Vec<RawColumn>,
+    /// Keys that clients seal to, and where their sessions ride. `flow: hybrid` needs it.
+    pub(super) client: Option<RawClient>,
     /// Key and ACL for records that cannot be sealed. Without it such a record stops the pipeline.
     pub(super) dead_letters: Option<RawDeadLetters>,
     /// Key and ACL of tables. Without it no table of this dataset is written.
@@ -158,6 +160,9 @@ pub(super) struct RawColumn {
     /// Who sees the plaintext: `direct` (default), `hybrid`, `enclave`.
     #[serde(default)]
     pub(super) flow: RawFlow,
+    /// For `flow: hybrid`: whether values must come sealed by the client (`required`, the default), or may come in clear too
+    /// (`optional`).
+    pub(super) client_sealed: Option<RawClientSealed>,
     /// Seal deterministically in this domain, so that equal values can be joined. The domain's document then
     /// names key, ACL, type and padding.
     pub(super) domain: Option<String>,
@@ -207,6 +212,33 @@ pub(super) enum RawDerivation {
     Last4,
     /// Whether two values are equal: HMAC-SHA-256 under a domain's secret.
     Hmac,
+}
+
+/// Clients that seal.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "Client")]
+pub(super) struct RawClient {
+    /// RSA keys that clients seal to, by name.
+    #[schemars(length(min = 1))]
+    pub(super) keys: BTreeMap<String, RawClientKey>,
+    /// Path of the string that holds a record's session; left out: the header `sealflow-session`.
+    pub(super) session: Option<String>,
+    /// Keep the session with the stored record. It is removed by default: nobody needs it once values are sealed again.
+    #[serde(default)]
+    pub(super) keep_session: bool,
+}
+
+/// The KMS key that clients seal to.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "ClientKey")]
+pub(super) struct RawClientKey {
+    /// Full ARN of an RSA key in KMS (`ENCRYPT_DECRYPT`).
+    pub(super) arn: String,
+    /// Full ARNs of the keys before it: what clients still seal to them is opened.
+    #[serde(default)]
+    pub(super) previous: Vec<String>,
 }
 
 /// Key and ACL of dead letters.
@@ -310,10 +342,21 @@ pub(super) enum RawFlow {
     /// The backend.
     #[default]
     Direct,
-    /// Client and backend. Not built yet.
+    /// Client and backend: the client seals, the backend opens and seals again.
     Hybrid,
     /// Client and enclave only. Not built yet.
     Enclave,
+}
+
+/// Whether values must come sealed by the client.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(rename = "ClientSealed")]
+pub(super) enum RawClientSealed {
+    /// Yes: a value in clear makes its record a dead letter.
+    Required,
+    /// No: a value in clear is sealed as it is.
+    Optional,
 }
 
 /// What to do with a record that lacks a column.

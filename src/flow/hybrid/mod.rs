@@ -1,0 +1,9 @@
+//! The hybrid flow: clients seal values with JOSE, the backend opens them and seals them again as in the direct flow.
+//!
+//! A client makes a key for a session, wraps it once to an RSA key whose private half only KMS has, and seals its values
+//! under that key. [`ClientKeys`] has each session unwrapped once; [`values`] says what a value must say of itself.
+
+mod client_keys;
+pub mod values;
+
+pub use client_keys::{ClientKeyError, ClientKeys};

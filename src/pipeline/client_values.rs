@@ -1,0 +1,312 @@
+//! Values that clients sealed: found with the others, opened before the batch is sealed, and then like all others.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::task::JoinSet;
+use zeroize::Zeroizing;
+
+use super::dead_letter::CANNOT_OPEN;
+use super::hints::Domains;
+use super::jobs::{Bound, Item, Jobs};
+use super::plan::{Place, Plan, Rejection};
+use super::record::Record;
+use super::seal::FETCHES;
+use super::set_aside::{joined, service_stop};
+use super::transform::TransformError;
+use crate::columns::{grammar, json};
+use crate::flow::hybrid::values::{Found, check_place};
+use crate::flow::hybrid::{ClientKeyError, ClientKeys};
+use crate::jose::jwe::{ContentKey, Jwe, JweHeader, KeyManagement, session_id};
+use crate::policy::{ClientRule, ClientSealed, ColumnRule, Flow, SESSION_HEADER};
+
+/// The most values with a key of their own in one record, and in one batch, which closes behind it.
+pub(super) const MAX_WRAPPED: usize = 1_024;
+/// The most sessions that one record may carry in headers.
+const MAX_SESSIONS: usize = 8;
+/// How every JWE begins: base64url of `{"`.
+const BEGINNING: &[u8] = b"eyJ";
+
+/// A value that a client sealed, not opened yet.
+pub(super) struct Pending {
+    rule: usize,
+    place: Place,
+    bound: Bound,
+    /// Where in the record's value its session is, if the policy names a field and it is there.
+    session: Option<Range<usize>>,
+    /// Whether its plaintext stays in place, because its column is encrypted as a whole.
+    stays: bool,
+}
+
+/// What became of a pending value.
+pub(super) enum Opened {
+    /// It is sealed with the batch.
+    Sealed(Item),
+    /// Its plaintext goes to its place.
+    Clear(Place, Zeroizing<Vec<u8>>),
+}
+
+/// Whether `text`, a JSON value or the bytes of a key or header, was sealed by a client; an error if it had to be.
+pub(super) fn is_sealed(rule: &ColumnRule, place: Place, text: &[u8]) -> Result<bool, Rejection> {
+    if rule.flow != Flow::Hybrid {
+        return Ok(false);
+    }
+    let text = match place {
+        Place::Value { .. } => text.strip_prefix(b"\"").unwrap_or_default(),
+        _ => text,
+    };
+    if text.starts_with(BEGINNING) {
+        return Ok(true);
+    }
+    match rule.client_sealed {
+        ClientSealed::Optional => Ok(false),
+        ClientSealed::Required => Err(Rejection::new(
+            "not-client-sealed",
+            format!(
+                "a value of column {} comes in clear, the policy wants it sealed by the client",
+                rule.path
+            ),
+        )),
+    }
+}
+
+impl Pending {
+    /// Notes a value, and counts it if it has a key of its own.
+    pub(super) fn note(
+        (rule, place): (usize, Place),
+        text: &[u8],
+        bound: Bound,
+        session: Option<Range<usize>>,
+        stays: bool,
+        jobs: &mut Jobs,
+    ) -> Self {
+        // `HEADER..`: a session's value has no key between its dots.
+        let is_wrapped = !text.windows(2).take(4_096).any(|pair| pair == b"..");
+        jobs.wrapped += usize::from(is_wrapped);
+        Self {
+            rule,
+            place,
+            bound,
+            session,
+            stays,
+        }
+    }
+}
+
+/// Opens the pending values of a batch.
+pub(super) struct ClientValues<'a> {
+    plan: &'a Plan,
+    rule: &'a ClientRule,
+    keys: &'a ClientKeys,
+    /// What is to be unwrapped, and whether it is a session.
+    wanted: Vec<(String, bool)>,
+    /// Sessions among them by their name.
+    sessions: HashMap<String, (Bytes, usize)>,
+    /// Headers of values by their text: those of one session and column are equal.
+    headers: HashMap<String, Arc<JweHeader>>,
+}
+
+/// What could be unwrapped, in the order in which it was wanted.
+pub(super) struct Unwrapped(Vec<Option<Arc<ContentKey>>>);
+
+impl<'a> ClientValues<'a> {
+    /// Of a policy with hybrid columns.
+    pub(super) fn new(plan: &'a Plan, rule: &'a ClientRule, keys: &'a ClientKeys) -> Self {
+        Self {
+            plan,
+            rule,
+            keys,
+            wanted: Vec::new(),
+            sessions: HashMap::new(),
+            headers: HashMap::new(),
+        }
+    }
+
+    /// Looks at the pending values of a record without a key: whether each says that it belongs where it is, and what is
+    /// to be unwrapped for it.
+    pub(super) fn look(&mut self, record: &Record, pending: &[Pending]) -> Result<Vec<usize>, Rejection> {
+        pending.iter().map(|value| self.look_at(record, value)).collect()
+    }
+
+    fn look_at(&mut self, record: &Record, value: &Pending) -> Result<usize, Rejection> {
+        let text = text_of(record, value.place)?;
+        let jwe = Jwe::parse(&text).map_err(|_| cannot_open())?;
+        let header = match self.headers.get(jwe.protected()) {
+            Some(header) => Arc::clone(header),
+            None => {
+                let header = Arc::new(jwe.header().map_err(|_| cannot_open())?);
+                self.headers.insert(jwe.protected().to_owned(), Arc::clone(&header));
+                header
+            }
+        };
+        // Two values with one header may differ in what comes behind it.
+        if jwe.has_encrypted_key() != (header.key_management == KeyManagement::RsaOaep256) {
+            return Err(cannot_open());
+        }
+        let rule = &self.plan.rules()[value.rule];
+        let found = Found {
+            policy: self.plan.policy.policy(),
+            label: &rule.label,
+            row: rule.bind_row.as_ref().map(|_| value.bound.row.as_slice()),
+        };
+        check_place(&header, found).map_err(|_| cannot_open())?;
+        match header.key_management {
+            KeyManagement::Direct => self.session(record, value, &header.kid),
+            KeyManagement::RsaOaep256 => {
+                self.wanted.push((text.into_owned(), false));
+                Ok(self.wanted.len() - 1)
+            }
+        }
+    }
+
+    /// The session of that name, if the record carries it.
+    fn session(&mut self, record: &Record, value: &Pending, kid: &str) -> Result<usize, Rejection> {
+        let known = self.sessions.get(kid);
+        for candidate in sessions_of(record, self.rule, value.session.clone()) {
+            if let Some((session, wanted)) = known
+                && *session == candidate
+            {
+                return Ok(*wanted);
+            }
+            let Ok(text) = std::str::from_utf8(&candidate) else {
+                continue;
+            };
+            if known.is_none() && session_id(text) == kid {
+                let wanted = self.wanted.len();
+                self.wanted.push((text.to_owned(), true));
+                self.sessions.insert(kid.to_owned(), (candidate, wanted));
+                return Ok(wanted);
+            }
+        }
+        Err(cannot_open())
+    }
+
+    /// Has all that is wanted unwrapped, side by side.
+    pub(super) async fn unwrap(&mut self) -> Result<Unwrapped, TransformError> {
+        let wanted = std::mem::take(&mut self.wanted);
+        let mut unwrapped = vec![None; wanted.len()];
+        let mut fetches = JoinSet::new();
+        let mut fetched = |answer: (usize, Result<Arc<ContentKey>, ClientKeyError>)| {
+            match answer.1 {
+                Ok(key) => unwrapped[answer.0] = Some(key),
+                Err(ClientKeyError::Refused) => {}
+                Err(error) if error.is_retryable() => {
+                    return Err(TransformError::Retry {
+                        reason: error.to_string(),
+                    });
+                }
+                Err(ClientKeyError::Service(error)) => return Err(service_stop(&error)),
+                Err(ClientKeyError::RateLimited) => {}
+            }
+            Ok(())
+        };
+        for (n, (text, is_session)) in wanted.into_iter().enumerate() {
+            if fetches.len() >= FETCHES
+                && let Some(done) = fetches.join_next().await
+            {
+                fetched(joined(done)?)?;
+            }
+            let (keys, rule) = (self.keys.clone(), self.rule.clone());
+            fetches.spawn(async move {
+                let key = match is_session {
+                    true => keys.session(&rule, &text).await,
+                    false => keys.of_value(&rule, &text).await,
+                };
+                (n, key)
+            });
+        }
+        while let Some(done) = fetches.join_next().await {
+            fetched(joined(done)?)?;
+        }
+        Ok(Unwrapped(unwrapped))
+    }
+
+    /// Opens the pending values of a record, and adds them to the jobs.
+    pub(super) fn open(
+        &self,
+        record: &Record,
+        pending: Vec<(Pending, usize)>,
+        unwrapped: &Unwrapped,
+        domains: &Domains,
+        jobs: &mut Jobs,
+    ) -> Result<Vec<Opened>, Rejection> {
+        let mut all = Vec::with_capacity(pending.len());
+        for (value, wanted) in pending {
+            let key = unwrapped
+                .0
+                .get(wanted)
+                .and_then(Option::as_ref)
+                .ok_or_else(cannot_open)?;
+            let text = text_of(record, value.place)?;
+            let jwe = Jwe::parse(&text).map_err(|_| cannot_open())?;
+            let mut plain = Zeroizing::new(Vec::with_capacity(jwe.plaintext_len() + 3));
+            key.open(&jwe, &mut plain).map_err(|_| cannot_open())?;
+            if matches!(value.place, Place::Value { .. }) {
+                check_json(&plain)?;
+            }
+            all.push(if value.stays {
+                Opened::Clear(value.place, plain)
+            } else {
+                let place = (value.rule, value.place);
+                Opened::Sealed(jobs.push(self.plan, domains, place, &plain, value.bound)?)
+            });
+        }
+        Ok(all)
+    }
+}
+
+/// The text of a JWE as it stands in a record.
+fn text_of(record: &Record, place: Place) -> Result<Cow<'_, str>, Rejection> {
+    let bytes = match place {
+        Place::Value { start, end } => {
+            let value = record.value.as_deref().unwrap_or_default();
+            let text = value.get(start..end).unwrap_or_default();
+            return json::string_value(text).ok_or_else(cannot_open);
+        }
+        Place::Key => record.key.as_deref(),
+        Place::Header(n) => record.headers.get(n).and_then(|header| header.value.as_deref()),
+    };
+    let text = std::str::from_utf8(bytes.unwrap_or_default()).map_err(|_| cannot_open())?;
+    Ok(Cow::Borrowed(text))
+}
+
+/// The sessions that a record carries: in the field that the policy names, or in headers.
+fn sessions_of(record: &Record, rule: &ClientRule, field: Option<Range<usize>>) -> Vec<Bytes> {
+    if rule.session.is_some() {
+        let value = record.value.as_ref().zip(field);
+        let text = value.and_then(|(value, range)| {
+            let text = json::string_value(value.get(range.clone())?)?;
+            Some(match text {
+                // As it stands between its quotes.
+                Cow::Borrowed(_) => value.slice(range.start + 1..range.end - 1),
+                Cow::Owned(text) => text.into_bytes().into(),
+            })
+        });
+        return text.into_iter().collect();
+    }
+    let named = record.headers.iter().filter(|header| header.name == SESSION_HEADER);
+    named
+        .filter_map(|header| header.value.clone())
+        .take(MAX_SESSIONS)
+        .collect()
+}
+
+/// A plaintext becomes part of a JSON document when it is read: nothing else may come there.
+fn check_json(plain: &[u8]) -> Result<(), Rejection> {
+    let is_value = grammar::value(plain, 0, 0).is_ok_and(|end| end == plain.len());
+    if is_value && std::str::from_utf8(plain).is_ok() {
+        return Ok(());
+    }
+    Err(Rejection::new(
+        "not-json",
+        "what the client sealed is not one JSON value without white space around it",
+    ))
+}
+
+/// Whatever is wrong with what a client sealed.
+fn cannot_open() -> Rejection {
+    Rejection::new(CANNOT_OPEN, "what the client sealed does not open here")
+}

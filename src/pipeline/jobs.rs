@@ -1,0 +1,170 @@
+//! The values of a batch on their way to being sealed: per rule and key one column.
+
+use std::collections::HashMap;
+
+use zeroize::Zeroizing;
+
+use super::hints::Domains;
+use super::plan::{Document, Place, Plan, Rejection, is_domain};
+use crate::columns::{coerce, json};
+use crate::policy::{DomainDocument, DomainType};
+use crate::seal::{PlainColumn, Plaintext, value};
+
+/// Values of one rule under one key, on their way to one seal call.
+pub(super) struct Job {
+    pub(super) rule: usize,
+    /// Resolved key name; `None` for plain keys and domains.
+    pub(super) key_name: Option<String>,
+    pub(super) plain: PlainColumn,
+    pub(super) rows: Option<PlainColumn>,
+    pub(super) len: usize,
+}
+
+/// One value of a record: where its sealed form goes, and where it comes from.
+#[derive(Clone, Copy)]
+pub(super) struct Item {
+    pub(super) place: Place,
+    pub(super) job: usize,
+    pub(super) index: usize,
+}
+
+/// What a value is sealed under, as its record says: the key's name, the row that it is bound to.
+pub(super) struct Bound {
+    pub(super) key_name: Option<String>,
+    /// Empty if it is bound to none.
+    pub(super) row: Vec<u8>,
+}
+
+impl Bound {
+    /// Of a value of `rule` at these list indexes. `document` is the one that holds its fields.
+    pub(super) fn of(
+        plan: &Plan,
+        rule: usize,
+        indexes: &[u32],
+        document: Option<&Document<'_>>,
+    ) -> Result<Self, Rejection> {
+        let key_name = match plan.columns[rule] {
+            Some((group, _)) => plan.key_name(group, document)?,
+            None => None,
+        };
+        let mut row = Vec::new();
+        if let Some(field) = plan.row_field(rule) {
+            let Some(document) = document else {
+                return Err(Rejection::new(
+                    "missing-field",
+                    "a row-bound column needs a record with a value",
+                ));
+            };
+            let scalar = plan.field(document, field)?;
+            json::encode_row_id(scalar, indexes, &mut row)
+                .map_err(|error| Rejection::new("bad-row-id", error.to_string()))?;
+        }
+        Ok(Self { key_name, row })
+    }
+}
+
+/// The jobs of one batch.
+#[derive(Default)]
+pub(super) struct Jobs {
+    pub(super) list: Vec<Job>,
+    plain_keys: HashMap<usize, usize>,
+    template_keys: HashMap<(usize, String), usize>,
+    /// Bytes that the records so far become: sealed values in their text form, row ids, dead letters.
+    pub(super) bytes: u64,
+    /// Values of clients that have a key of their own.
+    pub(super) wrapped: usize,
+}
+
+impl Jobs {
+    /// The job of `rule` under `key_name`, made when it is new.
+    fn of(&mut self, rule: usize, key_name: Option<String>, bound: bool) -> usize {
+        let next = self.list.len();
+        let job = match &key_name {
+            None => *self.plain_keys.entry(rule).or_insert(next),
+            Some(name) => *self.template_keys.entry((rule, name.clone())).or_insert(next),
+        };
+        if job == next {
+            let rows = bound.then(|| PlainColumn::with_capacity(0, 0));
+            self.list.push(Job {
+                rule,
+                key_name,
+                plain: PlainColumn::with_capacity(0, 0),
+                rows,
+                len: 0,
+            });
+        }
+        job
+    }
+
+    /// Adds a value: `text` is JSON in a record's value, bytes elsewhere.
+    pub(super) fn push(
+        &mut self,
+        plan: &Plan,
+        domains: &Domains,
+        (rule, place): (usize, Place),
+        text: &[u8],
+        bound: Bound,
+    ) -> Result<Item, Rejection> {
+        let model = &plan.rules()[rule];
+        let job = self.of(rule, bound.key_name, plan.row_field(rule).is_some());
+        let target = &mut self.list[job];
+        let before = target.plain.byte_len();
+        let column_full = |_| Rejection::new("batch-too-large", "more than 2 GiB of one column in a batch");
+        if is_domain(model) {
+            let name = model.domain().unwrap_or_default();
+            let domain = domains
+                .get(name)
+                .ok_or_else(|| Rejection::new("no-domain", format!("domain {name} is not loaded")))?;
+            let document = domain.document.document();
+            let mut plaintext = Zeroizing::new(Vec::with_capacity(
+                text.len() * 2 + 64 + document.pad_to.unwrap_or(0) as usize,
+            ));
+            coerce_into(place, text, document, &mut plaintext)?;
+            target.plain.push(&plaintext).map_err(column_full)?;
+        } else {
+            let room = json::encode_len_bound(text.len(), model.pad_to);
+            let written = match place {
+                Place::Value { .. } => target
+                    .plain
+                    .push_with(room, |out| json::encode_json(text, model.pad_to, out)),
+                _ => target
+                    .plain
+                    .push_with(room, |out| Plaintext::Bytes(text).encode(model.pad_to, out)),
+            };
+            written.map_err(column_full)?;
+        }
+        if let Some(rows) = &mut target.rows {
+            rows.push(&bound.row).map_err(column_full)?;
+        }
+        target.len += 1;
+        let overhead = if is_domain(model) {
+            value::SIV_OVERHEAD
+        } else {
+            value::GCM_OVERHEAD
+        };
+        let sealed = value::text_len(target.plain.byte_len() - before + overhead) + plan.opening(rule).len() + 1;
+        let index = target.len - 1;
+        self.bytes += (sealed + bound.row.len()) as u64;
+        Ok(Item { place, job, index })
+    }
+}
+
+fn coerce_into(place: Place, text: &[u8], domain: &DomainDocument, out: &mut Vec<u8>) -> Result<(), Rejection> {
+    let coerced = match place {
+        Place::Value { .. } => coerce(text, &domain.kind, domain.pad_to, out),
+        // Keys and headers are bytes: a text domain takes them as a string, every other one as JSON text.
+        _ if domain.kind == DomainType::Bytes => {
+            Plaintext::Bytes(text).encode(domain.pad_to, out);
+            Ok(())
+        }
+        _ if domain.kind == DomainType::Utf8 => {
+            let Ok(text) = std::str::from_utf8(text) else {
+                return Err(Rejection::new("cannot-coerce", "not UTF-8"));
+            };
+            Plaintext::Utf8(text).encode(domain.pad_to, out);
+            Ok(())
+        }
+        _ => coerce(text, &domain.kind, domain.pad_to, out),
+    };
+    coerced.map_err(|error| Rejection::new(error.code(), error.to_string()))
+}
