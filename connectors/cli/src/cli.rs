@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    acl, audit, completion, demo, dlq, init, keys, kms, open, policy, read, run, schema, seal, serve, tables, token,
+    acl, audit, client, completion, demo, dlq, init, keys, kms, open, policy, read, run, schema, seal, serve, tables, token,
     top, validate, version,
 };
 use crate::failure::{Exit, Failure, Result};
@@ -53,6 +53,8 @@ enum Command {
     Verify(tables::verify::Args),
     Serve(serve::Args),
     Token(token::Args),
+    #[command(subcommand)]
+    Client(client::Command),
     #[command(subcommand)]
     Policy(policy::Command),
     #[command(subcommand)]
@@ -151,6 +153,7 @@ async fn execute(command: Command) -> Result<ExitCode> {
         Command::Verify(args) => tables::verify::run(args).await,
         Command::Serve(args) => serve::run(args).await,
         Command::Token(args) => token::run(args).await,
+        Command::Client(command) => client::run(command).await,
         Command::Policy(command) => policy::run(command).await,
         Command::Acl(command) => acl::run(command).await,
         Command::Audit(command) => audit::run(command).await,

@@ -29,10 +29,22 @@ pub(crate) enum KmsOperation {
     GenerateDataKey,
     Decrypt,
     DescribeKey,
+    GetPublicKey,
+    GenerateDataKeyPair,
+    GenerateMac,
+    VerifyMac,
 }
 
 impl KmsOperation {
-    const ALL: [Self; 3] = [Self::GenerateDataKey, Self::Decrypt, Self::DescribeKey];
+    const ALL: [Self; 7] = [
+        Self::GenerateDataKey,
+        Self::Decrypt,
+        Self::DescribeKey,
+        Self::GetPublicKey,
+        Self::GenerateDataKeyPair,
+        Self::GenerateMac,
+        Self::VerifyMac,
+    ];
 }
 
 /// How a request to the KMS can end.

@@ -4,20 +4,20 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use async_trait::async_trait;
-use sealflow::keys::{EncryptionContext, GeneratedKey, KeyDescription, KeyService, KeyServiceError};
+use sealflow::keys::{ClientKeyService, EncryptionContext, GeneratedKey, GeneratedPair, KeyDescription, KeyService, KeyServiceError, RsaBits};
 use sealflow::secret::SecretBytes;
 
 use crate::kms_metrics::{KmsMetrics, KmsOperation};
 
 /// Counts every request to the inner service as `sealflow_kms_requests_total` and times it.
 pub(crate) struct Metered {
-    inner: Arc<dyn KeyService>,
+    inner: Arc<dyn ClientKeyService>,
     metrics: Arc<KmsMetrics>,
 }
 
 impl Metered {
     /// Wraps `inner`.
-    pub(crate) fn new(inner: Arc<dyn KeyService>, metrics: Arc<KmsMetrics>) -> Self {
+    pub(crate) fn new(inner: Arc<dyn ClientKeyService>, metrics: Arc<KmsMetrics>) -> Self {
         Self { inner, metrics }
     }
 
@@ -83,6 +83,40 @@ impl KeyService for Metered {
     }
 }
 
+#[async_trait]
+impl ClientKeyService for Metered {
+    async fn public_key(&self, arn: &str) -> Result<Vec<u8>, KeyServiceError> {
+        self.count(KmsOperation::GetPublicKey, self.inner.public_key(arn)).await
+    }
+
+    async fn decrypt_rsa(&self, arn: &str, ciphertext: &[u8]) -> Result<SecretBytes, KeyServiceError> {
+        self.count(KmsOperation::Decrypt, self.inner.decrypt_rsa(arn, ciphertext))
+            .await
+    }
+
+    async fn generate_pair(
+        &self,
+        arn: &str,
+        bits: RsaBits,
+        context: &EncryptionContext,
+    ) -> Result<GeneratedPair, KeyServiceError> {
+        self.count(
+            KmsOperation::GenerateDataKeyPair,
+            self.inner.generate_pair(arn, bits, context),
+        )
+        .await
+    }
+
+    async fn mac(&self, arn: &str, message: &[u8]) -> Result<[u8; 32], KeyServiceError> {
+        self.count(KmsOperation::GenerateMac, self.inner.mac(arn, message)).await
+    }
+
+    async fn verify_mac(&self, arn: &str, message: &[u8], mac: &[u8; 32]) -> Result<bool, KeyServiceError> {
+        self.count(KmsOperation::VerifyMac, self.inner.verify_mac(arn, message, mac))
+            .await
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use sealflow::keys::testing::MemoryKms;
@@ -94,7 +128,7 @@ mod tests {
     #[tokio::test]
     async fn requests_are_counted_by_how_they_ended() {
         let (kms, metrics) = (Arc::new(MemoryKms::new()), Arc::new(Metrics::new("p")));
-        let metered = Metered::new(Arc::clone(&kms) as Arc<dyn KeyService>, Arc::clone(&metrics.kms));
+        let metered = Metered::new(kms.clone(), Arc::clone(&metrics.kms));
         let arn = "arn:aws:kms:eu-central-1:111122223333:key/1";
         let context = EncryptionContext::for_domain("d");
         let key = metered.generate(arn, 32, &context).await.unwrap();

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use sealflow::clock::Clock;
 use sealflow::flow::direct::DirectSealer;
-use sealflow::keys::{Catalogue, DomainKeys, KeyService, OpeningKeys, SealingKeys};
+use sealflow::flow::hybrid::ClientKeys;
+use sealflow::keys::{Catalogue, ClientKeyService, DomainKeys, OpeningKeys, SealingKeys};
 use sealflow::pipeline::{Format, KeysPlacement, OpenTransform, SealTransform};
 use sealflow::policy::catalogue_source::{DEFAULT_MAX_STALE, DEFAULT_REFRESH};
 use sealflow::policy::{FixedPolicies, Pin, PolicySource, VerifiedPolicy};
@@ -63,7 +64,9 @@ pub(crate) struct Services {
     /// Where envelopes and policies are.
     pub(crate) catalogue: Arc<dyn Catalogue>,
     /// The KMS.
-    pub(crate) kms: Arc<dyn KeyService>,
+    pub(crate) kms: Arc<dyn ClientKeyService>,
+    /// Keys that clients sealed under, unwrapped.
+    pub(crate) client_keys: ClientKeys,
     /// All verified policies.
     pub(crate) policies: Arc<dyn PolicySource>,
     /// The dataset's newest.
@@ -83,10 +86,10 @@ pub(crate) fn in_folder(folder: &Path) -> CatalogueConfig {
 }
 
 /// A client of the KMS.
-pub(crate) async fn open_kms(config: &KmsConfig) -> Result<Arc<dyn KeyService>> {
+pub(crate) async fn open_kms(config: &KmsConfig) -> Result<Arc<dyn ClientKeyService>> {
     let client = AwsKms::new(config).await;
     client
-        .map(|client| Arc::new(client) as Arc<dyn KeyService>)
+        .map(|client| Arc::new(client) as Arc<dyn ClientKeyService>)
         .map_err(|error| {
             Failure::config(
                 format_args!("kms.{error}"),
@@ -154,6 +157,25 @@ pub(crate) fn check_supported(policy: &VerifiedPolicy) -> Result<()> {
 }
 
 impl Services {
+    /// On these.
+    pub(crate) fn new(
+        catalogue: Arc<dyn Catalogue>,
+        kms: Arc<dyn ClientKeyService>,
+        policies: Arc<dyn PolicySource>,
+        policy: Arc<VerifiedPolicy>,
+    ) -> Self {
+        let clock = clock();
+        let client_keys = ClientKeys::new(kms.clone(), clock.clone(), OPENED_KEY_AGE, OPENED_KEYS);
+        Self {
+            catalogue,
+            kms,
+            client_keys,
+            policies,
+            policy,
+            clock,
+        }
+    }
+
     /// Refuses a policy that this version cannot carry out in full.
     pub(crate) fn check_supported(&self) -> Result<()> {
         check_supported(&self.policy)
@@ -167,13 +189,13 @@ impl Services {
     /// Keys to seal with.
     pub(crate) fn sealer(&self) -> DirectSealer {
         let keys = SealingKeys::new(
-            Arc::clone(&self.kms),
+            self.kms.clone(),
             Arc::clone(&self.catalogue),
             Arc::clone(&self.clock),
             UsageLimits::STANDARD,
         );
         let domains = DomainKeys::new(
-            Arc::clone(&self.kms),
+            self.kms.clone(),
             Arc::clone(&self.catalogue),
             Arc::clone(&self.policies),
             Arc::clone(&self.clock),
@@ -185,7 +207,7 @@ impl Services {
     /// Keys to open with.
     pub(crate) fn opening_keys(&self) -> OpeningKeys {
         OpeningKeys::new(
-            Arc::clone(&self.kms),
+            self.kms.clone(),
             Arc::clone(&self.catalogue),
             Arc::clone(&self.policies),
             Arc::clone(&self.clock),
@@ -201,7 +223,8 @@ impl Services {
         placement: KeysPlacement,
         sealer: DirectSealer,
     ) -> Result<SealTransform> {
-        Ok(SealTransform::new(Arc::clone(&self.policy), format, placement, sealer)?)
+        let transform = SealTransform::new(Arc::clone(&self.policy), format, placement, sealer)?;
+        Ok(transform.with_client_keys(self.client_keys.clone()))
     }
 
     /// A transform that opens.

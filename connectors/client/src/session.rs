@@ -111,6 +111,12 @@ impl Session {
         self.seal_with(label, json, Some(row))
     }
 
+    /// Whether it can seal that many values more.
+    #[must_use]
+    pub fn has_room(&self, values: u64) -> bool {
+        self.values.saturating_add(values) <= MAX_VALUES && self.bytes < MAX_BYTES && self.began.elapsed() < MAX_AGE
+    }
+
     fn seal_with(&mut self, label: &str, json: &[u8], row: Option<&RowId>) -> Result<String, SealError> {
         check_json(json)?;
         let bytes = self.bytes.saturating_add(json.len() as u64);

@@ -93,14 +93,14 @@ impl Access {
     }
 
     /// The KMS alone, which knows whose the credentials are.
-    pub(crate) async fn kms(&self, loaded: Option<&PipelineConfig>) -> Result<Arc<dyn KeyService>> {
+    pub(crate) async fn kms(&self, loaded: Option<&PipelineConfig>) -> Result<Arc<dyn ClientKeyService>> {
         open_kms(&self.kms_config(loaded)).await
     }
 
     /// As [`Access::open_with`], on a KMS that was opened before.
     pub(crate) async fn open_on(
         &self,
-        kms: Arc<dyn KeyService>,
+        kms: Arc<dyn ClientKeyService>,
         loaded: Option<&PipelineConfig>,
         sidecar: Option<(&str, &str)>,
     ) -> Result<Services> {
@@ -115,13 +115,7 @@ impl Access {
         }
         let catalogue: Arc<dyn Catalogue> = Arc::new(overlay);
         let (policies, policy) = open_policy(&resolved.origin, &resolved.dataset, &catalogue).await?;
-        let services = Services {
-            catalogue,
-            kms,
-            policies,
-            policy,
-            clock: clock(),
-        };
+        let services = Services::new(catalogue, kms, policies, policy);
         services.check_supported()?;
         Ok(services)
     }

@@ -3,6 +3,7 @@
 mod access;
 pub(crate) mod acl;
 pub(crate) mod audit;
+pub(crate) mod client;
 pub(crate) mod completion;
 pub(crate) mod demo;
 pub(crate) mod dlq;

@@ -125,13 +125,7 @@ pub(crate) async fn services(
     let refresh = config.policy_refresh.0 / 2;
     let (policies, policy) = open_policy_asked_every(refresh, &origin, &config.dataset, &catalogue).await?;
     let kms = Arc::new(Metered::new(open_kms(&config.kms).await?, Arc::clone(&metrics.kms)));
-    let services = Services {
-        catalogue,
-        kms,
-        policies,
-        policy,
-        clock: clock(),
-    };
+    let services = Services::new(catalogue, kms, policies, policy);
     services.check_supported()?;
     Ok(services)
 }

@@ -1,6 +1,7 @@
 //! `sealflow keys`: data keys and the KMS keys that they depend on. No key is ever shown, wrapped or not.
 
 mod list;
+mod public;
 mod rewrap;
 mod rotate;
 mod usage;
@@ -22,6 +23,8 @@ pub(crate) enum Command {
     Show(list::ShowArgs),
     /// Show which KMS keys are used by what, and which could be deleted
     Usage(usage::Args),
+    /// Print the public keys that clients seal to
+    Public(public::Args),
     /// Give the KMS keys of a policy new key material, now
     Rotate(rotate::Args),
     /// Wrap data keys anew under the KMS key that the policy names now
@@ -33,6 +36,7 @@ pub(crate) async fn run(command: Command) -> Result<ExitCode> {
     match command {
         Command::List(args) => list::list(&args).await,
         Command::Show(args) => list::show(&args).await,
+        Command::Public(args) => public::run(&args).await,
         Command::Usage(args) => usage::run(&args).await,
         Command::Rotate(args) => rotate::run(&args).await,
         Command::Rewrap(args) => rewrap::run(&args).await,

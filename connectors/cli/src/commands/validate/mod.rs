@@ -124,13 +124,7 @@ async fn services(config: &PipelineConfig, dev: Option<PathBuf>, list: &mut Chec
             return None;
         }
     };
-    let services = Services {
-        catalogue,
-        kms,
-        policies,
-        policy,
-        clock: clock(),
-    };
+    let services = Services::new(catalogue, kms, policies, policy);
     match supported(config, &services) {
         Ok(columns) => list.ok(
             "policy supported",

@@ -1,0 +1,102 @@
+//! `client open`: answers, opened with a client's private key.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use async_trait::async_trait;
+use sealflow::pipeline::{Outcome, Record, Route, StopKind, Transform, TransformError};
+use sealflow_client::{Answers, PrivateKey};
+use zeroize::Zeroizing;
+
+use crate::commands::stream::{Input, Outputs, StreamArgs, pass};
+use crate::failure::{Exit, Failure, Result};
+use crate::files;
+use crate::signals;
+use crate::term::note;
+
+/// Open what was sealed to a key made with `keygen`
+///
+/// The input is JSON records, or JWEs as JSON strings, one a line. Each JWE that is sealed to the key is replaced by what it
+/// holds. An output file is readable for you alone (0600).
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    stream: StreamArgs,
+    /// The private key (PKCS #8, PEM)
+    #[arg(long, value_name = "FILE", default_value = "client.key")]
+    key: PathBuf,
+}
+
+pub(super) async fn run(args: &Args) -> Result<ExitCode> {
+    args.stream.check_outputs(&[])?;
+    signals::remove_half_written_files()?;
+    let pem = Zeroizing::new(files::read_text(&args.key)?);
+    let key = PrivateKey::from_pem(&pem).map_err(|error| {
+        Failure::config(
+            format_args!("{}: {error}", args.key.display()),
+            "give the file that `sealflow client keygen` wrote",
+        )
+    })?;
+    let opening = Opening {
+        key,
+        opened: AtomicU64::new(0),
+    };
+    let input = Input::open(&args.stream)?;
+    let outputs = Outputs::create(&args.stream, files::Access::Private, None, None)?;
+    let passed = pass(input, &opening, outputs).await?;
+    let opened = opening.opened.load(Ordering::Relaxed);
+    if opened == 0 && passed.records > 0 {
+        return Err(Failure::new(
+            Exit::Data,
+            format_args!("nothing in {} records opens with this key", passed.records),
+            "take the key whose public half the answers were sealed to",
+        ));
+    }
+    let output = args.stream.output.as_deref().unwrap_or(Path::new("standard output"));
+    note(format_args!(
+        "opened {opened} values of {} records into {}",
+        passed.records,
+        output.display()
+    ));
+    Ok(ExitCode::SUCCESS)
+}
+
+struct Opening {
+    key: PrivateKey,
+    opened: AtomicU64,
+}
+
+#[async_trait]
+impl Transform for Opening {
+    async fn apply(&self, records: Vec<Record>) -> std::result::Result<Vec<Outcome>, TransformError> {
+        let answers = Answers::new(&self.key);
+        // RSA is work: other tasks go on meanwhile.
+        tokio::task::block_in_place(|| {
+            let mut outcomes = Vec::with_capacity(records.len());
+            for mut record in records {
+                let text = record.value.take().unwrap_or_default();
+                let mut document = serde_json::from_slice(&text).map_err(|_| TransformError::Stop {
+                    kind: StopKind::Data,
+                    reason: format!(
+                        "{}: record {} is not JSON",
+                        record.position.topic,
+                        record.position.offset + 1
+                    ),
+                    help: "give one JSON document a line; a JWE alone goes between quotes".to_owned(),
+                })?;
+                let opened = answers.document(&mut document);
+                self.opened.fetch_add(opened as u64, Ordering::Relaxed);
+                record.value = Some(match opened {
+                    0 => text,
+                    _ => document.to_string().into(),
+                });
+                outcomes.push(Outcome {
+                    route: Route::Target,
+                    record,
+                });
+            }
+            Ok(outcomes)
+        })
+    }
+}
