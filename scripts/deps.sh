@@ -8,6 +8,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 KAFKA_POM="$ROOT/testbed/kafka/pom.xml"
 REQUIREMENTS="$ROOT/testbed/requirements.txt"
 PEERS="$ROOT/benchmarks/peers"
+MINISTACK="$ROOT/testbed/ministack.txt"
 SCHEMATHESIS="$ROOT/testbed/schemathesis.txt"
 LAKE="$ROOT/testbed/lake/requirements.txt"
 # A download that hangs costs minutes, not the whole run.
@@ -61,6 +62,7 @@ missing_build_packages() {
 test_deps() {
     kafka_libs
     moto_venv
+    python_venv ministack "$DEPS/ministack" "$MINISTACK" "MiniStack, an independent KMS with real RSA keys, from PyPI"
     python_venv schemathesis "$DEPS/schemathesis" "$SCHEMATHESIS" "schemathesis, a client by OpenAPI documents, from PyPI"
     python_venv lake "$DEPS/lake" "$LAKE" "PyArrow, Spark and DuckDB, other readers of encrypted Parquet, from PyPI (about 500 MB)"
     if ! have javac && ! install openjdk-17-jdk-headless && ! install default-jdk-headless; then

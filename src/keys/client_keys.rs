@@ -16,6 +16,21 @@ pub enum RsaBits {
     Rsa4096,
 }
 
+impl RsaBits {
+    /// All sizes.
+    pub const ALL: [Self; 3] = [Self::Rsa2048, Self::Rsa3072, Self::Rsa4096];
+
+    /// Bits of the modulus.
+    #[must_use]
+    pub fn bits(self) -> usize {
+        match self {
+            Self::Rsa2048 => 2048,
+            Self::Rsa3072 => 3072,
+            Self::Rsa4096 => 4096,
+        }
+    }
+}
+
 /// An RSA key pair fresh from the key service, its private half wrapped.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GeneratedPair {
@@ -32,13 +47,16 @@ pub struct GeneratedPair {
 ///
 /// * `decrypt_rsa` opens what anybody sealed with RSAES-OAEP (RFC 8017, section 7.1; SHA-256, MGF1 with SHA-256, empty
 ///   label) to `public_key` of the same ARN, and fails with [`KeyServiceError::Refused`] for all else;
-/// * a key of another kind than a call needs is [`KeyServiceError::KeyUnusable`].
+/// * a key of another kind than a call needs is [`KeyServiceError::KeyUnusable`]; asked to decrypt or unwrap, it may also be
+///   [`KeyServiceError::Refused`], since AWS KMS does not always tell the two apart;
+/// * private keys of pairs unwrap as data keys do, and never under an RSA key.
 #[async_trait]
 pub trait ClientKeyService: KeyService {
     /// The public half of the RSA key `arn` as `SubjectPublicKeyInfo`, DER. Keys for signatures are refused.
     async fn public_key(&self, arn: &str) -> Result<Vec<u8>, KeyServiceError>;
 
-    /// Decrypts with the RSA key `arn`: what a client wrapped, 1 to 446 bytes.
+    /// Decrypts with the RSA key `arn` what a client sealed to it: 1 to 190 (RSA-2048), 318 or 446 bytes. Nothing at all,
+    /// sealed, counts as not sealed.
     async fn decrypt_rsa(&self, arn: &str, ciphertext: &[u8]) -> Result<SecretBytes, KeyServiceError>;
 
     /// A new RSA key pair whose private half is wrapped under the symmetric key `arn` and bound to `context`. The private half

@@ -2,6 +2,10 @@
 //!
 //! A suite ends with `Err` and a sentence that says which part of the contract was broken.
 
+mod client_keys;
+
+pub use client_keys::client_key_service;
+
 use super::catalogue::{Catalogue, CatalogueError, MAX_OBJECT, Put};
 use super::service::{EncryptionContext, KeyService, KeyServiceError};
 use crate::secret::SecretBytes;

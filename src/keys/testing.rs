@@ -1,5 +1,7 @@
 //! In-memory stand-ins for a KMS and a catalogue, with counters, delays and failures: for tests only.
 
+mod client_keys;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,19 +14,22 @@ use async_trait::async_trait;
 use hkdf::Hkdf;
 use sha2::Sha256;
 
+use self::client_keys::{ClientCalls, ClientKey, wrong_kind};
 use super::catalogue::{Catalogue, CatalogueError, MAX_OBJECT, Put, check_path};
 use super::service::{EncryptionContext, GeneratedKey, KeyAdmin, KeyDescription, KeyService, KeyServiceError};
 use crate::secret::SecretBytes;
 
 const NONCE_LEN: usize = 12;
 
-/// A KMS in memory: every ARN is a key of its own, unless it was made [unusable](Self::set_unusable).
-/// Two instances cannot open what the other wrapped.
+/// A KMS in memory: every ARN is a symmetric key of its own, unless it was made [unusable](Self::set_unusable) or
+/// [an RSA](Self::create_rsa_key) or [an HMAC key](Self::create_hmac_key). Two instances cannot open what the other wrapped.
 pub struct MemoryKms {
     master: SecretBytes,
     generate_calls: AtomicU64,
     unwrap_calls: AtomicU64,
     describe_calls: AtomicU64,
+    client_calls: ClientCalls,
+    client_keys: Mutex<BTreeMap<String, ClientKey>>,
     in_flight: AtomicU64,
     peak_in_flight: AtomicU64,
     behaviour: Mutex<Behaviour>,
@@ -52,6 +57,8 @@ impl MemoryKms {
             generate_calls: AtomicU64::new(0),
             unwrap_calls: AtomicU64::new(0),
             describe_calls: AtomicU64::new(0),
+            client_calls: ClientCalls::default(),
+            client_keys: Mutex::default(),
             in_flight: AtomicU64::new(0),
             peak_in_flight: AtomicU64::new(0),
             behaviour: Mutex::default(),
@@ -137,6 +144,29 @@ impl MemoryKms {
         Ok(())
     }
 
+    /// What wraps: not for keys of clients.
+    fn check_symmetric(&self, arn: &str) -> Result<(), KeyServiceError> {
+        self.check_usable(arn)?;
+        match self.client_key(arn) {
+            None => Ok(()),
+            Some(_) => Err(wrong_kind(arn)),
+        }
+    }
+
+    fn wrap(&self, arn: &str, plaintext: &[u8], context: &EncryptionContext) -> Result<Vec<u8>, KeyServiceError> {
+        let mut nonce = [0_u8; NONCE_LEN];
+        getrandom::fill(&mut nonce).map_err(|_| bad_answer("no random numbers"))?;
+        let payload = Payload {
+            msg: plaintext,
+            aad: &aad(context),
+        };
+        let ciphertext = self
+            .cipher(arn)?
+            .encrypt(&Nonce::from(nonce), payload)
+            .map_err(|_| bad_answer("wrapping failed"))?;
+        Ok([nonce.as_slice(), &ciphertext].concat())
+    }
+
     fn cipher(&self, arn: &str) -> Result<Aes256Gcm, KeyServiceError> {
         let mut key = zeroize::Zeroizing::new([0_u8; 32]);
         Hkdf::<Sha256>::new(None, self.master.expose())
@@ -193,20 +223,10 @@ impl KeyService for MemoryKms {
     ) -> Result<GeneratedKey, KeyServiceError> {
         self.generate_calls.fetch_add(1, Ordering::SeqCst);
         self.answer().await?;
-        self.check_usable(arn)?;
+        self.check_symmetric(arn)?;
         let mut plaintext = zeroize::Zeroizing::new(vec![0; len]);
-        let mut nonce = [0_u8; NONCE_LEN];
         getrandom::fill(&mut plaintext).map_err(|_| bad_answer("no random numbers"))?;
-        getrandom::fill(&mut nonce).map_err(|_| bad_answer("no random numbers"))?;
-        let payload = Payload {
-            msg: &plaintext,
-            aad: &aad(context),
-        };
-        let ciphertext = self
-            .cipher(arn)?
-            .encrypt(&Nonce::from(nonce), payload)
-            .map_err(|_| bad_answer("wrapping failed"))?;
-        let wrapped = [nonce.as_slice(), &ciphertext].concat();
+        let wrapped = self.wrap(arn, &plaintext, context)?;
         Ok(GeneratedKey {
             plaintext: SecretBytes::new(std::mem::take(&mut *plaintext)),
             wrapped,
@@ -222,7 +242,7 @@ impl KeyService for MemoryKms {
     ) -> Result<SecretBytes, KeyServiceError> {
         self.unwrap_calls.fetch_add(1, Ordering::SeqCst);
         self.answer().await?;
-        self.check_usable(arn)?;
+        self.check_symmetric(arn)?;
         let refused = || KeyServiceError::Refused {
             arn: arn.to_owned(),
             code: "InvalidCiphertextException".to_owned(),
@@ -266,24 +286,13 @@ impl KeyAdmin for MemoryKms {
         context: &EncryptionContext,
     ) -> Result<Vec<u8>, KeyServiceError> {
         let plaintext = self.unwrap(from, wrapped, context).await?;
-        self.check_usable(to)?;
-        let mut nonce = [0_u8; NONCE_LEN];
-        getrandom::fill(&mut nonce).map_err(|_| bad_answer("no random numbers"))?;
-        let payload = Payload {
-            msg: plaintext.expose(),
-            aad: &aad(context),
-        };
-        let ciphertext = self.cipher(to)?.encrypt(&Nonce::from(nonce), payload);
-        Ok([
-            nonce.as_slice(),
-            &ciphertext.map_err(|_| bad_answer("wrapping failed"))?,
-        ]
-        .concat())
+        self.check_symmetric(to)?;
+        self.wrap(to, plaintext.expose(), context)
     }
 
     async fn rotate(&self, arn: &str) -> Result<(), KeyServiceError> {
         self.answer().await?;
-        self.check_usable(arn)
+        self.check_symmetric(arn)
     }
 }
 

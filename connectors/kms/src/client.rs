@@ -26,6 +26,10 @@ use crate::error::{Request, classify, is_stale_credentials};
 /// The most bytes that `GenerateDataKey` makes.
 const MAX_DATA_KEY: usize = 1024;
 
+/// The most bytes that are unwrapped: private keys of RSA-4096 pairs (some 2,400 bytes) are longer than data keys. It is
+/// what KMS encrypts at most.
+const MAX_UNWRAPPED: usize = 4096;
+
 /// Where STS is asked when no region is configured: its global endpoint.
 const STS_REGION: &str = "us-east-1";
 
@@ -202,8 +206,8 @@ impl KeyService for AwsKms {
         let answer = self.send((Request::Unwrap, arn), || request.clone().send()).await?;
         let plaintext = answer.plaintext.map(secret).ok_or_else(|| bad_answer("no plaintext"))?;
         check_key(answer.key_id.as_deref(), arn)?;
-        if plaintext.is_empty() || plaintext.len() > MAX_DATA_KEY {
-            return Err(bad_answer("a key of a length that no data key has"));
+        if plaintext.is_empty() || plaintext.len() > MAX_UNWRAPPED {
+            return Err(bad_answer("a key of a length that no wrapped key has"));
         }
         Ok(plaintext)
     }
@@ -291,7 +295,7 @@ pub(crate) fn pairs(context: &EncryptionContext) -> std::collections::HashMap<St
 }
 
 /// Takes the bytes over without a copy, to be wiped; the client's own buffers (the JSON text) are not ours to wipe.
-fn secret(blob: Blob) -> SecretBytes {
+pub(crate) fn secret(blob: Blob) -> SecretBytes {
     SecretBytes::new(blob.into_inner())
 }
 

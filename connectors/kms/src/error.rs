@@ -15,6 +15,8 @@ pub(crate) enum Request {
     Describe,
     Rewrap,
     Rotate,
+    PublicKey,
+    Mac,
 }
 
 /// Longer codes than AWS has are not passed on.
@@ -117,7 +119,9 @@ fn by_code(
         | "OptInRequired"
         | "RequestExpired"
         | "InvalidGrantTokenException" => KeyServiceError::NotPermitted { arn, code },
-        "InvalidCiphertextException" | "IncorrectKeyException" => KeyServiceError::Refused { arn, code },
+        "InvalidCiphertextException" | "IncorrectKeyException" | "KMSInvalidMacException" => {
+            KeyServiceError::Refused { arn, code }
+        }
         // Wrapped bytes of a length that no KMS gives out fail validation before they are looked at.
         "ValidationException" if matches!(request, Request::Unwrap | Request::Rewrap) => {
             KeyServiceError::Refused { arn, code }
@@ -235,10 +239,10 @@ mod tests {
         ] {
             assert!(map(code, status, Request::Generate).is_retryable(), "{code}");
         }
-        assert!(matches!(
-            map("ValidationException", 400, Request::Generate),
-            KeyServiceError::BadAnswer { .. }
-        ));
+        for request in [Request::Generate, Request::PublicKey, Request::Mac] {
+            let validation = map("ValidationException", 400, request);
+            assert!(matches!(validation, KeyServiceError::BadAnswer { .. }), "{request:?}");
+        }
         assert!(matches!(
             map("Strange", 400, Request::Unwrap),
             KeyServiceError::BadAnswer { .. }

@@ -4,6 +4,7 @@
 mod admin;
 mod chain;
 mod client;
+mod client_keys;
 mod config;
 mod credentials;
 mod error;

@@ -1,7 +1,7 @@
 //! The KMS client against an endpoint that lies: answers that cannot be used are refused, never believed.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
-use sealflow::keys::{EncryptionContext, KeyService as _, KeyServiceError};
+use sealflow::keys::{ClientKeyService as _, EncryptionContext, KeyService as _, KeyServiceError, RsaBits};
 use sealflow::secret::SecretString;
 use sealflow_kms::{AwsKms, KmsConfig, StaticCredentials};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -106,6 +106,129 @@ async fn unwrapped_keys_of_another_kms_key_are_refused() {
             matches!(answer, Err(KeyServiceError::BadAnswer { .. })),
             "{lie}: {answer:?}"
         );
+    }
+}
+
+#[tokio::test]
+async fn public_keys_that_nobody_can_open_for_are_refused() {
+    let body = |arn: &str, key: &str, usage: &str, algorithm: &str| {
+        format!(
+            r#"{{"KeyId":"{arn}","PublicKey":"{key}","KeyUsage":"{usage}","EncryptionAlgorithms":["{algorithm}"]}}"#
+        )
+    };
+    let honest = body(ARN, "AAAA", "ENCRYPT_DECRYPT", "RSAES_OAEP_SHA_256");
+    assert!(client_of(200, honest).await.public_key(ARN).await.is_ok());
+    for lie in [
+        body(OTHER, "AAAA", "ENCRYPT_DECRYPT", "RSAES_OAEP_SHA_256"),
+        body(ARN, "", "ENCRYPT_DECRYPT", "RSAES_OAEP_SHA_256"),
+        body(ARN, &"A".repeat(11_000), "ENCRYPT_DECRYPT", "RSAES_OAEP_SHA_256"),
+    ] {
+        let answer = client_of(200, lie).await.public_key(ARN).await;
+        assert!(matches!(answer, Err(KeyServiceError::BadAnswer { .. })), "{answer:?}");
+    }
+    for lie in [
+        body(ARN, "AAAA", "SIGN_VERIFY", "RSAES_OAEP_SHA_256"),
+        body(ARN, "AAAA", "ENCRYPT_DECRYPT", "RSAES_OAEP_SHA_1"),
+        format!(r#"{{"KeyId":"{ARN}","PublicKey":"AAAA"}}"#),
+    ] {
+        let answer = client_of(200, lie).await.public_key(ARN).await;
+        assert!(matches!(answer, Err(KeyServiceError::KeyUnusable { .. })), "{answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn rsa_plaintexts_that_cannot_be_are_refused() {
+    let body = |arn: &str, plaintext: &str, algorithm: &str| {
+        format!(r#"{{"KeyId":"{arn}","Plaintext":"{plaintext}","EncryptionAlgorithm":"{algorithm}"}}"#)
+    };
+    let honest = body(ARN, KEY_32, "RSAES_OAEP_SHA_256");
+    assert!(client_of(200, honest).await.decrypt_rsa(ARN, b"sealed").await.is_ok());
+    for lie in [
+        body(OTHER, KEY_32, "RSAES_OAEP_SHA_256"),
+        body(ARN, KEY_32, "RSAES_OAEP_SHA_1"),
+        body(ARN, &"A".repeat(4 * 149), "RSAES_OAEP_SHA_256"),
+        format!(r#"{{"KeyId":"{ARN}","EncryptionAlgorithm":"RSAES_OAEP_SHA_256"}}"#),
+    ] {
+        let answer = client_of(200, lie).await.decrypt_rsa(ARN, b"sealed").await;
+        assert!(matches!(answer, Err(KeyServiceError::BadAnswer { .. })), "{answer:?}");
+    }
+    // That is the client's doing, and no sign of a broken KMS.
+    let nothing = body(ARN, "", "RSAES_OAEP_SHA_256");
+    let answer = client_of(200, nothing).await.decrypt_rsa(ARN, b"sealed").await;
+    assert!(matches!(answer, Err(KeyServiceError::Refused { .. })), "{answer:?}");
+}
+
+#[tokio::test]
+async fn pairs_that_are_not_what_was_asked_for_are_refused() {
+    let body = |arn: &str, spec: &str, public: &str, blob: &str| {
+        format!(
+            r#"{{"KeyId":"{arn}","KeyPairSpec":"{spec}","PublicKey":"{public}","PrivateKeyCiphertextBlob":"{blob}"}}"#
+        )
+    };
+    let public = "A".repeat(4 * 98);
+    let ask = async |body: String| {
+        let kms = client_of(200, body).await;
+        kms.generate_pair(ARN, RsaBits::Rsa2048, &context()).await
+    };
+    assert!(ask(body(ARN, "RSA_2048", &public, "AAAA")).await.is_ok());
+    for lie in [
+        body(OTHER, "RSA_2048", &public, "AAAA"),
+        body(ARN, "RSA_3072", &public, "AAAA"),
+        body(ARN, "ECC_NIST_P256", &public, "AAAA"),
+        body(ARN, "RSA_2048", "AAAA", "AAAA"),
+        body(ARN, "RSA_2048", &public, ""),
+    ] {
+        let answer = ask(lie).await;
+        assert!(matches!(answer, Err(KeyServiceError::BadAnswer { .. })), "{answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn macs_that_are_none_are_refused_and_only_a_plain_no_is_one() {
+    let made = |arn: &str, mac: &str, algorithm: &str| {
+        format!(r#"{{"KeyId":"{arn}","Mac":"{mac}","MacAlgorithm":"{algorithm}"}}"#)
+    };
+    assert!(
+        client_of(200, made(ARN, KEY_32, "HMAC_SHA_256"))
+            .await
+            .mac(ARN, b"m")
+            .await
+            .is_ok()
+    );
+    for lie in [
+        made(OTHER, KEY_32, "HMAC_SHA_256"),
+        made(ARN, KEY_31, "HMAC_SHA_256"),
+        made(ARN, KEY_32, "HMAC_SHA_512"),
+    ] {
+        let answer = client_of(200, lie).await.mac(ARN, b"m").await;
+        assert!(matches!(answer, Err(KeyServiceError::BadAnswer { .. })), "{answer:?}");
+    }
+    let verified = |arn: &str, valid: bool, algorithm: &str| {
+        format!(r#"{{"KeyId":"{arn}","MacValid":{valid},"MacAlgorithm":"{algorithm}"}}"#)
+    };
+    let ask = async |status, body: String| client_of(status, body).await.verify_mac(ARN, b"m", &[0; 32]).await;
+    assert_eq!(ask(200, verified(ARN, true, "HMAC_SHA_256")).await, Ok(true));
+    for lie in [
+        verified(OTHER, true, "HMAC_SHA_256"),
+        verified(ARN, true, "HMAC_SHA_224"),
+        verified(ARN, false, "HMAC_SHA_256"),
+        format!(r#"{{"KeyId":"{ARN}","MacAlgorithm":"HMAC_SHA_256"}}"#),
+        "{}".to_owned(),
+    ] {
+        let answer = ask(200, lie).await;
+        assert!(matches!(answer, Err(KeyServiceError::BadAnswer { .. })), "{answer:?}");
+    }
+    assert_eq!(
+        ask(400, r#"{"__type":"KMSInvalidMacException"}"#.to_owned()).await,
+        Ok(false)
+    );
+    for trouble in [
+        "InvalidCiphertextException",
+        "AccessDeniedException",
+        "InvalidKeyUsageException",
+    ] {
+        let answer = ask(400, format!(r#"{{"__type":"{trouble}"}}"#)).await;
+        assert!(answer.is_err(), "{trouble}: {answer:?}");
     }
 }
 

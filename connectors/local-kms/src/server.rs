@@ -16,7 +16,7 @@ use crate::config::{ConfigError, ServerConfig};
 use crate::error::ApiError;
 use crate::faults::{Fault, Hooks};
 use crate::http::Endpoint;
-use crate::keys::{KeyState, KeyStore};
+use crate::keys::{KeySpec, KeyState, KeyStore};
 use crate::policy::KeyPolicy;
 use crate::service::Service;
 use crate::vault::{Vault, VaultError};
@@ -146,18 +146,27 @@ impl RunningServer {
         }
     }
 
-    /// Makes a key and returns its ARN. With an `id` (a UUID, say) that is there already, that key is left as it is.
-    /// Without a `policy` everybody in the account may use it. It may wait for the disk.
+    /// Makes a symmetric key and returns its ARN. With an `id` (a UUID, say) that is there already, that key is left as it
+    /// is. Without a `policy` everybody in the account may use it. It may wait for the disk.
     pub fn create_key(&self, id: Option<&str>, description: &str, policy: Option<&str>) -> Result<String, KeyError> {
-        if id.is_some_and(|id| {
-            id.is_empty() || id.len() > 64 || !id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
-        }) {
-            return Err(ApiError::validation("a key id is of letters, digits and hyphens").into());
-        }
-        let policy = policy.map(KeyPolicy::parse).transpose();
-        let policy = policy.map_err(|e| ApiError::validation(e.to_string()))?;
-        let key = self.endpoint.service.new_key(id, description, policy)?;
-        Ok(self.endpoint.service.arn(&key.id))
+        create_key(&self.endpoint.service, KeySpec::Symmetric, id, description, policy)
+    }
+
+    /// The same for a key of any spec. RSA keys take up to seconds, on a thread that nobody waits for.
+    pub async fn create_key_of(
+        &self,
+        spec: KeySpec,
+        id: Option<&str>,
+        description: &str,
+        policy: Option<&str>,
+    ) -> Result<String, KeyError> {
+        let endpoint = Arc::clone(&self.endpoint);
+        let (id, policy) = (id.map(ToOwned::to_owned), policy.map(ToOwned::to_owned));
+        let description = description.to_owned();
+        let made = tokio::task::spawn_blocking(move || {
+            create_key(&endpoint.service, spec, id.as_deref(), &description, policy.as_deref())
+        });
+        made.await.unwrap_or_else(|_| Err(ApiError::internal().into()))
     }
 
     /// Gives the key another policy.
@@ -185,6 +194,24 @@ impl RunningServer {
     pub fn set_fault(&self, fault: Option<Fault>) {
         self.endpoint.hooks.set_fault(fault);
     }
+}
+
+fn create_key(
+    service: &Service,
+    spec: KeySpec,
+    id: Option<&str>,
+    description: &str,
+    policy: Option<&str>,
+) -> Result<String, KeyError> {
+    let is_id =
+        |id: &str| !id.is_empty() && id.len() <= 64 && id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+    if !id.is_none_or(is_id) {
+        return Err(ApiError::validation("a key id is of letters, digits and hyphens").into());
+    }
+    let policy = policy.map(KeyPolicy::parse).transpose();
+    let policy = policy.map_err(|e| ApiError::validation(e.to_string()))?;
+    let key = service.new_key(spec, id, description, policy)?;
+    Ok(service.arn(&key.id))
 }
 
 impl Drop for RunningServer {

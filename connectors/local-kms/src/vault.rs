@@ -204,12 +204,13 @@ impl Vault {
         sync_folder(&self.folder)
     }
 
-    /// Names of all records that end in `.key`.
-    pub(crate) fn key_names(&self) -> Result<Vec<String>, VaultError> {
+    /// Names of all records that end in one of `endings`.
+    pub(crate) fn names_ending(&self, endings: &[&str]) -> Result<Vec<String>, VaultError> {
         let mut names = Vec::new();
         for entry in fs::read_dir(&self.folder).map_err(at(&self.folder))? {
             let name = entry.map_err(at(&self.folder))?.file_name();
-            if let Some(name) = name.to_str().filter(|n| n.ends_with(".key") && *n != MASTER_KEY) {
+            let wanted = |name: &&str| endings.iter().any(|ending| name.ends_with(ending)) && *name != MASTER_KEY;
+            if let Some(name) = name.to_str().filter(wanted) {
                 names.push(name.to_owned());
             }
         }
@@ -435,7 +436,7 @@ mod tests {
         let vault = Vault::open(folder.path(), &Unlock::KeyFile).unwrap();
         vault.write("a.key", b"material of a").unwrap();
         vault.write("b.key", b"material of b").unwrap();
-        assert_eq!(vault.key_names().unwrap(), ["a.key", "b.key"]);
+        assert_eq!(vault.names_ending(&[".key"]).unwrap(), ["a.key", "b.key"]);
         let (a, b) = (folder.path().join("a.key"), folder.path().join("b.key"));
         let bytes = fs::read(&a).unwrap();
         assert!(!bytes.windows(8).any(|w| w == b"material"), "material in clear on disk");
@@ -459,7 +460,7 @@ mod tests {
         vault.write("a.key", b"old").unwrap();
         fs::write(folder.path().join("a.key.new"), b"torn").unwrap();
         assert_eq!(vault.read("a.key").unwrap().as_slice(), b"old");
-        assert_eq!(vault.key_names().unwrap(), ["a.key"]);
+        assert_eq!(vault.names_ending(&[".key"]).unwrap(), ["a.key"]);
         vault.write("a.key", b"new").unwrap();
         assert_eq!(vault.read("a.key").unwrap().as_slice(), b"new");
     }

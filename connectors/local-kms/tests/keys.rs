@@ -219,19 +219,15 @@ async fn what_this_server_does_not_know_is_refused_and_not_ignored() {
         ),
         (
             "CreateKey",
-            json!({ "KeySpec": "RSA_2048" }),
+            json!({ "KeySpec": "ECC_NIST_P256", "KeyUsage": "SIGN_VERIFY" }),
             "UnsupportedOperationException",
         ),
         (
             "CreateKey",
-            json!({ "KeySpec": "RSA_2048", "KeyUsage": "ENCRYPT_DECRYPT" }),
+            json!({ "KeySpec": "RSA_2048", "KeyUsage": "SIGN_VERIFY" }),
             "UnsupportedOperationException",
         ),
-        (
-            "CreateKey",
-            json!({ "KeyUsage": "SIGN_VERIFY" }),
-            "UnsupportedOperationException",
-        ),
+        ("CreateKey", json!({ "KeyUsage": "SIGN_VERIFY" }), "ValidationException"),
         (
             "CreateKey",
             json!({ "Origin": "EXTERNAL" }),
@@ -247,11 +243,7 @@ async fn what_this_server_does_not_know_is_refused_and_not_ignored() {
             json!({ "Policy": "{}" }),
             "MalformedPolicyDocumentException",
         ),
-        (
-            "GenerateDataKeyPair",
-            json!({ "KeyId": arn }),
-            "UnknownOperationException",
-        ),
+        ("Sign", json!({ "KeyId": arn }), "UnknownOperationException"),
     ];
     for (operation, body, code) in cases {
         assert_eq!(kms.call(operation, &body).await, error(code), "{operation} {body}");

@@ -4,8 +4,9 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use sealflow::policy::yaml::from_yaml;
-use sealflow_local_kms::{RunningServer, Server, ServerConfig, StartError};
+use sealflow_local_kms::{KeySpec, RunningServer, Server, ServerConfig, StartError};
 
 use crate::config::yaml_failure;
 use crate::failure::{Exit, Failure, Result};
@@ -53,12 +54,19 @@ pub(crate) struct CreateKeyArgs {
         hide_env_values = true
     )]
     folder: PathBuf,
+    /// What it is: a symmetric key, an RSA key that clients seal to, or an HMAC key. AWS's names
+    #[arg(long, value_name = "SPEC", default_value = KeySpec::Symmetric.as_str(), value_parser = key_spec())]
+    key_spec: KeySpec,
     /// What the key is for
     #[arg(long, value_name = "TEXT", default_value = "made by sealflow kms create-key")]
     description: String,
     /// A key policy (JSON); without one everybody who may call this KMS may use the key
     #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
+}
+
+fn key_spec() -> impl TypedValueParser<Value = KeySpec> {
+    PossibleValuesParser::new(KeySpec::ALL.map(KeySpec::as_str)).try_map(|name| name.parse::<KeySpec>())
 }
 
 /// Runs the subcommand.
@@ -111,7 +119,8 @@ fn banner(server: &RunningServer, folder: &KmsFolder) {
 async fn create_key(args: CreateKeyArgs) -> Result<ExitCode> {
     let policy = args.policy.as_deref().map(files::read_text).transpose()?;
     let folder = KmsFolder::open_or_create(&args.folder)?;
-    say(folder.create_key(&args.description, policy.as_deref()).await?);
+    let made = folder.create_key(args.key_spec, &args.description, policy.as_deref());
+    say(made.await?);
     note(format_args!(
         "credentials: export AWS_SHARED_CREDENTIALS_FILE={}",
         folder.credentials().display()
@@ -193,7 +202,7 @@ impl KmsFolder {
         Ok(format!("http://{}", self.config()?.listen))
     }
 
-    /// ARNs of the keys in the folder, by what their files are called: a running server does not mind.
+    /// ARNs of the symmetric keys in the folder, by what their files are called: a running server does not mind.
     pub(crate) fn keys(&self) -> Result<Vec<String>> {
         let config = self.config()?;
         let folder = config.folder.as_deref().unwrap_or(&self.path);
@@ -209,12 +218,12 @@ impl KmsFolder {
     }
 
     /// Makes a key and returns its ARN. No server may be running on the folder.
-    pub(crate) async fn create_key(&self, description: &str, policy: Option<&str>) -> Result<String> {
+    pub(crate) async fn create_key(&self, spec: KeySpec, description: &str, policy: Option<&str>) -> Result<String> {
         let mut config = self.config()?;
         // A server on no port that anybody knows, only to write the folder.
         config.listen = SocketAddr::from(([127, 0, 0, 1], 0));
         let server = start(config, &self.path).await?;
-        let made = server.create_key(None, description, policy);
+        let made = server.create_key_of(spec, None, description, policy).await;
         server.shutdown().await;
         made.map_err(|error| {
             Failure::config(

@@ -6,13 +6,12 @@ use serde::Deserialize;
 use serde_json::json;
 use zeroize::Zeroizing;
 
-use super::wire::{
-    Answer, Base64, answer, check_algorithm, check_context, concat, parse, refuse_dry_run, refuse_grants,
-};
-use super::{SYMMETRIC, Service};
+use super::Service;
+use super::algorithm::{Algorithm, Cipher, OAEP, symmetric};
+use super::wire::{Answer, Base64, answer, check_context, concat, parse, refuse_dry_run, refuse_grants};
 use crate::blob::{self, Context, MAX_BLOB};
 use crate::error::ApiError;
-use crate::keys::Key;
+use crate::keys::{Key, KeySpec, Symmetric};
 
 const MAX_ENCRYPT: usize = 4096;
 const MAX_DATA_KEY: usize = 1024;
@@ -99,18 +98,20 @@ impl Service {
                 ));
             }
         };
-        let action = if with_plaintext {
-            "kms:GenerateDataKey"
+        let operation = if with_plaintext {
+            "GenerateDataKey"
         } else {
-            "kms:GenerateDataKeyWithoutPlaintext"
+            "GenerateDataKeyWithoutPlaintext"
         };
-        let key = self.usable_key(&request.key_id, caller, action, &request.encryption_context)?;
+        let action = format!("kms:{operation}");
+        let key = self.usable_key(&request.key_id, caller, &action, &request.encryption_context)?;
+        let arn = self.arn(&key.id);
+        let symmetric = symmetric(&key, &arn, operation)?;
         refuse_dry_run(request.dry_run)?;
         let mut plaintext = Zeroizing::new(vec![0; length]);
         getrandom::fill(&mut plaintext).map_err(|_| ApiError::internal())?;
-        let arn = self.arn(&key.id);
-        let blob = STANDARD.encode(seal(&key, &arn, &plaintext, &request.encryption_context)?);
-        let material = key.current_material().id();
+        let blob = STANDARD.encode(wrap(symmetric, &arn, &plaintext, &request.encryption_context)?);
+        let material = symmetric.current().id();
         if !with_plaintext {
             return answer(&json!({ "KeyId": arn, "CiphertextBlob": blob, "KeyMaterialId": material }));
         }
@@ -133,22 +134,27 @@ impl Service {
     pub(super) fn encrypt(&self, caller: &str, body: &[u8]) -> Result<Answer, ApiError> {
         let request: Encrypt = parse(body)?;
         refuse_grants(&request.grant_tokens)?;
-        check_algorithm(request.encryption_algorithm.as_deref())?;
+        let algorithm = Algorithm::parse(request.encryption_algorithm.as_deref())?;
         check_context(&request.encryption_context)?;
         if request.plaintext.0.is_empty() || request.plaintext.0.len() > MAX_ENCRYPT {
             return Err(ApiError::validation("Plaintext must have 1 to 4096 bytes"));
         }
         let key = self.usable_key(&request.key_id, caller, "kms:Encrypt", &request.encryption_context)?;
-        refuse_dry_run(request.dry_run)?;
         let arn = self.arn(&key.id);
-        let blob = STANDARD.encode(seal(&key, &arn, &request.plaintext.0, &request.encryption_context)?);
-        answer(&json!({ "KeyId": arn, "CiphertextBlob": blob, "EncryptionAlgorithm": SYMMETRIC }))
+        let cipher = Cipher::sealing(&key, &arn, algorithm, "Encrypt")?;
+        refuse_dry_run(request.dry_run)?;
+        let blob = seal(&cipher, &arn, &request.plaintext.0, &request.encryption_context)?;
+        answer(&json!({
+            "KeyId": arn,
+            "CiphertextBlob": STANDARD.encode(blob),
+            "EncryptionAlgorithm": algorithm.as_str(),
+        }))
     }
 
     pub(super) fn decrypt(&self, caller: &str, body: &[u8]) -> Result<Answer, ApiError> {
         let request: Decrypt = parse(body)?;
         refuse_grants(&request.grant_tokens)?;
-        check_algorithm(request.encryption_algorithm.as_deref())?;
+        let algorithm = Algorithm::parse(request.encryption_algorithm.as_deref())?;
         check_context(&request.encryption_context)?;
         let source = Source {
             blob: &request.ciphertext_blob.0,
@@ -156,21 +162,26 @@ impl Service {
             context: &request.encryption_context,
         };
         let key = self.source_key(&source, caller, "kms:Decrypt")?;
-        refuse_dry_run(request.dry_run)?;
-        let (plaintext, material) = self.open(&key, &source)?;
-        let plaintext = Zeroizing::new(STANDARD.encode(&plaintext));
-        let end = r#"","EncryptionAlgorithm":"SYMMETRIC_DEFAULT"}"#;
         let arn = self.arn(&key.id);
-        let parts = [
+        let cipher = Cipher::opening(&key, &arn, algorithm, "Decrypt")?;
+        refuse_dry_run(request.dry_run)?;
+        let opened = open(&cipher, &arn, &source)?;
+        let plaintext = Zeroizing::new(STANDARD.encode(&opened.plaintext));
+        let material = opened
+            .material
+            .map(|id| format!(r#""KeyMaterialId":"{id}","#))
+            .unwrap_or_default();
+        Ok(concat(&[
             r#"{"KeyId":""#,
             &arn,
-            r#"","KeyMaterialId":""#,
+            r#"","#,
             &material,
-            r#"","Plaintext":""#,
+            r#""Plaintext":""#,
             &plaintext,
-            end,
-        ];
-        Ok(concat(&parts))
+            r#"","EncryptionAlgorithm":""#,
+            algorithm.as_str(),
+            r#""}"#,
+        ]))
     }
 
     /// Asked twice, as in AWS: `kms:ReEncryptFrom` of the source key and `kms:ReEncryptTo` of the destination, each with
@@ -178,8 +189,8 @@ impl Service {
     pub(super) fn re_encrypt(&self, caller: &str, body: &[u8]) -> Result<Answer, ApiError> {
         let request: ReEncrypt = parse(body)?;
         refuse_grants(&request.grant_tokens)?;
-        check_algorithm(request.source_encryption_algorithm.as_deref())?;
-        check_algorithm(request.destination_encryption_algorithm.as_deref())?;
+        let from_algorithm = Algorithm::parse(request.source_encryption_algorithm.as_deref())?;
+        let to_algorithm = Algorithm::parse(request.destination_encryption_algorithm.as_deref())?;
         check_context(&request.source_encryption_context)?;
         check_context(&request.destination_encryption_context)?;
         let source = Source {
@@ -190,18 +201,25 @@ impl Service {
         let from = self.source_key(&source, caller, "kms:ReEncryptFrom")?;
         let context = &request.destination_encryption_context;
         let to = self.usable_key(&request.destination_key_id, caller, "kms:ReEncryptTo", context)?;
+        let (from_arn, to_arn) = (self.arn(&from.id), self.arn(&to.id));
+        let opening = Cipher::opening(&from, &from_arn, from_algorithm, "ReEncrypt")?;
+        let sealing = Cipher::sealing(&to, &to_arn, to_algorithm, "ReEncrypt")?;
         refuse_dry_run(request.dry_run)?;
-        let (plaintext, material) = self.open(&from, &source)?;
-        let arn = self.arn(&to.id);
-        answer(&json!({
-            "CiphertextBlob": STANDARD.encode(seal(&to, &arn, &plaintext, context)?),
-            "SourceKeyId": self.arn(&from.id),
-            "KeyId": arn,
-            "SourceEncryptionAlgorithm": SYMMETRIC,
-            "DestinationEncryptionAlgorithm": SYMMETRIC,
-            "SourceKeyMaterialId": material,
-            "DestinationKeyMaterialId": to.current_material().id(),
-        }))
+        let opened = open(&opening, &from_arn, &source)?;
+        let mut done = json!({
+            "CiphertextBlob": STANDARD.encode(seal(&sealing, &to_arn, &opened.plaintext, context)?),
+            "SourceKeyId": from_arn,
+            "KeyId": to_arn,
+            "SourceEncryptionAlgorithm": from_algorithm.as_str(),
+            "DestinationEncryptionAlgorithm": to_algorithm.as_str(),
+        });
+        if let (Some(id), Some(fields)) = (opened.material, done.as_object_mut()) {
+            fields.insert("SourceKeyMaterialId".to_owned(), json!(id));
+        }
+        if let (Cipher::Symmetric(symmetric), Some(fields)) = (sealing, done.as_object_mut()) {
+            fields.insert("DestinationKeyMaterialId".to_owned(), json!(symmetric.current().id()));
+        }
+        answer(&done)
     }
 
     /// The key that opens the blob, if `caller` may do `action` with it and its state allows that.
@@ -216,21 +234,6 @@ impl Service {
         };
         self.usable_key(named, caller, action, source.context)
     }
-
-    /// The plaintext of the blob and the id of the key material that it was under.
-    fn open(&self, key: &Key, source: &Source<'_>) -> Result<(Zeroizing<Vec<u8>>, String), ApiError> {
-        let blob = blob::parse(source.blob).map_err(|_| ApiError::invalid_ciphertext())?;
-        if blob.key_arn != self.arn(&key.id) {
-            let message = "The key ID in the request does not identify a CMK that can perform this operation.";
-            return Err(ApiError::caller("IncorrectKeyException", message));
-        }
-        let material = key
-            .material_of(blob.material)
-            .ok_or_else(ApiError::invalid_ciphertext)?;
-        let opened = blob::open(material.bytes(), &blob, source.context);
-        let plaintext = opened.map_err(|_| ApiError::invalid_ciphertext())?;
-        Ok((plaintext, material.id()))
-    }
 }
 
 /// Wrapped bytes, the key that is said to be theirs, and their context.
@@ -240,8 +243,69 @@ struct Source<'a> {
     context: &'a Context,
 }
 
-/// Seals under the key's current material.
-fn seal(key: &Key, arn: &str, plaintext: &[u8], context: &Context) -> Result<Vec<u8>, ApiError> {
-    let material = (key.current_number(), key.current_material().bytes());
+/// The plaintext of a blob, and the id of the key material that it was under if there is more than one.
+struct Opened {
+    plaintext: Zeroizing<Vec<u8>>,
+    material: Option<String>,
+}
+
+/// Whatever is wrong with what an RSA key is asked to open, the answer is one and the same.
+fn open(cipher: &Cipher<'_>, arn: &str, source: &Source<'_>) -> Result<Opened, ApiError> {
+    match cipher {
+        Cipher::Symmetric(symmetric) => unwrap(symmetric, arn, source),
+        Cipher::Rsa(rsa) => {
+            refuse_context(source.context)?;
+            let plaintext = rsa.open(source.blob).map_err(|_| ApiError::invalid_ciphertext())?;
+            Ok(Opened {
+                plaintext,
+                material: None,
+            })
+        }
+    }
+}
+
+fn seal(cipher: &Cipher<'_>, arn: &str, plaintext: &[u8], context: &Context) -> Result<Vec<u8>, ApiError> {
+    match cipher {
+        Cipher::Symmetric(symmetric) => wrap(symmetric, arn, plaintext, context),
+        Cipher::Rsa(rsa) => {
+            refuse_context(context)?;
+            let (most, spec) = (rsa.most(), KeySpec::Rsa(rsa.bits()).as_str());
+            if plaintext.len() > most {
+                let message =
+                    format!("Algorithm {OAEP} and key spec {spec} cannot encrypt data larger than {most} bytes.");
+                return Err(ApiError::validation(message));
+            }
+            rsa.seal(plaintext).map_err(|_| ApiError::internal())
+        }
+    }
+}
+
+fn refuse_context(context: &Context) -> Result<(), ApiError> {
+    if context.is_empty() {
+        return Ok(());
+    }
+    let message = "EncryptionContext is for symmetric keys only: RSA does not bind to it";
+    Err(ApiError::unsupported(message))
+}
+
+fn unwrap(symmetric: &Symmetric, arn: &str, source: &Source<'_>) -> Result<Opened, ApiError> {
+    let blob = blob::parse(source.blob).map_err(|_| ApiError::invalid_ciphertext())?;
+    if blob.key_arn != arn {
+        let message = "The key ID in the request does not identify a CMK that can perform this operation.";
+        return Err(ApiError::caller("IncorrectKeyException", message));
+    }
+    let material = symmetric
+        .numbered(blob.material)
+        .ok_or_else(ApiError::invalid_ciphertext)?;
+    let opened = blob::open(material.bytes(), &blob, source.context);
+    Ok(Opened {
+        plaintext: opened.map_err(|_| ApiError::invalid_ciphertext())?,
+        material: Some(material.id()),
+    })
+}
+
+/// Wraps under the key's current material.
+pub(super) fn wrap(symmetric: &Symmetric, arn: &str, plaintext: &[u8], context: &Context) -> Result<Vec<u8>, ApiError> {
+    let material = (symmetric.current_number(), symmetric.current().bytes());
     blob::seal(material, arn, plaintext, context).map_err(|_| ApiError::internal())
 }

@@ -1,13 +1,15 @@
 //! Keys as things: made, described, listed, named, given policies, enabled, disabled and scheduled for deletion.
 
+use sealflow::clock::UnixMillis;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::algorithm::{HMAC, OAEP, SYMMETRIC, spec_of};
 use super::wire::{Answer, answer, parse, refuse_grants, seconds};
-use super::{OneKey, SYMMETRIC, Service, internal, invalid_state, refuse_pending};
+use super::{OneKey, Service, internal, invalid_state, refuse_pending};
 use crate::blob::Context;
 use crate::error::ApiError;
-use crate::keys::{Key, KeyState, Material};
+use crate::keys::{Key, KeySpec, KeyState, KeyStore, Secret};
 use crate::policy::KeyPolicy;
 
 const MAX_DESCRIPTION: usize = 8192;
@@ -65,25 +67,21 @@ impl Service {
     pub(super) fn create_key(&self, body: &[u8]) -> Result<Answer, ApiError> {
         let request: CreateKey = parse(body)?;
         let spec = request.key_spec.or(request.customer_master_key_spec);
-        if spec.as_deref().is_some_and(|s| s != SYMMETRIC) {
-            return Err(ApiError::unsupported("the local KMS makes SYMMETRIC_DEFAULT keys only"));
-        }
-        if request.key_usage.as_deref().is_some_and(|u| u != "ENCRYPT_DECRYPT") {
-            return Err(ApiError::unsupported("the local KMS makes ENCRYPT_DECRYPT keys only"));
-        }
+        let spec = spec_of(spec.as_deref(), request.key_usage.as_deref())?;
         if request.origin.as_deref().is_some_and(|o| o != "AWS_KMS") || request.multi_region {
             return Err(ApiError::unsupported(
                 "the local KMS makes single-region keys of origin AWS_KMS only",
             ));
         }
         let policy = request.policy.as_deref().map(parse_policy).transpose()?;
-        let key = self.new_key(None, &request.description, policy)?;
+        let key = self.new_key(spec, None, &request.description, policy)?;
         answer(&json!({ "KeyMetadata": self.metadata(&key) }))
     }
 
-    /// Makes a key; with an `id` that is there already, gives that one back unchanged.
+    /// Makes a key; with an `id` that is there already, gives that one back unchanged if it is of this spec.
     pub(crate) fn new_key(
         &self,
+        spec: KeySpec,
         id: Option<&str>,
         description: &str,
         policy: Option<KeyPolicy>,
@@ -92,9 +90,27 @@ impl Service {
             return Err(ApiError::validation("Description is longer than 8,192 bytes"));
         }
         let now = self.clock.now();
+        if let Some(key) = found(&self.store(), id, spec, now)? {
+            return Ok(key);
+        }
+        let id = match id {
+            Some(id) => id.to_owned(),
+            None => random_uuid()?,
+        };
+        let key = Key {
+            // Before the store is locked: an RSA key takes its time.
+            secret: Secret::fresh(spec).map_err(|_| ApiError::internal())?,
+            id,
+            description: description.to_owned(),
+            policy: policy.unwrap_or_else(|| KeyPolicy::default_for(&self.account)),
+            state: KeyState::Enabled,
+            created: now,
+            deletion: None,
+        };
         let mut store = self.store();
-        if let Some(key) = id.and_then(|id| store.get(id, now)) {
-            return Ok(key.clone());
+        // Somebody may have been faster.
+        if let Some(key) = found(&store, Some(&key.id), spec, now)? {
+            return Ok(key);
         }
         if store.is_full() {
             return Err(ApiError::caller(
@@ -102,22 +118,6 @@ impl Service {
                 "the local KMS holds no more keys",
             ));
         }
-        let material = Material::fresh().map_err(|_| ApiError::internal())?;
-        let id = match id {
-            Some(id) => id.to_owned(),
-            None => random_uuid()?,
-        };
-        let key = Key {
-            id,
-            material,
-            rotations: Vec::new(),
-            schedule: None,
-            description: description.to_owned(),
-            policy: policy.unwrap_or_else(|| KeyPolicy::default_for(&self.account)),
-            state: KeyState::Enabled,
-            created: now,
-            deletion: None,
-        };
         store.put(key.clone()).map_err(internal)?;
         Ok(key)
     }
@@ -251,27 +251,50 @@ impl Service {
     }
 
     fn metadata(&self, key: &Key) -> Value {
+        let spec = key.secret.spec();
         let mut metadata = json!({
             "AWSAccountId": self.account,
             "Arn": self.arn(&key.id),
             "CreationDate": seconds(key.created),
-            "CurrentKeyMaterialId": key.current_material().id(),
-            "CustomerMasterKeySpec": SYMMETRIC,
+            "CustomerMasterKeySpec": spec.as_str(),
             "Description": key.description,
             "Enabled": key.state == KeyState::Enabled,
-            "EncryptionAlgorithms": [SYMMETRIC],
             "KeyId": key.id,
             "KeyManager": "CUSTOMER",
-            "KeySpec": SYMMETRIC,
+            "KeySpec": spec.as_str(),
             "KeyState": key.state.as_str(),
-            "KeyUsage": "ENCRYPT_DECRYPT",
+            "KeyUsage": spec.usage(),
             "MultiRegion": false,
             "Origin": "AWS_KMS",
         });
-        if let (Some(deletion), Some(fields)) = (key.deletion, metadata.as_object_mut()) {
-            fields.insert("DeletionDate".to_owned(), json!(seconds(deletion)));
+        let mut add = |name: &str, value: Value| {
+            if let Some(fields) = metadata.as_object_mut() {
+                fields.insert(name.to_owned(), value);
+            }
+        };
+        match &key.secret {
+            Secret::Symmetric(symmetric) => {
+                add("CurrentKeyMaterialId", json!(symmetric.current().id()));
+                add("EncryptionAlgorithms", json!([SYMMETRIC]));
+            }
+            Secret::Rsa(_) => add("EncryptionAlgorithms", json!([OAEP])),
+            Secret::Hmac(_) => add("MacAlgorithms", json!([HMAC])),
+        }
+        if let Some(deletion) = key.deletion {
+            add("DeletionDate", json!(seconds(deletion)));
         }
         metadata
+    }
+}
+
+/// The key that is called `id` already, if it is of this spec.
+fn found(store: &KeyStore, id: Option<&str>, spec: KeySpec, now: UnixMillis) -> Result<Option<Key>, ApiError> {
+    match id.and_then(|id| store.get(id, now)) {
+        Some(key) if key.secret.spec() != spec => Err(ApiError::caller(
+            "AlreadyExistsException",
+            "there is a key of another spec with this id",
+        )),
+        found => Ok(found.cloned()),
     }
 }
 

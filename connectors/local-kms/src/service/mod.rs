@@ -1,7 +1,10 @@
 //! The operations of the local KMS: a caller and a JSON request in, a JSON answer or an AWS error out. No I/O but
 //! that of the key store.
 
+mod algorithm;
+mod asymmetric;
 mod crypto;
+mod mac;
 mod manage;
 mod rotation;
 mod wire;
@@ -18,8 +21,6 @@ use crate::policy::Call;
 use crate::vault::VaultError;
 
 pub(crate) use wire::Answer;
-
-const SYMMETRIC: &str = "SYMMETRIC_DEFAULT";
 
 /// The key service behind the HTTP endpoint.
 #[derive(Debug)]
@@ -63,6 +64,11 @@ impl Service {
             "PutKeyPolicy" => self.put_key_policy(caller, body),
             "GenerateDataKey" => self.generate_data_key(caller, body, true),
             "GenerateDataKeyWithoutPlaintext" => self.generate_data_key(caller, body, false),
+            "GenerateDataKeyPair" => self.generate_data_key_pair(caller, body, true),
+            "GenerateDataKeyPairWithoutPlaintext" => self.generate_data_key_pair(caller, body, false),
+            "GetPublicKey" => self.get_public_key(caller, body),
+            "GenerateMac" => self.generate_mac(caller, body),
+            "VerifyMac" => self.verify_mac(caller, body),
             "Encrypt" => self.encrypt(caller, body),
             "Decrypt" => self.decrypt(caller, body),
             "EnableKey" => self.set_enabled(caller, body, true),

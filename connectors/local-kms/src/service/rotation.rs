@@ -1,4 +1,5 @@
-//! Rotation of key material: by schedule and on demand. ARN and policy stay; old material goes on to decrypt.
+//! Rotation of key material: by schedule and on demand. ARN and policy stay; old material goes on to decrypt. Only
+//! symmetric keys rotate.
 
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -7,7 +8,7 @@ use super::wire::{Answer, answer, parse, seconds};
 use super::{OneKey, Service, internal, refuse_pending};
 use crate::blob::Context;
 use crate::error::ApiError;
-use crate::keys::{Key, KeyState, Material, RotatedBy, Schedule};
+use crate::keys::{Key, KeyState, Material, RotatedBy, Schedule, Secret, Symmetric};
 
 /// Days between automatic rotations: the default and the bounds of `EnableKeyRotation`.
 const DEFAULT_PERIOD: u64 = 365;
@@ -41,22 +42,43 @@ impl Service {
         }
         let key = self.usable_key(&request.key_id, caller, "kms:EnableKeyRotation", &Context::new())?;
         let schedule = Some(Schedule::starting(self.clock.now(), days));
-        self.store().put(Key { schedule, ..key }).map_err(internal)?;
-        Ok(Answer::default())
+        self.reschedule(&key, schedule)
     }
 
     pub(super) fn disable_key_rotation(&self, caller: &str, body: &[u8]) -> Result<Answer, ApiError> {
         let request: OneKey = parse(body)?;
         let key = self.usable_key(&request.key_id, caller, "kms:DisableKeyRotation", &Context::new())?;
-        self.store().put(Key { schedule: None, ..key }).map_err(internal)?;
+        self.reschedule(&key, None)
+    }
+
+    fn reschedule(&self, key: &Key, schedule: Option<Schedule>) -> Result<Answer, ApiError> {
+        let scheduled = self.rotating(key)?.scheduled(schedule);
+        self.store()
+            .put(key.with(Secret::Symmetric(scheduled)))
+            .map_err(internal)?;
         Ok(Answer::default())
     }
 
-    /// A disabled key keeps its schedule; one that is pending deletion shows none until that is cancelled.
+    fn rotating<'a>(&self, key: &'a Key) -> Result<&'a Symmetric, ApiError> {
+        match &key.secret {
+            Secret::Symmetric(symmetric) => Ok(symmetric),
+            Secret::Rsa(_) | Secret::Hmac(_) => {
+                let (arn, spec) = (self.arn(&key.id), key.secret.spec().as_str());
+                let message = format!("{arn} is of the key spec {spec}, and only symmetric keys rotate.");
+                Err(ApiError::unsupported(message))
+            }
+        }
+    }
+
+    /// A disabled key keeps its schedule; one that is pending deletion shows none until that is cancelled. Of keys that
+    /// cannot rotate the status is false, as in AWS.
     pub(super) fn get_key_rotation_status(&self, caller: &str, body: &[u8]) -> Result<Answer, ApiError> {
         let request: OneKey = parse(body)?;
         let key = self.authorized_key(&request.key_id, caller, "kms:GetKeyRotationStatus", &Context::new())?;
-        let schedule = key.schedule.filter(|_| key.state != KeyState::PendingDeletion);
+        let schedule = match &key.secret {
+            Secret::Symmetric(symmetric) if key.state != KeyState::PendingDeletion => symmetric.schedule,
+            _ => None,
+        };
         let mut status = json!({ "KeyId": self.arn(&key.id), "KeyRotationEnabled": schedule.is_some() });
         if let (Some(schedule), Some(fields)) = (schedule, status.as_object_mut()) {
             fields.insert("RotationPeriodInDays".to_owned(), json!(schedule.days));
@@ -70,7 +92,8 @@ impl Service {
         let request: OneKey = parse(body)?;
         let key = self.usable_key(&request.key_id, caller, "kms:RotateKeyOnDemand", &Context::new())?;
         let arn = self.arn(&key.id);
-        let done = key
+        let symmetric = self.rotating(&key)?;
+        let done = symmetric
             .rotations
             .iter()
             .filter(|rotation| rotation.by == RotatedBy::OnDemand);
@@ -79,8 +102,10 @@ impl Service {
             return Err(ApiError::caller("LimitExceededException", message));
         }
         let material = Material::fresh().map_err(|_| ApiError::internal())?;
-        let key = key.rotated(material, self.clock.now(), RotatedBy::OnDemand);
-        self.store().put(key).map_err(internal)?;
+        let rotated = symmetric.rotated(material, self.clock.now(), RotatedBy::OnDemand);
+        self.store()
+            .put(key.with(Secret::Symmetric(rotated)))
+            .map_err(internal)?;
         answer(&json!({ "KeyId": arn }))
     }
 
@@ -107,7 +132,7 @@ impl Service {
         };
         let key = self.authorized_key(&request.key_id, caller, "kms:ListKeyRotations", &Context::new())?;
         refuse_pending(&key, &self.arn(&key.id))?;
-        let rows = self.rotation_rows(&key, all);
+        let rows = rotation_rows(self.rotating(&key)?, &self.arn(&key.id), all);
         let page: Vec<Value> = rows.iter().skip(start).take(limit).cloned().collect();
         let next = start.saturating_add(limit);
         let mut list = json!({ "Rotations": page, "Truncated": next < rows.len() });
@@ -116,30 +141,29 @@ impl Service {
         }
         answer(&list)
     }
+}
 
-    fn rotation_rows(&self, key: &Key, all: bool) -> Vec<Value> {
-        let arn = self.arn(&key.id);
-        let current = key.current_number();
-        let state = |number: usize| {
-            if number == current as usize {
-                "CURRENT"
-            } else {
-                "NON_CURRENT"
-            }
-        };
-        let mut rows = Vec::new();
-        if all {
-            rows.push(json!({ "KeyId": arn, "KeyMaterialId": key.material.id(), "KeyMaterialState": state(0) }));
+fn rotation_rows(symmetric: &Symmetric, arn: &str, all: bool) -> Vec<Value> {
+    let current = symmetric.current_number();
+    let state = |number: usize| {
+        if number == current as usize {
+            "CURRENT"
+        } else {
+            "NON_CURRENT"
         }
-        rows.extend(key.rotations.iter().enumerate().map(|(n, rotation)| {
-            json!({
-                "KeyId": arn,
-                "KeyMaterialId": rotation.material.id(),
-                "KeyMaterialState": state(n + 1),
-                "RotationDate": seconds(rotation.at),
-                "RotationType": rotation.by.as_str(),
-            })
-        }));
-        rows
+    };
+    let mut rows = Vec::new();
+    if all {
+        rows.push(json!({ "KeyId": arn, "KeyMaterialId": symmetric.first.id(), "KeyMaterialState": state(0) }));
     }
+    rows.extend(symmetric.rotations.iter().enumerate().map(|(n, rotation)| {
+        json!({
+            "KeyId": arn,
+            "KeyMaterialId": rotation.material.id(),
+            "KeyMaterialState": state(n + 1),
+            "RotationDate": seconds(rotation.at),
+            "RotationType": rotation.by.as_str(),
+        })
+    }));
+    rows
 }

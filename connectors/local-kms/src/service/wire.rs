@@ -8,7 +8,6 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use zeroize::Zeroizing;
 
-use super::SYMMETRIC;
 use crate::blob::Context;
 use crate::error::ApiError;
 
@@ -40,16 +39,6 @@ pub(super) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
         )),
         _ => ApiError::caller("SerializationException", "the request is not JSON"),
     })
-}
-
-pub(super) fn check_algorithm(algorithm: Option<&str>) -> Result<(), ApiError> {
-    match algorithm {
-        None | Some(SYMMETRIC) => Ok(()),
-        Some(_) => Err(ApiError::caller(
-            "InvalidKeyUsageException",
-            "the algorithm does not fit the key",
-        )),
-    }
 }
 
 pub(super) fn check_context(context: &Context) -> Result<(), ApiError> {

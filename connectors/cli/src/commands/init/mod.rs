@@ -19,6 +19,7 @@ use sealflow::policy::signed::sign;
 use sealflow::table::TableSchema;
 use sealflow_kafka::{KafkaConfig, KafkaSource, KafkaTarget};
 
+use sealflow_local_kms::KeySpec;
 use sealflow_storage::Location;
 
 use super::kms::KmsFolder;
@@ -338,13 +339,17 @@ impl Key {
     }
 }
 
-/// The one key that the folder holds, or a new one where there is none.
+/// The one symmetric key that the folder holds, or a new one where there is none.
 async fn local_key(folder: &KmsFolder) -> Result<String> {
     match &folder.keys()?[..] {
-        [] => folder.create_key("made by sealflow init", None).await,
+        [] => {
+            folder
+                .create_key(KeySpec::Symmetric, "made by sealflow init", None)
+                .await
+        }
         [arn] => Ok(arn.clone()),
         many => {
-            let message = format!("{} holds {} keys", folder.path().display(), many.len());
+            let message = format!("{} holds {} symmetric keys", folder.path().display(), many.len());
             Err(Failure::usage(message, "choose one with --key-arn ARN"))
         }
     }

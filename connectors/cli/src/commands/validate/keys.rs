@@ -33,6 +33,14 @@ pub(super) async fn check(config: &PipelineConfig, services: &Services, list: &m
             Err(failure) => list.failed(&name, &failure),
         }
     }
+    let client = policy.client.iter().flat_map(|rule| &rule.keys);
+    for (key, rule) in client {
+        let name = format!("client key {key}");
+        match services.kms.public_key(&rule.arn).await {
+            Ok(_) => list.ok(&name, format_args!("{} has a public half for clients", rule.arn)),
+            Err(error) => list.failed(&name, &error.into()),
+        }
+    }
     for domain in domains(policy) {
         let name = format!("domain {domain}");
         match services.sealer().domains.get(&domain, None).await {
