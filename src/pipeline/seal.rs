@@ -51,6 +51,8 @@ pub enum KeysPlacement {
 pub struct TransformCounters {
     /// Values sealed (or opened, by an opening transform).
     pub values: AtomicU64,
+    /// Those among them that came sealed by clients.
+    pub client_values: AtomicU64,
     /// Records that became dead letters.
     pub dead_letters: AtomicU64,
 }
@@ -338,21 +340,22 @@ impl SealTransform {
         pad_to.unwrap_or(0) as usize + hints.sum::<usize>()
     }
 
-    /// Opens what clients sealed, and adds it to the jobs. A record of which something does not open is rejected.
+    /// Opens what clients sealed, and adds it to the jobs; how many values these are. A record of which something does not open
+    /// is rejected.
     async fn open_pending(
         &self,
         records: &[Record],
         extracted: &mut [Result<Extracted, Rejection>],
         domains: &Domains,
         jobs: &mut Jobs,
-    ) -> Result<(), TransformError> {
+    ) -> Result<u64, TransformError> {
         let is_pending = |one: &Result<Extracted, Rejection>| one.as_ref().is_ok_and(|one| !one.pending.is_empty());
         let rule = self.plan.policy.policy().client.as_ref();
         let Some((keys, rule)) = self.client_keys.as_ref().zip(rule) else {
             for one in extracted.iter_mut().filter(|one| is_pending(one)) {
                 *one = Err(Rejection::new(CANNOT_OPEN, "nothing here opens what clients seal"));
             }
-            return Ok(());
+            return Ok(0);
         };
         let mut values = ClientValues::new(&self.plan, rule, keys);
         let mut wanted = Vec::new();
@@ -367,6 +370,7 @@ impl SealTransform {
             }));
         }
         let unwrapped = values.unwrap().await?;
+        let mut sealed = 0;
         for ((record, one), wanted) in records.iter().zip(extracted.iter_mut()).zip(wanted) {
             let Ok(found) = one else { continue };
             let before = jobs.bytes;
@@ -377,7 +381,10 @@ impl SealTransform {
                 Ok(opened) => {
                     for value in opened {
                         match value {
-                            Opened::Sealed(item) => found.items.push(item),
+                            Opened::Sealed(item) => {
+                                sealed += 1;
+                                found.items.push(item);
+                            }
                             Opened::Clear(place, plain) => found.clear.push((place, plain)),
                         }
                     }
@@ -385,7 +392,7 @@ impl SealTransform {
                 Err(rejection) => *one = Err(rejection),
             }
         }
-        Ok(())
+        Ok(sealed)
     }
 
     /// Fetches the keys of a batch side by side, so that many tenants on a cold cache do not wait in a row.
@@ -613,14 +620,16 @@ impl Transform for SealTransform {
             self.extract_prefix(&records, &domains, &mut jobs)
         };
         records.truncate(extracted.len());
+        let mut of_clients = 0;
         if extracted.iter().flatten().any(|found| !found.pending.is_empty()) {
             let opening = tracing::debug_span!(target: SPANS, "open_client_values");
             let opened = self.open_pending(&records, &mut extracted, &domains, &mut jobs);
-            opened.instrument(opening).await?;
+            of_clients = opened.instrument(opening).await?;
         }
         let values: usize = jobs.list.iter().map(|job| job.len).sum();
         let sealing = tracing::debug_span!(target: SPANS, "seal", values, columns = jobs.list.len());
         let sealed = self.seal_jobs(&jobs, &domains).instrument(sealing).await?;
+        self.counters.client_values.fetch_add(of_clients, Ordering::Relaxed);
         drop(jobs);
         let mut headers = HashMap::new();
         let mut outcomes = Vec::with_capacity(records.len());

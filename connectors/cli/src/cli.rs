@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    acl, audit, client, completion, demo, dlq, init, keys, kms, open, policy, read, run, schema, seal, serve, tables, token,
-    top, validate, version,
+    acl, audit, client, completion, demo, dlq, init, keys, kms, open, policy, read, run, schema, seal, serve, tables,
+    token, top, validate, version,
 };
 use crate::failure::{Exit, Failure, Result};
 use crate::log::{self, LogFormat};

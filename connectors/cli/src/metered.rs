@@ -4,7 +4,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use async_trait::async_trait;
-use sealflow::keys::{ClientKeyService, EncryptionContext, GeneratedKey, GeneratedPair, KeyDescription, KeyService, KeyServiceError, RsaBits};
+use sealflow::keys::{
+    ClientKeyService, EncryptionContext, GeneratedKey, GeneratedPair, KeyDescription, KeyService, KeyServiceError,
+    RsaBits,
+};
 use sealflow::secret::SecretBytes;
 
 use crate::kms_metrics::{KmsMetrics, KmsOperation};
@@ -108,7 +111,8 @@ impl ClientKeyService for Metered {
     }
 
     async fn mac(&self, arn: &str, message: &[u8]) -> Result<[u8; 32], KeyServiceError> {
-        self.count(KmsOperation::GenerateMac, self.inner.mac(arn, message)).await
+        self.count(KmsOperation::GenerateMac, self.inner.mac(arn, message))
+            .await
     }
 
     async fn verify_mac(&self, arn: &str, message: &[u8], mac: &[u8; 32]) -> Result<bool, KeyServiceError> {

@@ -3,6 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use sealflow::flow::hybrid::ClientKeys;
 use sealflow::keys::{CacheCounters, OpeningKeys, SealingKeys};
 use sealflow::pipeline::{Counters, TransformCounters};
 use sealflow_kafka::LandingCounters;
@@ -47,6 +48,7 @@ pub(crate) struct Status {
     pub(crate) sealing: SealingKeys,
     /// Keys to open with.
     pub(crate) opening: Option<OpeningKeys>,
+    pub(crate) client_keys: Option<ClientKeys>,
     /// Files: counted by a landing.
     pub(crate) landed: Arc<LandingCounters>,
     /// What Prometheus reads.
@@ -63,6 +65,7 @@ struct Exported {
     sent_bytes: u64,
     dead: u64,
     values: u64,
+    client_values: u64,
     hits: u64,
     misses: u64,
     aborts: u64,
@@ -86,10 +89,17 @@ impl Status {
             opens,
             sealing,
             opening,
+            client_keys: None,
             landed: Arc::default(),
             metrics,
             exported: Mutex::default(),
         }
+    }
+
+    /// The same, with the keys of clients, which are forgotten when they are old.
+    pub(crate) fn with_client_keys(mut self, keys: ClientKeys) -> Self {
+        self.client_keys = Some(keys);
+        self
     }
 
     fn now(&self) -> Exported {
@@ -110,6 +120,7 @@ impl Status {
             sent_bytes: load(&counters.bytes_sent),
             dead: load(&counters.dead_letters),
             values: load(&self.transform.values),
+            client_values: load(&self.transform.client_values),
             hits: sealing.0 + opening.0,
             misses: sealing.1 + opening.1,
             aborts: load(&counters.aborts),
@@ -134,7 +145,9 @@ impl Status {
         if self.opens {
             metrics.opened("direct", values);
         } else {
-            metrics.sealed("direct", values);
+            let of_clients = now.client_values - before.client_values;
+            metrics.sealed("hybrid", of_clients);
+            metrics.sealed("direct", values.saturating_sub(of_clients));
         }
         metrics.files(now.files - before.files, self.landed.open.load(Ordering::Relaxed));
         metrics.lags(&self.counters.lag());

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use sealflow::keys::{Catalogue, KeyService};
+use sealflow::keys::{Catalogue, ClientKeyService};
 use sealflow::policy::Pin;
 use sealflow_kms::KmsConfig;
 use sealflow_storage::{CatalogueConfig, Location};
@@ -12,7 +12,7 @@ use crate::config::{self, Environment, PipelineConfig};
 use crate::failure::{Failure, Result};
 use crate::overlay::Overlay;
 use crate::place_arg::PlaceParser;
-use crate::services::{PolicyOrigin, Services, clock, open_catalogue, open_kms, open_policy, read_unsigned};
+use crate::services::{PolicyOrigin, Services, open_catalogue, open_kms, open_policy, read_unsigned};
 
 /// Policy, catalogue and KMS
 #[derive(Clone, Debug, clap::Args)]

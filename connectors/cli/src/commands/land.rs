@@ -84,13 +84,8 @@ pub(super) async fn run(
         editions: Arc::clone(&editions),
         store,
     };
-    let status = Arc::new(Status::new(
-        Arc::new(Counters::default()),
-        counted,
-        sealer.keys,
-        None,
-        metrics,
-    ));
+    let status = Status::new(Arc::new(Counters::default()), counted, sealer.keys, None, metrics);
+    let status = Arc::new(status.with_client_keys(services.client_keys.clone()));
     let options = LandingOptions {
         pipeline: config.name.clone(),
         instance: config.instance.clone(),
@@ -182,7 +177,7 @@ fn format(config: &PipelineConfig) -> Result<Format> {
 /// Keys of files.
 fn table_keys(services: &Services) -> TableKeys {
     TableKeys::of(
-        Arc::clone(&services.kms),
+        services.kms.clone(),
         Arc::clone(&services.catalogue),
         Arc::clone(&services.clock),
         UsageLimits::STANDARD,

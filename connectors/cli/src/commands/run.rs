@@ -20,9 +20,7 @@ use crate::log::{self, LogFormat};
 use crate::metered::Metered;
 use crate::metrics::Metrics;
 use crate::reload::Reloading;
-use crate::services::{
-    PolicyOrigin, Services, check_supported, clock, open_catalogue, open_kms, open_policy_asked_every,
-};
+use crate::services::{PolicyOrigin, Services, check_supported, open_catalogue, open_kms, open_policy_asked_every};
 use crate::signals;
 use crate::status::Status;
 use crate::telemetry::Telemetry;
@@ -152,13 +150,14 @@ impl Assembled {
         let policy = Arc::clone(&services.policy);
         let policies = Arc::clone(&services.policies);
         let reloading = Arc::new(Reloading::new(policy, policies, Arc::clone(&metrics), Box::new(make))?);
-        let status = Arc::new(Status::new(
+        let status = Status::new(
             Arc::new(Counters::default()),
             counted,
             keys.sealer.keys,
             keys.opening,
             metrics,
-        ));
+        );
+        let status = Arc::new(status.with_client_keys(services.client_keys.clone()));
         Ok(Self {
             transform: Arc::clone(&reloading) as Arc<dyn Transform>,
             reloading,
@@ -236,6 +235,9 @@ pub(super) async fn keep_house(status: Arc<Status>, until_end: bool) {
         status.sealing.tick().await;
         if let Some(opening) = &status.opening {
             opening.tick().await;
+        }
+        if let Some(keys) = &status.client_keys {
+            keys.tick().await;
         }
     }
 }

@@ -11,7 +11,7 @@ use crate::term::{note, say};
 
 /// Make a key pair that answers are sealed to; prints its public half, a JWK
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {
+pub(crate) struct Args {
     /// Where the private key goes (PKCS #8, PEM), readable for you alone
     #[arg(short, long, value_name = "FILE", default_value = "client.key")]
     output: PathBuf,

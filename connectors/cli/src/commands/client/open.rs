@@ -20,7 +20,7 @@ use crate::term::note;
 /// The input is JSON records, or JWEs as JSON strings, one a line. Each JWE that is sealed to the key is replaced by what it
 /// holds. An output file is readable for you alone (0600).
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {
+pub(crate) struct Args {
     #[command(flatten)]
     stream: StreamArgs,
     /// The private key (PKCS #8, PEM)

@@ -22,7 +22,7 @@ use crate::term::note;
 /// Each value becomes a JWE under the key of a session, and each record carries its session in a field. The policy that opens
 /// them has `flow: hybrid` for the columns, and names that field as `client: { session: … }`. Every other byte stays.
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {
+pub(crate) struct Args {
     #[command(flatten)]
     stream: StreamArgs,
     /// The backend's public key: a JWK, or a JWK set whose first key is taken
@@ -127,7 +127,9 @@ impl Sealing {
             }
             let label = &self.labels[usize::from(hit.column)];
             let jwe = match row {
-                Some(row) => RowId::new(row, found.indexes(hit)).and_then(|row| session.seal_in_row(label, value, &row)),
+                Some(row) => {
+                    RowId::new(row, found.indexes(hit)).and_then(|row| session.seal_in_row(label, value, &row))
+                }
                 None => session.seal(label, value),
             };
             sealed.push((hit.range(), format!("\"{}\"", jwe.map_err(|error| error.to_string())?)));
@@ -147,13 +149,20 @@ impl Sealing {
         let all = std::iter::once((brace + 1..brace + 1, member)).chain(sealed);
         let all: Vec<_> = all.collect();
         let mut out = Vec::with_capacity(text.len() + all.iter().map(|(_, text)| text.len()).sum::<usize>());
-        splice(&text, all.iter().map(|(range, text)| (range.clone(), text.as_bytes())), &mut out);
+        splice(
+            &text,
+            all.iter().map(|(range, text)| (range.clone(), text.as_bytes())),
+            &mut out,
+        );
         record.value = Some(out.into());
         Ok(record)
     }
 
     fn session<'s>(&self, state: &'s mut State, values: usize) -> std::result::Result<&'s mut Session, String> {
-        let is_usable = state.session.as_ref().is_some_and(|session| session.has_room(values as u64));
+        let is_usable = state
+            .session
+            .as_ref()
+            .is_some_and(|session| session.has_room(values as u64));
         if !is_usable {
             let next = Session::begin(&self.key, &self.dataset).map_err(|error: SealError| error.to_string())?;
             state.session = Some(next);

@@ -87,7 +87,10 @@ fn one<'a>(rule: &'a ClientRule, name: Option<&str>) -> Result<&'a str> {
             format_args!("there is no client key {name}"),
             format_args!("there are {}", known()),
         ),
-        None => Failure::usage("there are several client keys", format_args!("choose one with --key: {}", known())),
+        None => Failure::usage(
+            "there are several client keys",
+            format_args!("choose one with --key: {}", known()),
+        ),
     })?;
     Ok(&key.arn)
 }

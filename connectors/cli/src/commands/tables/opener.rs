@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use sealflow::keys::{DomainKeys, KeyService, OpeningKeys};
+use sealflow::keys::{ClientKeyService, DomainKeys, KeyService, OpeningKeys};
 use sealflow::policy::PolicySource;
 use sealflow::table::{
     Asking, EmbeddedPolicies, FileLabel, ForeignReader, KeyMaterials, OpenTable, OpeningTableKeys, TableError,
@@ -36,7 +36,7 @@ pub(in crate::commands) struct By {
 /// Opens files for one caller.
 pub(in crate::commands) struct Opener {
     pub(in crate::commands) who: Who,
-    kms: Arc<dyn KeyService>,
+    kms: Arc<dyn ClientKeyService>,
     decides: Decides,
 }
 
@@ -102,9 +102,9 @@ impl Opener {
         let decides = if by.foreign {
             note("files of others carry no policy: no ACL is looked at, KMS alone decides which columns open");
             let region = access.kms_region(loaded);
-            let named = region.and_then(|region| NamedKeys::of_caller(Arc::clone(&kms), &who.who.to_string(), &region));
+            let named = region.and_then(|region| NamedKeys::of_caller(kms.clone(), &who.who.to_string(), &region));
             let named = named.map(|named| Arc::new(named) as Arc<dyn KeyService>);
-            Decides::Kms(ForeignReader::new(named.unwrap_or_else(|| Arc::clone(&kms))))
+            Decides::Kms(ForeignReader::new(named.unwrap_or(kms.clone())))
         } else {
             Decides::Policy(Box::new(ByPolicy {
                 access: access.clone(),
@@ -138,7 +138,7 @@ impl ByPolicy {
     async fn reader(
         &self,
         label: &FileLabel,
-        kms: &Arc<dyn KeyService>,
+        kms: &Arc<dyn ClientKeyService>,
     ) -> std::result::Result<Arc<TableReader>, Unopened> {
         let dataset = label.claims.dataset.clone();
         let carried = if self.by.offline {
@@ -153,7 +153,7 @@ impl ByPolicy {
             return Ok(Arc::clone(known));
         }
         let access = self.access.of_dataset(&id.0);
-        let services = access.open_on(Arc::clone(kms), self.loaded.as_ref(), None).await;
+        let services = access.open_on(kms.clone(), self.loaded.as_ref(), None).await;
         let services = services.map_err(Unopened::Services)?;
         let policies = match carried {
             Some(policy) => offline(policy)?,
@@ -189,7 +189,7 @@ fn reader(
 ) -> TableReader {
     let (kms, catalogue, clock) = (&services.kms, &services.catalogue, &services.clock);
     let keys = OpeningTableKeys::of(
-        Arc::clone(kms),
+        kms.clone(),
         Arc::clone(catalogue),
         Arc::clone(&policies),
         Arc::clone(clock),
@@ -197,7 +197,7 @@ fn reader(
         OPENED_KEYS,
     );
     let value_keys = OpeningKeys::new(
-        Arc::clone(kms),
+        kms.clone(),
         Arc::clone(catalogue),
         Arc::clone(&policies),
         Arc::clone(clock),
@@ -205,7 +205,7 @@ fn reader(
         OPENED_KEYS,
     );
     let domains = DomainKeys::new(
-        Arc::clone(kms),
+        kms.clone(),
         Arc::clone(catalogue),
         Arc::clone(&policies),
         Arc::clone(clock),

@@ -16,7 +16,7 @@ use sealflow::policy::VerifiedPolicy;
 
 use crate::config::{self, Environment, PipelineConfig};
 use crate::failure::{Failure, Result};
-use crate::services::{PolicyOrigin, Services, clock, open_catalogue, open_kms, open_policy};
+use crate::services::{PolicyOrigin, Services, open_catalogue, open_kms, open_policy};
 use crate::term::{OutputFormat, Style, say};
 
 /// Check a pipeline before it runs: configuration, policy, keys, broker, topics
