@@ -168,6 +168,9 @@ pub struct ProvenToken {
     /// RFC 7638 thumbprint of the key that the token is bound to (`cnf.jkt`, RFC 9449): it counts only together with a
     /// proof that its bearer has that key.
     pub bound_to: Option<Thumbprint>,
+    /// The key that its claim `nonce` names, if that is a thumbprint: whoever asked for the token chose it, so that it commits to
+    /// that key. It binds nothing.
+    pub nonce: Option<Thumbprint>,
 }
 
 /// A token that was read, of which nothing is believed yet.
@@ -244,6 +247,11 @@ impl<'a> Token<'a> {
             identity,
             expires,
             bound_to: self.bound_to()?,
+            nonce: self
+                .claims
+                .get("nonce")
+                .and_then(Value::as_str)
+                .and_then(|text| text.parse().ok()),
         })
     }
 

@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use super::{Identity, IdentityError};
 use crate::clock::UnixMillis;
-use crate::jose::{from_base64url, from_strict_json};
+use crate::jose::{Thumbprint, from_base64url, from_strict_json};
 
 /// The header that names the service for which a request was signed.
 pub const SERVER_ID_HEADER: &str = "x-sealflow-server-id";
@@ -30,7 +30,10 @@ pub const MAX_EXPIRES: u64 = 900;
 /// The longest name of a service, in bytes.
 pub const MAX_SERVER_ID_BYTES: usize = 128;
 
+/// The header that names the key to which answers are to be sealed, by its RFC 7638 thumbprint.
+pub const SEAL_TO_HEADER: &str = "x-sealflow-seal-to";
 const SIGNED_HEADERS: &str = "host;x-sealflow-server-id";
+const SIGNED_HEADERS_SEAL_TO: &str = "host;x-sealflow-seal-to;x-sealflow-server-id";
 const NAMESPACE: &str = "https://sts.amazonaws.com/doc/2011-06-15/";
 
 /// Where STS is. Nothing else is asked, whatever a request says.
@@ -227,6 +230,7 @@ impl StsError {
 pub struct CheckedRequest {
     url: String,
     server_id: String,
+    seal_to: Option<Thumbprint>,
     signed_at: UnixMillis,
     counts_until: UnixMillis,
 }
@@ -251,8 +255,12 @@ impl CheckedRequest {
         let json = from_base64url(text).and_then(|json| from_strict_json(&json));
         let presigned = json.and_then(|json: Value| serde_json::from_value::<Presigned>(json).ok());
         let Presigned { url, headers } = presigned.ok_or(StsError::Malformed)?;
-        match headers.first_key_value() {
-            Some((name, id)) if name == SERVER_ID_HEADER && headers.len() == 1 => {
+        let seal_to = match headers.get(SEAL_TO_HEADER) {
+            Some(text) => Some(text.parse().map_err(|_| StsError::OtherHeaders)?),
+            None => None,
+        };
+        match headers.get(SERVER_ID_HEADER) {
+            Some(id) if headers.len() == 1 + usize::from(seal_to.is_some()) => {
                 if *id != trust.server_id {
                     return Err(StsError::OtherServer);
                 }
@@ -265,10 +273,15 @@ impl CheckedRequest {
         };
         let endpoint = trust.endpoints.iter().find(asked).ok_or(StsError::OtherHost)?;
         let query = &url[endpoint.origin().len() + 2..];
-        let (signed_at, counts_until) = check_query(query, endpoint, now)?;
+        let signed = match seal_to {
+            Some(_) => SIGNED_HEADERS_SEAL_TO,
+            None => SIGNED_HEADERS,
+        };
+        let (signed_at, counts_until) = check_query(query, endpoint, signed, now)?;
         Ok(Self {
             url,
             server_id: trust.server_id.clone(),
+            seal_to,
             signed_at,
             counts_until,
         })
@@ -286,6 +299,12 @@ impl CheckedRequest {
         &self.server_id
     }
 
+    /// The value of [`SEAL_TO_HEADER`]: the key that the caller commits to.
+    #[must_use]
+    pub fn seal_to(&self) -> Option<Thumbprint> {
+        self.seal_to
+    }
+
     /// When it was signed.
     #[must_use]
     pub fn signed_at(&self) -> UnixMillis {
@@ -300,7 +319,12 @@ impl CheckedRequest {
 }
 
 /// When the request was signed, and until when it counts.
-fn check_query(query: &str, endpoint: &StsEndpoint, now: UnixMillis) -> Result<(UnixMillis, UnixMillis), StsError> {
+fn check_query(
+    query: &str,
+    endpoint: &StsEndpoint,
+    signed_headers: &str,
+    now: UnixMillis,
+) -> Result<(UnixMillis, UnixMillis), StsError> {
     let mut parameters = Parameters::read(query)?;
     if parameters.take("Action")? != "GetCallerIdentity" || parameters.take("Version")? != "2011-06-15" {
         return Err(StsError::OtherAction);
@@ -310,7 +334,7 @@ fn check_query(query: &str, endpoint: &StsEndpoint, now: UnixMillis) -> Result<(
             name: "X-Amz-Algorithm",
         });
     }
-    if parameters.take("X-Amz-SignedHeaders")? != SIGNED_HEADERS {
+    if parameters.take("X-Amz-SignedHeaders")? != signed_headers {
         return Err(StsError::OtherSignedHeaders);
     }
     let signature = parameters.take("X-Amz-Signature")?;

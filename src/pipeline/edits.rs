@@ -10,6 +10,7 @@ use super::plan::{Place, Rejection};
 use super::record::Record;
 use crate::acl::Refused;
 use crate::columns::{json, member_range, splice};
+use crate::flow::hybrid::AnswerKey;
 use crate::seal::Plaintext;
 
 /// The replacements of one record after another. Opened texts are wiped once, when the batch is done.
@@ -53,6 +54,30 @@ impl Edits {
                 self.spliced.push((start..end, at..self.texts.len()));
             }
             outer => self.outer.push((outer, Some(outer_bytes(&self.encoding)?))),
+        }
+        Ok(())
+    }
+
+    /// Puts the value that was opened into [`Edits::encoding`] at its place, sealed to who asked.
+    pub(super) fn put_sealed(&mut self, place: Place, label: &str, to: &AnswerKey) -> Result<(), Rejection> {
+        match place {
+            Place::Value { start, end } => {
+                let mut text = Zeroizing::new(Vec::with_capacity(self.encoding.len() * 6 + 64));
+                json::decode_json(&self.encoding, &mut text).map_err(|_| cannot_open())?;
+                let jwe = to.seal(label, &text).map_err(|_| cannot_open())?;
+                reserve(&mut self.texts, jwe.len() + 2);
+                let at = self.texts.len();
+                self.texts.push(b'"');
+                self.texts.extend_from_slice(jwe.as_bytes());
+                self.texts.push(b'"');
+                self.spliced.push((start..end, at..self.texts.len()));
+            }
+            outer => {
+                let jwe = to
+                    .seal(label, &outer_bytes(&self.encoding)?)
+                    .map_err(|_| cannot_open())?;
+                self.outer.push((outer, Some(jwe.into())));
+            }
         }
         Ok(())
     }

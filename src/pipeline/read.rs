@@ -8,6 +8,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
 
+use zeroize::Zeroizing;
+
 use super::dead_letter::CANNOT_OPEN;
 use super::edits::Edits;
 use super::open::{domain_failure, key_failure};
@@ -22,6 +24,7 @@ use crate::acl::{Identity, Refused};
 use crate::audit::{Event, Place, Verdict};
 use crate::clock::UnixMillis;
 use crate::columns::{Found, json};
+use crate::flow::hybrid::AnswerKey;
 use crate::keys::{DomainError, DomainKeys, KeyServiceError, OpenKeyError, OpeningKeys};
 use crate::policy::{Access, PolicySource, PolicySourceError, VerifiedDomain, VerifiedPolicy};
 use crate::seal::{SealedValue, value};
@@ -356,6 +359,21 @@ impl Reader {
         purpose: Option<&str>,
         now: UnixMillis,
     ) -> Result<Reading, ReadError> {
+        self.read_to(records, who, purpose, now, None).await
+    }
+
+    /// As [`Reader::read`]; what is opened is sealed to the reader's key, if one is given.
+    ///
+    /// # Errors
+    /// As [`Reader::read`].
+    pub async fn read_to(
+        &self,
+        records: Vec<Record>,
+        who: &Identity,
+        purpose: Option<&str>,
+        now: UnixMillis,
+        seal_to: Option<&AnswerKey>,
+    ) -> Result<Reading, ReadError> {
         let mut asked = self.asked(who, purpose, now).await?;
         let opener = Arc::clone(&asked.opener);
         let extracted = self.extract(&opener, &records);
@@ -378,7 +396,10 @@ impl Reader {
         let mut shown = Vec::with_capacity(records.len());
         for (record, found) in records.into_iter().zip(extracted) {
             shown.push(match found {
-                Ok(found) => Ok(self.show(&record, found, &mut asked, &mut ring, (&mut edits, &mut decisions))),
+                Ok(found) => {
+                    let out = (&mut edits, &mut decisions, seal_to);
+                    Ok(self.show(&record, found, &mut asked, &mut ring, out))
+                }
                 Err(rejection) => Err(Withheld {
                     position: record.position,
                     code: rejection.code,
@@ -403,6 +424,21 @@ impl Reader {
         who: &Identity,
         purpose: Option<&str>,
         now: UnixMillis,
+    ) -> Result<OpenedValues, ReadError> {
+        self.open_values_to(values, who, purpose, now, None).await
+    }
+
+    /// As [`Reader::open_values`]; what is opened is sealed to the reader's key, if one is given.
+    ///
+    /// # Errors
+    /// As [`Reader::read`].
+    pub async fn open_values_to(
+        &self,
+        values: &[SealedText<'_>],
+        who: &Identity,
+        purpose: Option<&str>,
+        now: UnixMillis,
+        seal_to: Option<&AnswerKey>,
     ) -> Result<OpenedValues, ReadError> {
         let mut asked = self.asked(who, purpose, now).await?;
         let opener = Arc::clone(&asked.opener);
@@ -475,9 +511,12 @@ impl Reader {
                     .unwrap_or(item.rule);
                 let encoding = edits.encoding(item.sealed.len());
                 opener.open(&nowhere, &item, (&claimed, fingerprint), &mut ring, encoding)?;
-                let mut text = Vec::with_capacity(encoding.len() * 6 + 64);
+                let mut text = Zeroizing::new(Vec::with_capacity(encoding.len() * 6 + 64));
                 json::decode_json(encoding, &mut text).map_err(|_| cannot_open())?;
-                let text = String::from_utf8(text).map_err(|_| cannot_open())?;
+                let text = match seal_to {
+                    Some(key) => format!("\"{}\"", key.seal(&claimed, &text).map_err(|_| cannot_open())?),
+                    None => String::from_utf8(std::mem::take(&mut *text)).map_err(|_| cannot_open())?,
+                };
                 decisions.add(
                     &claimed,
                     ColumnOutcome::Opened,
@@ -583,7 +622,7 @@ impl Reader {
         found: Extracted,
         asked: &mut Asked<'_>,
         ring: &mut Keyring,
-        (edits, decisions): (&mut Edits, &mut Decisions),
+        (edits, decisions, seal_to): (&mut Edits, &mut Decisions, Option<&AnswerKey>),
     ) -> Record {
         let opener = Arc::clone(&asked.opener);
         let fingerprint = found.travelling.fingerprint();
@@ -609,7 +648,10 @@ impl Reader {
                 let item = item?;
                 let encoding = edits.encoding(item.sealed.len());
                 opener.open(record, &item, (&label, fingerprint), ring, encoding)?;
-                edits.put_opened(place)?;
+                match seal_to {
+                    Some(key) => edits.put_sealed(place, &label, key)?,
+                    None => edits.put_opened(place)?,
+                }
                 decisions.add(
                     &label,
                     ColumnOutcome::Opened,

@@ -8,6 +8,7 @@ use aws_sigv4::http_request::{SignableBody, SignableRequest, SignatureLocation, 
 use aws_sigv4::sign::v4;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use sealflow::jose::Thumbprint;
 use sealflow::keys::KeyServiceError;
 use sealflow::secret::SecretString;
 
@@ -16,6 +17,7 @@ use crate::client::AwsKms;
 /// How long a request counts: what services take at most.
 const EXPIRES: Duration = Duration::from_secs(300);
 const SERVER_ID_HEADER: &str = "x-sealflow-server-id";
+const SEAL_TO_HEADER: &str = "x-sealflow-seal-to";
 const MAX_SERVER_ID_BYTES: usize = 128;
 
 /// Why nothing was signed.
@@ -54,7 +56,8 @@ impl PresignError {
 
 impl AwsKms {
     /// Presigns `GetCallerIdentity` for the service of that name, at the STS of the configured region or at another
-    /// `endpoint`. Text form: base64url of `{"url", "headers"}`. Whoever has it can show it to that service for five minutes.
+    /// `endpoint`. With `seal_to` the request commits to the key of that name: answers may be sealed to it. Text form: base64url of
+    /// `{"url", "headers"}`. Whoever has it can show it to that service for five minutes.
     ///
     /// # Errors
     /// [`PresignError`]
@@ -62,6 +65,7 @@ impl AwsKms {
         &self,
         endpoint: Option<&str>,
         server_id: &str,
+        seal_to: Option<Thumbprint>,
         now: SystemTime,
     ) -> Result<SecretString, PresignError> {
         let is_name = (1..=MAX_SERVER_ID_BYTES).contains(&server_id.len());
@@ -75,7 +79,7 @@ impl AwsKms {
             Some(_) => return Err(PresignError::BadEndpoint),
         };
         let credentials = self.current_credentials().await?;
-        presigned(&origin, &region, server_id, &credentials, now).ok_or(PresignError::Internal)
+        presigned(&origin, &region, (server_id, seal_to), &credentials, now).ok_or(PresignError::Internal)
     }
 }
 
@@ -90,7 +94,7 @@ fn is_origin(endpoint: &str) -> bool {
 fn presigned(
     origin: &str,
     region: &str,
-    server_id: &str,
+    (server_id, seal_to): (&str, Option<Thumbprint>),
     credentials: &Credentials,
     now: SystemTime,
 ) -> Option<SecretString> {
@@ -108,7 +112,9 @@ fn presigned(
         .ok()?
         .into();
     let mut url = format!("{origin}/?Action=GetCallerIdentity&Version=2011-06-15");
-    let headers = [(SERVER_ID_HEADER, server_id)];
+    let seal_to = seal_to.map(|key| key.to_string());
+    let mut headers = vec![(SERVER_ID_HEADER, server_id)];
+    headers.extend(seal_to.as_deref().map(|key| (SEAL_TO_HEADER, key)));
     let request = SignableRequest::new("GET", &url, headers.into_iter(), SignableBody::Bytes(b"")).ok()?;
     let (instructions, _) = sign(request, &parameters).ok()?.into_parts();
     for (name, value) in instructions.params() {
@@ -119,7 +125,8 @@ fn presigned(
     }
     // Neither a URL of this form nor a server's name of visible characters needs escapes but these.
     let name = server_id.replace('\\', "\\\\").replace('"', "\\\"");
-    let json = format!(r#"{{"url":"{url}","headers":{{"{SERVER_ID_HEADER}":"{name}"}}}}"#);
+    let seal_to = seal_to.map_or(String::new(), |key| format!(r#""{SEAL_TO_HEADER}":"{key}","#));
+    let json = format!(r#"{{"url":"{url}","headers":{{{seal_to}"{SERVER_ID_HEADER}":"{name}"}}}}"#);
     Some(SecretString::new(URL_SAFE_NO_PAD.encode(json)))
 }
 

@@ -8,6 +8,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use schemars::{JsonSchema, Schema, json_schema};
 use sealflow::acl::MAX_PURPOSE_BYTES;
+use sealflow::jose::rsa::RsaPublicJwk;
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
@@ -51,6 +52,11 @@ pub(crate) struct RawRequest<'a> {
     #[serde(default, deserialize_with = "present")]
     #[schemars(schema_with = "keys_schema")]
     keys: Option<Vec<String>>,
+    /// An RSA public key (JWK) of the caller. Each value that is opened is answered as a JWE that only its private half opens; the proof
+    /// of who asks has to commit to its thumbprint.
+    #[serde(borrow, default, deserialize_with = "present")]
+    #[schemars(schema_with = "jwk_schema")]
+    seal_to: Option<&'a RawValue>,
 }
 
 /// One sealed value.
@@ -93,6 +99,18 @@ fn label_schema(_: &mut schemars::SchemaGenerator) -> Schema {
     json_schema!({ "type": "string", "minLength": 1, "maxLength": MAX_LABEL_CHARS })
 }
 
+fn jwk_schema(_: &mut schemars::SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "object",
+        "required": ["kty", "n", "e"],
+        "properties": {
+            "kty": { "type": "string", "const": "RSA" },
+            "n": { "type": "string", "minLength": 342, "maxLength": 683, "pattern": "^[A-Za-z0-9_-]+$" },
+            "e": { "type": "string", "const": "AQAB" },
+        },
+    })
+}
+
 fn keys_schema(_: &mut schemars::SchemaGenerator) -> Schema {
     // Canonical: the bits that the last characters have too many are zero.
     let base64 = "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{4}|[A-Za-z0-9+/][AQgw]==|[A-Za-z0-9+/]{2}[AEIMQUYcgkosw048]=)$";
@@ -121,6 +139,8 @@ pub struct OpenRequest<'a> {
     pub dataset: String,
     /// What it is read for.
     pub purpose: Option<String>,
+    /// The key to which the answer is sealed.
+    pub seal_to: Option<RsaPublicJwk>,
     /// What is to be opened.
     pub what: What<'a>,
 }
@@ -201,7 +221,15 @@ pub fn parse(body: &[u8], most: Most) -> Result<OpenRequest<'_>, Problem> {
         },
         _ => return Err(bad_request("either values or records")),
     };
+    let seal_to = match raw.seal_to {
+        Some(jwk) => {
+            let key = RsaPublicJwk::from_json(jwk.get().as_bytes());
+            Some(key.map_err(|error| bad_request(format!("seal_to: {error}")))?)
+        }
+        None => None,
+    };
     Ok(OpenRequest {
+        seal_to,
         dataset: raw.dataset,
         purpose: raw.purpose,
         what,

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use sealflow::acl::Identity;
 use sealflow::audit::{Event, Place};
 use sealflow::clock::UnixMillis;
+use sealflow::flow::hybrid::AnswerKey;
 use sealflow::keys::envelope::KEYS_HEADER;
 use sealflow::keys::{DomainKeys, OpeningKeys};
 use sealflow::pipeline::{
@@ -76,15 +77,20 @@ impl Opening {
     ) -> Result<Seen, ReadError> {
         let reader = self.reader(&request.dataset).await?;
         let purpose = request.purpose.as_deref();
+        let seal_to = match &request.seal_to {
+            Some(key) => Some(AnswerKey::new(key, &request.dataset).map_err(|_| no_random())?),
+            None => None,
+        };
+        let seal_to = seal_to.as_ref();
         let what = match &request.what {
             What::Values(values) => {
                 let texts: Vec<SealedText<'_>> = values.iter().map(sealed_text).collect();
-                Read::Values(reader.open_values(&texts, who, purpose, now).await?)
+                Read::Values(reader.open_values_to(&texts, who, purpose, now, seal_to).await?)
             }
             What::Records { json, keys } => {
                 let headers: Vec<Header> = keys.iter().map(|keys| keys_header(keys)).collect();
                 let records = (0..).zip(json).map(|(n, json)| record(n, json, &headers)).collect();
-                Read::Records(reader.read(records, who, purpose, now).await?)
+                Read::Records(reader.read_to(records, who, purpose, now, seal_to).await?)
             }
         };
         let mut events = match &what {
@@ -150,6 +156,12 @@ impl std::fmt::Debug for Opening {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Opening").finish_non_exhaustive()
     }
+}
+
+fn no_random() -> ReadError {
+    ReadError::Service(TransformError::Retry {
+        reason: "the operating system gives no random numbers".to_owned(),
+    })
 }
 
 fn sealed_text<'a>(value: &'a Sealed<'_>) -> SealedText<'a> {

@@ -94,6 +94,9 @@ codes! {
     /// STS named somebody whom no policy can name.
     RequestNotAnIdentity = "request-not-an-identity", 401;
 
+    /// What proves who asks does not commit to the key to which the answer is to be sealed.
+    SealToNotCommitted = "seal-to-not-committed", 403;
+
     /// There is no policy of that dataset.
     PolicyMissing = "policy-missing", 404;
     /// There is nothing of that path.

@@ -18,6 +18,7 @@ use hyper::{HeaderMap, Method, Request, Response, StatusCode};
 use sealflow::acl::Identity;
 use sealflow::audit::{AuditError, AuditLog, Event, Verdict};
 use sealflow::clock::{Clock, NeverBack, UnixMillis};
+use sealflow::jose::rsa::RsaPublicJwk;
 use sealflow::pipeline::ReadError;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
@@ -240,7 +241,10 @@ impl Service {
                 let json = self.open(&body, &caller, asked).await?;
                 Ok(respond(StatusCode::OK, "application/json", json))
             }
-            _ => Ok(respond(StatusCode::OK, "application/json", whoami(&caller))),
+            _ => {
+                caller.proven.check_seal_to(None)?;
+                Ok(respond(StatusCode::OK, "application/json", whoami(&caller)))
+            }
         }
     }
 
@@ -315,6 +319,11 @@ impl Service {
             values: count(self.limits.values),
         };
         let request = api::parse(body, most)?;
+        let seal_to = request.seal_to.as_ref().map(RsaPublicJwk::thumbprint);
+        if let Err(problem) = caller.proven.check_seal_to(seal_to) {
+            let now = self.time.now(&*self.clock);
+            return Err(self.refused(problem, caller.about(&request, now)).await);
+        }
         let paid = request.least_values();
         self.values.take(&caller.name, paid).map_err(|wait| {
             let detail = "this principal asks for too many values";
@@ -348,12 +357,8 @@ impl Service {
         seen.into_json()
     }
 
-    /// Why nothing was read. What is no passing outage is written down as a refusal.
-    async fn unread(&self, error: &ReadError, about: Event) -> Problem {
-        let problem = unread(error);
-        if error.is_retryable() {
-            return problem;
-        }
+    /// A refusal, written down.
+    async fn refused(&self, problem: Problem, about: Event) -> Problem {
         let event = Event {
             rule: format!("{}: {}", problem.code.as_str(), problem.detail),
             ..about
@@ -362,6 +367,15 @@ impl Service {
             Ok(()) => problem,
             Err(unwritten) => unwritten,
         }
+    }
+
+    /// Why nothing was read. What is no passing outage is written down as a refusal.
+    async fn unread(&self, error: &ReadError, about: Event) -> Problem {
+        let problem = unread(error);
+        if error.is_retryable() {
+            return problem;
+        }
+        self.refused(problem, about).await
     }
 
     /// The request took too long. Keys may have been used for it by then: who asked for what is written down.

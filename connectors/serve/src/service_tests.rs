@@ -17,6 +17,7 @@ use sealflow::policy::signed::sign;
 use sealflow::policy::{CataloguePolicies, OwnerKey, PolicySource, TrustedOwners};
 use sealflow::seal::UsageLimits;
 use sealflow::units::Span;
+use sealflow_client::{Answers, OpenError, PrivateKey, RsaBits};
 use serde_json::{Value, json};
 
 use super::*;
@@ -355,4 +356,106 @@ async fn records_that_cannot_be_taken_apart_are_one_line_however_many_they_are()
     assert_eq!(lines.len(), 1, "{lines:?}");
     let place = lines[0].place.as_ref().unwrap();
     assert_eq!((lines[0].count, place.first, place.last), (200, Some(0), Some(199)));
+}
+
+/// Asks as alice with more claims, for the note as a value and in a record.
+async fn asked_with(bench: &Bench, more: Value, seal_to: Option<Value>, in_record: bool) -> (StatusCode, Value) {
+    let mut body = json!({ "dataset": "payments" });
+    match in_record {
+        true => body["records"] = json!([{ "note": bench.sealed, "x": 1 }]),
+        false => body["values"] = json!([{ "value": bench.sealed }]),
+    }
+    if let Some(key) = seal_to {
+        body["seal_to"] = key;
+    }
+    let mut claims = claims();
+    claims["sub"] = json!("alice");
+    claims
+        .as_object_mut()
+        .unwrap()
+        .extend(more.as_object().unwrap().clone());
+    let request = Request::post("/v1/open")
+        .header(AUTHORIZATION, token("k", &bench.issuer, &claims))
+        .header(CONTENT_TYPE, "application/json")
+        .body(Full::new(Bytes::from(body.to_string())))
+        .unwrap();
+    let answer = Arc::clone(&bench.service).answer(request, PEER).await;
+    let status = answer.status();
+    let body = answer.into_body().collect().await.unwrap().to_bytes();
+    assert!(!String::from_utf8_lossy(&body).contains(NOTE));
+    (status, serde_json::from_slice(&body).unwrap())
+}
+
+#[tokio::test(start_paused = true)]
+async fn answers_are_sealed_to_the_key_that_the_callers_proof_commits_to_and_to_no_other() {
+    let bench = Bench::new(LimitsConfig::default()).await;
+    let (key, other) = (
+        PrivateKey::generate(RsaBits::Rsa2048).unwrap(),
+        PrivateKey::generate(RsaBits::Rsa2048).unwrap(),
+    );
+    let public = |key: &PrivateKey| serde_json::from_str::<Value>(&key.public().unwrap().to_published_json()).unwrap();
+    let name = |key: &PrivateKey| key.public().unwrap().thumbprint().to_string();
+    for commits in [json!({ "cnf": { "jkt": name(&key) } }), json!({ "nonce": name(&key) })] {
+        let (status, body) = asked_with(&bench, commits.clone(), Some(public(&key)), false).await;
+        assert_eq!(status, StatusCode::OK, "{body}");
+        let jwe = body["values"][0].as_str().unwrap();
+        assert_eq!(Answers::new(&key).value(jwe), Ok(json!(NOTE)));
+        assert_eq!(Answers::new(&other).value(jwe), Err(OpenError::DoesNotOpen));
+        let header = sealflow::jose::jwe::Jwe::parse(jwe).unwrap().header().unwrap();
+        assert_eq!(
+            (header.dataset.as_deref(), header.label.as_deref()),
+            (Some("payments"), Some("note"))
+        );
+        let (_, mut body) = asked_with(&bench, commits, Some(public(&key)), true).await;
+        assert_eq!(Answers::new(&key).document(&mut body["records"]), 1);
+        assert_eq!(body["records"], json!([{ "note": NOTE, "x": 1 }]));
+    }
+    let lines = bench.log.take();
+    assert!(
+        lines.len() == 4 && lines.iter().all(|line| line.decision == Verdict::Allowed),
+        "{lines:?}"
+    );
+
+    for (commits, seal_to, code) in [
+        (json!({}), Some(public(&key)), "seal-to-not-committed"),
+        (
+            json!({ "cnf": { "jkt": name(&other) } }),
+            Some(public(&key)),
+            "seal-to-not-committed",
+        ),
+        (
+            json!({ "nonce": "n-0S6_WzA2Mj" }),
+            Some(public(&key)),
+            "seal-to-not-committed",
+        ),
+        // A stolen token that is bound to a key reads nothing without that key.
+        (json!({ "cnf": { "jkt": name(&key) } }), None, "token-bound"),
+        (
+            json!({ "nonce": name(&key), "cnf": { "jkt": name(&other) } }),
+            Some(public(&key)),
+            "seal-to-not-committed",
+        ),
+    ] {
+        let (_, body) = asked_with(&bench, commits.clone(), seal_to, false).await;
+        assert_eq!(body["code"], code, "{commits}: {body}");
+        let lines = bench.log.take();
+        assert!(
+            lines.len() == 1 && lines[0].decision == Verdict::Refused && lines[0].rule.starts_with(code),
+            "{lines:?}"
+        );
+    }
+    let committed = json!({ "nonce": name(&key) });
+    for bad in [
+        json!("x"),
+        json!({ "kty": "RSA", "n": "AQAB", "e": "AQAB" }),
+        json!({ "kty": "oct", "k": "AAAA" }),
+        json!(null),
+    ] {
+        let (status, body) = asked_with(&bench, committed.clone(), Some(bad), false).await;
+        assert_eq!(
+            (status, &body["code"]),
+            (StatusCode::BAD_REQUEST, &json!("malformed-request")),
+            "{body}"
+        );
+    }
 }

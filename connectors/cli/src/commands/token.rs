@@ -1,10 +1,12 @@
 //! `sealflow token`: proves to a reading service whose AWS credentials these are.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::SystemTime;
 
 use sealflow_kms::{AwsKms, KmsConfig, PresignError};
 
+use crate::commands::client::read_public_key;
 use crate::failure::{Exit, Failure, Result};
 use crate::term::say;
 
@@ -27,6 +29,9 @@ pub(crate) struct Args {
     /// Profile of the AWS configuration to take credentials from
     #[arg(long, value_name = "NAME")]
     profile: Option<String>,
+    /// The public key (JWK) that answers are to be sealed to: the request commits to it
+    #[arg(long, value_name = "FILE")]
+    seal_to: Option<PathBuf>,
 }
 
 /// Runs the subcommand.
@@ -39,7 +44,16 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
     let kms = AwsKms::new(&config)
         .await
         .map_err(|error| Failure::usage(error, "see `sealflow token --help`"))?;
-    let presigned = kms.presign_identity(args.sts_endpoint.as_deref(), &args.server_id, SystemTime::now());
+    let seal_to = match &args.seal_to {
+        Some(path) => Some(read_public_key(path)?.thumbprint()),
+        None => None,
+    };
+    let presigned = kms.presign_identity(
+        args.sts_endpoint.as_deref(),
+        &args.server_id,
+        seal_to,
+        SystemTime::now(),
+    );
     let presigned = presigned.await.map_err(|error| match error {
         PresignError::Credentials(error) => Failure::from(error),
         PresignError::Internal => Failure::new(Exit::Internal, error, "report this with the version of sealflow"),

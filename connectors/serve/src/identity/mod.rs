@@ -17,6 +17,7 @@ use sealflow::acl::oidc::{OidcError, ProvenToken, Token};
 use sealflow::acl::sts::StsError;
 use sealflow::audit::Proof;
 use sealflow::clock::{Clock, UnixMillis};
+use sealflow::jose::Thumbprint;
 
 use self::issuer::{AtOnce, Issuer, Refused};
 pub use self::issuer::{BETWEEN, MAX_STALE, REFRESH};
@@ -42,6 +43,10 @@ pub struct Proven {
     pub proof: Proof,
     /// Until when.
     pub expires: UnixMillis,
+    /// The key that the proof commits to: answers may be sealed to it.
+    pub commits_to: Option<Thumbprint>,
+    /// Whether the proof counts only where answers are sealed to that key.
+    pub is_bound: bool,
 }
 
 /// Proves who asks.
@@ -154,7 +159,7 @@ impl Prover {
                 }
             }
         };
-        unbound(proven)
+        Ok(of_token(proven))
     }
 
     async fn prove_request(&self, text: &str, peer: &str, now: UnixMillis) -> Result<Proven, Unproven> {
@@ -184,6 +189,8 @@ impl Prover {
             caller: proven.caller,
             proof: Proof::StsPresigned,
             expires: proven.counts_until,
+            commits_to: proven.seal_to,
+            is_bound: false,
         })
     }
 
@@ -287,21 +294,36 @@ fn credential(headers: &HeaderMap) -> Result<Credential<'_>, Unproven> {
     }
 }
 
-/// A token that is bound to a key proves nobody without a proof of that key, of which there is none here.
-fn unbound(proven: ProvenToken) -> Result<Proven, Unproven> {
-    if proven.bound_to.is_some() {
-        let help = "ask the issuer for a token that is not bound to a key";
-        let problem = Problem::new(
-            Code::TokenBound,
-            "the token is bound to a key (cnf), of which nothing is proved here",
-            help,
-        );
-        return Err((problem, false));
-    }
-    Ok(Proven {
+/// A token that is bound to a key counts where answers are sealed to that key, and nowhere else: whoever stole it can read nothing.
+fn of_token(proven: ProvenToken) -> Proven {
+    Proven {
         identity: proven.identity,
         caller: None,
         proof: Proof::Oidc,
         expires: proven.expires,
-    })
+        commits_to: proven.bound_to.or(proven.nonce),
+        is_bound: proven.bound_to.is_some(),
+    }
+}
+
+impl Proven {
+    /// Whether it counts for an answer that is sealed to the key of that name, or to none.
+    ///
+    /// # Errors
+    /// [`Code::TokenBound`] if it counts for sealed answers only, [`Code::SealToNotCommitted`] if it does not commit to that key.
+    pub fn check_seal_to(&self, key: Option<Thumbprint>) -> Result<(), Problem> {
+        match key {
+            None if self.is_bound => Err(Problem::new(
+                Code::TokenBound,
+                "the token is bound to a key (cnf), to which no answer is sealed",
+                "send that key as `seal_to`, or ask the issuer for a token that is not bound",
+            )),
+            Some(key) if self.commits_to != Some(key) => Err(Problem::new(
+                Code::SealToNotCommitted,
+                "what proves who asks does not commit to the key of `seal_to`",
+                "have the key's RFC 7638 thumbprint in the token's `cnf.jkt` or `nonce`, or presign with `sealflow token --seal-to`",
+            )),
+            _ => Ok(()),
+        }
+    }
 }

@@ -1,8 +1,11 @@
 //! Presigned requests: sent on once, and whom they proved remembered until they are too old.
 
 use sealflow::acl::Identity;
-use sealflow::acl::sts::{CheckedRequest, MAX_ANSWER_BYTES, SERVER_ID_HEADER, StsError, StsTrust, caller, caller_arn};
+use sealflow::acl::sts::{
+    CheckedRequest, MAX_ANSWER_BYTES, SEAL_TO_HEADER, SERVER_ID_HEADER, StsError, StsTrust, caller, caller_arn,
+};
 use sealflow::clock::UnixMillis;
+use sealflow::jose::Thumbprint;
 use sha2::{Digest as _, Sha256};
 
 use super::web::Web;
@@ -25,6 +28,8 @@ pub(super) struct Proven {
     /// The ARN as STS told it, where it says more.
     pub(super) caller: Option<String>,
     pub(super) counts_until: UnixMillis,
+    /// The key that the caller commits to.
+    pub(super) seal_to: Option<Thumbprint>,
 }
 
 /// A presigned request that may be sent.
@@ -69,7 +74,9 @@ impl Sts {
     pub(super) async fn ask(&self, request: &Request, web: &dyn Web) -> Result<Proven, StsError> {
         let checked = &request.checked;
         let asked = self.proven.try_get_with(request.hash, async {
-            let headers = [(SERVER_ID_HEADER, checked.server_id())];
+            let seal_to = checked.seal_to().map(|key| key.to_string());
+            let mut headers = vec![(SERVER_ID_HEADER, checked.server_id())];
+            headers.extend(seal_to.as_deref().map(|key| (SEAL_TO_HEADER, key)));
             let answer = web.get(checked.url(), &headers, MAX_ANSWER_BYTES + 1).await;
             let answer = answer.map_err(|error| {
                 tracing::warn!(%error, "STS does not answer");
@@ -81,6 +88,7 @@ impl Sts {
                 identity,
                 caller: arn,
                 counts_until: checked.counts_until(),
+                seal_to: checked.seal_to(),
             })
         });
         asked.await.map_err(|error: std::sync::Arc<StsError>| *error)

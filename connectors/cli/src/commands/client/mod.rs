@@ -34,7 +34,7 @@ pub(crate) async fn run(command: Command) -> Result<ExitCode> {
 }
 
 /// The key in a JWK, or the first of a JWK set.
-fn read_public_key(path: &Path) -> Result<RsaPublicJwk> {
+pub(crate) fn read_public_key(path: &Path) -> Result<RsaPublicJwk> {
     let json = files::read_small(path)?;
     let first = serde_json::from_slice::<serde_json::Value>(&json).ok();
     let first = first.and_then(|set| Some(set.get("keys")?.get(0)?.to_string().into_bytes()));

@@ -10,12 +10,15 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::num::NonZeroU64;
 use std::ops::ControlFlow;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::builder::TypedValueParser;
 use sealflow::audit::{Event, Verdict};
 use sealflow::clock::UnixMillis;
+use sealflow::flow::hybrid::AnswerKey;
+use sealflow::jose::rsa::RsaPublicJwk;
 use sealflow::pipeline::{Format, ReadError, Reader, Reading, Record};
 use sealflow::table::{Filter, Query};
 use sealflow_kafka::{StartAt, TopicReading};
@@ -27,6 +30,7 @@ use self::who::Asking;
 pub(in crate::commands) use self::who::{Asking as Who, AssumedIdentity};
 use self::write::{Output, Writer};
 use super::access::Access;
+use super::client::read_public_key;
 use super::tables;
 use crate::audit::{AuditArgs, Log};
 use crate::config::PipelineConfig;
@@ -82,6 +86,9 @@ pub(crate) struct Args {
     /// Read encrypted Parquet of other tools, which carries no policy: no ACL counts then, KMS alone decides
     #[arg(long, conflicts_with = "purpose")]
     foreign: bool,
+    /// Seal what is opened to this RSA public key (JWK): only its private half opens it. Needs --output json
+    #[arg(long, value_name = "FILE", conflicts_with = "foreign")]
+    seal_to: Option<PathBuf>,
     /// How to print it
     #[arg(long, value_enum, default_value_t)]
     output: Output,
@@ -194,6 +201,7 @@ async fn read(
     about: &mut Event,
 ) -> Result<Story> {
     args.refuse_options_of_files()?;
+    let seal_to = args.seal_to()?;
     args.assumed.check(&args.access)?;
     // First who asks: a policy that is refused is refused to somebody.
     let kms = args.access.kms(config).await?;
@@ -226,6 +234,7 @@ async fn read(
         asking: &asking,
         reader,
         audit,
+        seal_to,
     };
     read.all(Writer::new(args.output, args.columns.clone(), format)?, about)
         .await
@@ -240,6 +249,7 @@ async fn read_files(
     about: &mut Event,
 ) -> Result<ExitCode> {
     args.refuse_options_of_topics()?;
+    let seal_to = args.seal_to()?;
     let by = tables::By {
         offline: args.offline,
         moved: args.moved,
@@ -280,6 +290,7 @@ async fn read_files(
         },
         clock: clock(),
         to,
+        seal_to,
     };
     read.all(files, audit, about).await
 }
@@ -291,6 +302,18 @@ impl Args {
         about.caller.clone_from(&asking.caller);
         about.proof = Some(asking.proof);
         about.purpose.clone_from(&self.purpose);
+    }
+
+    /// The key that answers are sealed to.
+    fn seal_to(&self) -> Result<Option<RsaPublicJwk>> {
+        let Some(path) = &self.seal_to else { return Ok(None) };
+        if self.output != Output::Json {
+            return Err(Failure::usage(
+                "--seal-to writes JWEs in the places of values, and needs --output json",
+                "add --output json; `sealflow client open` opens what comes out",
+            ));
+        }
+        read_public_key(path).map(Some)
     }
 
     fn refuse_options_of_files(&self) -> Result<()> {
@@ -340,6 +363,7 @@ struct TopicRead<'a> {
     asking: &'a Asking,
     reader: Reader,
     audit: &'a Log,
+    seal_to: Option<RsaPublicJwk>,
 }
 
 impl TopicRead<'_> {
@@ -381,12 +405,19 @@ impl TopicRead<'_> {
     /// A batch, as soon as every service answers.
     async fn batch(&self, records: Vec<Record>) -> Result<Reading> {
         let started = tokio::time::Instant::now();
+        // One for each batch: it seals so many values and no more.
+        let seal_to = match &self.seal_to {
+            Some(key) => Some(
+                AnswerKey::new(key, &self.services.policy.policy().dataset)
+                    .map_err(|error| Failure::new(Exit::Internal, error, "try again"))?,
+            ),
+            None => None,
+        };
         loop {
             let now = self.services.clock.now();
-            let read = self
-                .reader
-                .read(records.clone(), &self.asking.who, self.args.purpose.as_deref(), now)
-                .await;
+            let (who, purpose) = (&self.asking.who, self.args.purpose.as_deref());
+            let records = records.clone();
+            let read = self.reader.read_to(records, who, purpose, now, seal_to.as_ref()).await;
             match read {
                 Ok(reading) => return Ok(reading),
                 Err(error) if error.is_retryable() && started.elapsed() < PATIENCE => {

@@ -5,6 +5,7 @@ pub(crate) mod inspect;
 mod key_names;
 mod opener;
 pub(in crate::commands) mod read;
+mod sealing;
 pub(crate) mod verify;
 
 use sealflow::table::TableError;

@@ -16,11 +16,13 @@ use arrow::json::writer::LineDelimited;
 use parquet::arrow::ArrowWriter;
 use sealflow::audit::Event;
 use sealflow::clock::{Clock, UnixMillis};
+use sealflow::jose::rsa::RsaPublicJwk;
 use sealflow::pipeline::ColumnDecision;
 use sealflow::table::{Asking, Query, TableError};
 use serde_json::{Map, Value};
 use tokio::sync::mpsc;
 
+use super::sealing::RowSealing;
 use super::{FILES, Files, Opener, TableFile, of_table};
 use crate::audit::Log;
 use crate::commands::read::told::{Columns, print_table};
@@ -47,12 +49,15 @@ pub(in crate::commands) struct TableRead {
     pub(in crate::commands) query: Query,
     pub(in crate::commands) clock: Arc<dyn Clock>,
     pub(in crate::commands) to: To,
+    /// The key that protected columns are sealed to; rows are written as JSON then.
+    pub(in crate::commands) seal_to: Option<RsaPublicJwk>,
 }
 
 /// What a file gives, in order.
 enum Piece {
     Rows {
         batch: RecordBatch,
+        sealing: Option<Arc<RowSealing>>,
         decisions: Vec<ColumnDecision>,
         by: DecidedBy,
     },
@@ -85,7 +90,12 @@ impl TableRead {
             let Some(mut pieces) = running.pop_front() else { break };
             while let Some(piece) = pieces.recv().await {
                 let (batch, decisions, by) = match piece? {
-                    Piece::Rows { batch, decisions, by } => (Some(batch), decisions, by),
+                    Piece::Rows {
+                        batch,
+                        sealing,
+                        decisions,
+                        by,
+                    } => (Some((batch, sealing)), decisions, by),
                     Piece::Decisions { decisions, by } => (None, decisions, by),
                 };
                 about.at = read.clock.now();
@@ -94,10 +104,10 @@ impl TableRead {
                 // What cannot be written down is not shown.
                 audit.record(events).await?;
                 told.add(&decisions);
-                let Some(batch) = batch else { continue };
+                let Some((batch, sealing)) = batch else { continue };
                 let batch = batch.slice(0, batch.num_rows().min(usize::try_from(left).unwrap_or(usize::MAX)));
                 left -= batch.num_rows() as u64;
-                if writer.write(&batch)? == ControlFlow::Break(()) || left == 0 {
+                if writer.write(&batch, sealing.as_deref())? == ControlFlow::Break(()) || left == 0 {
                     writer.finish()?;
                     return tell(&told);
                 }
@@ -118,12 +128,26 @@ impl TableRead {
         let table = table.map_err(|error| error.of(file))?;
         let policy = table.policy().map(|policy| policy.policy());
         let by = policy.map(|policy| (policy.dataset.clone(), policy.version));
+        let sealing = match &self.seal_to {
+            Some(key) => {
+                let sealing = RowSealing::new(&table, key).ok_or_else(|| {
+                    Failure::new(
+                        Exit::Data,
+                        format_args!("{}: its columns cannot be sealed to a key", file.path),
+                        "read it without --seal-to",
+                    )
+                })?;
+                Some(Arc::new(sealing))
+            }
+            None => None,
+        };
         let mut rows = table
             .rows(&self.query, asking(self.clock.now()), &file.path)
             .map_err(failed)?;
         while let Some(batch) = rows.next().await.map_err(failed)? {
             let piece = Piece::Rows {
                 batch,
+                sealing: sealing.clone(),
                 decisions: rows.take_decisions(),
                 by: by.clone(),
             };
@@ -175,7 +199,7 @@ impl RowWriter {
         })
     }
 
-    fn write(&mut self, batch: &RecordBatch) -> Result<ControlFlow<()>> {
+    fn write(&mut self, batch: &RecordBatch, sealing: Option<&RowSealing>) -> Result<ControlFlow<()>> {
         let schema = self.schema.get_or_insert_with(|| batch.schema());
         if *schema != batch.schema() {
             return Err(Failure::new(
@@ -184,14 +208,19 @@ impl RowWriter {
                 "read them one by one, or name the columns that they have in common with --columns",
             ));
         }
-        match self.put(batch) {
+        match self.put(batch, sealing) {
             Ok(()) => Ok(ControlFlow::Continue(())),
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(ControlFlow::Break(())),
             Err(error) => Err(Failure::io("write", Path::new("standard output"), &error)),
         }
     }
 
-    fn put(&mut self, batch: &RecordBatch) -> io::Result<()> {
+    fn put(&mut self, batch: &RecordBatch, sealing: Option<&RowSealing>) -> io::Result<()> {
+        if let Some(sealing) = sealing {
+            let mut out = BufWriter::new(io::stdout().lock());
+            out.write_all(&sealing.lines(&lines(batch)?)?)?;
+            return out.flush();
+        }
         match self.to {
             To::Json => {
                 let mut out = BufWriter::new(io::stdout().lock());
