@@ -21,6 +21,8 @@ mod open;
 pub mod openapi;
 pub mod problem;
 #[cfg(feature = "server")]
+mod published;
+#[cfg(feature = "server")]
 mod refusals;
 #[cfg(feature = "server")]
 mod server;
@@ -37,6 +39,8 @@ pub use config::{ConfigError, IdentityConfig, LimitsConfig, OidcConfig, StsConfi
 pub use metrics::Metrics;
 #[cfg(feature = "server")]
 pub use open::{MOST_READERS, Opening};
+#[cfg(feature = "server")]
+pub use published::PublishedKeys;
 #[cfg(feature = "server")]
 pub use server::{ServeError, Server};
 #[cfg(feature = "server")]

@@ -35,6 +35,17 @@ pub fn document() -> Value {
             code.status().is_server_error() || [400, 401, 429].contains(&code.status().as_u16())
         }),
     });
+    let set = json!({ "type": "object", "required": ["keys"], "properties": { "keys": { "type": "array" } } });
+    let mut client_keys = json!({
+        "operationId": "clientKeys",
+        "summary": "The RSA public keys that clients seal to (RFC 7517), if this service publishes them",
+        "security": [],
+        "responses": responses("A JWK set, the current keys first", &set, &problem, |code| {
+            code.status().is_server_error() || [400, 404].contains(&code.status().as_u16())
+        }),
+    });
+    let content = json!({ "application/jwk-set+json": { "schema": set } });
+    client_keys["responses"]["200"]["content"] = content;
     let definitions: Map<String, Value> = schemas.take_definitions(true);
     json!({
         "openapi": "3.1.0",
@@ -49,6 +60,7 @@ pub fn document() -> Value {
         "paths": {
             "/v1/open": { "post": open },
             "/v1/whoami": { "get": whoami },
+            "/.well-known/jwks.json": { "get": client_keys },
         },
         "components": {
             "schemas": definitions,

@@ -31,6 +31,7 @@ use crate::metrics::Metrics;
 use crate::open::{Opening, internal, unread};
 use crate::openapi;
 use crate::problem::{Code, Problem};
+use crate::published::PublishedKeys;
 use crate::refusals::Refusals;
 
 /// How long the line of a request that took too long may take to be written.
@@ -50,6 +51,8 @@ pub struct Parts {
     pub limits: LimitsConfig,
     /// What is counted.
     pub metrics: Metrics,
+    /// The public keys that clients seal to, if they are published here.
+    pub published: Option<PublishedKeys>,
 }
 
 /// The reading service, without its connections.
@@ -71,6 +74,7 @@ pub struct Service {
     requests: Buckets,
     values: Buckets,
     openapi: Bytes,
+    published: Option<PublishedKeys>,
 }
 
 /// What can be asked for.
@@ -79,6 +83,7 @@ enum Route {
     Open,
     Whoami,
     OpenApi,
+    ClientKeys,
 }
 
 impl Route {
@@ -87,6 +92,7 @@ impl Route {
             "/v1/open" => (Self::Open, Method::POST),
             "/v1/whoami" => (Self::Whoami, Method::GET),
             "/v1/openapi.json" => (Self::OpenApi, Method::GET),
+            "/.well-known/jwks.json" => (Self::ClientKeys, Method::GET),
             _ => {
                 let help = "GET /v1/openapi.json says what there is";
                 return Err(Problem::new(Code::NotFound, "there is nothing of that path", help));
@@ -105,6 +111,7 @@ impl Route {
             Self::Open => "open",
             Self::Whoami => "whoami",
             Self::OpenApi => "openapi",
+            Self::ClientKeys => "client_keys",
         }
     }
 }
@@ -120,6 +127,7 @@ impl Service {
             clock,
             limits,
             metrics,
+            published,
         } = parts;
         let buckets = |rate, burst| Buckets::new(rate, burst, Arc::clone(&clock));
         Arc::new(Self {
@@ -138,6 +146,7 @@ impl Service {
             clock,
             limits,
             metrics,
+            published,
         })
     }
 
@@ -227,6 +236,20 @@ impl Service {
         B: Body<Data = Bytes, Error: Into<BoxError>>,
     {
         let route = route?;
+        if route == Route::ClientKeys {
+            let Some(published) = &self.published else {
+                let help = "the service's operator lists datasets under `client_keys`";
+                return Err(Problem::new(
+                    Code::NotFound,
+                    "no keys of clients are published here",
+                    help,
+                ));
+            };
+            let mut response = respond(StatusCode::OK, "application/jwk-set+json", published.document().await?);
+            let headers = response.headers_mut();
+            headers.insert(CACHE_CONTROL, HeaderValue::from_static("public, max-age=300"));
+            return Ok(response);
+        }
         if route == Route::OpenApi {
             return Ok(respond(StatusCode::OK, "application/json", self.openapi.clone()));
         }

@@ -10,6 +10,7 @@ use aws_lc_rs::signature::Ed25519KeyPair;
 use hyper::header::AUTHORIZATION;
 use sealflow::clock::ManualClock;
 use sealflow::flow::direct::DirectSealer;
+use sealflow::keys::ClientKeyService as _;
 use sealflow::keys::testing::{MemoryCatalogue, MemoryKms};
 use sealflow::keys::{DomainKeys, OpeningKeys, SealingKeys};
 use sealflow::pipeline::{Format, KeysPlacement, Position, Record, SealTransform, Timestamp, Transform as _};
@@ -93,10 +94,14 @@ struct Bench {
     sealed: String,
 }
 
+const RSA_ARN: &str = "arn:aws:kms:eu-central-1:111122223333:key/22222222-2222-2222-2222-222222222222";
+const OLD_RSA_ARN: &str = "arn:aws:kms:eu-central-1:111122223333:key/33333333-3333-3333-3333-333333333333";
+
 fn policy(version: u32, allow: &str) -> String {
     let arn = "arn:aws:kms:eu-central-1:111122223333:key/11111111-1111-1111-1111-111111111111";
     format!(
         "dataset: payments\nversion: {version}\nkeys: {{ default: {{ arn: \"{arn}\" }} }}\n\
+         client: {{ keys: {{ web: {{ arn: \"{RSA_ARN}\", previous: [\"{OLD_RSA_ARN}\"] }} }} }}\n\
          acls: {{ ops: {{ allow: [{allow}] }} }}\ncolumns: [{{ path: note, key: default, acl: ops }}]\n"
     )
 }
@@ -157,6 +162,12 @@ impl Bench {
             waiting: Mutex::default(),
             meanwhile: Mutex::default(),
         });
+        let published = PublishedKeys::new(
+            kms.clone(),
+            policies.clone(),
+            vec!["payments".to_owned()],
+            clock.clone(),
+        );
         let prover = Prover::new(&identity, &limits, web, clock.clone()).unwrap();
         prover.warm_up().await.unwrap();
         let service = Service::new(Parts {
@@ -166,6 +177,7 @@ impl Bench {
             clock: clock.clone(),
             limits,
             metrics: Metrics::default(),
+            published: Some(published),
         });
         Self {
             sealed: sealed["note"].as_str().unwrap().to_owned(),
@@ -458,4 +470,57 @@ async fn answers_are_sealed_to_the_key_that_the_callers_proof_commits_to_and_to_
             "{body}"
         );
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_keys_that_clients_seal_to_are_published_to_everybody_and_asked_for_once_a_minute() {
+    let bench = Bench::new(LimitsConfig::default()).await;
+    let ask = async |method: &str| {
+        let request = Request::builder()
+            .method(method)
+            .uri("/.well-known/jwks.json")
+            .body(Full::new(Bytes::new()))
+            .unwrap();
+        let answer = Arc::clone(&bench.service).answer(request, PEER).await;
+        let (status, headers) = (answer.status(), answer.headers().clone());
+        let body = answer.into_body().collect().await.unwrap().to_bytes();
+        (status, headers, serde_json::from_slice::<Value>(&body).unwrap())
+    };
+    // No such keys yet.
+    let (status, _, body) = ask("GET").await;
+    assert_eq!(
+        (status, &body["code"]),
+        (StatusCode::SERVICE_UNAVAILABLE, &json!("service-unavailable"))
+    );
+    for arn in [RSA_ARN, OLD_RSA_ARN] {
+        bench.kms.create_rsa_key(arn, RsaBits::Rsa2048).unwrap();
+    }
+    bench.clock.advance(Duration::from_secs(5));
+    let (status, headers, set) = ask("GET").await;
+    assert_eq!(status, StatusCode::OK, "{set}");
+    assert_eq!(headers[CONTENT_TYPE], "application/jwk-set+json");
+    assert_eq!(headers[CACHE_CONTROL], "public, max-age=300");
+    let keys: Vec<Vec<u8>> = vec![
+        bench.kms.public_key(RSA_ARN).await.unwrap(),
+        bench.kms.public_key(OLD_RSA_ARN).await.unwrap(),
+    ];
+    let names: Vec<String> = keys
+        .iter()
+        .map(|der| RsaPublicJwk::from_spki_der(der).unwrap().thumbprint().to_string())
+        .collect();
+    assert_eq!(set["keys"].as_array().unwrap().len(), 2);
+    assert_eq!(
+        (&set["keys"][0]["kid"], &set["keys"][1]["kid"]),
+        (&json!(names[0]), &json!(names[1]))
+    );
+    let calls = bench.kms.public_key_calls();
+    for _ in 0..100 {
+        assert_eq!(ask("GET").await.2, set);
+    }
+    assert_eq!(bench.kms.public_key_calls(), calls);
+    // A key that cannot be had any more takes nothing from whoever asks later.
+    bench.kms.set_unusable(RSA_ARN, true);
+    bench.clock.advance(Duration::from_secs(61));
+    assert_eq!(ask("GET").await.2, set);
+    assert_eq!(ask("POST").await.0, StatusCode::METHOD_NOT_ALLOWED);
 }

@@ -4,13 +4,13 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use sealflow::keys::{Catalogue, DomainKeys, KeyService, OpeningKeys};
+use sealflow::keys::{Catalogue, ClientKeyService, DomainKeys, OpeningKeys};
 use sealflow::policy::PolicySource;
 use sealflow::policy::catalogue_source::DEFAULT_MAX_STALE;
 use sealflow_kafka::Shutdown;
 use sealflow_serve::identity::Prover;
 use sealflow_serve::identity::web::Https;
-use sealflow_serve::{Certificate, Metrics, Opening, Parts, ServeError, Server, Service, TlsError};
+use sealflow_serve::{Certificate, Metrics, Opening, Parts, PublishedKeys, ServeError, Server, Service, TlsError};
 use tokio::sync::watch;
 
 use crate::admin::AdminServer;
@@ -56,7 +56,7 @@ struct Assembled {
     certificate: Option<Arc<Certificate>>,
     catalogue: Arc<dyn Catalogue>,
     policies: Arc<dyn PolicySource>,
-    kms: Arc<dyn KeyService>,
+    kms: Arc<dyn ClientKeyService>,
     kms_metrics: Arc<KmsMetrics>,
     prover: Prover,
 }
@@ -122,8 +122,11 @@ async fn serve(config: &ServiceConfig, assembled: Assembled) -> Result<ExitCode>
         tracing::warn!("tokens of issuers whose keys are missing prove nobody until they can be fetched");
     }
     let (kms, catalogue, policies) = (assembled.kms, assembled.catalogue, assembled.policies);
+    let datasets = config.client_keys.clone();
+    let published =
+        (!datasets.is_empty()).then(|| PublishedKeys::new(kms.clone(), Arc::clone(&policies), datasets, clock()));
     let keys = OpeningKeys::new(
-        Arc::clone(&kms),
+        kms.clone(),
         Arc::clone(&catalogue),
         Arc::clone(&policies),
         clock(),
@@ -139,6 +142,7 @@ async fn serve(config: &ServiceConfig, assembled: Assembled) -> Result<ExitCode>
         clock: clock(),
         limits: config.limits.clone(),
         metrics: metrics.clone(),
+        published,
     });
     let server = Server::bind(config.listen, assembled.certificate, Arc::clone(&service)).await?;
     let status = Arc::new(ServiceStatus::new(service, &metrics, &assembled.kms_metrics));
