@@ -6,8 +6,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use sealflow::clock::{ManualClock, UnixMillis};
 use sealflow::flow::direct::DirectSealer;
+use sealflow::flow::hybrid::ClientKeys;
 use sealflow::keys::testing::{MemoryCatalogue, MemoryKms};
-use sealflow::keys::{DomainKeys, OpeningKeys, SealingKeys};
+use sealflow::keys::{ClientKeyService, DomainKeys, OpeningKeys, SealingKeys};
 use sealflow::pipeline::{
     Format, KeysPlacement, OpenTransform, Outcome, Position, Record, Route, SealTransform, Timestamp, Transform as _,
     apply_all,
@@ -38,7 +39,11 @@ impl Engine {
         let policy =
             VerifiedPolicy::unsigned_for_development(policy.as_bytes()).map_err(|error| format!("{error:?}"))?;
         let policy = Arc::new(policy);
-        let kms = Arc::new(MemoryKms::new());
+        Self::on(Arc::new(MemoryKms::new()), policy)
+    }
+
+    /// As [`Engine::new`], on a key service of the caller's.
+    pub fn on(kms: Arc<dyn ClientKeyService>, policy: Arc<VerifiedPolicy>) -> Result<Self, Error> {
         let catalogue = Arc::new(MemoryCatalogue::new());
         let policies = Arc::new(FixedPolicies::new(vec![Arc::clone(&policy)]));
         let clock = Arc::new(ManualClock::at(UnixMillis(1_767_225_600_000)));
@@ -47,11 +52,13 @@ impl Engine {
             keys: SealingKeys::new(kms.clone(), catalogue.clone(), clock.clone(), NO_LIMIT),
             domains: DomainKeys::new(kms.clone(), catalogue.clone(), policies.clone(), clock.clone(), age),
         };
-        let keys = OpeningKeys::new(kms, catalogue, policies, clock, age, 1_000);
+        let keys = OpeningKeys::new(kms.clone(), catalogue, policies, clock.clone(), age, 1_000);
+        let client_keys = ClientKeys::new(kms, clock, age, 100_000);
         let (format, placement) = (Format::Json, KeysPlacement::Header);
         Ok(Self {
             runtime: tokio::runtime::Builder::new_current_thread().enable_time().build()?,
-            seal: SealTransform::new(Arc::clone(&policy), format, placement, sealer.clone())?,
+            seal: SealTransform::new(Arc::clone(&policy), format, placement, sealer.clone())?
+                .with_client_keys(client_keys),
             open: OpenTransform::new(policy, format, placement, keys, sealer)?,
         })
     }

@@ -8,6 +8,7 @@
 mod allocations;
 mod bytes;
 mod copier;
+mod hybrid;
 mod instructions;
 mod kroxylicious;
 mod latency;
@@ -33,6 +34,7 @@ const SECTIONS: &[(&str, Section)] = &[
     ("values", values::run),
     ("tink", tink::run),
     ("sweep", sweep::run),
+    ("hybrid", hybrid::run),
     ("topic", topic::run),
     ("latency", latency::run),
     ("startup", startup::run),

@@ -10,6 +10,7 @@ mod dlq;
 mod exactly_once;
 #[cfg(feature = "failpoints")]
 mod failpoints;
+mod hybrid;
 mod leaks;
 mod leases;
 mod reading;

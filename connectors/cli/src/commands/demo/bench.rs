@@ -8,13 +8,13 @@ use std::time::Duration;
 use rdkafka::mocking::MockCluster;
 use sealflow::clock::Clock;
 use sealflow::flow::direct::DirectSealer;
-use sealflow::keys::{Catalogue, DomainKeys, KeyService, OpeningKeys, SealingKeys};
+use sealflow::keys::{Catalogue, ClientKeyService, DomainKeys, KeyService, OpeningKeys, RsaBits, SealingKeys};
 use sealflow::pipeline::{Format, KeysPlacement, OpenTransform, SealTransform};
 use sealflow::policy::{FixedPolicies, OwnerKey, TrustedOwners, VerifiedPolicy, signed};
 use sealflow::seal::UsageLimits;
 use sealflow::secret::SecretString;
 use sealflow_kms::{AwsKms, KmsConfig, StaticCredentials};
-use sealflow_local_kms::{Principal, RunningServer, Server, ServerConfig};
+use sealflow_local_kms::{KeySpec, Principal, RunningServer, Server, ServerConfig};
 use sealflow_storage::{CatalogueConfig, Location};
 
 use crate::clock::MachineClock;
@@ -33,6 +33,7 @@ pub(super) const TOPICS: [&str; 5] = [
 
 const ACCOUNT_ROLE: &str = "arn:aws:iam::111122223333:role/";
 const KEY_ID: &str = "00000000-0000-4000-8000-000000000001";
+const RSA_ID: &str = "00000000-0000-4000-8000-0000000000a1";
 
 /// Who asks the KMS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -194,6 +195,21 @@ impl Bench {
         self.kms.requests("GenerateDataKey")
     }
 
+    /// How often the KMS was asked to open something.
+    pub(super) fn decrypts(&self) -> u64 {
+        self.kms.requests("Decrypt")
+    }
+
+    /// An RSA key that clients seal to; its ARN.
+    pub(super) async fn client_key(&self) -> Result<String> {
+        let (spec, policy) = (KeySpec::Rsa(RsaBits::Rsa2048), client_key_policy());
+        let made = self
+            .kms
+            .create_key_of(spec, Some(RSA_ID), "demo clients", Some(&policy));
+        made.await
+            .map_err(|error| broken("an RSA key cannot be made")(error.to_string()))
+    }
+
     /// A sealing transform as `who`.
     pub(super) async fn seal_transform(&self, who: Who) -> Result<SealTransform> {
         let sealer = self.sealer(self.service(who).await?);
@@ -206,7 +222,7 @@ impl Bench {
         let service = self.service(who).await?;
         let (catalogue, clock) = (Arc::clone(&self.catalogue), Arc::new(MachineClock));
         let keys = OpeningKeys::new(
-            Arc::clone(&service),
+            service.clone(),
             catalogue,
             self.policies(),
             clock,
@@ -236,7 +252,7 @@ impl Bench {
         }
     }
 
-    pub(super) async fn service(&self, who: Who) -> Result<Arc<dyn KeyService>> {
+    pub(super) async fn service(&self, who: Who) -> Result<Arc<dyn ClientKeyService>> {
         let config = KmsConfig {
             region: Some("eu-central-1".to_owned()),
             endpoint: Some(self.kms.endpoint()),
@@ -263,6 +279,17 @@ fn principal(who: Who) -> Principal {
         session_token: None,
         arn: format!("{ACCOUNT_ROLE}{}", who.role()),
     }
+}
+
+/// The pipeline's role may open what clients seal, nobody else anything.
+fn client_key_policy() -> String {
+    let statement = serde_json::json!({
+        "Effect": "Allow",
+        "Principal": { "AWS": [Who::Pipeline.arn()] },
+        "Action": ["kms:GetPublicKey", "kms:Decrypt", "kms:DescribeKey"],
+        "Resource": "*",
+    });
+    serde_json::json!({ "Version": "2012-10-17", "Statement": [statement] }).to_string()
 }
 
 /// The pipeline's role may make keys and open them, readers may open them, others nothing.

@@ -1,4 +1,4 @@
-//! `sealflow demo`: the whole direct flow in one process, with nothing to install.
+//! `sealflow demo`: the direct and the hybrid flow in one process, with nothing to install.
 //!
 //! An embedded Kafka (librdkafka's mock cluster), the development KMS and a catalogue in a temporary folder;
 //! records go through the same runner and transforms as in `sealflow run`. Every claim it prints is checked,
@@ -6,6 +6,7 @@
 //! `make test` proves them on a real broker.
 
 mod bench;
+mod client;
 mod refusals;
 mod stream;
 mod table;
@@ -93,11 +94,41 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
     say("");
     show_table(style, &table::run(&bench, args.seed, args.records).await?);
     say("");
+    show_client(style, &client::run(&bench).await?);
+    say("");
     say(&style.bold("Where to go next"));
     say("  sealflow init --help       policy, owner key and pipeline for a topic of your own");
     say("  sealflow validate FILE     check a pipeline before it runs");
     say("  README.md                  five minutes to a sealed topic on your own broker");
     Ok(ExitCode::SUCCESS)
+}
+
+fn show_client(style: Style, shown: &client::Shown) {
+    let say = |line: &str| term::say(line);
+    say(&style.bold("A field that a client seals before it leaves (JOSE, to an RSA key in KMS)"));
+    say(&shown.sent);
+    say(&format!(
+        "{} {} values of one session opened and sealed again, with {} to KMS",
+        style.tick(),
+        shown.records,
+        if shown.decrypts == 1 {
+            "one request".to_owned()
+        } else {
+            format!("{} requests", shown.decrypts)
+        }
+    ));
+    say(&paint_sealed(style, &shown.stored));
+    say(&format!(
+        "{} the answer opens with the reader's own key alone: {}",
+        style.tick(),
+        style.dim(&shown.opened)
+    ));
+    say(&style.dim(&format!("  {}", shown.answer)));
+    say(&format!(
+        "{} a value sealed for another field: {}",
+        style.tick(),
+        style.dim(&shown.moved)
+    ));
 }
 
 fn show_table(style: Style, shown: &table::Shown) {
