@@ -35,6 +35,8 @@ forbid "places and the catalogue in them need no Arrow, no Parquet and no Kafka"
     "arrow.*|parquet|rdkafka.*" -p sealflow-storage -e normal,build
 forbid "storage of tables has no Kafka" "rdkafka.*" -p sealflow-storage -e normal,build --all-features
 forbid "the development KMS is no part of the client" "aws-(sdk|config|smithy|sig|runtime|types|credential).*|rdkafka.*|arrow.*" -p sealflow-local-kms -e normal,build
+forbid "what only parses requests of the development KMS has no keys and no server" \
+    "aws-.*|argon2|hyper.*|tokio-.*" -p sealflow-local-kms --no-default-features -e normal,build
 forbid "the reading service has no Kafka and no AWS client" "rdkafka.*|aws-sdk.*|aws-config" -p sealflow-serve -e normal,build
 forbid "what only reads requests of the reading service has no server and no TLS" \
     "hyper.*|.*rustls|aws-.*|tokio-rustls" -p sealflow-serve --no-default-features -e normal,build
