@@ -47,6 +47,7 @@ const COMMANDS: &[&[&str]] = &[
     &["dlq", "replay"],
     &["kms"],
     &["kms", "serve"],
+    &["kms", "create-key"],
     &["top"],
     &["schema"],
     &["completion"],

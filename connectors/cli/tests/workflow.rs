@@ -266,8 +266,14 @@ fn a_running_pipeline_shows_health_and_metrics_and_drains_on_sigterm() {
 }
 
 #[test]
-fn init_takes_the_key_of_a_local_kms_that_runs() {
+fn init_takes_the_symmetric_key_of_a_local_kms_that_runs() {
     let place = Place::new();
+    // Keys of clients wrap no data keys.
+    for spec in ["RSA_2048", "HMAC_256"] {
+        let arn = place.ok(&["kms", "create-key", "--key-spec", spec]);
+        assert!(arn.starts_with("arn:aws:kms:"), "{arn}");
+    }
+    assert_eq!(place.run(&["kms", "create-key", "--key-spec", "RSA_1024"]).code, 64);
     let kms = LocalKms::start(&place);
     let lines: Vec<u8> = sealflow_samples::generate(1, 30)
         .flat_map(|record| [record.value, b"\n".to_vec()].concat())

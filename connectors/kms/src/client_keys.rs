@@ -54,7 +54,7 @@ impl ClientKeyService for AwsKms {
             // The service did right, it is the client that sealed nothing.
             0 => Err(KeyServiceError::Refused {
                 arn: arn.to_owned(),
-                code: "an empty plaintext".to_owned(),
+                code: "EmptyPlaintext".to_owned(),
             }),
             1..=MAX_SEALED => Ok(plaintext),
             _ => Err(bad_answer("more than fits into an RSA ciphertext")),

@@ -2,7 +2,7 @@
 
 mod material;
 mod record;
-mod rsa;
+mod rsa_key;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -17,7 +17,7 @@ use crate::policy::KeyPolicy;
 use crate::vault::{Vault, VaultError};
 
 pub(crate) use material::{Material, NoRandomness, RotatedBy, Schedule, Symmetric};
-pub(crate) use rsa::RsaKey;
+pub(crate) use rsa_key::RsaKey;
 
 const ALIASES: &str = "aliases";
 

@@ -11,22 +11,40 @@
 //!
 //! It signs nothing, has no IAM policies (a key policy's root principal speaks for everybody in the account) and no grants;
 //! members of a request that it does not know are refused, never ignored.
+//!
+//! Without the feature `server` there are only the parsers of what callers send: no keys, no HTTP, no runtime.
+
+// What only the server calls is there for nobody then.
+#![cfg_attr(not(feature = "server"), allow(dead_code))]
 
 pub mod blob;
+#[cfg(feature = "server")]
 mod config;
+#[cfg(feature = "server")]
 mod error;
+#[cfg(feature = "server")]
 mod faults;
+#[cfg(feature = "server")]
 mod http;
+#[cfg(feature = "server")]
 mod keys;
 pub mod policy;
 pub mod presigned;
+#[cfg(feature = "server")]
 mod server;
+#[cfg(feature = "server")]
 mod service;
 pub mod sigv4;
+#[cfg(feature = "server")]
 mod vault;
 
+#[cfg(feature = "server")]
 pub use config::{ConfigError, Principal, ServerConfig};
+#[cfg(feature = "server")]
 pub use faults::{Failure, Fault};
+#[cfg(feature = "server")]
 pub use keys::{KeySpec, KeyState, UnknownKeySpec};
+#[cfg(feature = "server")]
 pub use server::{KeyError, RunningServer, Server, StartError};
+#[cfg(feature = "server")]
 pub use vault::{Unlock, VaultError};

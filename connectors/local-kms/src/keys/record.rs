@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize as _, Zeroizing};
 
 use super::material::{Material, RotatedBy, Rotation, Schedule, Symmetric};
-use super::rsa::RsaKey;
+use super::rsa_key::RsaKey;
 use super::{Key, KeySpec, KeyState, Secret};
 use crate::policy::KeyPolicy;
 use crate::vault::{Vault, VaultError};
