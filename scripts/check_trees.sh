@@ -34,6 +34,8 @@ forbid "the key service client has no Arrow and no Kafka" "arrow.*|rdkafka.*" -p
 forbid "places and the catalogue in them need no Arrow, no Parquet and no Kafka" \
     "arrow.*|parquet|rdkafka.*" -p sealflow-storage -e normal,build
 forbid "storage of tables has no Kafka" "rdkafka.*" -p sealflow-storage -e normal,build --all-features
+forbid "what clients link has no Kafka, no Arrow, no server and no runtime" \
+    "rdkafka.*|arrow.*|parquet|hyper.*|aws-(sdk|config|smithy).*" -p sealflow-client -e normal,build
 forbid "the development KMS is no part of the client" "aws-(sdk|config|smithy|sig|runtime|types|credential).*|rdkafka.*|arrow.*" -p sealflow-local-kms -e normal,build
 forbid "what only parses requests of the development KMS has no keys and no server" \
     "aws-.*|argon2|hyper.*|tokio-.*" -p sealflow-local-kms --no-default-features -e normal,build
@@ -44,15 +46,15 @@ forbid "what only reads requests of the reading service has no server and no TLS
 # RUSTSEC-2023-0071: the rsa crate may verify and seal, and never sign or decrypt; those go through aws-lc-rs. The in-memory
 # KMS and the contract of key services are for tests, and what is released has neither.
 users="$(cargo tree --workspace --all-features --prefix depth --format '{p}' -e normal,build -i rsa | sed -n 's/^1\([^ ]*\).*/\1/p' | sort -u | tr '\n' ' ')"
-rooms="$(grep -rlP '(?<!aws_lc_rs::)\brsa::' --include='*.rs' src connectors samples testbed benchmarks | sort | tr '\n' ' ')"
-private="$(grep -rnP '(?<!aws_lc_rs::)\brsa::.*(PrivateKey|SigningKey|DecryptingKey|hazmat|\*)|RsaPrivateKey' --include='*.rs' src connectors samples testbed | grep -vE "^src/keys/(conformance|testing)/client_keys.rs:" || true)"
+rooms="$(grep -rlP '(?<!::)\brsa::' --include='*.rs' src connectors samples testbed benchmarks | sort | tr '\n' ' ')"
+private="$(grep -rnP '(?<!::)\brsa::.*(PrivateKey|SigningKey|DecryptingKey|hazmat|\*)|RsaPrivateKey' --include='*.rs' src connectors samples testbed | grep -vE "^src/keys/(conformance|testing)/client_keys.rs:" || true)"
 released="$(cargo tree -p sealflow-cli --prefix none --format '{p} {f}' -e normal,build | grep -E '^sealflow v.*[ ,]testing(,|$| )' || true)"
-if [ "$users" != "sealflow " ] || [ "$rooms" != "src/jose/jwks.rs src/keys/conformance/client_keys.rs src/keys/testing/client_keys.rs " ] \
+if [ "$users" != "sealflow " ] || [ "$rooms" != "src/jose/jwks.rs src/jose/rsa.rs src/keys/conformance/client_keys.rs src/keys/testing/client_keys.rs " ] \
     || [ -n "$private" ] || [ -n "$released" ]; then
     printf 'broken: private-key operations never use the rsa crate, but it is used by %s, in %s %s %s\n' "$users" "$rooms" "$private" "$released"
     BROKEN=1
 else
-    say "ok: private-key operations never use the rsa crate (RUSTSEC-2023-0071): only src/jose/jwks.rs uses it, to verify, and tests"
+    say "ok: private-key operations never use the rsa crate (RUSTSEC-2023-0071): only src/jose/{jwks,rsa}.rs use it, to verify and to seal, and tests"
 fi
 forbid "what has no tokens to check links no RSA" "rsa|p256|roxmltree" -p sealflow -e normal,build
 
