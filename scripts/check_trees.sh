@@ -34,7 +34,7 @@ forbid "the key service client has no Arrow and no Kafka" "arrow.*|rdkafka.*" -p
 forbid "places and the catalogue in them need no Arrow, no Parquet and no Kafka" \
     "arrow.*|parquet|rdkafka.*" -p sealflow-storage -e normal,build
 forbid "storage of tables has no Kafka" "rdkafka.*" -p sealflow-storage -e normal,build --all-features
-forbid "what clients link has no Kafka, no Arrow, no server and no runtime" \
+forbid "what clients link has no Kafka, no Arrow and no server" \
     "rdkafka.*|arrow.*|parquet|hyper.*|aws-(sdk|config|smithy).*" -p sealflow-client -e normal,build
 forbid "the development KMS is no part of the client" "aws-(sdk|config|smithy|sig|runtime|types|credential).*|rdkafka.*|arrow.*" -p sealflow-local-kms -e normal,build
 forbid "what only parses requests of the development KMS has no keys and no server" \

@@ -82,6 +82,15 @@ impl Engine {
         passed(self.runtime.block_on(apply_all(&self.seal, records))?, count)
     }
 
+    /// Seals a batch of which every record is to be refused. An error if one is not.
+    pub fn refuse_all(&self, records: Vec<Record>) -> Result<(), Error> {
+        let outcomes = self.runtime.block_on(apply_all(&self.seal, records))?;
+        match outcomes.iter().all(|outcome| outcome.route == Route::DeadLetter) {
+            true => Ok(()),
+            false => Err("a record passed".into()),
+        }
+    }
+
     /// Opens a batch of any size, in the same way.
     pub fn open_all(&self, records: Vec<Record>) -> Result<Vec<Record>, Error> {
         let count = records.len();

@@ -85,7 +85,57 @@ pub(crate) fn run() -> Result<(), Error> {
         baseline: "direct",
     }
     .write(&samples)?;
+    refusals(&hybrid, &warm, &public)?;
     private_operations()
+}
+
+/// What each kind of failure takes: whether the time tells which it was (docs/threat-model.md, "What clients seal").
+fn refusals(engine: &Engine, good: &[Record], to: &RsaPublicJwk) -> Result<(), Error> {
+    let mut stranger = Session::begin(to, "payments")?;
+    let mut elsewhere = Session::begin(to, "refunds")?;
+    let (of_stranger, moved) = (stranger.seal(PATH, b"\"x\"")?, elsewhere.seal(PATH, b"\"x\"")?);
+    let edited = |edit: &dyn Fn(&str) -> String| -> Result<Vec<Record>, Error> {
+        let mut all = Vec::with_capacity(good.len());
+        for record in good {
+            let mut value: serde_json::Value = serde_json::from_slice(record.value.as_deref().unwrap_or_default())?;
+            let jwe = edit(value["user"]["email"].as_str().unwrap_or_default());
+            value["user"]["email"] = jwe.into();
+            let mut record = record.clone();
+            record.value = Some(value.to_string().into());
+            all.push(record);
+        }
+        Ok(all)
+    };
+    let kinds = [
+        (
+            "wrong tag",
+            edited(&|jwe| format!("{}AAAAAAAAAAAAAAAAAAAAAA", &jwe[..jwe.len() - 22]))?,
+        ),
+        (
+            "session that the record does not carry",
+            edited(&|_| of_stranger.clone())?,
+        ),
+        ("sealed for another dataset", edited(&|_| moved.clone())?),
+        ("truncated", edited(&|jwe| jwe[..jwe.len() - 4].to_owned())?),
+        ("header that is no JSON", edited(&|jwe| format!("eyJ{jwe}"))?),
+        ("in clear", edited(&|_| "ann@example.com".to_owned())?),
+    ];
+    let sides = kinds.iter().map(|(name, records)| {
+        Contender::here(*name, move || {
+            for batch in records.chunks(BATCH) {
+                assert!(engine.refuse_all(batch.to_vec()).is_ok());
+            }
+        })
+    });
+    let samples = interleaved(pairs(PAIRS), 2, sides.collect())?;
+    Comparison {
+        section: SECTION,
+        what: "refuse a record, by what is wrong with its value",
+        unit: "ns per record",
+        factor: 1e9 / good.len() as f64,
+        baseline: "wrong tag",
+    }
+    .write(&samples)
 }
 
 /// What bounds cold sessions besides: the private-key operation, wherever it is done.
@@ -134,7 +184,7 @@ const HYBRID: &str = ", flow: hybrid";
 fn policy(flow: &str) -> Result<Arc<VerifiedPolicy>, Error> {
     let yaml = format!(
         "dataset: payments\nversion: 1\nkeys: {{ pii: {{ arn: \"{ARN}\" }} }}\nclient: {{ keys: {{ web: {{ arn: \"{RSA_ARN}\" }} }} }}\n\
-         acls: {{ pii: {{}} }}\ncolumns: [{{ path: {PATH}, key: pii, acl: pii{flow} }}]\n"
+         acls: {{ pii: {{}} }}\ndead_letters: {{ key: pii, acl: pii }}\ncolumns: [{{ path: {PATH}, key: pii, acl: pii{flow} }}]\n"
     );
     let policy = VerifiedPolicy::unsigned_for_development(yaml.as_bytes()).map_err(|error| format!("{error:?}"))?;
     Ok(Arc::new(policy))
