@@ -6,7 +6,9 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::Identity;
-use super::sts::{CheckedRequest, MAX_REQUEST_BYTES, SERVER_ID_HEADER, StsEndpoint, StsError, StsTrust, caller};
+use super::sts::{
+    CheckedRequest, MAX_REQUEST_BYTES, SEAL_TO_HEADER, SERVER_ID_HEADER, StsEndpoint, StsError, StsTrust, caller,
+};
 use crate::clock::UnixMillis;
 use crate::jose::base64url;
 
@@ -56,6 +58,33 @@ fn a_request_as_it_should_be_is_sent_on_byte_for_byte() {
     assert_eq!(check(&global).as_deref(), Ok(global.as_str()));
     let request = CheckedRequest::parse(&text(URL), &trust(), NOW).unwrap();
     assert_eq!((request.server_id(), request.signed_at()), (SERVER, NOW));
+}
+
+#[test]
+fn a_request_may_commit_to_the_key_of_its_answers_and_then_signs_that_too() {
+    let key = "NzbLsXh8uDCcd-6MNwXF4W_7noWXFZAfHkxZsRGC9Xs";
+    let parse = |url: &str, headers: serde_json::Value| {
+        let text = base64url(json!({"url": url, "headers": headers}).to_string().as_bytes());
+        CheckedRequest::parse(&text, &trust(), NOW).map(|request| request.seal_to().map(|key| key.to_string()))
+    };
+    let both = URL.replace(
+        "host%3Bx-sealflow-server-id",
+        "host%3Bx-sealflow-seal-to%3Bx-sealflow-server-id",
+    );
+    let headers = json!({SERVER_ID_HEADER: SERVER, SEAL_TO_HEADER: key});
+    assert_eq!(parse(&both, headers.clone()), Ok(Some(key.to_owned())));
+    assert_eq!(parse(URL, json!({SERVER_ID_HEADER: SERVER})), Ok(None));
+    // The header without its signature, the signature without the header.
+    assert_eq!(parse(URL, headers), Err(StsError::OtherSignedHeaders));
+    assert_eq!(
+        parse(&both, json!({SERVER_ID_HEADER: SERVER})),
+        Err(StsError::OtherSignedHeaders)
+    );
+    for bad in [json!("x"), json!(format!("{key}A")), json!("")] {
+        let headers = json!({SERVER_ID_HEADER: SERVER, SEAL_TO_HEADER: bad});
+        assert_eq!(parse(&both, headers), Err(StsError::OtherHeaders));
+    }
+    assert_eq!(parse(&both, json!({SEAL_TO_HEADER: key})), Err(StsError::OtherHeaders));
 }
 
 #[test]

@@ -143,6 +143,11 @@ impl Bench {
     }
 
     pub(crate) fn presigned_for(&self, role: &str, server: &str) -> String {
+        self.presigned_with(role, server, &[])
+    }
+
+    /// The same with further options of `sealflow token`.
+    pub(crate) fn presigned_with(&self, role: &str, server: &str, more: &[&str]) -> String {
         let endpoint = self.site.kms().endpoint();
         let endpoint = endpoint.trim_end_matches('/');
         let args = [
@@ -154,7 +159,7 @@ impl Bench {
             "--sts-endpoint",
             endpoint,
         ];
-        let made = self.run(role, &args);
+        let made = self.run(role, &[&args[..], more].concat());
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
         let header = String::from_utf8(made.stdout).unwrap();
         header.trim().strip_prefix("Authorization: ").unwrap().to_owned()

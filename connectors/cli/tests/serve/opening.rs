@@ -8,7 +8,7 @@ use sealflow_testbed::Site;
 use serde_json::{Value, json};
 
 use crate::bench::{Bench, EMAIL, NOTE, ops, policy, record};
-use crate::issuer::ISSUER;
+use crate::issuer::{ISSUER, SERVER};
 
 /// Outcomes by label.
 fn decisions(answer: &Value) -> Vec<(String, String, u64)> {
@@ -246,4 +246,46 @@ fn a_session_with_its_token_is_its_role() {
     assert_eq!(sees(&bench, &answer), (true, false));
     assert_eq!(present("another").code(), "request-refused");
     serving.stop();
+}
+
+#[test]
+fn an_answer_is_sealed_to_the_key_that_a_presigned_request_commits_to() {
+    let bench = Bench::new();
+    let serving = bench.start("");
+    let client = &serving.client;
+    let mut keys = Vec::new();
+    for name in ["mine", "other"] {
+        let made = bench.run(
+            "analyst",
+            &["client", "keygen", "--output", &format!("{name}.key"), "--bits", "2048"],
+        );
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        std::fs::write(bench.site.path().join(format!("{name}.jwk")), &made.stdout).unwrap();
+        keys.push(String::from_utf8(made.stdout).unwrap());
+    }
+    let request = |key: &str| bench.records(&format!("\"seal_to\":{},", key.trim()));
+    let committed = bench.presigned_with("analyst", SERVER, &["--seal-to", "mine.jwk"]);
+    let answer = client.open_text(&committed, &request(&keys[0]));
+    assert!(answer.status == 200 && !answer.body.contains(EMAIL), "{answer:?}");
+    let records = answer.json()["records"].clone();
+    let lines: Vec<String> = records.as_array().unwrap().iter().map(ToString::to_string).collect();
+    std::fs::write(bench.site.path().join("answer.ndjson"), lines.join("\n")).unwrap();
+    let opened = bench.run("analyst", &["client", "open", "answer.ndjson", "--key", "mine.key"]);
+    let text = String::from_utf8(opened.stdout).unwrap();
+    assert!(
+        opened.status.success() && text.matches(EMAIL).count() == lines.len(),
+        "{text}"
+    );
+    let other = bench.run("analyst", &["client", "open", "answer.ndjson", "--key", "other.key"]);
+    assert_eq!(
+        other.status.code(),
+        Some(65),
+        "{}",
+        String::from_utf8_lossy(&other.stderr)
+    );
+    // Another key than the one that was signed, and a request that signs none.
+    for (authorization, key) in [(&committed, &keys[1]), (&bench.presigned("analyst"), &keys[0])] {
+        let answer = client.open_text(authorization, &request(key));
+        assert_eq!((answer.status, answer.code().as_str()), (403, "seal-to-not-committed"));
+    }
 }
