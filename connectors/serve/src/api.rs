@@ -99,14 +99,38 @@ fn label_schema(_: &mut schemars::SchemaGenerator) -> Schema {
     json_schema!({ "type": "string", "minLength": 1, "maxLength": MAX_LABEL_CHARS })
 }
 
+/// The members that a key may have: those that WebCrypto and JOSE libraries write.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(dead_code)] // read for their names and types only
+struct RawJwk<'a> {
+    kty: &'a str,
+    n: &'a str,
+    e: &'a str,
+    alg: Option<&'a str>,
+    kid: Option<Cow<'a, str>>,
+    #[serde(rename = "use")]
+    usage: Option<&'a str>,
+    ext: Option<bool>,
+    key_ops: Option<Vec<&'a str>>,
+}
+
 fn jwk_schema(_: &mut schemars::SchemaGenerator) -> Schema {
+    // Of 2048, 3072 and 4096 bits: the first bit is one, and so is the last; bits that the last character has too many are zero.
+    let n = "^[g-z0-9_-]([A-Za-z0-9_-]{340}[Qw]|[A-Za-z0-9_-]{510}[BDFHJLNPRTVXZbdfhjlnprtvxz13579_]|[A-Za-z0-9_-]{681}[EMUcks08])$";
     json_schema!({
         "type": "object",
         "required": ["kty", "n", "e"],
+        "additionalProperties": false,
         "properties": {
             "kty": { "type": "string", "const": "RSA" },
-            "n": { "type": "string", "minLength": 342, "maxLength": 683, "pattern": "^[A-Za-z0-9_-]+$" },
+            "n": { "type": "string", "pattern": n },
             "e": { "type": "string", "const": "AQAB" },
+            "alg": { "type": "string", "const": "RSA-OAEP-256" },
+            "kid": { "type": "string", "maxLength": 256 },
+            "use": { "type": "string", "const": "enc" },
+            "ext": { "type": "boolean" },
+            "key_ops": { "type": "array", "minItems": 1, "maxItems": 2, "items": { "type": "string", "enum": ["encrypt", "wrapKey"] } },
         },
     })
 }
@@ -223,8 +247,13 @@ pub fn parse(body: &[u8], most: Most) -> Result<OpenRequest<'_>, Problem> {
     };
     let seal_to = match raw.seal_to {
         Some(jwk) => {
+            let is_plain = serde_json::from_str::<RawJwk<'_>>(jwk.get()).is_ok();
             let key = RsaPublicJwk::from_json(jwk.get().as_bytes());
-            Some(key.map_err(|error| bad_request(format!("seal_to: {error}")))?)
+            let key = key.map_err(|error| bad_request(format!("seal_to: {error}")))?;
+            if !is_plain {
+                return Err(bad_request("seal_to: unknown members, or members of another type"));
+            }
+            Some(key)
         }
         None => None,
     };
