@@ -186,7 +186,7 @@ mod tests {
         let series = text.matches("sealflow_kms_requests_total{").count();
         assert_eq!(
             series,
-            3 * KMS_OUTCOMES.len(),
+            7 * KMS_OUTCOMES.len(),
             "no outcome that was not there at zero: {text}"
         );
     }

@@ -76,10 +76,10 @@ fn what_must_not_be_believed_or_published_is_refused_with_two_lines() {
     place.ok(&["policy", "publish", "--catalogue", "catalogue", "--owner", &owner]);
     place.write("bad.yaml", policy(ARN).replace("acl: support", "acl: suport"));
     place.write(
-        "hybrid.yaml",
-        policy(ARN)
-            .replace("path: client_ip,", "path: client_ip, flow: hybrid,")
-            .replace("version: 1", "version: 9"),
+        "enclave.yaml",
+        format!(
+            "dataset: d\nversion: 1\nkeys: {{ k: {{ arn: \"{ARN}\" }} }}\nacls: {{ a: {{}} }}\ncolumns: [{{ path: a, key: k, acl: a, flow: enclave }}]\n"
+        ),
     );
     place.write("changed.yaml", policy(ARN).replace("client_ip", "address"));
     let (header, rest) = place
@@ -91,7 +91,7 @@ fn what_must_not_be_believed_or_published_is_refused_with_two_lines() {
     place.write("shared.key", place.read("owner.key"));
     let cases: [(&str, &[&str], i32); 9] = [
         ("check_unknown_acl", &["policy", "check", "bad.yaml"], 78),
-        ("check_flow_not_built", &["policy", "check", "hybrid.yaml"], 78),
+        ("check_flow_not_built", &["policy", "check", "enclave.yaml"], 78),
         ("sign_unknown_acl", &["policy", "sign", "bad.yaml"], 78),
         ("keygen_would_replace", &["policy", "keygen"], 74),
         ("verify_other_owner", &["policy", "verify", "--owner", &other], 78),
