@@ -11,6 +11,7 @@ PEERS="$ROOT/benchmarks/peers"
 MINISTACK="$ROOT/testbed/ministack.txt"
 SCHEMATHESIS="$ROOT/testbed/schemathesis.txt"
 LAKE="$ROOT/testbed/lake/requirements.txt"
+CLIENTS="$ROOT/samples/clients"
 # A download that hangs costs minutes, not the whole run.
 APT_OPTIONS=(-q -y -o Acquire::Retries=2 -o Acquire::http::Timeout=30 -o Acquire::https::Timeout=30 -o Dpkg::Use-Pty=0)
 
@@ -65,6 +66,11 @@ test_deps() {
     python_venv ministack "$DEPS/ministack" "$MINISTACK" "MiniStack, an independent KMS with real RSA keys, from PyPI"
     python_venv schemathesis "$DEPS/schemathesis" "$SCHEMATHESIS" "schemathesis, a client by OpenAPI documents, from PyPI"
     python_venv lake "$DEPS/lake" "$LAKE" "PyArrow, Spark and DuckDB, other readers of encrypted Parquet, from PyPI (about 500 MB)"
+    python_venv client-python "$DEPS/client-python" "$CLIENTS/python/requirements.txt" "joserfc, a JOSE library for Python, from PyPI"
+    node_jose
+    if ! { have chromium && have chromedriver; } && ! install chromium chromium-driver; then
+        skip chromium "no Chromium with its driver on this machine: install chromium and chromium-driver"
+    fi
     if ! have javac && ! install openjdk-17-jdk-headless && ! install default-jdk-headless; then
         skip javac "no Java compiler for Spark's KMS client: install openjdk-17-jdk-headless"
     fi
@@ -131,6 +137,30 @@ python_venv() {
     else
         skip "$name" "pip could not fetch it"
     fi
+}
+
+# The sample's library, beside the other servers: the sample's own folder stays clean.
+node_jose() {
+    local folder="$DEPS/node-jose" lock="$CLIENTS/node/package-lock.json"
+    stamped "$folder" "$lock" && return
+    if ! have npm && ! install nodejs npm; then
+        skip client-node "no Node with npm on this machine: install nodejs and npm"
+        return
+    fi
+    node_20 || { skip client-node "the Node on the path is older than 20"; return; }
+    say "Fetching jose, a JOSE library for Node, from npm…"
+    rm -rf "$folder" && mkdir -p "$folder" && cp "$CLIENTS/node/package.json" "$lock" "$folder"
+    if (cd "$folder" && timeout 300 npm ci --ignore-scripts --no-audit --no-fund --loglevel=error </dev/null); then
+        stamp "$folder" "$lock"
+    else
+        skip client-node "npm could not fetch it"
+    fi
+}
+
+node_20() {
+    local version
+    version="$(node --version 2>/dev/null | sed -n 's/^v\([0-9]*\).*/\1/p')" || return 1
+    [ -n "$version" ] && [ "$version" -ge 20 ]
 }
 
 # ---- what the benchmarks compare with and count by

@@ -308,7 +308,17 @@ pub(crate) struct Passed {
 }
 
 /// Everything of `input` through `transform` into `outputs`, which are complete afterwards or not there.
-pub(crate) async fn pass(mut input: Input, transform: &dyn Transform, mut outputs: Outputs) -> Result<Passed> {
+pub(crate) async fn pass(input: Input, transform: &dyn Transform, outputs: Outputs) -> Result<Passed> {
+    pass_if(input, transform, outputs, |_| Ok(())).await
+}
+
+/// As [`pass`], but outputs are there only if the whole passes `check`.
+pub(crate) async fn pass_if(
+    mut input: Input,
+    transform: &dyn Transform,
+    mut outputs: Outputs,
+    check: impl FnOnce(&Passed) -> Result<()>,
+) -> Result<Passed> {
     let progress = Progress::bytes(input.length);
     loop {
         // Standard input may stay silent for ever; signals and timers go on meanwhile.
@@ -333,12 +343,13 @@ pub(crate) async fn pass(mut input: Input, transform: &dyn Transform, mut output
         outputs.write(rest, Vec::new())?;
         progress.set(input.read);
     }
-    let dead_letters = outputs.dead;
-    outputs.commit()?;
-    Ok(Passed {
+    let passed = Passed {
         records: u64::try_from(input.next).unwrap_or(0),
-        dead_letters,
-    })
+        dead_letters: outputs.dead,
+    };
+    check(&passed)?;
+    outputs.commit()?;
+    Ok(passed)
 }
 
 /// The envelopes that travel with an outcome.

@@ -16,11 +16,8 @@ use crate::files;
 /// Seal values as a client does, and open what is answered to a client
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
-    /// Make a key pair that answers are sealed to
     Keygen(keygen::Args),
-    /// Seal fields of JSON records to the backend's RSA key
     Seal(seal::Args),
-    /// Open what was sealed to a key made with `keygen`
     Open(open::Args),
 }
 

@@ -5,11 +5,12 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use sealflow::pipeline::{Outcome, Record, Route, StopKind, Transform, TransformError};
 use sealflow_client::{Answers, PrivateKey};
 use zeroize::Zeroizing;
 
-use crate::commands::stream::{Input, Outputs, StreamArgs, pass};
+use crate::commands::stream::{Input, Outputs, Passed, StreamArgs, pass_if};
 use crate::failure::{Exit, Failure, Result};
 use crate::files;
 use crate::signals;
@@ -18,7 +19,7 @@ use crate::term::note;
 /// Open what was sealed to a key made with `keygen`
 ///
 /// The input is JSON records, or JWEs as JSON strings, one a line. Each JWE that is sealed to the key is replaced by what it
-/// holds. An output file is readable for you alone (0600).
+/// holds; every other byte stays. An output file is readable for you alone (0600).
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]
@@ -44,15 +45,18 @@ pub(super) async fn run(args: &Args) -> Result<ExitCode> {
     };
     let input = Input::open(&args.stream)?;
     let outputs = Outputs::create(&args.stream, files::Access::Private, None, None)?;
-    let passed = pass(input, &opening, outputs).await?;
-    let opened = opening.opened.load(Ordering::Relaxed);
-    if opened == 0 && passed.records > 0 {
-        return Err(Failure::new(
+    let opens_something = |passed: &Passed| {
+        if opening.opened.load(Ordering::Relaxed) > 0 || passed.records == 0 {
+            return Ok(());
+        }
+        Err(Failure::new(
             Exit::Data,
             format_args!("nothing in {} records opens with this key", passed.records),
             "take the key whose public half the answers were sealed to",
-        ));
-    }
+        ))
+    };
+    let passed = pass_if(input, &opening, outputs, opens_something).await?;
+    let opened = opening.opened.load(Ordering::Relaxed);
     let output = args.stream.output.as_deref().unwrap_or(Path::new("standard output"));
     note(format_args!(
         "opened {opened} values of {} records into {}",
@@ -76,7 +80,7 @@ impl Transform for Opening {
             let mut outcomes = Vec::with_capacity(records.len());
             for mut record in records {
                 let text = record.value.take().unwrap_or_default();
-                let mut document = serde_json::from_slice(&text).map_err(|_| TransformError::Stop {
+                let (document, opened) = answers.document(&text).map_err(|_| TransformError::Stop {
                     kind: StopKind::Data,
                     reason: format!(
                         "{}: record {} is not JSON",
@@ -85,11 +89,10 @@ impl Transform for Opening {
                     ),
                     help: "give one JSON document a line; a JWE alone goes between quotes".to_owned(),
                 })?;
-                let opened = answers.document(&mut document);
                 self.opened.fetch_add(opened as u64, Ordering::Relaxed);
                 record.value = Some(match opened {
                     0 => text,
-                    _ => document.to_string().into(),
+                    _ => Bytes::copy_from_slice(document.expose()),
                 });
                 outcomes.push(Outcome {
                     route: Route::Target,

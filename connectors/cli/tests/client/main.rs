@@ -1,0 +1,10 @@
+//! Clients that seal, in languages and libraries that nobody here wrote, against `sealflow seal` and `open`; and our own.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod bench;
+mod clients;
+#[path = "../common/mod.rs"]
+mod common;
+mod commands;
+mod public_keys;
+mod suite;

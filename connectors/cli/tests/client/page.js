@@ -1,0 +1,54 @@
+// What the tests have Chromium do: `samples/secure-form/seal.js`, called as a page would.
+
+import { Session, makeKeyPair, openAnswer, publicKey, sealValue } from './seal.js'
+
+let keyPair
+
+/** Seals fields of NDJSON, and puts the session into the field of that name; without one, each value has a key of its own. */
+export async function seal({ key, dataset, fields, row, session, input }) {
+  const to = await publicKey(key)
+  const current = session && (await Session.begin(to, dataset))
+  const lines = []
+  for (const line of input.trimEnd().split('\n')) {
+    const record = JSON.parse(line, (_, value, { source }) =>
+      typeof value === 'number' && String(value) !== source ? JSON.rawJSON(source) : value)
+    const id = row && [record[row]]
+    for (const label of fields) {
+      const one = (value, ...index) => value === null ? null
+        : current ? current.seal(label, value, id && [...id, ...index])
+        : sealValue(to, dataset, label, value, id && [...id, ...index])
+      const [list, name] = label.split('[*].')
+      if (name) {
+        for (const [n, item] of record[list].entries()) if (name in item) item[name] = await one(item[name], n)
+      } else if (label in record) {
+        record[label] = await one(record[label])
+      }
+    }
+    if (current) record[session] = current.token
+    lines.push(JSON.stringify(record) + '\n')
+  }
+  return lines.join('')
+}
+
+/** Makes the key pair of this page; its public half. */
+export async function makeKey() {
+  keyPair = await makeKeyPair()
+  return JSON.stringify(keyPair.publicJwk)
+}
+
+export async function open(answer) {
+  return openAnswer(keyPair.privateKey, answer, 'payments', 'card')
+}
+
+export async function sealOne({ key, dataset, label, value }) {
+  return sealValue(await publicKey(key), dataset, label, value)
+}
+
+/** How an attempt to take the private key out ends. */
+export async function stealKey() {
+  const stolen = []
+  for (const format of ['jwk', 'pkcs8']) {
+    await crypto.subtle.exportKey(format, keyPair.privateKey).then(() => stolen.push(format), () => {})
+  }
+  return stolen
+}

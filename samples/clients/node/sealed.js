@@ -1,0 +1,71 @@
+// Seals JSON values before they leave, and opens what is answered: JOSE by jose, as docs/format.md has it.
+
+import { createHash, randomBytes } from 'node:crypto'
+import { CompactEncrypt, calculateJwkThumbprint, compactDecrypt, importJWK } from 'jose'
+
+const MAX_VALUES = 2 ** 20
+const MAX_AGE_MS = 3_600_000
+
+/** The backend's key: what `sealflow keys public` prints, a JWK set (whose first key is the current one) or a JWK. */
+export async function publicKey(document) {
+  const parsed = JSON.parse(document)
+  const jwk = parsed.keys ? parsed.keys[0] : parsed
+  if (jwk.d) throw new Error('this is a private key: it belongs to the backend alone')
+  return { key: await importJWK(jwk, 'RSA-OAEP-256'), kid: await calculateJwkThumbprint(jwk) }
+}
+
+/** A fresh key, wrapped once to the backend's key. `token` goes along with the values that are sealed under it. */
+export class Session {
+  #key = randomBytes(32)
+  #left = MAX_VALUES
+  #ends = performance.now() + MAX_AGE_MS
+
+  static async begin({ key, kid }, dataset) {
+    const session = new Session()
+    const jwk = JSON.stringify({ kty: 'oct', k: session.#key.toString('base64url') })
+    session.token = await seal('RSA-OAEP-256', kid, {}, jwk, key)
+    session.id = createHash('sha256').update(session.token).digest().subarray(0, 16).toString('base64url')
+    session.dataset = dataset
+    return session
+  }
+
+  /** Time to begin the next one. */
+  get isUsedUp() {
+    return this.#left <= 0 || performance.now() >= this.#ends
+  }
+
+  /** A JSON value as a compact JWE. `row` for columns with `bind_row`: its id, then the index at each `[*]`. */
+  async seal(label, value, row) {
+    if (this.isUsedUp) throw new Error('the session is used up: begin the next one')
+    this.#left -= 1
+    return seal('dir', this.id, place(this.dataset, label, row), toJson(value), this.#key)
+  }
+}
+
+/** A value with a key of its own, without a session: costs the backend one request to its KMS each. */
+export async function sealValue({ key, kid }, dataset, label, value, row) {
+  return seal('RSA-OAEP-256', kid, place(dataset, label, row), toJson(value), key)
+}
+
+/** The JSON text that was sealed to the public half of `privateKey`, your own, as a value of this dataset and label. */
+export async function openAnswer(privateKey, answer, dataset, label) {
+  const only = { keyManagementAlgorithms: ['RSA-OAEP-256'], contentEncryptionAlgorithms: ['A256GCM'] }
+  const { plaintext, protectedHeader: header } = await compactDecrypt(answer, privateKey, only)
+  if (header.sf_dataset !== dataset || header.sf_label !== label) throw new Error('the answer belongs to another place')
+  return new TextDecoder().decode(plaintext)
+}
+
+function toJson(value) {
+  const json = JSON.stringify(value)
+  if (json === undefined) throw new TypeError('not a JSON value')
+  return json
+}
+
+function place(dataset, label, row) {
+  return { sf_dataset: dataset, sf_label: label, ...(row && { sf_row: JSON.stringify(row) }) }
+}
+
+function seal(alg, kid, place, plaintext, key) {
+  const header = { alg, enc: 'A256GCM', kid, ...place }
+  return new CompactEncrypt(new TextEncoder().encode(plaintext)).setProtectedHeader(header).encrypt(key)
+}

@@ -1,0 +1,94 @@
+"""Seals JSON values before they leave, and opens what is answered: JOSE by joserfc, as docs/format.md has it."""
+
+import base64
+import hashlib
+import json
+import time
+from decimal import Decimal
+
+from joserfc import jwe
+from joserfc.jwk import OctKey, RSAKey
+from joserfc.registry import HeaderParameter
+
+MAX_VALUES = 1 << 20
+MAX_AGE_SECONDS = 3600
+
+
+class _Registry(jwe.JWERegistry):
+    max_protected_header_length = 2048  # of base64url; labels and row ids stand in headers
+    max_ciphertext_length = 16 << 20
+
+
+_MEMBERS = ("sf_dataset", "sf_label", "sf_row")
+_REGISTRY = _Registry(
+    header_registry={name: HeaderParameter(f"Sealflow's {name}", "str") for name in _MEMBERS},
+    algorithms=["RSA-OAEP-256", "dir", "A256GCM"],
+)
+
+
+def public_key(document: str) -> RSAKey:
+    """The backend's key: what `sealflow keys public` prints, a JWK set (whose first key is the current one) or a JWK."""
+    jwk = json.loads(document)
+    key = RSAKey.import_key(jwk["keys"][0] if "keys" in jwk else jwk)
+    if key.is_private:
+        raise ValueError("this is a private key: it belongs to the backend alone")
+    return key
+
+
+class Session:
+    """A fresh key, wrapped once to the backend's key. `token` goes along with the values that are sealed under it."""
+
+    def __init__(self, key: RSAKey, dataset: str):
+        self._key = OctKey.generate_key(256)
+        self._dataset = dataset
+        self._left = MAX_VALUES
+        self._ends = time.monotonic() + MAX_AGE_SECONDS
+        jwk = json.dumps({"kty": "oct", "k": self._key.as_dict(private=True)["k"]})
+        self.token = _seal("RSA-OAEP-256", key.thumbprint(), {}, jwk, key)
+        digest = hashlib.sha256(self.token.encode()).digest()
+        self._id = base64.urlsafe_b64encode(digest[:16]).rstrip(b"=").decode()
+
+    @property
+    def is_used_up(self) -> bool:
+        """Time to begin the next one."""
+        return self._left <= 0 or time.monotonic() >= self._ends
+
+    def seal(self, label: str, value, row: list | None = None) -> str:
+        """A JSON value as a compact JWE. `row` for columns with `bind_row`: its id, then the index at each `[*]`."""
+        if self.is_used_up:
+            raise RuntimeError("the session is used up: begin the next one")
+        self._left -= 1
+        return _seal("dir", self._id, _place(self._dataset, label, row), to_json(value), self._key)
+
+
+def seal_value(key: RSAKey, dataset: str, label: str, value, row: list | None = None) -> str:
+    """A value with a key of its own, without a session: costs the backend one request to its KMS each."""
+    return _seal("RSA-OAEP-256", key.thumbprint(), _place(dataset, label, row), to_json(value), key)
+
+
+def open_answer(key: RSAKey, answer: str, dataset: str, label: str) -> str:
+    """The JSON text that was sealed to the public half of `key`, your own, as a value of this dataset and label."""
+    opened = jwe.decrypt_compact(answer, key, registry=_REGISTRY)
+    if (opened.protected.get("sf_dataset"), opened.protected.get("sf_label")) != (dataset, label):
+        raise ValueError("the answer belongs to another dataset or label")
+    return opened.plaintext.decode()
+
+
+def to_json(value) -> str:
+    """As `json.dumps`, but a `Decimal` stays as it is spelled: a float would lose digits."""
+    if isinstance(value, Decimal):
+        return str(value)
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{json.dumps(name)}:{to_json(member)}" for name, member in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ",".join(map(to_json, value)) + "]"
+    return json.dumps(value, allow_nan=False)
+
+
+def _place(dataset: str, label: str, row: list | None) -> dict:
+    place = {"sf_dataset": dataset, "sf_label": label}
+    return place if row is None else place | {"sf_row": to_json(row)}
+
+
+def _seal(alg: str, kid: str, place: dict, plaintext: str, key) -> str:
+    return jwe.encrypt_compact({"alg": alg, "enc": "A256GCM", "kid": kid} | place, plaintext, key, registry=_REGISTRY)

@@ -1,0 +1,132 @@
+// Seals JSON values in the browser, before they leave, and opens what is answered: JOSE by WebCrypto alone, as
+// docs/format.md has it. The page must come over HTTPS (or from localhost), or there is no WebCrypto.
+
+const MAX_VALUES = 2 ** 20
+const MAX_AGE_MS = 3_600_000
+const RSA = { name: 'RSA-OAEP', hash: 'SHA-256' }
+const { subtle } = crypto
+
+/** The backend's key: what `sealflow keys public` prints, a JWK set (whose first key is the current one) or a JWK. */
+export async function publicKey(document) {
+  const parsed = JSON.parse(document)
+  const jwk = parsed.keys ? parsed.keys[0] : parsed
+  if (jwk.d) throw new Error('this is a private key: it belongs to the backend alone')
+  const { kty, n, e } = jwk
+  const key = await subtle.importKey('jwk', { kty, n, e }, RSA, false, ['wrapKey'])
+  if (key.algorithm.modulusLength < 2048) throw new Error('RSA keys of less than 2048 bits protect nothing')
+  return { key, kid: await thumbprint({ e, kty, n }) }
+}
+
+/** A fresh key, wrapped once to the backend's key. `token` goes along with the values that are sealed under it. */
+export class Session {
+  #key
+  #id
+  #dataset
+  #left = MAX_VALUES
+  #ends = performance.now() + MAX_AGE_MS
+
+  static async begin(to, dataset) {
+    const session = new Session()
+    const k = crypto.getRandomValues(new Uint8Array(32))
+    session.#key = await subtle.importKey('raw', k, 'AES-GCM', false, ['encrypt'])
+    session.#dataset = dataset
+    session.token = await sealWrapped(to, {}, JSON.stringify({ kty: 'oct', k: base64url(k) }))
+    k.fill(0)
+    session.#id = base64url((await sha256(session.token)).subarray(0, 16))
+    return session
+  }
+
+  /** Time to begin the next one. */
+  get isUsedUp() {
+    return this.#left <= 0 || performance.now() >= this.#ends
+  }
+
+  /** A JSON value as a compact JWE. `row` for columns with `bind_row`: its id, then the index at each `[*]`. */
+  async seal(label, value, row) {
+    if (this.isUsedUp) throw new Error('the session is used up: begin the next one')
+    this.#left -= 1
+    const header = { alg: 'dir', enc: 'A256GCM', kid: this.#id, ...place(this.#dataset, label, row) }
+    return encrypt(header, '', this.#key, toJson(value))
+  }
+}
+
+/** A value with a key of its own, without a session: costs the backend one request to its KMS each. */
+export async function sealValue(to, dataset, label, value, row) {
+  return sealWrapped(to, place(dataset, label, row), toJson(value))
+}
+
+/** A key pair for answers. The private half never leaves WebCrypto; keep it in IndexedDB, give `publicJwk` away. */
+export async function makeKeyPair() {
+  const params = { ...RSA, modulusLength: 3072, publicExponent: Uint8Array.of(1, 0, 1) }
+  const pair = await subtle.generateKey(params, false, ['wrapKey', 'unwrapKey'])
+  const { kty, n, e } = await subtle.exportKey('jwk', pair.publicKey)
+  const publicJwk = { kty, n, e, alg: 'RSA-OAEP-256', use: 'enc', kid: await thumbprint({ e, kty, n }) }
+  return { privateKey: pair.privateKey, publicJwk }
+}
+
+/** The JSON text that was sealed to the public half of `privateKey`, your own, as a value of this dataset and label. */
+export async function openAnswer(privateKey, answer, dataset, label) {
+  const [protectedHeader, encryptedKey, iv, ciphertext, tag, ...more] = answer.split('.')
+  const { alg, enc, crit, zip, sf_dataset, sf_label } = JSON.parse(decode(bytes(protectedHeader)))
+  if (more.length || alg !== 'RSA-OAEP-256' || enc !== 'A256GCM' || crit || zip) throw new Error('not an answer')
+  if (sf_dataset !== dataset || sf_label !== label) throw new Error('the answer belongs to another place')
+  const key = await subtle.unwrapKey('raw', bytes(encryptedKey), privateKey, 'RSA-OAEP', 'AES-GCM', false, ['decrypt'])
+  const params = { name: 'AES-GCM', iv: bytes(iv), additionalData: encode(protectedHeader), tagLength: 128 }
+  const [text, mac] = [bytes(ciphertext), bytes(tag)]
+  const sealed = new Uint8Array(text.length + mac.length)
+  sealed.set(text)
+  sealed.set(mac, text.length)
+  return decode(await subtle.decrypt(params, key, sealed))
+}
+
+async function sealWrapped({ key, kid }, place, plaintext) {
+  const content = await subtle.generateKey({ name: 'AES-GCM', length: 256 }, true, ['encrypt'])
+  const encryptedKey = base64url(new Uint8Array(await subtle.wrapKey('raw', content, key, 'RSA-OAEP')))
+  return encrypt({ alg: 'RSA-OAEP-256', enc: 'A256GCM', kid, ...place }, encryptedKey, content, plaintext)
+}
+
+async function encrypt(header, encryptedKey, key, plaintext) {
+  const protectedHeader = base64url(encode(JSON.stringify(header)))
+  const iv = crypto.getRandomValues(new Uint8Array(12))
+  const params = { name: 'AES-GCM', iv, additionalData: encode(protectedHeader), tagLength: 128 }
+  const sealed = new Uint8Array(await subtle.encrypt(params, key, encode(plaintext)))
+  const parts = [iv, sealed.subarray(0, -16), sealed.subarray(-16)].map(base64url)
+  return [protectedHeader, encryptedKey, ...parts].join('.')
+}
+
+function toJson(value) {
+  const json = JSON.stringify(value)
+  if (json === undefined) throw new TypeError('not a JSON value')
+  return json
+}
+
+function place(dataset, label, row) {
+  return { sf_dataset: dataset, sf_label: label, ...(row && { sf_row: JSON.stringify(row) }) }
+}
+
+/** RFC 7638: of the required members, in alphabetical order. */
+async function thumbprint({ e, kty, n }) {
+  return base64url(await sha256(JSON.stringify({ e, kty, n })))
+}
+
+async function sha256(text) {
+  return new Uint8Array(await subtle.digest('SHA-256', encode(text)))
+}
+
+function encode(text) {
+  return new TextEncoder().encode(text)
+}
+
+function decode(bytes) {
+  return new TextDecoder('utf-8', { fatal: true }).decode(bytes)
+}
+
+function base64url(bytes) {
+  let binary = ''
+  for (const byte of bytes) binary += String.fromCharCode(byte)
+  return btoa(binary).replaceAll('+', '-').replaceAll('/', '_').replace(/=+$/, '')
+}
+
+function bytes(text) {
+  return Uint8Array.from(atob(text.replaceAll('-', '+').replaceAll('_', '/')), (character) => character.charCodeAt(0))
+}
