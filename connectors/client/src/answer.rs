@@ -147,9 +147,8 @@ mod tests {
         let (opened, count) = answers.document(named.as_bytes()).unwrap();
         let expected = format!(r#"{{"{number}" :12345678901234567890123.10}}"#);
         assert_eq!((opened.expose(), count), (expected.as_bytes(), 1));
-        let quoted = format!(
-            r#" {{"a" : "{number}","b":[1.50,"{list}","\\","\"eyJ",true], "c":"{foreign}","d":"{no_json}"}} "#
-        );
+        let quoted =
+            format!(r#" {{"a" : "{number}","b":[1.50,"{list}","\\","\"eyJ",true], "c":"{foreign}","d":"{no_json}"}} "#);
         let (opened, count) = answers.document(quoted.as_bytes()).unwrap();
         assert_eq!(count, 2);
         let text = std::str::from_utf8(opened.expose()).unwrap();
@@ -160,10 +159,17 @@ mod tests {
                 .replace(&format!("\"{list}\""), "[1,  \"\\n\"]")
         );
         let alone = format!("\"{number}\"");
-        assert_eq!(answers.document(alone.as_bytes()).unwrap().0.expose(), b"12345678901234567890123.10");
+        assert_eq!(
+            answers.document(alone.as_bytes()).unwrap().0.expose(),
+            b"12345678901234567890123.10"
+        );
         assert_eq!(answers.document(b"\"\xff\"").err(), Some(OpenError::NotJson));
         for bad in ["", "eyJ", &number, "{\"a\":}", "\"eyJ", "\"eyJ\\"] {
-            assert_eq!(answers.document(bad.as_bytes()).err(), Some(OpenError::NotJson), "{bad}");
+            assert_eq!(
+                answers.document(bad.as_bytes()).err(),
+                Some(OpenError::NotJson),
+                "{bad}"
+            );
         }
         assert_eq!(answers.text(&no_json).err(), Some(OpenError::NotJson));
         assert_eq!(answers.text(&foreign).err(), Some(OpenError::DoesNotOpen));

@@ -418,9 +418,13 @@ async fn answers_are_sealed_to_the_key_that_the_callers_proof_commits_to_and_to_
             (header.dataset.as_deref(), header.label.as_deref()),
             (Some("payments"), Some("note"))
         );
-        let (_, mut body) = asked_with(&bench, commits, Some(public(&key)), true).await;
-        assert_eq!(Answers::new(&key).document(&mut body["records"]), 1);
-        assert_eq!(body["records"], json!([{ "note": NOTE, "x": 1 }]));
+        let (_, body) = asked_with(&bench, commits, Some(public(&key)), true).await;
+        let (opened, count) = Answers::new(&key)
+            .document(body["records"].to_string().as_bytes())
+            .unwrap();
+        assert_eq!(count, 1);
+        let opened: Value = serde_json::from_slice(opened.expose()).unwrap();
+        assert_eq!(opened, json!([{ "note": NOTE, "x": 1 }]));
     }
     let lines = bench.log.take();
     assert!(

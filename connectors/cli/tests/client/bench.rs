@@ -78,14 +78,27 @@ impl Bench {
     pub(crate) fn publish(&self, yaml: &str) {
         self.place.write("policy.yaml", yaml);
         let args = [
-            "policy", "publish", "policy.yaml", "--key", "owner.key", "--catalogue", "catalogue",
+            "policy",
+            "publish",
+            "policy.yaml",
+            "--key",
+            "owner.key",
+            "--catalogue",
+            "catalogue",
         ];
         self.place.ok(&args);
     }
 
     /// Runs a command that needs the policy or KMS.
     pub(crate) fn run(&self, args: &[&str]) -> Ran {
-        let more = ["--catalogue", "catalogue", "--owner", &self.owner, "--kms-endpoint", &self.kms.endpoint];
+        let more = [
+            "--catalogue",
+            "catalogue",
+            "--owner",
+            &self.owner,
+            "--kms-endpoint",
+            &self.kms.endpoint,
+        ];
         self.place.run(&[args, &more[..]].concat())
     }
 
@@ -110,8 +123,15 @@ impl Bench {
     pub(crate) fn refused(&self, from_client: &str) -> (Vec<String>, usize) {
         self.place.write("from-client.ndjson", from_client);
         let args = [
-            "seal", "from-client.ndjson", "-o", "sealed.ndjson", "--force", "--dead-letters", "dead.ndjson",
-            "--dataset", "payments",
+            "seal",
+            "from-client.ndjson",
+            "-o",
+            "sealed.ndjson",
+            "--force",
+            "--dead-letters",
+            "dead.ndjson",
+            "--dataset",
+            "payments",
         ];
         let ran = self.run(&args);
         assert!(ran.code == 0 && !ran.err.contains(CANARY), "{}", ran.err);
@@ -120,7 +140,10 @@ impl Bench {
             letter["code"].as_str().unwrap().to_owned()
         };
         let dead = self.place.read("dead.ndjson");
-        (dead.lines().map(code).collect(), self.place.read("sealed.ndjson").lines().count())
+        (
+            dead.lines().map(code).collect(),
+            self.place.read("sealed.ndjson").lines().count(),
+        )
     }
 
     /// Nothing that the folder holds shows the canary, but the files of these names.
@@ -178,5 +201,8 @@ pub(crate) fn answer(to: &str, json: &str) -> String {
 /// An answer of another column.
 pub(crate) fn answer_of(to: &str, label: &str, json: &str) -> String {
     let key = RsaPublicJwk::from_json(to.as_bytes()).unwrap();
-    AnswerKey::new(&key, "payments").unwrap().seal(label, json.as_bytes()).unwrap()
+    AnswerKey::new(&key, "payments")
+        .unwrap()
+        .seal(label, json.as_bytes())
+        .unwrap()
 }

@@ -64,7 +64,9 @@ impl Client for Ours {
     }
 
     fn open(&mut self, answer: &str) -> Option<String> {
-        let ran = self.0.run_with_input(&["client", "open"], format!("\"{answer}\"\n").as_bytes());
+        let ran = self
+            .0
+            .run_with_input(&["client", "open"], format!("\"{answer}\"\n").as_bytes());
         assert!(ran.code == 0 || ran.code == 65, "{}", ran.err);
         (ran.code == 0).then(|| ran.out.trim_end().to_owned())
     }
@@ -112,12 +114,26 @@ impl Sample {
             return None;
         };
         let version = String::from_utf8(version.stdout).unwrap();
-        let major: u32 = version.trim_start_matches('v').split('.').next().unwrap().parse().unwrap();
-        let files = ["clients/node/sealed.js", "clients/node/seal-ndjson.js", "clients/node/package.json"];
+        let major: u32 = version
+            .trim_start_matches('v')
+            .split('.')
+            .next()
+            .unwrap()
+            .parse()
+            .unwrap();
+        let files = [
+            "clients/node/sealed.js",
+            "clients/node/seal-ndjson.js",
+            "clients/node/package.json",
+        ];
         let place = place_with(&files, "calls.js");
         std::os::unix::fs::symlink(libraries.canonicalize().unwrap(), place.path("node_modules")).unwrap();
         // Node 20 knows how numbers are spelled only if it is told to.
-        let flags = if major < 22 { vec!["--harmony-json-parse-with-source"] } else { Vec::new() };
+        let flags = if major < 22 {
+            vec!["--harmony-json-parse-with-source"]
+        } else {
+            Vec::new()
+        };
         Some(Self {
             place,
             program: "node".into(),
@@ -129,14 +145,25 @@ impl Sample {
 
     fn run(&self, script: &str, args: &[&str], input: &str) -> Result<String, String> {
         let mut command = Command::new(&self.program);
-        command.args(&self.flags).arg(script).args(args).current_dir(self.place.path(""));
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+            .args(&self.flags)
+            .arg(script)
+            .args(args)
+            .current_dir(self.place.path(""));
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         // One that refuses its arguments does not read.
         let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
         let output = child.wait_with_output().unwrap();
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-        if output.status.success() { Ok(text(output.stdout)) } else { Err(text(output.stderr)) }
+        if output.status.success() {
+            Ok(text(output.stdout))
+        } else {
+            Err(text(output.stderr))
+        }
     }
 
     /// The arguments that are refused, and what is said then.
@@ -171,7 +198,10 @@ impl Client for Sample {
 
     fn seal_value(&mut self, key: &str, json: &str) -> String {
         self.place.write("theirs.jwk", key);
-        self.run(self.calls, &["seal", "theirs.jwk"], json).unwrap().trim_end().to_owned()
+        self.run(self.calls, &["seal", "theirs.jwk"], json)
+            .unwrap()
+            .trim_end()
+            .to_owned()
     }
 }
 
@@ -199,7 +229,10 @@ impl Browser {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
         let mut command = Command::new("python3");
         command.arg(root.join("testbed/browser/drive.py"));
-        command.args([root.join("samples/secure-form"), root.join("connectors/cli/tests/client")]);
+        command.args([
+            root.join("samples/secure-form"),
+            root.join("connectors/cli/tests/client"),
+        ]);
         let mut driver = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         Some(Self {
             input: driver.stdin.take(),
@@ -252,7 +285,10 @@ impl Client for Browser {
 
     fn seal_value(&mut self, key: &str, json: &str) -> String {
         let value: Value = serde_json::from_str(json).unwrap();
-        self.text("sealOne", &json!({ "key": key, "dataset": "payments", "label": "card", "value": value }))
+        self.text(
+            "sealOne",
+            &json!({ "key": key, "dataset": "payments", "label": "card", "value": value }),
+        )
     }
 }
 

@@ -21,7 +21,10 @@ fn expect(place: &Place, args: &[&str], input: &str, code: i32, said: &str) {
 fn a_key_pair_is_made_once_and_its_file_is_for_its_owner_alone() {
     let place = Place::new();
     let public = place.ok(&["client", "keygen", "--bits", "2048"]);
-    assert!(public.contains(r#""alg":"RSA-OAEP-256""#) && !public.contains(r#""d":"#), "{public}");
+    assert!(
+        public.contains(r#""alg":"RSA-OAEP-256""#) && !public.contains(r#""d":"#),
+        "{public}"
+    );
     let metadata = std::fs::metadata(place.path("client.key")).unwrap();
     let mode = std::os::unix::fs::PermissionsExt::mode(&metadata.permissions());
     assert_eq!(mode & 0o777, 0o600);
@@ -43,14 +46,28 @@ fn only_a_public_key_that_protects_is_sealed_to() {
     place.write("private.jwk", public.replacen('{', r#"{"d":"AQAB","#, 1));
     let mut modulus = [0xAB; 128];
     modulus[127] = 0xAD;
-    let small = format!(r#"{{"kty":"RSA","e":"AQAB","n":"{}"}}"#, URL_SAFE_NO_PAD.encode(modulus));
+    let small = format!(
+        r#"{{"kty":"RSA","e":"AQAB","n":"{}"}}"#,
+        URL_SAFE_NO_PAD.encode(modulus)
+    );
     place.write("small.jwk", &small);
     place.write("set.jwk", format!(r#"{{"keys":[{small},{public}]}}"#));
     place.write("empty.jwk", r#"{"keys":[]}"#);
     place.write("signing.jwk", public.replace(r#""use":"enc""#, r#""use":"sig""#));
     place.write("ec.jwk", r#"{"kty":"EC","crv":"P-256","x":"AA","y":"AA"}"#);
     let record = "{\"card\":\"canary-4111\"}\n";
-    let seal = |key| ["client", "seal", "--dataset", "payments", "--column", "card", "--key", key];
+    let seal = |key| {
+        [
+            "client",
+            "seal",
+            "--dataset",
+            "payments",
+            "--column",
+            "card",
+            "--key",
+            key,
+        ]
+    };
     for (key, said) in [
         ("private.jwk", "this is a private key"),
         ("private.pem", "not a JWK"),
@@ -66,7 +83,11 @@ fn only_a_public_key_that_protects_is_sealed_to() {
     place.write("good-set.jwk", format!(r#"{{"keys":[{public},{small}]}}"#));
     for key in ["public.jwk", "good-set.jwk"] {
         let ran = place.run_with_input(&seal(key), record.as_bytes());
-        assert!(ran.code == 0 && ran.out.contains("eyJ") && !ran.out.contains(CANARY), "{}", ran.err);
+        assert!(
+            ran.code == 0 && ran.out.contains("eyJ") && !ran.out.contains(CANARY),
+            "{}",
+            ran.err
+        );
     }
 }
 
@@ -76,29 +97,57 @@ fn what_cannot_be_sealed_is_refused_whole_and_nothing_is_written() {
     place.write("public.jwk", another_key().1);
     let base = ["client", "seal", "--key", "public.jwk", "--dataset", "payments"];
     let seal = |input: &str, more: &[&str], code: i32, said: &str| {
-        expect(&place, &[&base[..], &["-o", "out.ndjson"], more].concat(), input, code, said);
+        expect(
+            &place,
+            &[&base[..], &["-o", "out.ndjson"], more].concat(),
+            input,
+            code,
+            said,
+        );
     };
     let good = "{\"card\":\"canary-4111\"}\n";
     let card = ["--column", "card"];
     for (record, said) in [
         ("canary-4111\n", "record 2"),
         ("{\"card\":\"canary-4111\"\n", "record 2"),
-        ("{\"card\":\"canary-4111\",\"session\":1}\n", "has a member for the session already"),
-        ("{\"card\":1,\"s\\u0065ssion\":null}\n", "has a member for the session already"),
+        (
+            "{\"card\":\"canary-4111\",\"session\":1}\n",
+            "has a member for the session already",
+        ),
+        (
+            "{\"card\":1,\"s\\u0065ssion\":null}\n",
+            "has a member for the session already",
+        ),
     ] {
         seal(&format!("{good}{record}"), &card, 65, said);
     }
-    seal("{\"card\":\"canary-4111\",\"s\":1}\n", &["--column", "card", "--session", "s"], 65, "already");
+    seal(
+        "{\"card\":\"canary-4111\",\"s\":1}\n",
+        &["--column", "card", "--session", "s"],
+        65,
+        "already",
+    );
     for record in [good, "{\"card\":1,\"id\":1,\"id\":2}\n"] {
         seal(record, &["--column", "card", "--bind-row", "id"], 65, "--bind-row");
     }
-    seal("{\"card\":1,\"id\":1.5}\n", &["--column", "card", "--bind-row", "id"], 65, "row id");
+    seal(
+        "{\"card\":1,\"id\":1.5}\n",
+        &["--column", "card", "--bind-row", "id"],
+        65,
+        "row id",
+    );
     seal(good, &["--column", "card", "--column", "card.number"], 64, "--column");
     seal(good, &[], 64, "--column");
     let refused = place.run_with_input(&["client", "seal", "--key", "public.jwk"], good.as_bytes());
     assert_eq!(refused.code, 64);
     place.write("there.ndjson", "mine");
-    expect(&place, &[&base[..], &card, &["-o", "there.ndjson"]].concat(), good, 74, "is there already");
+    expect(
+        &place,
+        &[&base[..], &card, &["-o", "there.ndjson"]].concat(),
+        good,
+        74,
+        "is there already",
+    );
     assert_eq!(place.read("there.ndjson"), "mine");
 }
 
@@ -106,7 +155,16 @@ fn what_cannot_be_sealed_is_refused_whole_and_nothing_is_written() {
 fn records_without_a_value_to_seal_stay_byte_for_byte_and_so_does_all_around_one() {
     let place = Place::new();
     place.write("public.jwk", another_key().1);
-    let args = ["client", "seal", "--key", "public.jwk", "--dataset", "payments", "--column", "card"];
+    let args = [
+        "client",
+        "seal",
+        "--key",
+        "public.jwk",
+        "--dataset",
+        "payments",
+        "--column",
+        "card",
+    ];
     let clear = " { \"card\" : null, \"x\" : 1.50 }\n\n{\"other\":\"\\u0041\"}\r\n";
     let ran = place.run_with_input(&args, clear.as_bytes());
     assert_eq!((ran.code, ran.out.as_str()), (0, clear), "{}", ran.err);
@@ -137,11 +195,26 @@ fn answers_open_with_their_key_alone_and_every_other_byte_stays() {
     let open = ["client", "open", "-o", "out.ndjson", "--key"];
     let with = |key| [&open[..], &[key]].concat();
     expect(&place, &with("other.key"), &input, 65, "opens with this key");
-    expect(&place, &with("client.key"), &input.replace("\"eyJ", "\"eyK"), 65, "opens with this key");
-    expect(&place, &with("client.key"), &format!("{text}\ncanary-4111\n"), 65, "record 2 is not JSON");
+    expect(
+        &place,
+        &with("client.key"),
+        &input.replace("\"eyJ", "\"eyK"),
+        65,
+        "opens with this key",
+    );
+    expect(
+        &place,
+        &with("client.key"),
+        &format!("{text}\ncanary-4111\n"),
+        65,
+        "record 2 is not JSON",
+    );
     expect(&place, &with("missing.key"), &input, 74, "missing.key");
     place.write("public.jwk", &public);
-    place.write("traditional.pem", place.read("client.key").replace("PRIVATE", "RSA PRIVATE"));
+    place.write(
+        "traditional.pem",
+        place.read("client.key").replace("PRIVATE", "RSA PRIVATE"),
+    );
     for key in ["public.jwk", "traditional.pem"] {
         expect(&place, &with(key), &input, 78, "not the PEM of a PKCS #8 private key");
     }

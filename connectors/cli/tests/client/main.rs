@@ -3,8 +3,8 @@
 
 mod bench;
 mod clients;
+mod commands;
 #[path = "../common/mod.rs"]
 mod common;
-mod commands;
 mod public_keys;
 mod suite;

@@ -15,7 +15,10 @@ fn the_keys_of_the_policy_are_published_the_current_one_first() {
         .iter()
         .map(|key| RsaPublicJwk::from_json(key.to_string().as_bytes()).unwrap())
         .collect();
-    assert_eq!(parsed.iter().map(RsaPublicJwk::bits).collect::<Vec<_>>(), [3_072, 2_048]);
+    assert_eq!(
+        parsed.iter().map(RsaPublicJwk::bits).collect::<Vec<_>>(),
+        [3_072, 2_048]
+    );
     for (key, parsed) in keys.iter().zip(&parsed) {
         assert_eq!(key["kid"], parsed.thumbprint().to_string());
         let members: Vec<&String> = key.as_object().unwrap().keys().collect();
@@ -40,7 +43,11 @@ fn what_cannot_be_published_is_said_with_what_to_do() {
     let expect = |args: &[&str], code: i32, said: &str| {
         let ran = bench.run(&[&["keys", "public"], args].concat());
         assert_eq!((ran.code, ran.out.as_str()), (code, ""), "{args:?}: {}", ran.err);
-        assert!(ran.err.contains(said) && ran.err.contains("help: "), "{args:?}: {}", ran.err);
+        assert!(
+            ran.err.contains(said) && ran.err.contains("help: "),
+            "{args:?}: {}",
+            ran.err
+        );
     };
     expect(&["payments", "--key", "app"], 64, "there is no client key app");
     expect(&["payments", "--jwk", "--pem"], 64, "cannot be used with");
@@ -52,9 +59,19 @@ fn what_cannot_be_published_is_said_with_what_to_do() {
     bench.publish(&two.replace("version: 1", "version: 2"));
     expect(&["payments", "--jwk"], 64, "there are several client keys");
     expect(&["payments", "--pem"], 64, "choose one with --key: app, web");
-    assert!(bench.ok(&["keys", "public", "payments", "--jwk", "--key", "app"]).contains("\"kty\":\"RSA\""));
+    assert!(
+        bench
+            .ok(&["keys", "public", "payments", "--jwk", "--key", "app"])
+            .contains("\"kty\":\"RSA\"")
+    );
     // A key that is none for encryption is nobody's to seal to.
-    let data = policy.split_once("default: { arn: \"").unwrap().1.split_once('"').unwrap().0;
+    let data = policy
+        .split_once("default: { arn: \"")
+        .unwrap()
+        .1
+        .split_once('"')
+        .unwrap()
+        .0;
     let direct = format!(
         "dataset: payments\nversion: 3\nkeys: {{ default: {{ arn: \"{data}\" }} }}\nacls: {{ all: {{}} }}\n\
          columns: [{{ path: card, key: default, acl: all }}]\ndead_letters: {{ key: default, acl: all }}\n"

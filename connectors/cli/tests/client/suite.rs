@@ -185,9 +185,14 @@ fn what_is_sealed_for_another_place_does_not_open(client: &mut dyn Client) {
         fields: &["other"],
         ..how
     };
-    bad += &client.seal(other, "{\"other\":\"canary-4111\"}\n").replace("\"other\"", "\"card\"");
+    bad += &client
+        .seal(other, "{\"other\":\"canary-4111\"}\n")
+        .replace("\"other\"", "\"card\"");
     // Values and sessions that were changed, of another session, or without one.
-    let (one, another) = (parsed(good.lines().next().unwrap()), parsed(good.lines().nth(1).unwrap()));
+    let (one, another) = (
+        parsed(good.lines().next().unwrap()),
+        parsed(good.lines().nth(1).unwrap()),
+    );
     for member in ["card", "session"] {
         for part in 0..5 {
             let mut parts: Vec<String> = one[member].as_str().unwrap().split('.').map(str::to_owned).collect();
