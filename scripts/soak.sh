@@ -79,7 +79,7 @@ part_hostile() {
 }
 
 part_tables() {
-    # The test that `make test` runs with 320 MiB.
+    # The test that `make test` runs with 2 GiB.
     export SEALFLOW_TABLE_MIB="${SOAK_TABLE_MIB:-10240}"
     step "a table of $SEALFLOW_TABLE_MIB MiB of records"
     supervised cargo test "${CARGO_ALL[@]}" --test table_memory -- --nocapture || FAILED=1

@@ -26,22 +26,22 @@ fn convert(bytes: u64) -> Value {
     serde_json::from_str(&out).unwrap()
 }
 
-/// `make soak` sets `SEALFLOW_TABLE_MIB` to 10,240.
+/// 2 GiB of records; `make soak` sets `SEALFLOW_TABLE_MIB` to 10,240.
 #[test]
 fn a_table_is_written_and_read_in_memory_that_does_not_grow_with_it() {
     let asked = std::env::var("SEALFLOW_TABLE_MIB")
         .ok()
         .map(|mib| mib.parse::<u64>().unwrap());
-    let large = asked.unwrap_or(320) * MIB;
-    let (small, large) = (convert(160 * MIB), convert(large));
-    assert!(large["json_bytes"].as_u64() >= small["json_bytes"].as_u64().map(|bytes| 2 * bytes - 16 * MIB));
+    let asked_bytes = asked.unwrap_or(2_048) * MIB;
+    let (small, large) = (convert(160 * MIB), convert(asked_bytes));
+    assert!(large["json_bytes"].as_u64().unwrap() >= asked_bytes);
     for side in ["write_peak_bytes", "read_peak_bytes"] {
         let (few, many) = (small[side].as_u64().unwrap(), large[side].as_u64().unwrap());
         assert!(many < BOUND, "{side}: {small} {large}");
-        // Twice the size takes no more. A footer names every row group, and is held by whoever reads: 10 GiB of records were
-        // seen to take 80 MB more than 160 MiB.
+        // Thirteen times the size takes little more: a footer names every row group, and is held by whoever reads. 10 GiB of
+        // records were seen to take 80 MB more than 160 MiB.
         if asked.is_none() {
-            assert!(many < few + few / 4 + 32 * MIB, "{side}: {small} {large}");
+            assert!(many < few + few / 4 + 64 * MIB, "{side}: {small} {large}");
         }
     }
     if let (Some(path), Some(_)) = (std::env::var_os("SEALFLOW_REPORT"), asked) {
