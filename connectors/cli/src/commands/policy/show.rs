@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use sealflow::policy::publish;
-use sealflow::policy::{Cipher, ColumnRule, Derivation, Flow, Lease, OnMissing, Policy, VerifiedPolicy};
+use sealflow::policy::{Cipher, ClientSealed, ColumnRule, Derivation, Flow, Lease, OnMissing, Policy, VerifiedPolicy};
 use serde::Serialize;
 
 use super::Trusting;
@@ -61,6 +61,9 @@ struct Shown {
     owner: Option<String>,
     keys: Vec<ShownKey>,
     columns: Vec<ShownColumn>,
+    /// What clients seal to.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    client_keys: Vec<ShownClientKey>,
     dead_letters: Option<ShownKeyAndAcl>,
     /// Of footers and clear columns.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -77,6 +80,13 @@ struct ShownKey {
 }
 
 #[derive(Serialize)]
+struct ShownClientKey {
+    name: String,
+    arn: String,
+    previous: Vec<String>,
+}
+
+#[derive(Serialize)]
 struct ShownColumn {
     path: String,
     label: String,
@@ -88,6 +98,9 @@ struct ShownColumn {
     bind_row: Option<String>,
     seal_nulls: bool,
     on_missing: &'static str,
+    /// Of hybrid columns: `required` or `optional`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    client_sealed: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     hint: Option<ShownHint>,
 }
@@ -127,6 +140,16 @@ impl Shown {
                 .iter()
                 .map(|rule| ShownColumn::new(rule, policy))
                 .collect(),
+            client_keys: policy
+                .client
+                .iter()
+                .flat_map(|rule| &rule.keys)
+                .map(|(name, key)| ShownClientKey {
+                    name: name.clone(),
+                    arn: key.arn.clone(),
+                    previous: key.previous.clone(),
+                })
+                .collect(),
             dead_letters: policy.dead_letters.as_ref().map(|rule| ShownKeyAndAcl {
                 key: rule.key.clone(),
                 acl: rule.acl.clone(),
@@ -148,6 +171,12 @@ impl Shown {
         say(format_args!("hash       {}", self.sha256));
         for key in &self.keys {
             say(format_args!("key        {}: {}", key.name, key.arn));
+        }
+        for key in &self.client_keys {
+            say(format_args!("clients    seal to {}: {}", key.name, key.arn));
+            for arn in &key.previous {
+                say(format_args!("           and before to {arn}"));
+            }
         }
         if let Some(rule) = &self.dead_letters {
             say(format_args!("dead ones  key {}, ACL {}", rule.key, rule.acl));
@@ -202,6 +231,10 @@ impl ShownColumn {
             } else {
                 "pass"
             },
+            client_sealed: (rule.flow == Flow::Hybrid).then_some(match rule.client_sealed {
+                ClientSealed::Required => "required",
+                ClientSealed::Optional => "optional",
+            }),
             domain,
             hint,
         }
@@ -223,6 +256,9 @@ impl ShownColumn {
         options.extend(self.bind_row.as_ref().map(|path| format!("bound to {path}")));
         if self.seal_nulls {
             options.push("nulls too".to_owned());
+        }
+        if self.client_sealed == Some("optional") {
+            options.push("may come in clear".to_owned());
         }
         if self.on_missing == "reject" {
             options.push("required".to_owned());
