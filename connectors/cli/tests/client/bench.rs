@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use sealflow::flow::hybrid::AnswerKey;
 use sealflow_client::{PrivateKey, RsaBits, RsaPublicJwk};
 use serde_json::Value;
@@ -191,6 +193,36 @@ pub(crate) fn another_key() -> (PrivateKey, String) {
     let key = PrivateKey::generate(RsaBits::Rsa2048).unwrap();
     let jwk = key.public().unwrap().to_published_json();
     (key, jwk)
+}
+
+/// The JWK of a private key, whole.
+pub(crate) fn private_key() -> String {
+    let key = openssl::rsa::Rsa::generate(2_048).unwrap();
+    let parts = [
+        ("n", key.n()),
+        ("e", key.e()),
+        ("d", key.d()),
+        ("p", key.p().unwrap()),
+        ("q", key.q().unwrap()),
+        ("dp", key.dmp1().unwrap()),
+        ("dq", key.dmq1().unwrap()),
+        ("qi", key.iqmp().unwrap()),
+    ];
+    let mut jwk = serde_json::json!({ "kty": "RSA" });
+    for (name, part) in parts {
+        jwk[name] = URL_SAFE_NO_PAD.encode(part.to_vec()).into();
+    }
+    jwk.to_string()
+}
+
+/// A JWK of 1024 bits.
+pub(crate) fn small_key() -> String {
+    let mut modulus = [0xAB; 128];
+    modulus[127] = 0xAD;
+    format!(
+        r#"{{"kty":"RSA","e":"AQAB","n":"{}"}}"#,
+        URL_SAFE_NO_PAD.encode(modulus)
+    )
 }
 
 /// An answer, as the backend seals it to a client's key.

@@ -1,9 +1,6 @@
 //! `sealflow client`: what it refuses, and how it says so.
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-
-use crate::bench::{CANARY, another_key, answer};
+use crate::bench::{CANARY, another_key, answer, private_key, small_key};
 use crate::common::Place;
 
 /// Runs a command that must fail; nothing is written, and no value shown.
@@ -43,13 +40,8 @@ fn only_a_public_key_that_protects_is_sealed_to() {
     let (private, public) = another_key();
     place.write("public.jwk", &public);
     place.write("private.pem", private.to_pem().unwrap().expose());
-    place.write("private.jwk", public.replacen('{', r#"{"d":"AQAB","#, 1));
-    let mut modulus = [0xAB; 128];
-    modulus[127] = 0xAD;
-    let small = format!(
-        r#"{{"kty":"RSA","e":"AQAB","n":"{}"}}"#,
-        URL_SAFE_NO_PAD.encode(modulus)
-    );
+    place.write("private.jwk", private_key());
+    let small = small_key();
     place.write("small.jwk", &small);
     place.write("set.jwk", format!(r#"{{"keys":[{small},{public}]}}"#));
     place.write("empty.jwk", r#"{"keys":[]}"#);

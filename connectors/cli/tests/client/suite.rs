@@ -1,8 +1,11 @@
 //! What every client must be able to do, whatever language it is written in.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::bench::{BOUND, Bench, CANARY, CLEAR, COLUMNS, ROW, ROWS, another_key, answer, answer_of, expect_same};
+use crate::bench::{
+    BOUND, Bench, CANARY, CLEAR, COLUMNS, ROW, ROWS, another_key, answer, answer_of, expect_same, private_key,
+    small_key,
+};
 use crate::clients::{Browser, Client, How, Ours, Sample};
 
 /// JSON texts as answers hold them.
@@ -74,7 +77,7 @@ suite!(
     what_is_sealed_for_another_place_does_not_open,
     answers_open_there_and_here,
     an_answer_of_another_column_is_refused,
-    a_page_cannot_show_its_private_key
+    a_page_neither_shows_a_private_key_nor_seals_to_one
 );
 
 impl Bench {
@@ -259,15 +262,14 @@ fn our_key_file_serves_a_sample(sample: &mut Sample) {
 }
 
 fn a_sample_seals_nothing_that_it_does_not_understand(sample: &mut Sample) {
-    let (private, public) = another_key();
-    let mut jwk = parsed(&public);
-    jwk["d"] = "AQAB".into();
-    sample.write("private.jwk", &jwk.to_string());
+    let (_, public) = another_key();
+    sample.write("private.jwk", &private_key());
+    sample.write("small.jwk", &small_key());
     sample.write("public.jwk", &public);
-    drop(private);
     let args = |key| ["--dataset", "payments", "--key", key, "--field"];
     for (key, field, input) in [
         ("private.jwk", "card", r#"{"card":"canary-4111"}"#),
+        ("small.jwk", "card", r#"{"card":"canary-4111"}"#),
         ("public.jwk", r#""odd name""#, r#"{"odd name":"canary-4111"}"#),
         ("public.jwk", "card.number", r#"{"card":"canary-4111"}"#),
         ("public.jwk", "card.number", r#"{"card":4111.10}"#),
@@ -279,12 +281,19 @@ fn a_sample_seals_nothing_that_it_does_not_understand(sample: &mut Sample) {
         let said = sample.refusal(&[&args(key)[..], &[field]].concat(), input);
         assert!(!said.is_empty() && !said.contains(CANARY), "{field}: {said}");
     }
+    let said = sample.refusal(&[&args("private.jwk")[..], &["card"]].concat(), "{\"card\":1}");
+    assert!(said.contains("this is a private key"), "{said}");
     assert!(sample.refusal(&args("public.jwk")[..4], "").contains("field"));
 }
 
-fn a_page_cannot_show_its_private_key(browser: &mut Browser) {
+fn a_page_neither_shows_a_private_key_nor_seals_to_one(browser: &mut Browser) {
     let key = browser.make_key();
     assert_eq!(parsed(&key)["kty"], "RSA");
     assert!(parsed(&key).get("d").is_none());
     assert_eq!(browser.call("stealKey", &Value::Null), Ok(Value::Array(Vec::new())));
+    let to = |key: &str| json!({ "key": key, "dataset": "payments", "label": "card", "value": 1 });
+    let refused = browser.call("sealOne", &to(&private_key())).unwrap_err();
+    assert!(refused.contains("this is a private key"), "{refused}");
+    let refused = browser.call("sealOne", &to(&small_key())).unwrap_err();
+    assert!(refused.contains("less than 2048 bits"), "{refused}");
 }
