@@ -121,7 +121,7 @@ fn refusals(engine: &Engine, good: &[Record], to: &RsaPublicJwk) -> Result<(), E
         ("in clear", edited(&|_| "ann@example.com".to_owned())?),
     ];
     let sides = kinds.iter().map(|(name, records)| {
-        Contender::here(*name, move || {
+        Contender::here(name, move || {
             for batch in records.chunks(BATCH) {
                 assert!(engine.refuse_all(batch.to_vec()).is_ok());
             }
@@ -155,7 +155,7 @@ fn private_operations() -> Result<(), Error> {
         keys.push((name, OaepPrivateDecryptingKey::new(key).map_err(|_| "no key")?, wrapped));
     }
     let sides = keys.iter().map(|(name, key, wrapped)| {
-        Contender::here(*name, move || {
+        Contender::here(name, move || {
             let mut out = vec![0; key.min_output_size()];
             for _ in 0..EACH {
                 assert!(key.decrypt(&OAEP_SHA256_MGF1SHA256, wrapped, &mut out, None).is_ok());

@@ -471,7 +471,7 @@ impl SealTransform {
     fn assemble(
         &self,
         mut record: Record,
-        found: Extracted,
+        found: &Extracted,
         sealed: &[Sealed],
         headers: &mut HashMap<Vec<usize>, Bytes>,
     ) -> Result<Record, TransformError> {
@@ -637,7 +637,7 @@ impl Transform for SealTransform {
         for (record, extracted) in records.into_iter().zip(extracted) {
             match extracted {
                 Ok(found) => {
-                    let record = self.assemble(record, found, &sealed, &mut headers)?;
+                    let record = self.assemble(record, &found, &sealed, &mut headers)?;
                     outcomes.push(Outcome {
                         route: Route::Target,
                         record,
