@@ -32,8 +32,6 @@ def public_key(document: str) -> RSAKey:
     key = RSAKey.import_key(jwk["keys"][0] if "keys" in jwk else jwk)
     if key.is_private:
         raise ValueError("this is a private key: it belongs to the backend alone")
-    if key.public_key.key_size < 2048:
-        raise ValueError("RSA keys of less than 2048 bits protect nothing")
     return key
 
 
