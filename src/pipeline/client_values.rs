@@ -19,7 +19,7 @@ use super::set_aside::{joined, service_stop};
 use super::transform::TransformError;
 use crate::columns::{grammar, json};
 use crate::flow::hybrid::values::{Found, check_place};
-use crate::flow::hybrid::{ClientKeyError, ClientKeys};
+use crate::flow::hybrid::{ClientKeyError, ClientKeys, MAX_SESSION_BYTES};
 use crate::jose::jwe::{ContentKey, Jwe, JweHeader, KeyManagement, session_id};
 use crate::policy::{ClientRule, ClientSealed, ColumnRule, Flow, SESSION_HEADER};
 
@@ -128,10 +128,12 @@ impl<'a> ClientValues<'a> {
     /// Looks at the pending values of a record without a key: whether each says that it belongs where it is, and what is
     /// to be unwrapped for it.
     pub(super) fn look(&mut self, record: &Record, pending: &[Pending]) -> Result<Vec<usize>, Rejection> {
-        pending.iter().map(|value| self.look_at(record, value)).collect()
+        let mut carried = Carried::default();
+        let look = |value| self.look_at(record, value, &mut carried);
+        pending.iter().map(look).collect()
     }
 
-    fn look_at(&mut self, record: &Record, value: &Pending) -> Result<usize, Rejection> {
+    fn look_at(&mut self, record: &Record, value: &Pending, carried: &mut Carried) -> Result<usize, Rejection> {
         let text = text_of(record, value.place)?;
         let jwe = Jwe::parse(&text).map_err(|_| cannot_open())?;
         let header = match self.headers.get(jwe.protected()) {
@@ -154,7 +156,10 @@ impl<'a> ClientValues<'a> {
         };
         check_place(&header, found).map_err(|_| cannot_open())?;
         match header.key_management {
-            KeyManagement::Direct => self.session(record, value, &header.kid),
+            KeyManagement::Direct => {
+                carried.read(record, self.rule, value.session.as_ref());
+                self.session(carried, &header.kid)
+            }
             KeyManagement::RsaOaep256 => {
                 self.wanted.push((text.into_owned(), false));
                 Ok(self.wanted.len() - 1)
@@ -163,25 +168,21 @@ impl<'a> ClientValues<'a> {
     }
 
     /// The session of that name, if the record carries it.
-    fn session(&mut self, record: &Record, value: &Pending, kid: &str) -> Result<usize, Rejection> {
-        let known = self.sessions.get(kid);
-        for candidate in sessions_of(record, self.rule, value.session.clone()) {
-            if let Some((session, wanted)) = known
-                && *session == candidate
-            {
-                return Ok(*wanted);
-            }
-            let Ok(text) = std::str::from_utf8(&candidate) else {
-                continue;
+    fn session(&mut self, carried: &mut Carried, kid: &str) -> Result<usize, Rejection> {
+        if let Some((session, wanted)) = self.sessions.get(kid) {
+            return if carried.sessions.contains(session) {
+                Ok(*wanted)
+            } else {
+                Err(cannot_open())
             };
-            if known.is_none() && session_id(text) == kid {
-                let wanted = self.wanted.len();
-                self.wanted.push((text.to_owned(), true));
-                self.sessions.insert(kid.to_owned(), (candidate, wanted));
-                return Ok(wanted);
-            }
         }
-        Err(cannot_open())
+        let found = carried.names().iter().position(|name| name.as_deref() == Some(kid));
+        let session = found.and_then(|n| carried.sessions.get(n)).ok_or_else(cannot_open)?;
+        let text = std::str::from_utf8(session).map_err(|_| cannot_open())?;
+        let wanted = self.wanted.len();
+        self.wanted.push((text.to_owned(), true));
+        self.sessions.insert(kid.to_owned(), (session.clone(), wanted));
+        Ok(wanted)
     }
 
     /// Has all that is wanted unwrapped, side by side.
@@ -273,25 +274,53 @@ fn text_of(record: &Record, place: Place) -> Result<Cow<'_, str>, Rejection> {
     Ok(Cow::Borrowed(text))
 }
 
-/// The sessions that a record carries: in the field that the policy names, or in headers.
-fn sessions_of(record: &Record, rule: &ClientRule, field: Option<Range<usize>>) -> Vec<Bytes> {
-    if rule.session.is_some() {
-        let value = record.value.as_ref().zip(field);
-        let text = value.and_then(|(value, range)| {
-            let text = json::string_value(value.get(range.clone())?)?;
-            Some(match text {
-                // As it stands between its quotes.
-                Cow::Borrowed(_) => value.slice(range.start + 1..range.end - 1),
-                Cow::Owned(text) => text.into_bytes().into(),
-            })
-        });
-        return text.into_iter().collect();
+/// The sessions that a record carries, for one value after the other: they are read, and named, once.
+#[derive(Default)]
+struct Carried {
+    /// Where they were read: for records whose documents have a session each.
+    field: Option<Range<usize>>,
+    is_read: bool,
+    sessions: Vec<Bytes>,
+    /// Their names, once one was asked for; `None` for what is no text.
+    names: Option<Vec<Option<String>>>,
+}
+
+impl Carried {
+    /// In the field that the policy names, or in headers. What is longer than any session is none, so that it costs nothing.
+    fn read(&mut self, record: &Record, rule: &ClientRule, field: Option<&Range<usize>>) {
+        if self.is_read && self.field.as_ref() == field {
+            return;
+        }
+        self.sessions = match &rule.session {
+            Some(_) => in_field(record, field).into_iter().collect(),
+            None => {
+                let named = record.headers.iter().filter(|header| header.name == SESSION_HEADER);
+                named
+                    .filter_map(|header| header.value.clone())
+                    .take(MAX_SESSIONS)
+                    .collect()
+            }
+        };
+        self.sessions.retain(|session| session.len() <= MAX_SESSION_BYTES);
+        (self.field, self.is_read, self.names) = (field.cloned(), true, None);
     }
-    let named = record.headers.iter().filter(|header| header.name == SESSION_HEADER);
-    named
-        .filter_map(|header| header.value.clone())
-        .take(MAX_SESSIONS)
-        .collect()
+
+    fn names(&mut self) -> &[Option<String>] {
+        let sessions = &self.sessions;
+        self.names.get_or_insert_with(|| {
+            let name = |session: &Bytes| std::str::from_utf8(session).ok().map(session_id);
+            sessions.iter().map(name).collect()
+        })
+    }
+}
+
+fn in_field(record: &Record, field: Option<&Range<usize>>) -> Option<Bytes> {
+    let (value, range) = (record.value.as_ref()?, field?);
+    Some(match json::string_value(value.get(range.clone())?)? {
+        // As it stands between its quotes.
+        Cow::Borrowed(_) => value.slice(range.start + 1..range.end - 1),
+        Cow::Owned(text) => text.into_bytes().into(),
+    })
 }
 
 /// A plaintext becomes part of a JSON document when it is read: nothing else may come there.

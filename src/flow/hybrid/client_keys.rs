@@ -19,7 +19,7 @@ use crate::keys::{ClientKeyService, Doubt, KeyServiceError};
 use crate::policy::ClientRule;
 
 /// The longest session, in bytes: RSA-4096 and a generous header.
-const MAX_SESSION_BYTES: usize = 4_096;
+pub const MAX_SESSION_BYTES: usize = 4_096;
 /// The most keys of single values that are remembered: more than a batch holds, so that a batch that is tried again goes on.
 const MAX_VALUE_KEYS: u64 = 4_096;
 /// The most keys that are asked for or were refused, and are remembered.

@@ -9,4 +9,4 @@ mod client_keys;
 pub mod values;
 
 pub use answers::AnswerKey;
-pub use client_keys::{ClientKeyError, ClientKeys};
+pub use client_keys::{ClientKeyError, ClientKeys, MAX_SESSION_BYTES};
