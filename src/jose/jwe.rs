@@ -18,7 +18,7 @@ use super::jwk::Thumbprint;
 use super::members::Members;
 
 /// The largest header that is read, in characters of base64url.
-const MAX_HEADER_CHARS: usize = 2_048;
+pub const MAX_HEADER_CHARS: usize = 2_048;
 /// An encrypted key of RSA-4096, in characters of base64url.
 const MAX_KEY_CHARS: usize = 683;
 const NONCE_CHARS: usize = 16;
@@ -261,8 +261,11 @@ impl ContentKey {
     /// a nonce: one key seals at most 2^32 times (NIST SP 800-38D, section 8.3), which callers count.
     ///
     /// # Errors
-    /// [`JweError`] if the operating system gives no random numbers.
+    /// [`JweError`] if the operating system gives no random numbers, or the header is longer than anybody reads.
     pub fn seal(&self, protected: &str, encrypted_key: &[u8], plaintext: &[u8]) -> Result<String, JweError> {
+        if protected.len() > MAX_HEADER_CHARS {
+            return Err(JweError);
+        }
         let mut nonce = [0; NONCE_LEN];
         getrandom::fill(&mut nonce).map_err(|_| JweError)?;
         let mut buffer = Zeroizing::new(plaintext.to_vec());

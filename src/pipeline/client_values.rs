@@ -83,8 +83,9 @@ impl Pending {
         stays: bool,
         jobs: &mut Jobs,
     ) -> Self {
-        // `HEADER..`: a session's value has no key between its dots.
-        let is_wrapped = !text.windows(2).take(4_096).any(|pair| pair == b"..");
+        // `HEADER..`: a session's value has no key between its first dots.
+        let key = text.split(|byte| *byte == b'.').nth(1);
+        let is_wrapped = key.is_none_or(|key| !key.is_empty());
         jobs.wrapped += usize::from(is_wrapped);
         Self {
             rule,
@@ -190,25 +191,29 @@ impl<'a> ClientValues<'a> {
         let wanted = std::mem::take(&mut self.wanted);
         let mut unwrapped = vec![None; wanted.len()];
         let mut fetches = JoinSet::new();
+        // What is under way ends before a failure is told: its answers are remembered, and count when the batch is tried again.
+        let mut failure: Option<TransformError> = None;
         let mut fetched = |answer: (usize, Result<Arc<ContentKey>, ClientKeyError>)| {
-            match answer.1 {
-                Ok(key) => unwrapped[answer.0] = Some(key),
-                Err(ClientKeyError::Refused) => {}
-                Err(error) if error.is_retryable() => {
-                    return Err(TransformError::Retry {
-                        reason: error.to_string(),
-                    });
+            let failed = match answer.1 {
+                Ok(key) => {
+                    unwrapped[answer.0] = Some(key);
+                    return failure.is_some();
                 }
-                Err(ClientKeyError::Service(error)) => return Err(service_stop(&error)),
-                Err(ClientKeyError::RateLimited) => {}
-            }
-            Ok(())
+                Err(ClientKeyError::Refused) => return failure.is_some(),
+                Err(ClientKeyError::Service(error)) if !error.is_retryable() => service_stop(&error),
+                Err(error) => TransformError::Retry {
+                    reason: error.to_string(),
+                },
+            };
+            failure.get_or_insert(failed);
+            true
         };
         for (n, (text, is_session)) in wanted.into_iter().enumerate() {
             if fetches.len() >= FETCHES
                 && let Some(done) = fetches.join_next().await
+                && fetched(joined(done)?)
             {
-                fetched(joined(done)?)?;
+                break;
             }
             let (keys, rule) = (self.keys.clone(), self.rule.clone());
             fetches.spawn(async move {
@@ -220,9 +225,12 @@ impl<'a> ClientValues<'a> {
             });
         }
         while let Some(done) = fetches.join_next().await {
-            fetched(joined(done)?)?;
+            fetched(joined(done)?);
         }
-        Ok(Unwrapped(unwrapped))
+        match failure {
+            Some(failure) => Err(failure),
+            None => Ok(Unwrapped(unwrapped)),
+        }
     }
 
     /// Opens the pending values of a record, and adds them to the jobs.
@@ -247,6 +255,10 @@ impl<'a> ClientValues<'a> {
             key.open(&jwe, &mut plain).map_err(|_| cannot_open())?;
             if matches!(value.place, Place::Value { .. }) {
                 check_json(&plain)?;
+                // They stand between tokens only, and a line of a record stays one.
+                for byte in plain.iter_mut().filter(|byte| matches!(**byte, b'\n' | b'\r')) {
+                    *byte = b' ';
+                }
             }
             all.push(if value.stays {
                 Opened::Clear(value.place, plain)
@@ -316,6 +328,10 @@ impl Carried {
 
 fn in_field(record: &Record, field: Option<&Range<usize>>) -> Option<Bytes> {
     let (value, range) = (record.value.as_ref()?, field?);
+    // No session is longer, also with every character spelled as an escape.
+    if range.len() > 6 * MAX_SESSION_BYTES + 2 {
+        return None;
+    }
     Some(match json::string_value(value.get(range.clone())?)? {
         // As it stands between its quotes.
         Cow::Borrowed(_) => value.slice(range.start + 1..range.end - 1),

@@ -226,6 +226,7 @@ impl SealTransform {
             }
         }
         self.check_room(record, before, jobs)?;
+        check_wrapped(jobs.wrapped - wrapped)?;
         Ok(all)
     }
 

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use sealflow::jose::jwe::{ContentKey, JweHeader, session_id};
+use sealflow::jose::jwe::{ContentKey, JweHeader, MAX_HEADER_CHARS, session_id};
 use sealflow::jose::rsa::RsaPublicJwk;
 use zeroize::Zeroizing;
 
@@ -27,6 +27,9 @@ pub enum SealError {
     /// A row id is a string, an integer or a boolean.
     #[error("a row id is a string, an integer or a boolean")]
     NotARowId,
+    /// Dataset, label and row id do not fit into a header that anybody reads.
+    #[error("dataset, label and row id together are too long")]
+    TooLong,
     /// The operating system gave no random numbers.
     #[error("the operating system gives no random numbers")]
     NoRandom,
@@ -125,9 +128,11 @@ impl Session {
         }
         (self.values, self.bytes) = (self.values + 1, bytes);
         let header = JweHeader::direct(&self.id, &self.dataset, label, row.map(|row| row.0.as_str()));
-        self.key
-            .seal(&header.to_part(), &[], json)
-            .map_err(|_| SealError::NoRandom)
+        let part = header.to_part();
+        if part.len() > MAX_HEADER_CHARS {
+            return Err(SealError::TooLong);
+        }
+        self.key.seal(&part, &[], json).map_err(|_| SealError::NoRandom)
     }
 }
 
@@ -211,6 +216,8 @@ mod tests {
         for bad in ["", " 1", "1 ", "4111-1111", "'x'", "1 2", "\u{feff}1"] {
             assert_eq!(session.seal("a", bad.as_bytes()), Err(SealError::NotJson), "{bad}");
         }
+        let row = RowId::new(&format!("\"{}\"", "o".repeat(2_000)), &[]).unwrap();
+        assert_eq!(session.seal_in_row("a", b"1", &row), Err(SealError::TooLong));
         for bad in ["null", "1.5", "[1]", "x", ""] {
             assert_eq!(RowId::new(bad, &[]), Err(SealError::NotARowId), "{bad}");
         }

@@ -522,6 +522,7 @@ async fn an_outage_loses_nothing_a_destroyed_key_stops_and_a_previous_one_does_n
     // What was sealed to the previous key is refused once that key is gone; nothing else stops.
     bench.kms.set_unusable(OLD_RSA_ARN, true);
     bench.clock.advance(Duration::from_secs(301));
+    assert_eq!(bench.refusal(from_old.clone()).await, "cannot-open");
     let fresh = ClientKeys::new(bench.kms.clone(), bench.clock.clone(), Duration::from_secs(300), 1_000);
     let Bench {
         kms,
@@ -571,6 +572,30 @@ async fn forged_sessions_cost_no_more_than_a_few_calls() {
     );
     bench.clock.advance(Duration::from_secs(20));
     assert_eq!(bench.sealed(vec![good]).await[0].route, Route::Target);
+}
+
+#[tokio::test]
+async fn values_with_a_key_of_their_own_are_counted_whatever_they_hold_and_lines_stay_lines() {
+    let columns = "  - { path: \"cards[*]\", key: pii, acl: pii, flow: hybrid }\n";
+    let bench = bench(columns, "", Format::Ndjson);
+    let key = bench.public_key(RSA_ARN).await;
+    let mut header = JweHeader::wrapped(&key.thumbprint());
+    (header.dataset, header.label) = (Some("payments".into()), Some("cards[*]".into()));
+    let encrypted = key.wrap(&[9; 32]).unwrap();
+    // `HEADER.KEY.NONCE..TAG`
+    let empty = ContentKey::new(&[9; 32])
+        .seal(&header.to_part(), &encrypted, b"")
+        .unwrap();
+    let many = vec![format!("\"{empty}\""); 1_025].join(",");
+    let refused = bench.refusal(record(&format!("{{\"cards\":[{many}]}}\n"), None)).await;
+    assert_eq!(refused, "too-many-values");
+    assert_eq!(bench.kms.decrypt_rsa_calls(), 0);
+
+    let mut session = bench.session().await;
+    let card = session.seal("cards[*]", b"{\"a\":\r\n[1]}").unwrap();
+    let line = format!("{{\"cards\":[\"{card}\"]}}\n");
+    let opened = bench.round_trip(vec![record(&line, Some(session.token()))]).await;
+    assert_eq!(opened, ["{\"cards\":[{\"a\":  [1]}]}\n"]);
 }
 
 #[tokio::test]

@@ -195,7 +195,7 @@ impl Inner {
         if header.key_management != KeyManagement::RsaOaep256 {
             return Err(ClientKeyError::Refused);
         }
-        let arn = self.arn_of(rule, &header.kid).await?;
+        let (arn, is_current) = self.arn_of(rule, &header.kid).await?;
         let identity = self.service.identity().await?;
         let mut hash = Sha256::new();
         for part in [arn, text] {
@@ -221,7 +221,14 @@ impl Inner {
             return Err(ClientKeyError::RateLimited);
         }
         let chance = self.doubt.take(now).ok_or(ClientKeyError::Refused)?;
-        let answer = self.decrypt(arn, jwe, open).await;
+        let answer = match self.decrypt(arn, jwe, open).await {
+            // What was sealed to a previous key that is gone is refused, and stops nothing.
+            Err(ClientKeyError::Service(error)) if !is_current && !error.is_retryable() => {
+                tracing::debug!(key = arn, %error, "a previous key of clients cannot be used");
+                Err(ClientKeyError::Refused)
+            }
+            answer => answer,
+        };
         if !matches!(answer, Err(ClientKeyError::Refused)) {
             chance.give_back();
         }
@@ -258,14 +265,14 @@ impl Inner {
         Ok(open(ContentKey::new(key))?)
     }
 
-    /// The KMS key that has this name. One that the policy lists as previous and that cannot be asked any more has none: what was
+    /// The KMS key that has this name, and whether it is a current one. One that the policy lists as previous and that cannot be asked any more has none: what was
     /// sealed to it is refused, and nothing stops.
-    async fn arn_of<'r>(&self, rule: &'r ClientRule, kid: &str) -> Result<&'r str, ClientKeyError> {
+    async fn arn_of<'r>(&self, rule: &'r ClientRule, kid: &str) -> Result<(&'r str, bool), ClientKeyError> {
         let kid: Thumbprint = kid.parse().map_err(|_| ClientKeyError::Refused)?;
         let current = rule.keys.len();
         for (n, arn) in rule.arns().enumerate() {
             match self.name_of(arn).await {
-                Ok(name) if name == kid => return Ok(arn),
+                Ok(name) if name == kid => return Ok((arn, n < current)),
                 Ok(_) => {}
                 Err(error) if n < current || error.is_retryable() => return Err(error.into()),
                 Err(error) => tracing::debug!(key = arn, %error, "a previous key of clients cannot be asked"),

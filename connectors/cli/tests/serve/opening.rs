@@ -283,6 +283,9 @@ fn an_answer_is_sealed_to_the_key_that_a_presigned_request_commits_to() {
         "{}",
         String::from_utf8_lossy(&other.stderr)
     );
+    // Taken out of the body, the key that was signed still counts.
+    let answer = client.open_text(&committed, &bench.records(""));
+    assert_eq!((answer.status, answer.code().as_str()), (401, "token-bound"));
     // Another key than the one that was signed, and a request that signs none.
     for (authorization, key) in [(&committed, &keys[1]), (&bench.presigned("analyst"), &keys[0])] {
         let answer = client.open_text(authorization, &request(key));

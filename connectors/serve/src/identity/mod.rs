@@ -190,7 +190,8 @@ impl Prover {
             proof: Proof::StsPresigned,
             expires: proven.counts_until,
             commits_to: proven.seal_to,
-            is_bound: false,
+            // Whoever signed that wants no other answer: with it taken out of the body, there is none.
+            is_bound: proven.seal_to.is_some(),
         })
     }
 
@@ -315,8 +316,8 @@ impl Proven {
         match key {
             None if self.is_bound => Err(Problem::new(
                 Code::TokenBound,
-                "the token is bound to a key (cnf), to which no answer is sealed",
-                "send that key as `seal_to`, or ask the issuer for a token that is not bound",
+                "what proves who asks is bound to a key, to which no answer is sealed",
+                "send that key as `seal_to`, or a proof that is not bound",
             )),
             Some(key) if self.commits_to != Some(key) => Err(Problem::new(
                 Code::SealToNotCommitted,

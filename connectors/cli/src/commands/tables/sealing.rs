@@ -10,7 +10,8 @@ use sealflow::table::{KEY_COLUMN, OpenTable};
 
 /// Seals what a file shows of its protected columns.
 pub(super) struct RowSealing {
-    key: AnswerKey,
+    to: RsaPublicJwk,
+    dataset: String,
     locator: Locator,
     labels: Vec<String>,
 }
@@ -28,7 +29,8 @@ impl RowSealing {
             }
         }
         Some(Self {
-            key: AnswerKey::new(to, dataset).ok()?,
+            to: to.clone(),
+            dataset: dataset.clone(),
             locator: Locator::new(&paths, &[]).ok()?,
             labels,
         })
@@ -36,6 +38,8 @@ impl RowSealing {
 
     /// Lines of JSON with these columns sealed; nulls stay.
     pub(super) fn lines(&self, lines: &[u8]) -> io::Result<Vec<u8>> {
+        // One for each batch: it seals so many values and no more.
+        let key = AnswerKey::new(&self.to, &self.dataset).map_err(cannot)?;
         let mut found = Found::default();
         let mut out = Vec::with_capacity(lines.len() * 2);
         for line in lines.split_inclusive(|byte| *byte == b'\n') {
@@ -45,7 +49,7 @@ impl RowSealing {
                 let value = &line[hit.range()];
                 if value != b"null" {
                     let label = &self.labels[usize::from(hit.column)];
-                    let jwe = self.key.seal(label, value).map_err(cannot)?;
+                    let jwe = key.seal(label, value).map_err(cannot)?;
                     sealed.push((hit.range(), format!("\"{jwe}\"")));
                 }
             }
