@@ -66,15 +66,15 @@ fuzz_target!(|bytes: &[u8]| {
     };
     let _ = check_place(&header, found);
     let part = header.to_part();
-    let sealed = key.seal(&part, &[], bytes).unwrap();
-    match Jwe::parse(&sealed) {
-        Ok(jwe) => {
-            assert_eq!(jwe.header(), Ok(header));
-            assert_eq!(jwe.plaintext_len(), bytes.len());
-            let mut out = Vec::new();
-            key.open(&jwe, &mut out).unwrap();
-            assert_eq!(out, bytes);
-        }
-        Err(_) => assert!(part.len() > 2_048),
-    }
+    // A header that nobody reads is not sealed under.
+    let Ok(sealed) = key.seal(&part, &[], bytes) else {
+        assert!(part.len() > 2_048);
+        return;
+    };
+    let jwe = Jwe::parse(&sealed).unwrap();
+    assert_eq!(jwe.header(), Ok(header));
+    assert_eq!(jwe.plaintext_len(), bytes.len());
+    let mut out = Vec::new();
+    key.open(&jwe, &mut out).unwrap();
+    assert_eq!(out, bytes);
 });
