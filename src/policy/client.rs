@@ -107,5 +107,12 @@ fn session(text: &str, columns: &[ColumnRule], at: &KeyPath) -> Result<ColumnPat
         return Err(Problem::BadSession.at(at));
     }
     check_clear_scalar(&path, columns).map_err(|problem| problem.at(at))?;
-    Ok(path)
+    let is_row = |rule: &ColumnRule| {
+        let row = rule.bind_row.as_ref();
+        row.is_some_and(|row| row.covers(&path) || path.covers(row))
+    };
+    match columns.iter().position(is_row) {
+        Some(column) => Err(Problem::SessionIsRow { column }.at(at)),
+        None => Ok(path),
+    }
 }

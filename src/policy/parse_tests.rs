@@ -252,6 +252,18 @@ fn clients_seal_to_keys_that_serve_nothing_else() {
             Problem::BadSession,
         ),
         (
+            "flow: hybrid, bind_row: meta.id",
+            client(", session: meta.id"),
+            "client.session",
+            Problem::SessionIsRow { column: 0 },
+        ),
+        (
+            "flow: hybrid, bind_row: meta",
+            client(", session: meta.id, keep_session: true"),
+            "client.session",
+            Problem::SessionIsRow { column: 0 },
+        ),
+        (
             "flow: hybrid",
             client(", session: \"$key\""),
             "client.session",

@@ -180,6 +180,8 @@ pub enum Problem {
     SharedClientKey,
     #[error("a session is one string in the value of a record")]
     BadSession,
+    #[error("columns[{column}] is bound to the field of the session, which is cut out of stored records")]
+    SessionIsRow { column: usize },
     #[error("a key template cannot be used by an enclave column: the host could choose the key")]
     TemplateInEnclave,
     #[error("an enclave column cannot be at: column: the host writes the table")]
@@ -302,6 +304,9 @@ impl Problem {
                 "name a field without [*], for example session: meta.session, or leave it out for the header \
                  sealflow-session"
                     .to_owned()
+            }
+            Self::SessionIsRow { .. } => {
+                "name another field as `session`: `bind_row` is one that stays and names the row".to_owned()
             }
             Self::TemplateInEnclave => "give enclave columns a plain key".to_owned(),
             Self::ColumnInEnclave => "remove `at`".to_owned(),

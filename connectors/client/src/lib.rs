@@ -1,8 +1,8 @@
 //! What clients link to seal values before they leave, and to open what is answered to them: JOSE (RFC 7515-7518), so that
 //! every language's own libraries do the same. No Kafka, no Arrow, no network.
 //!
-//! A [`Session`] makes a key, wraps it once to an RSA key that the backend's KMS holds, and seals values under it. Whoever reads
-//! has a [`PrivateKey`] of their own, to whose public half answers are sealed.
+//! A [`Session`] makes a key, wraps it once to an RSA key that the backend's KMS holds, and seals values under it; [`seal_value`]
+//! makes a key for one value. Whoever reads has a [`PrivateKey`] of their own, to whose public half [`Answers`] are sealed.
 //!
 //! ```
 //! use sealflow_client::{PrivateKey, RsaBits, Session};
@@ -20,10 +20,13 @@
 
 mod answer;
 mod key;
+mod places;
 mod session;
+mod value;
 
-pub use answer::{Answers, OpenError};
+pub use answer::{Answers, DocumentError, OpenError};
 pub use key::{KeyError, PrivateKey};
 pub use sealflow::jose::rsa::{RsaKeyError, RsaPublicJwk};
 pub use sealflow::keys::RsaBits;
 pub use session::{RowId, SealError, Session};
+pub use value::seal_value;

@@ -37,7 +37,7 @@ pub enum SealError {
 
 /// The row that a value belongs to: for columns that the policy binds (`bind_row`).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RowId(String);
+pub struct RowId(pub(crate) String);
 
 impl RowId {
     /// Of the JSON text of the field that names the row, and the value's index in each list that its path goes through (`[*]`),
@@ -137,7 +137,7 @@ impl Session {
 }
 
 /// One value, and nothing around it: what the backend takes.
-fn check_json(json: &[u8]) -> Result<(), SealError> {
+pub(crate) fn check_json(json: &[u8]) -> Result<(), SealError> {
     let is_space = |byte: Option<&u8>| byte.is_none_or(|byte| b" \t\r\n".contains(byte));
     if is_space(json.first()) || is_space(json.last()) {
         return Err(SealError::NotJson);
@@ -146,7 +146,7 @@ fn check_json(json: &[u8]) -> Result<(), SealError> {
     value.map(drop).map_err(|_| SealError::NotJson)
 }
 
-fn random() -> Result<Zeroizing<[u8; 32]>, SealError> {
+pub(crate) fn random() -> Result<Zeroizing<[u8; 32]>, SealError> {
     let mut bytes = Zeroizing::new([0; 32]);
     getrandom::fill(bytes.as_mut_slice()).map_err(|_| SealError::NoRandom)?;
     Ok(bytes)

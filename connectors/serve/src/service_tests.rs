@@ -411,17 +411,20 @@ async fn answers_are_sealed_to_the_key_that_the_callers_proof_commits_to_and_to_
         let (status, body) = asked_with(&bench, commits.clone(), Some(public(&key)), false).await;
         assert_eq!(status, StatusCode::OK, "{body}");
         let jwe = body["values"][0].as_str().unwrap();
-        assert_eq!(Answers::new(&key).value(jwe), Ok(json!(NOTE)));
-        assert_eq!(Answers::new(&other).value(jwe), Err(OpenError::DoesNotOpen));
+        let answers = Answers::new(&key, "payments");
+        assert_eq!(answers.value(jwe, "note"), Ok(json!(NOTE)));
+        assert_eq!(answers.value(jwe, "x"), Err(OpenError::OtherPlace));
+        assert_eq!(
+            Answers::new(&other, "payments").value(jwe, "note"),
+            Err(OpenError::DoesNotOpen)
+        );
         let header = sealflow::jose::jwe::Jwe::parse(jwe).unwrap().header().unwrap();
         assert_eq!(
             (header.dataset.as_deref(), header.label.as_deref()),
             (Some("payments"), Some("note"))
         );
         let (_, body) = asked_with(&bench, commits, Some(public(&key)), true).await;
-        let (opened, count) = Answers::new(&key)
-            .document(body["records"].to_string().as_bytes())
-            .unwrap();
+        let (opened, count) = answers.document(body["records"].to_string().as_bytes(), &[]).unwrap();
         assert_eq!(count, 1);
         let opened: Value = serde_json::from_slice(opened.expose()).unwrap();
         assert_eq!(opened, json!([{ "note": NOTE, "x": 1 }]));

@@ -137,9 +137,11 @@ impl Bench {
 
     /// Pipes `input` through `sealflow client open`.
     fn open(&self, input: &str) -> Vec<Value> {
-        let mut command = self
-            .site
-            .command(binary(), "support", &["client", "open", "--key", "reader.key"]);
+        let mut command = self.site.command(
+            binary(),
+            "support",
+            &["client", "open", "--key", "reader.key", "--dataset", "payments"],
+        );
         command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

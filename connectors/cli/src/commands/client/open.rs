@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use async_trait::async_trait;
 use bytes::Bytes;
 use sealflow::pipeline::{Outcome, Record, Route, StopKind, Transform, TransformError};
-use sealflow_client::{Answers, PrivateKey};
+use sealflow_client::{Answers, DocumentError, PrivateKey};
 use zeroize::Zeroizing;
 
 use crate::commands::stream::{Input, Outputs, Passed, StreamArgs, pass_if};
@@ -19,7 +19,8 @@ use crate::term::note;
 /// Open what was sealed to a key made with `keygen`
 ///
 /// The input is JSON records, or JWEs as JSON strings, one a line. Each JWE that is sealed to the key is replaced by what it
-/// holds; every other byte stays. An output file is readable for you alone (0600).
+/// holds; every other byte stays. It has to be of the dataset, and to stand where its label says: else somebody exchanged
+/// answers, and nothing is opened. An output file is readable for you alone (0600).
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]
@@ -27,6 +28,13 @@ pub(crate) struct Args {
     /// The private key (PKCS #8, PEM)
     #[arg(long, value_name = "FILE", default_value = "client.key")]
     key: PathBuf,
+    /// The dataset that was asked
+    #[arg(long, value_name = "NAME")]
+    dataset: String,
+    /// Take values of this label wherever they stand: of columns whose label is not their path, that were renamed, or JWEs
+    /// alone; may be repeated
+    #[arg(long = "label", value_name = "LABEL")]
+    labels: Vec<String>,
 }
 
 pub(super) async fn run(args: &Args) -> Result<ExitCode> {
@@ -41,6 +49,8 @@ pub(super) async fn run(args: &Args) -> Result<ExitCode> {
     })?;
     let opening = Opening {
         key,
+        dataset: args.dataset.clone(),
+        labels: args.labels.clone(),
         opened: AtomicU64::new(0),
     };
     let input = Input::open(&args.stream)?;
@@ -68,26 +78,38 @@ pub(super) async fn run(args: &Args) -> Result<ExitCode> {
 
 struct Opening {
     key: PrivateKey,
+    dataset: String,
+    labels: Vec<String>,
     opened: AtomicU64,
 }
 
 #[async_trait]
 impl Transform for Opening {
     async fn apply(&self, records: Vec<Record>) -> std::result::Result<Vec<Outcome>, TransformError> {
-        let answers = Answers::new(&self.key);
+        let answers = Answers::new(&self.key, &self.dataset);
         // RSA is work: other tasks go on meanwhile.
         tokio::task::block_in_place(|| {
             let mut outcomes = Vec::with_capacity(records.len());
             for mut record in records {
                 let text = record.value.take().unwrap_or_default();
-                let (document, opened) = answers.document(&text).map_err(|_| TransformError::Stop {
-                    kind: StopKind::Data,
-                    reason: format!(
-                        "{}: record {} is not JSON",
-                        record.position.topic,
-                        record.position.offset + 1
-                    ),
-                    help: "give one JSON document a line; a JWE alone goes between quotes".to_owned(),
+                let opened = answers.document(&text, &self.labels);
+                let (document, opened) = opened.map_err(|error| {
+                    let place = format!("{}: record {}", record.position.topic, record.position.offset + 1);
+                    let (what, help) = match error {
+                        DocumentError::OtherPlace { .. } => (
+                            format!("{place}: {error}"),
+                            "name the dataset that was asked with --dataset; --label LABEL takes values of that label wherever they stand",
+                        ),
+                        _ => (
+                            format!("{place} is not JSON"),
+                            "give one JSON document a line; a JWE alone goes between quotes",
+                        ),
+                    };
+                    TransformError::Stop {
+                        kind: StopKind::Data,
+                        reason: what,
+                        help: help.to_owned(),
+                    }
                 })?;
                 self.opened.fetch_add(opened as u64, Ordering::Relaxed);
                 record.value = Some(match opened {

@@ -1,26 +1,32 @@
 //! `client seal`: fields of JSON records, sealed as a client does before they leave.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
-use sealflow::columns::{Found, Locator, json, splice};
+use sealflow::columns::{Found, Hit, Locator, json, splice};
 use sealflow::pipeline::{Outcome, Record, Route, StopKind, Transform, TransformError};
-use sealflow::policy::ColumnPath;
-use sealflow_client::{RowId, RsaPublicJwk, SealError, Session};
+use sealflow::policy::{ColumnPath, Root, Segment};
+use sealflow_client::{RowId, RsaPublicJwk, SealError, Session, seal_value};
 
 use super::read_public_key;
-use crate::commands::stream::{Input, Outputs, StreamArgs, pass};
-use crate::failure::{Failure, Result};
+use crate::commands::stream::{Input, Outputs, Passed, StreamArgs, pass_if};
+use crate::failure::{Exit, Failure, Result};
 use crate::files;
 use crate::signals;
 use crate::term::note;
 
+/// Values with a key of their own in one record: pipelines open no more.
+const MAX_OF_THEIR_OWN: usize = 1_024;
+const MEND: &str = "mend the record; nothing of it was written";
+
 /// Seal fields of JSON records to the backend's RSA key
 ///
 /// Each value becomes a JWE under the key of a session, and each record carries its session in a field. The policy that opens
-/// them has `flow: hybrid` for the columns, and names that field as `client: { session: … }`. Every other byte stays.
+/// them has `flow: hybrid` for the columns, and names that field as `client: { session: … }`. Every other byte stays. A record
+/// without one of the columns is refused, and null stays null.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]
@@ -31,12 +37,18 @@ pub(crate) struct Args {
     /// The dataset that the values belong to
     #[arg(long, value_name = "NAME")]
     dataset: String,
-    /// A field to seal, as the policy names it: `user.email`, `cards[*].number`; may be repeated
-    #[arg(long = "column", value_name = "PATH", required = true)]
+    /// A field to seal, as the policy names it: `user.email`, `cards[*].number`; may be repeated. Every record has it
+    #[arg(long = "column", value_name = "PATH", required_unless_present = "optional_columns")]
     columns: Vec<ColumnPath>,
-    /// The name of the record's member for its session
-    #[arg(long, value_name = "NAME", default_value = "session")]
-    session: String,
+    /// A field to seal that not every record has; may be repeated
+    #[arg(long = "optional-column", value_name = "PATH")]
+    optional_columns: Vec<ColumnPath>,
+    /// Where the session goes, as the policy names it: `session`, `meta.session`
+    #[arg(long, value_name = "PATH", default_value = "session")]
+    session: ColumnPath,
+    /// Seal each value with a key of its own, and no session; it costs the backend an RSA operation each
+    #[arg(long, conflicts_with = "session")]
+    per_value: bool,
     /// The field that names a record's row, if the policy binds these columns (`bind_row`)
     #[arg(long, value_name = "PATH")]
     bind_row: Option<ColumnPath>,
@@ -49,23 +61,39 @@ pub(super) async fn run(args: &Args) -> Result<ExitCode> {
     let sealing = Sealing::new(args, key)?;
     let input = Input::open(&args.stream)?;
     let outputs = Outputs::create(&args.stream, files::Access::Shared, None, None)?;
-    let passed = pass(input, &sealing, outputs).await?;
+    let found_something = |passed: &Passed| {
+        if passed.records == 0 || sealing.state().found > 0 {
+            return Ok(());
+        }
+        Err(Failure::new(
+            Exit::Data,
+            format_args!(
+                "none of {} records has any of the columns, and nothing was sealed",
+                passed.records
+            ),
+            "correct --optional-column: a path is spelled as the policy has it",
+        ))
+    };
+    let passed = pass_if(input, &sealing, outputs, found_something).await?;
     let output = args.stream.output.as_deref().unwrap_or(Path::new("standard output"));
     note(format_args!(
         "sealed {} values of {} records into {}",
-        sealing.values(),
+        sealing.state().values,
         passed.records,
         output.display()
     ));
     Ok(ExitCode::SUCCESS)
 }
 
-/// The sessions of one run.
+/// What is sealed, and how.
 struct Sealing {
     locator: Locator,
     labels: Vec<String>,
+    /// How many of the labels every record has to have: the first ones.
+    needed: usize,
     is_bound: bool,
-    session_name: Vec<u8>,
+    /// `None` if each value has a key of its own.
+    carrier: Option<Carrier>,
     key: RsaPublicJwk,
     dataset: String,
     state: Mutex<State>,
@@ -75,122 +103,223 @@ struct Sealing {
 struct State {
     session: Option<Session>,
     values: u64,
+    /// Places of columns, nulls too.
+    found: u64,
+}
+
+/// Where sessions go: a member of the record, or of an object in it.
+struct Carrier {
+    /// The member's name as JSON.
+    name: String,
+    /// The object that gets it; `None` for the record itself.
+    within: Option<(String, Locator)>,
+}
+
+/// Why a record is not sealed, and what to do.
+struct Refusal {
+    reason: String,
+    help: String,
+}
+
+impl Refusal {
+    fn new(reason: impl Into<String>, help: impl Into<String>) -> Self {
+        let (reason, help) = (reason.into(), help.into());
+        Self { reason, help }
+    }
 }
 
 impl Sealing {
     fn new(args: &Args, key: RsaPublicJwk) -> Result<Self> {
+        let columns: Vec<ColumnPath> = args.columns.iter().chain(&args.optional_columns).cloned().collect();
+        let carrier = match args.per_value {
+            true => None,
+            false => Some(Carrier::new(&args.session)?),
+        };
         // The session's member is looked for, so that none is there twice.
-        let session: ColumnPath = serde_json::to_string(&args.session)
-            .unwrap_or_default()
-            .parse()
-            .map_err(|error| Failure::usage(format_args!("--session: {error}"), "give the name of a member"))?;
-        let mut fields = vec![session];
-        fields.extend(args.bind_row.clone());
-        let locator = Locator::new(&args.columns, &fields)
+        let session = carrier.is_some().then(|| args.session.clone());
+        let fields: Vec<ColumnPath> = session.into_iter().chain(args.bind_row.clone()).collect();
+        let locator = Locator::new(&columns, &fields)
             .map_err(|error| Failure::usage(format_args!("--column: {error}"), "name fields that do not overlap"))?;
-        let mut session_name = Vec::new();
-        json::write_string(&args.session, &mut session_name);
         Ok(Self {
             locator,
-            labels: args.columns.iter().map(ToString::to_string).collect(),
+            labels: columns.iter().map(ToString::to_string).collect(),
+            needed: args.columns.len(),
             is_bound: args.bind_row.is_some(),
-            session_name,
+            carrier,
             key,
             dataset: args.dataset.clone(),
             state: Mutex::default(),
         })
     }
 
-    fn values(&self) -> u64 {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).values
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn record(&self, mut record: Record, found: &mut Found, state: &mut State) -> std::result::Result<Record, String> {
+    fn record(&self, mut record: Record, found: &mut Found, state: &mut State) -> std::result::Result<Record, Refusal> {
         let text = record.value.clone().unwrap_or_default();
-        self.locator.locate(&text, found).map_err(|error| error.to_string())?;
-        if found.fields.iter().any(|field| field.field == 0) {
-            return Err("the record has a member for the session already".to_owned());
+        let located = self.locator.locate(&text, found);
+        located.map_err(|error| Refusal::new(error.to_string(), MEND))?;
+        self.check_columns(found)?;
+        let row_field = u16::from(self.carrier.is_some());
+        if found.fields.iter().any(|field| field.field < row_field) {
+            return Err(Refusal::new("the record has a member for the session already", MEND));
         }
-        let mut rows = found.fields.iter().filter(|field| field.field == 1);
+        let mut rows = found.fields.iter().filter(|field| field.field == row_field);
         let row = match (self.is_bound, rows.next(), rows.next()) {
             (false, ..) => None,
-            (true, Some(field), None) => Some(std::str::from_utf8(&text[field.range()]).map_err(|e| e.to_string())?),
-            (true, ..) => return Err("the field of --bind-row is not there once".to_owned()),
-        };
-        // One session for the whole record: near its limits the next one begins before.
-        let session = self.session(state, found.hits.len())?;
-        let mut sealed = Vec::new();
-        for hit in &found.hits {
-            let value = &text[hit.range()];
-            if value == b"null" {
-                continue;
+            (true, Some(field), None) => {
+                let row = std::str::from_utf8(&text[field.range()]);
+                Some(row.map_err(|error| Refusal::new(error.to_string(), MEND))?)
             }
-            let label = &self.labels[usize::from(hit.column)];
-            let jwe = match row {
-                Some(row) => {
-                    RowId::new(row, found.indexes(hit)).and_then(|row| session.seal_in_row(label, value, &row))
-                }
-                None => session.seal(label, value),
-            };
-            sealed.push((hit.range(), format!("\"{}\"", jwe.map_err(|error| error.to_string())?)));
+            (true, ..) => return Err(Refusal::new("the field of --bind-row is not there once", MEND)),
+        };
+        let mut replaced = Vec::new();
+        let is_null = |hit: &Hit| &text[hit.range()] == b"null";
+        let hits: Vec<&Hit> = found.hits.iter().filter(|hit| !is_null(hit)).collect();
+        let mut session = None;
+        if let Some(carrier) = self.carrier.as_ref().filter(|_| !hits.is_empty()) {
+            // One session for the whole record: near its limits the next one begins before.
+            let begun = self.session(state, hits.len())?;
+            replaced.push(carrier.place(&text, begun.token())?);
+            session = Some(begun);
+        } else if hits.len() > MAX_OF_THEIR_OWN {
+            return Err(Refusal::new(
+                format!("more than {MAX_OF_THEIR_OWN} values with a key of their own in one record: nobody opens them"),
+                "seal them in a session: leave --per-value out",
+            ));
         }
-        if sealed.is_empty() {
+        for hit in &hits {
+            let row = row.map(|row| RowId::new(row, found.indexes(hit))).transpose();
+            let sealed = row.and_then(|row| {
+                let (label, value) = (&self.labels[usize::from(hit.column)], &text[hit.range()]);
+                match (&mut session, &row) {
+                    (Some(session), Some(row)) => session.seal_in_row(label, value, row),
+                    (Some(session), None) => session.seal(label, value),
+                    (None, row) => seal_value(&self.key, &self.dataset, label, value, row.as_ref()),
+                }
+            });
+            let jwe = sealed.map_err(|error| Refusal::new(error.to_string(), MEND))?;
+            replaced.push((hit.range(), format!("\"{jwe}\"")));
+        }
+        state.found += found.hits.len() as u64;
+        state.values += hits.len() as u64;
+        if replaced.is_empty() {
             return Ok(record);
         }
-        let values = sealed.len() as u64;
-        let token = session.token().to_owned();
-        state.values += values;
-        let brace = text.iter().position(|byte| *byte == b'{').unwrap_or(0);
-        if sealed[0].0.start <= brace {
-            return Err("the record is not an object".to_owned());
-        }
-        let name = String::from_utf8_lossy(&self.session_name);
-        let member = format!("{name}:\"{token}\",");
-        let all = std::iter::once((brace + 1..brace + 1, member)).chain(sealed);
-        let all: Vec<_> = all.collect();
-        let mut out = Vec::with_capacity(text.len() + all.iter().map(|(_, text)| text.len()).sum::<usize>());
-        splice(
-            &text,
-            all.iter().map(|(range, text)| (range.clone(), text.as_bytes())),
-            &mut out,
-        );
+        replaced.sort_by_key(|(range, _)| range.start);
+        let mut out = Vec::with_capacity(text.len() + replaced.iter().map(|(_, text)| text.len()).sum::<usize>());
+        let all = replaced.iter().map(|(range, text)| (range.clone(), text.as_bytes()));
+        splice(&text, all, &mut out);
         record.value = Some(out.into());
         Ok(record)
     }
 
-    fn session<'s>(&self, state: &'s mut State, values: usize) -> std::result::Result<&'s mut Session, String> {
-        let is_usable = state
-            .session
-            .as_ref()
-            .is_some_and(|session| session.has_room(values as u64));
-        if !is_usable {
-            let next = Session::begin(&self.key, &self.dataset).map_err(|error: SealError| error.to_string())?;
-            state.session = Some(next);
+    /// A column that is not there may be one that is spelled in another way, and would leave in clear.
+    fn check_columns(&self, found: &Found) -> std::result::Result<(), Refusal> {
+        for (n, label) in self.labels.iter().enumerate().take(self.needed) {
+            if !found.hits.iter().any(|hit| usize::from(hit.column) == n) {
+                return Err(Refusal::new(
+                    format!("there is no {label} in it"),
+                    "correct --column, or name a field that not every record has by --optional-column; nothing of the record \
+                     was written",
+                ));
+            }
         }
-        state.session.as_mut().ok_or_else(|| "no session".to_owned())
+        Ok(())
+    }
+
+    fn session<'s>(&self, state: &'s mut State, values: usize) -> std::result::Result<&'s mut Session, Refusal> {
+        let is_usable = |session: &Session| session.has_room(values as u64);
+        let usable = state.session.take().filter(is_usable);
+        let session = match usable {
+            Some(session) => session,
+            None => Session::begin(&self.key, &self.dataset)
+                .map_err(|error: SealError| Refusal::new(error.to_string(), "try again"))?,
+        };
+        Ok(state.session.insert(session))
+    }
+}
+
+impl Carrier {
+    fn new(path: &ColumnPath) -> Result<Self> {
+        let wrong = |error: &dyn std::fmt::Display| {
+            let help = "name a field without [*], as `client: { session: … }` of the policy does; or seal --per-value";
+            Failure::usage(format_args!("--session: {error}"), help)
+        };
+        let is_clear = *path.root() == Root::Value && !path.segments().contains(&Segment::Each);
+        let Some((Segment::Name(last), within)) = path.segments().split_last().filter(|_| is_clear) else {
+            return Err(wrong(&"a session is one string in the value of a record"));
+        };
+        let mut name = Vec::new();
+        json::write_string(last, &mut name);
+        let within = match within {
+            [] => None,
+            within => {
+                let within = ColumnPath::into_value(within.to_vec());
+                let locator = Locator::new(std::slice::from_ref(&within), &[]).map_err(|error| wrong(&error))?;
+                Some((within.to_string(), locator))
+            }
+        };
+        Ok(Self {
+            name: String::from_utf8_lossy(&name).into_owned(),
+            within,
+        })
+    }
+
+    /// What is written where, so that `text` has the session.
+    fn place(&self, text: &[u8], token: &str) -> std::result::Result<(Range<usize>, String), Refusal> {
+        let is_space = |byte: &u8| b" \t\r\n".contains(byte);
+        let after_space = |from: usize| from + text[from..].iter().take_while(|byte| is_space(byte)).count();
+        let (what, start) = match &self.within {
+            None => ("the record".to_owned(), after_space(0)),
+            Some((path, locator)) => {
+                let mut found = Found::default();
+                let located = locator.locate(text, &mut found);
+                located.map_err(|error| Refusal::new(error.to_string(), MEND))?;
+                let [hit] = found.hits[..] else {
+                    let reason = format!("there is not one {path} in it, into which the session goes");
+                    return Err(Refusal::new(reason, MEND));
+                };
+                (path.clone(), hit.range().start)
+            }
+        };
+        if text.get(start) != Some(&b'{') {
+            return Err(Refusal::new(
+                format!("{what} is not an object, so that it has no member for the session"),
+                "give one object a record, or seal each value by itself (--per-value)",
+            ));
+        }
+        let at = start + 1;
+        let is_empty = text.get(after_space(at)) == Some(&b'}');
+        let comma = if is_empty { "" } else { "," };
+        Ok((at..at, format!("{}:\"{token}\"{comma}", self.name)))
     }
 }
 
 #[async_trait]
 impl Transform for Sealing {
     async fn apply(&self, records: Vec<Record>) -> std::result::Result<Vec<Outcome>, TransformError> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut found = Found::default();
-        let mut outcomes = Vec::with_capacity(records.len());
-        for record in records {
-            // People count from 1.
-            let place = format!("{}: record {}", record.position.topic, record.position.offset + 1);
-            let record = self.record(record, &mut found, &mut state);
-            let record = record.map_err(|reason| TransformError::Stop {
-                kind: StopKind::Data,
-                reason: format!("{place} cannot be sealed: {reason}"),
-                help: "mend the record; nothing was written".to_owned(),
-            })?;
-            outcomes.push(Outcome {
-                route: Route::Target,
-                record,
-            });
-        }
-        Ok(outcomes)
+        // RSA is work if each value has its own: other tasks go on meanwhile.
+        tokio::task::block_in_place(|| {
+            let mut state = self.state();
+            let mut found = Found::default();
+            let mut outcomes = Vec::with_capacity(records.len());
+            for record in records {
+                // People count from 1.
+                let place = format!("{}: record {}", record.position.topic, record.position.offset + 1);
+                let record = self.record(record, &mut found, &mut state);
+                let record = record.map_err(|refusal| TransformError::Stop {
+                    kind: StopKind::Data,
+                    reason: format!("{place} cannot be sealed: {}", refusal.reason),
+                    help: refusal.help,
+                })?;
+                outcomes.push(Outcome {
+                    route: Route::Target,
+                    record,
+                });
+            }
+            Ok(outcomes)
+        })
     }
 }

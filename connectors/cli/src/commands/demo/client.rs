@@ -110,7 +110,7 @@ pub(super) async fn run(bench: &Bench) -> Result<Shown> {
     let answered = reading.records.into_iter().flatten().next();
     let answered = answered.ok_or_else(|| failed("nothing was answered"))?;
     let answer = text(&answered);
-    let opened = Answers::new(&reader_key).document(answer.as_bytes());
+    let opened = Answers::new(&reader_key, "forms").document(answer.as_bytes(), &[]);
     let (opened, count) = opened.map_err(|error| wrong(&error.to_string()))?;
     let opened = String::from_utf8_lossy(opened.expose()).into_owned();
     if count != 1 || opened != r#"{"id":0,"card":"4111-0000"}"# {
