@@ -10,7 +10,7 @@ use bytes::Bytes;
 use sealflow::keys::testing::MemoryKms;
 use sealflow::keys::{
     ClientKeyService, EncryptionContext, GeneratedKey, GeneratedPair, KeyDescription, KeyService, KeyServiceError,
-    RsaBits,
+    PrivateHalf, RsaBits,
 };
 use sealflow::pipeline::{Header, Record};
 use sealflow::policy::VerifiedPolicy;
@@ -296,6 +296,15 @@ impl ClientKeyService for Answered {
         context: &EncryptionContext,
     ) -> Result<GeneratedPair, KeyServiceError> {
         self.inner.generate_pair(arn, bits, context).await
+    }
+
+    async fn private_half(
+        &self,
+        arn: &str,
+        wrapped: &[u8],
+        context: &EncryptionContext,
+    ) -> Result<Arc<dyn PrivateHalf>, KeyServiceError> {
+        self.inner.private_half(arn, wrapped, context).await
     }
 
     async fn mac(&self, arn: &str, message: &[u8]) -> Result<[u8; 32], KeyServiceError> {

@@ -1,5 +1,8 @@
 //! The joint for keys that clients seal to: RSA and HMAC keys whose secret halves stay in the key service.
 
+use std::fmt;
+use std::sync::Arc;
+
 use async_trait::async_trait;
 
 use super::service::{EncryptionContext, KeyService, KeyServiceError};
@@ -42,6 +45,16 @@ pub struct GeneratedPair {
     pub arn: String,
 }
 
+/// The private half of a pair, held in memory. Wiped on drop; `Debug` shows nothing of it.
+pub trait PrivateHalf: Send + Sync + fmt::Debug {
+    /// The public half that belongs to it, as it follows from the private one: `SubjectPublicKeyInfo`, DER.
+    fn public(&self) -> &[u8];
+
+    /// Opens what was sealed to the public half as [`ClientKeyService::decrypt_rsa`] does; `None` for all else, without a
+    /// reason. It computes for milliseconds: call it where nobody waits for the thread.
+    fn decrypt(&self, ciphertext: &[u8]) -> Option<SecretBytes>;
+}
+
 /// What a key service does with keys of clients. The contract, which
 /// `conformance::client_key_service` checks, is that of [`KeyService`], and:
 ///
@@ -49,7 +62,9 @@ pub struct GeneratedPair {
 ///   label) to `public_key` of the same ARN, and fails with [`KeyServiceError::Refused`] for all else;
 /// * a key of another kind than a call needs is [`KeyServiceError::KeyUnusable`]; asked to decrypt or unwrap, it may also be
 ///   [`KeyServiceError::Refused`], since AWS KMS does not always tell the two apart;
-/// * private keys of pairs unwrap as data keys do, and never under an RSA key.
+/// * private keys of pairs unwrap as data keys do, and never under an RSA key;
+/// * `private_half` unwraps with one request and takes only the private key of an RSA key of these sizes: all else that a
+///   context opens is [`KeyServiceError::BadAnswer`].
 #[async_trait]
 pub trait ClientKeyService: KeyService {
     /// The public half of the RSA key `arn` as `SubjectPublicKeyInfo`, DER. Keys for signatures are refused.
@@ -67,6 +82,15 @@ pub trait ClientKeyService: KeyService {
         bits: RsaBits,
         context: &EncryptionContext,
     ) -> Result<GeneratedPair, KeyServiceError>;
+
+    /// Unwraps the private half of a pair, to hold it in memory. Whether it is that of the public half in the policy, the
+    /// caller compares.
+    async fn private_half(
+        &self,
+        arn: &str,
+        wrapped: &[u8],
+        context: &EncryptionContext,
+    ) -> Result<Arc<dyn PrivateHalf>, KeyServiceError>;
 
     /// HMAC-SHA-256 (RFC 2104) of a message of 1 to 4,096 bytes under the HMAC key `arn`.
     async fn mac(&self, arn: &str, message: &[u8]) -> Result<[u8; 32], KeyServiceError>;

@@ -1,8 +1,11 @@
 //! A bound on what strangers can make us ask a key service: envelopes that travel with data can be forged, and every
 //! forgery costs one `Decrypt`. Refusals are paid from a bucket of chances that fills slowly; what opens costs nothing.
 
-use std::sync::{Mutex, PoisonError};
+use std::pin::pin;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+
+use tokio::sync::Notify;
 
 use crate::clock::Steady;
 
@@ -19,11 +22,15 @@ pub(crate) struct Doubt {
     burst: u32,
     /// How long one more takes.
     refill: Duration,
+    /// Told whenever a chance that was taken is spent or given back.
+    settled: Notify,
 }
 
 #[derive(Debug)]
 struct State {
     chances: u32,
+    /// Taken, and neither spent nor given back yet.
+    out: u32,
     filled: Steady,
 }
 
@@ -43,17 +50,23 @@ impl Doubt {
         Self {
             state: Mutex::new(State {
                 chances: burst,
+                out: 0,
                 filled: Steady(0),
             }),
             burst,
             refill,
+            settled: Notify::new(),
         }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A chance, taken before the key service is asked so that concurrent callers cannot overdraw; `None` if there is
     /// none left.
     pub(crate) fn take(&self, now: Steady) -> Option<Chance<'_>> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state();
         let refill = self.refill.as_millis().max(1);
         let earned = now.since(state.filled).as_millis() / refill;
         if earned > 0 {
@@ -62,15 +75,44 @@ impl Doubt {
             state.filled = now;
         }
         state.chances = state.chances.checked_sub(1)?;
+        state.out += 1;
         Some(Chance(self))
+    }
+
+    /// As [`take`](Self::take), but while others have taken chances that may come back, it waits for them: only chances that
+    /// are spent refuse anybody.
+    pub(crate) async fn take_when_settled(&self, now: Steady) -> Option<Chance<'_>> {
+        loop {
+            // Enlisted before it looks, so that nothing settles unseen between the two.
+            let mut settled = pin!(self.settled.notified());
+            settled.as_mut().enable();
+            if let Some(chance) = self.take(now) {
+                return Some(chance);
+            }
+            if self.state().out == 0 {
+                return None;
+            }
+            settled.await;
+        }
     }
 }
 
 impl Chance<'_> {
     /// The envelope opened, or the key service did not say: nothing speaks against it.
     pub(crate) fn give_back(self) {
-        let mut state = self.0.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.0.state();
         state.chances = state.chances.saturating_add(1).min(self.0.burst);
+        // Unlocked before this chance is dropped, which locks too.
+        drop(state);
+    }
+}
+
+impl Drop for Chance<'_> {
+    fn drop(&mut self) {
+        let mut state = self.0.state();
+        state.out = state.out.saturating_sub(1);
+        drop(state);
+        self.0.settled.notify_waiters();
     }
 }
 
@@ -97,5 +139,26 @@ mod tests {
             fresh.state.lock().unwrap().chances
         };
         assert_eq!(chance, BURST);
+    }
+
+    #[tokio::test]
+    async fn who_finds_no_chance_waits_for_those_that_may_come_back_and_only_for_them() {
+        let doubt = Doubt::new(2, Duration::from_secs(1));
+        let (first, second) = (doubt.take(Steady(0)).unwrap(), doubt.take(Steady(0)).unwrap());
+        assert!(doubt.take(Steady(0)).is_none());
+        let mut waiting = pin!(doubt.take_when_settled(Steady(0)));
+        let poll = tokio::time::timeout(Duration::from_millis(20), waiting.as_mut()).await;
+        assert!(poll.is_err(), "it waits");
+        // Spent: the other one may still come back.
+        drop(first);
+        let poll = tokio::time::timeout(Duration::from_millis(20), waiting.as_mut()).await;
+        assert!(poll.is_err(), "it waits on");
+        second.give_back();
+        let chance = waiting.await.unwrap();
+        drop(chance);
+        assert!(
+            doubt.take_when_settled(Steady(0)).await.is_none(),
+            "nobody can give any back"
+        );
     }
 }

@@ -15,14 +15,16 @@ pub mod service;
 pub mod testing;
 
 pub use catalogue::{Catalogue, CatalogueError, MAX_OBJECT, Put, check_path};
-pub use client_keys::{ClientKeyService, GeneratedPair, RsaBits};
+pub use client_keys::{ClientKeyService, GeneratedPair, PrivateHalf, RsaBits};
 pub use domains::{Domain, DomainError, DomainKeys, create_domain_secret};
 #[cfg(feature = "pipeline")]
 pub(crate) use doubt::Doubt;
 pub use envelope::{Envelope, EnvelopeError, KEYS_HEADER, LabelEntry};
 pub use opening::{OpenKeyError, OpenedKey, OpeningKeys, UnwrappedMaterial, governing};
 pub use sealing::{ActiveKey, CacheCounters, KeyMaterial, KeySpec, SealingKeys};
-pub use service::{EncryptionContext, GeneratedKey, KeyAdmin, KeyDescription, KeyService, KeyServiceError};
+pub use service::{
+    CLIENT_PAIR_PURPOSE, EncryptionContext, GeneratedKey, KeyAdmin, KeyDescription, KeyService, KeyServiceError,
+};
 
 use crate::seal::{KeyId, SealError};
 

@@ -8,6 +8,9 @@ use async_trait::async_trait;
 
 use crate::secret::SecretBytes;
 
+/// What `sealflow:purpose` says of the private halves of clients' pairs.
+pub const CLIENT_PAIR_PURPOSE: &str = "client-key-pair";
+
 /// The encryption context of a wrapped key: clear names and values that the KMS authenticates and logs.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct EncryptionContext(BTreeMap<String, String>);
@@ -28,6 +31,13 @@ impl EncryptionContext {
     #[must_use]
     pub fn for_domain(domain: &str) -> Self {
         Self(BTreeMap::from([("sealflow:domain".to_owned(), domain.to_owned())]))
+    }
+
+    /// The context of the private half of a pair that clients of a dataset seal to: `{sealflow:dataset, sealflow:purpose}`.
+    #[must_use]
+    pub fn for_client_pair(dataset: &str) -> Self {
+        let pairs = [("sealflow:dataset", dataset), ("sealflow:purpose", CLIENT_PAIR_PURPOSE)];
+        Self(pairs.into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect())
     }
 
     /// Name and value of each entry, sorted by name.

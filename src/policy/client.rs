@@ -7,7 +7,8 @@ use super::model::{ColumnRule, Flow};
 use super::parse::{check_arn, check_clear_scalar, check_name, path};
 use super::path::{ColumnPath, Root, Segment};
 use super::problem::{Found, Problem};
-use super::raw::RawClient;
+use super::raw::{RawClient, RawPreviousClientKey};
+use super::rsa_key::{KeyPair, RsaKey};
 
 /// The header in which a session rides, unless the policy names a field.
 pub const SESSION_HEADER: &str = "sealflow-session";
@@ -32,27 +33,29 @@ pub struct ClientRule {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ClientKey {
-    /// Full ARN of the KMS key: an RSA key for encryption.
-    pub arn: String,
-    /// Full ARNs of those before it: they open what clients still seal to them.
-    pub previous: Vec<String>,
+    /// The key.
+    pub key: RsaKey,
+    /// Those before it: they open what clients still seal to them.
+    pub previous: Vec<RsaKey>,
 }
 
 impl ClientRule {
-    /// All KMS keys, the current ones first.
+    /// All RSA keys, the current ones first.
+    pub fn rsa_keys(&self) -> impl Iterator<Item = &RsaKey> {
+        let current = self.keys.values().map(|key| &key.key);
+        current.chain(self.keys.values().flat_map(|key| &key.previous))
+    }
+
+    /// The KMS keys that they need, in the same order.
     pub fn arns(&self) -> impl Iterator<Item = &str> {
-        let current = self.keys.values().map(|key| key.arn.as_str());
-        current.chain(
-            self.keys
-                .values()
-                .flat_map(|key| key.previous.iter().map(String::as_str)),
-        )
+        self.rsa_keys().map(RsaKey::arn)
     }
 }
 
 /// Checks the block `client`, and that columns that need it have it.
 pub(super) fn client(
     raw: Option<&RawClient>,
+    dataset: &str,
     columns: &[ColumnRule],
     data_keys: &[&str],
 ) -> Result<Option<ClientRule>, Found> {
@@ -66,27 +69,36 @@ pub(super) fn client(
     if raw.keys.is_empty() {
         return Err(Problem::NoClientKeys.at(&at.key("keys")));
     }
-    let mut seen: Vec<&str> = data_keys.to_vec();
+    let mut seen: Vec<RsaKey> = Vec::new();
     let mut keys = BTreeMap::new();
     for (name, raw) in &raw.keys {
         let at = at.key("keys").key(name);
         check_name(name, "client key", MAX_KEY_NAME_BYTES).map_err(|problem| problem.at(&at))?;
-        let previous = raw.previous.iter().enumerate();
-        let previous = previous.map(|(n, arn)| (arn, at.key("previous").index(n)));
-        for (arn, at) in std::iter::once((&raw.arn, at.key("arn"))).chain(previous) {
-            check_arn(arn, &at)?;
-            if seen.contains(&arn.as_str()) {
-                return Err(Problem::SharedClientKey.at(&at));
-            }
-            seen.push(arn);
-        }
-        let key = ClientKey {
-            arn: raw.arn.clone(),
-            previous: raw.previous.clone(),
+        let mut add = |key: Result<RsaKey, Found>, at: &KeyPath| {
+            let key = key?;
+            check_own(&key, &seen, data_keys).map_err(|problem| problem.at(at))?;
+            seen.push(key.clone());
+            Ok(key)
         };
-        keys.insert(name.clone(), key);
+        let key = match (&raw.arn, &raw.pair) {
+            (Some(arn), None) => add(in_kms(arn, &at.key("arn")), &at.key("arn"))?,
+            (None, Some(pair)) => add(
+                KeyPair::new(pair, dataset, &at.key("pair")).map(RsaKey::Pair),
+                &at.key("pair"),
+            )?,
+            _ => return Err(Problem::ArnOrPair.at(&at)),
+        };
+        let mut previous = Vec::with_capacity(raw.previous.len());
+        for (n, raw) in raw.previous.iter().enumerate() {
+            let at = at.key("previous").index(n);
+            previous.push(match raw {
+                RawPreviousClientKey::Arn(arn) => add(in_kms(arn, &at), &at)?,
+                RawPreviousClientKey::Pair(pair) => add(KeyPair::new(pair, dataset, &at).map(RsaKey::Pair), &at)?,
+            });
+        }
+        keys.insert(name.clone(), ClientKey { key, previous });
     }
-    if seen.len() - data_keys.len() > MAX_CLIENT_KEYS {
+    if seen.len() > MAX_CLIENT_KEYS {
         return Err(Problem::TooManyEntries { max: MAX_CLIENT_KEYS }.at(&at.key("keys")));
     }
     let session = match &raw.session {
@@ -98,6 +110,29 @@ pub(super) fn client(
         session,
         keep_session: raw.keep_session,
     }))
+}
+
+fn in_kms(arn: &str, at: &KeyPath) -> Result<RsaKey, Found> {
+    check_arn(arn, at)?;
+    Ok(RsaKey::InKms { arn: arn.to_owned() })
+}
+
+/// That `key` serves nothing else: neither what is sealed for storage, nor another key of clients. Who may unwrap data keys
+/// under the KMS key of a pair could unwrap its private half. Pairs may share the KMS key that wrapped them.
+fn check_own(key: &RsaKey, others: &[RsaKey], data_keys: &[&str]) -> Result<(), Problem> {
+    if data_keys.contains(&key.arn()) {
+        return Err(Problem::SharedClientKey);
+    }
+    for other in others {
+        let is_shared = match (key, other) {
+            (RsaKey::Pair(key), RsaKey::Pair(other)) => key.public == other.public,
+            _ => key.arn() == other.arn(),
+        };
+        if is_shared {
+            return Err(Problem::SharedClientKey);
+        }
+    }
+    Ok(())
 }
 
 /// One clear string per record.

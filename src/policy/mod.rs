@@ -22,6 +22,7 @@ pub mod path;
 pub mod problem;
 pub mod publish;
 mod raw;
+pub mod rsa_key;
 pub mod signed;
 pub mod source;
 pub mod template;
@@ -43,6 +44,7 @@ pub use model::{
 pub use path::{ColumnPath, PathError, Root, Segment};
 pub use problem::{PolicyError, Problem};
 pub use publish::{HistoryEntry, PublishError, Published};
+pub use rsa_key::{KeyPair, RsaKey};
 pub use signed::{OwnerKey, TrustError, VerifiedDomain, VerifiedPolicy};
 pub use source::{FixedPolicies, PolicySource, PolicySourceError};
 pub use template::KeyTemplate;

@@ -87,8 +87,11 @@ fn check(raw: RawPolicy, sha256: [u8; 32]) -> Result<Policy, Found> {
     let columns = columns(&raw.columns, &names)?;
     check_template_fields(&keys, &columns)?;
     check_enclave_keys(&columns, &raw, &keys)?;
-    let data_keys: Vec<&str> = keys.values().map(|key| key.arn.as_str()).collect();
-    let client = client(raw.client.as_ref(), &columns, &data_keys)?;
+    let current = keys.values().map(|key| key.arn.as_str());
+    let data_keys: Vec<&str> = current
+        .chain(raw.previous.keys.iter().map(|key| key.arn.as_str()))
+        .collect();
+    let client = client(raw.client.as_ref(), &raw.dataset, &columns, &data_keys)?;
     let dead_letters = raw
         .dead_letters
         .as_ref()

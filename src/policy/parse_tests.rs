@@ -804,3 +804,101 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_key_of_clients_is_an_arn_or_a_pair_and_pairs_rotate_like_arns() {
+    const WRAPS: &str = "arn:aws:kms:eu-central-1:111122223333:key/dddddddd-12ab-34cd-56ef-1234567890ab";
+    let public = |last: u8| {
+        let mut der = vec![
+            0x30, 0x82, 0x01, 0x22, 0x30, 0x0d, 0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d,
+        ];
+        der.extend([
+            0x01, 0x01, 0x01, 0x05, 0x00, 0x03, 0x82, 0x01, 0x0f, 0x00, 0x30, 0x82, 0x01, 0x0a,
+        ]);
+        der.extend([0x02, 0x82, 0x01, 0x01, 0x00]);
+        der.extend([0xab; 255]);
+        der.extend([last, 0x02, 0x03, 0x01, 0x00, 0x01]);
+        base64::engine::Engine::encode(&base64::engine::general_purpose::STANDARD, der)
+    };
+    let pair = |arn: &str, last| format!("{{ arn: \"{arn}\", public: \"{}\", wrapped: \"AAEC\" }}", public(last));
+    let with = |key: &str| {
+        let columns = of_columns("  - { path: a, key: k, acl: a, flow: hybrid }");
+        format!("{columns}\nclient: {{ keys: {{ web: {{ {key} }} }} }}")
+    };
+    let rotated = format!(
+        "pair: {}, previous: [\"{OTHER_ARN}\", {}]",
+        pair(WRAPS, 1),
+        pair(WRAPS, 3)
+    );
+    let rule = parse(&with(&rotated)).unwrap().client.unwrap();
+    assert_eq!(rule.arns().collect::<Vec<_>>(), [WRAPS, OTHER_ARN, WRAPS]);
+    let keys: Vec<_> = rule.rsa_keys().collect();
+    let [
+        crate::policy::RsaKey::Pair(new),
+        crate::policy::RsaKey::InKms { .. },
+        crate::policy::RsaKey::Pair(old),
+    ] = keys[..]
+    else {
+        panic!("{keys:?}")
+    };
+    assert_eq!((new.dataset.as_str(), &*new.wrapped), ("d", &[0, 1, 2][..]));
+    assert_ne!(new.digest(), old.digest());
+    assert!(!format!("{new:?}").contains("wrapped"), "{new:?}");
+
+    let shared = Problem::SharedClientKey;
+    let good = pair(WRAPS, 1);
+    for (key, path, problem) in [
+        (String::new(), "client.keys.web", Problem::ArnOrPair),
+        (
+            format!("arn: \"{OTHER_ARN}\", pair: {good}"),
+            "client.keys.web",
+            Problem::ArnOrPair,
+        ),
+        (
+            format!("pair: {}", pair(ARN, 1)),
+            "client.keys.web.pair",
+            shared.clone(),
+        ),
+        (
+            format!("pair: {good}, previous: [{good}]"),
+            "client.keys.web.previous[0]",
+            shared.clone(),
+        ),
+        (
+            format!("pair: {good}, previous: [\"{WRAPS}\"]"),
+            "client.keys.web.previous[0]",
+            shared,
+        ),
+        (
+            format!("pair: {}", good.replace("MII", "MIJ")),
+            "client.keys.web.pair.public",
+            Problem::BadPairPublic,
+        ),
+        (
+            format!("pair: {}", good.replace("AAEC", "A")),
+            "client.keys.web.pair.wrapped",
+            Problem::BadPairWrapped,
+        ),
+        (
+            format!("arn: \"{OTHER_ARN}\", previous: [{}]", good.replace("AAEC", "")),
+            "client.keys.web.previous[0].wrapped",
+            Problem::BadPairWrapped,
+        ),
+    ] {
+        assert_eq!(refused(&with(&key)), (path.to_owned(), problem), "{key}");
+    }
+    let misspelled = parse(&with(&format!(
+        "arn: \"{OTHER_ARN}\", previous: [{}]",
+        good.replace("wrapped", "wraped")
+    )));
+    assert!(misspelled.unwrap_err().to_string().contains("wraped"));
+    // One that data keys were under before may still be open to readers.
+    let before = format!(
+        "{}\nprevious: {{ keys: [{{ name: k, arn: \"{WRAPS}\" }}] }}",
+        with(&format!("pair: {good}"))
+    );
+    assert_eq!(
+        refused(&before),
+        ("client.keys.web.pair".to_owned(), Problem::SharedClientKey)
+    );
+}

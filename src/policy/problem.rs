@@ -178,6 +178,12 @@ pub enum Problem {
     NoClientKeys,
     #[error("a key that clients seal to is used for nothing else, and only once")]
     SharedClientKey,
+    #[error("a key of clients is either an RSA key in KMS (`arn`) or a `pair`")]
+    ArnOrPair,
+    #[error("not the public half of an RSA key of 2048, 3072 or 4096 bits (DER in base64)")]
+    BadPairPublic,
+    #[error("not a private half that KMS has wrapped (base64)")]
+    BadPairWrapped,
     #[error("a session is one string in the value of a record")]
     BadSession,
     #[error("columns[{column}] is bound to the field of the session, which is cut out of stored records")]
@@ -299,7 +305,14 @@ impl Problem {
             Self::NoClientKeys => {
                 "add `client: { keys: { NAME: { arn: … } } }` with the full ARN of an RSA key in KMS".to_owned()
             }
-            Self::SharedClientKey => "make an RSA key of its own in KMS (ENCRYPT_DECRYPT)".to_owned(),
+            Self::SharedClientKey => {
+                "make an RSA key of its own in KMS (ENCRYPT_DECRYPT), or for pairs a symmetric key that wraps no data keys"
+                    .to_owned()
+            }
+            Self::ArnOrPair => "write one of `arn: ARN` and `pair: { arn: …, public: …, wrapped: … }`".to_owned(),
+            Self::BadPairPublic | Self::BadPairWrapped => {
+                "take the pair from `sealflow keys pair`, which prints it".to_owned()
+            }
             Self::BadSession => {
                 "name a field without [*], for example session: meta.session, or leave it out for the header \
                  sealflow-session"

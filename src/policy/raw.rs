@@ -235,10 +235,58 @@ pub(super) struct RawClient {
 #[schemars(rename = "ClientKey")]
 pub(super) struct RawClientKey {
     /// Full ARN of an RSA key in KMS (`ENCRYPT_DECRYPT`).
-    pub(super) arn: String,
-    /// Full ARNs of the keys before it: what clients still seal to them is opened.
+    pub(super) arn: Option<String>,
+    /// Or a key pair that `sealflow keys pair` printed: its private half is wrapped by KMS, and held in the host's memory.
+    pub(super) pair: Option<RawKeyPair>,
+    /// The keys before it, by ARN or as pairs: what clients still seal to them is opened.
     #[serde(default)]
-    pub(super) previous: Vec<String>,
+    pub(super) previous: Vec<RawPreviousClientKey>,
+}
+
+/// A key pair whose private half is wrapped by KMS.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "KeyPair")]
+pub(super) struct RawKeyPair {
+    /// Full ARN of the symmetric KMS key that wrapped the private half; it wraps no data keys.
+    pub(super) arn: String,
+    /// The public half: `SubjectPublicKeyInfo`, DER in base64.
+    pub(super) public: String,
+    /// The private half as KMS wrapped it, in base64.
+    pub(super) wrapped: String,
+}
+
+/// A key that clients sealed to before.
+#[derive(Debug, JsonSchema)]
+#[schemars(untagged, rename = "PreviousClientKey")]
+pub(super) enum RawPreviousClientKey {
+    /// Full ARN of an RSA key in KMS.
+    Arn(String),
+    /// A pair.
+    Pair(RawKeyPair),
+}
+
+// By hand, because an untagged enum would not say what is wrong within a pair.
+impl<'de> Deserialize<'de> for RawPreviousClientKey {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct KeyVisitor;
+        impl<'de> Visitor<'de> for KeyVisitor {
+            type Value = RawPreviousClientKey;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an ARN, or a pair {arn: …, public: …, wrapped: …}")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<RawPreviousClientKey, E> {
+                Ok(RawPreviousClientKey::Arn(text.to_owned()))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<RawPreviousClientKey, A::Error> {
+                RawKeyPair::deserialize(MapAccessDeserializer::new(map)).map(RawPreviousClientKey::Pair)
+            }
+        }
+        deserializer.deserialize_any(KeyVisitor)
+    }
 }
 
 /// Key and ACL of dead letters.

@@ -6,7 +6,7 @@ use std::time::Instant;
 use async_trait::async_trait;
 use sealflow::keys::{
     ClientKeyService, EncryptionContext, GeneratedKey, GeneratedPair, KeyDescription, KeyService, KeyServiceError,
-    RsaBits,
+    PrivateHalf, RsaBits,
 };
 use sealflow::secret::SecretBytes;
 
@@ -110,6 +110,17 @@ impl ClientKeyService for Metered {
         .await
     }
 
+    async fn private_half(
+        &self,
+        arn: &str,
+        wrapped: &[u8],
+        context: &EncryptionContext,
+    ) -> Result<Arc<dyn PrivateHalf>, KeyServiceError> {
+        // What is decrypted with it is no request.
+        self.count(KmsOperation::Decrypt, self.inner.private_half(arn, wrapped, context))
+            .await
+    }
+
     async fn mac(&self, arn: &str, message: &[u8]) -> Result<[u8; 32], KeyServiceError> {
         self.count(KmsOperation::GenerateMac, self.inner.mac(arn, message))
             .await
@@ -147,6 +158,13 @@ mod tests {
                 .is_err()
         );
         assert!(metered.identity().await.is_ok());
+        let pair = metered.generate_pair(arn, RsaBits::Rsa2048, &context).await.unwrap();
+        let half = metered
+            .private_half(arn, &pair.wrapped_private, &context)
+            .await
+            .unwrap();
+        assert_eq!(half.public(), pair.public);
+        assert!(half.decrypt(b"nothing").is_none());
         kms.fail_with(Some(KeyServiceError::Throttled { retry_after: None }));
         assert!(metered.generate(arn, 32, &context).await.is_err());
         let errors = [
@@ -169,7 +187,7 @@ mod tests {
         let text = metrics.encode();
         for (operation, outcome) in [
             ("GenerateDataKey", "ok"),
-            ("Decrypt", "ok"),
+            ("GenerateDataKeyPair", "ok"),
             ("Decrypt", "refused"),
             ("GenerateDataKey", "throttled"),
             ("DescribeKey", "key_unusable"),
@@ -179,6 +197,7 @@ mod tests {
             let line = format!("sealflow_kms_requests_total{{operation=\"{operation}\",outcome=\"{outcome}\"}} 1\n");
             assert!(text.contains(&line), "{line}{text}");
         }
+        assert!(text.contains("{operation=\"Decrypt\",outcome=\"ok\"} 2\n"), "{text}");
         assert!(
             text.contains("{operation=\"DescribeKey\",outcome=\"not_permitted\"} 2\n"),
             "{text}"

@@ -45,6 +45,7 @@ const COMMANDS: &[&[&str]] = &[
     &["keys", "usage"],
     &["keys", "rotate"],
     &["keys", "rewrap"],
+    &["keys", "pair"],
     &["keys", "public"],
     &["dlq"],
     &["dlq", "list"],

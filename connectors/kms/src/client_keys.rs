@@ -1,13 +1,18 @@
 //! Keys that clients seal to, in AWS KMS: `GetPublicKey`, `Decrypt` with RSA, data key pairs and MACs.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use aws_sdk_kms::primitives::Blob;
 use aws_sdk_kms::types::{DataKeyPairSpec, EncryptionAlgorithmSpec, KeyUsageType, MacAlgorithmSpec};
-use sealflow::keys::{ClientKeyService, EncryptionContext, GeneratedPair, KeyServiceError, RsaBits};
+use sealflow::keys::{
+    ClientKeyService, EncryptionContext, GeneratedPair, KeyService as _, KeyServiceError, PrivateHalf, RsaBits,
+};
 use sealflow::secret::SecretBytes;
 
 use crate::client::{AwsKms, bad_answer, check_key, pairs, secret};
 use crate::error::Request;
+use crate::held::HeldKey;
 
 /// The largest `SubjectPublicKeyInfo` of an RSA key of 4,096 bits is some 550 bytes; KMS answers up to 8,192.
 const MAX_PUBLIC_KEY: usize = 8192;
@@ -102,6 +107,22 @@ impl ClientKeyService for AwsKms {
             wrapped_private,
             arn: arn.to_owned(),
         })
+    }
+
+    /// One `Decrypt`; what it unwraps is parsed on a thread that nobody waits for.
+    async fn private_half(
+        &self,
+        arn: &str,
+        wrapped: &[u8],
+        context: &EncryptionContext,
+    ) -> Result<Arc<dyn PrivateHalf>, KeyServiceError> {
+        let secret = self.unwrap(arn, wrapped, context).await?;
+        let parsed = tokio::task::spawn_blocking(move || HeldKey::from_pkcs8(secret.expose())).await;
+        let parsed = parsed.map_err(|_| KeyServiceError::Unavailable {
+            reason: "a private key could not be read before the process ended".to_owned(),
+        })?;
+        let key = parsed.ok_or_else(|| bad_answer("what it unwrapped is no RSA private key of 2048 to 4096 bits"))?;
+        Ok(Arc::new(key))
     }
 
     async fn mac(&self, arn: &str, message: &[u8]) -> Result<[u8; 32], KeyServiceError> {

@@ -8,6 +8,7 @@ mod client_keys;
 mod config;
 mod credentials;
 mod error;
+mod held;
 mod presign;
 
 pub use chain::{AwsChain, ChainConfig};

@@ -2,20 +2,27 @@
 //! independent implementation, whose RSA is real.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use aws_sdk_kms::config::{BehaviorVersion, Credentials, Region};
 use aws_sdk_kms::primitives::Blob;
 use aws_sdk_kms::types::{EncryptionAlgorithmSpec, KeySpec as AwsKeySpec, KeyUsageType};
+use base64::Engine as _;
+use sealflow::clock::{ManualClock, UnixMillis};
+use sealflow::flow::hybrid::{ClientKeyError, ClientKeys};
 use sealflow::keys::{
-    ClientKeyService as _, EncryptionContext, KeyService as _, KeyServiceError, RsaBits, conformance,
+    ClientKeyService as _, EncryptionContext, GeneratedPair, KeyService as _, KeyServiceError, RsaBits, conformance,
 };
+use sealflow::policy::Policy;
 use sealflow::secret::{SecretBytes, SecretString};
 use sealflow::units::Span;
+use sealflow_client::{RsaPublicJwk, Session};
 use sealflow_kms::{AwsKms, KmsConfig, StaticCredentials};
 use sealflow_local_kms::{Failure, Fault, KeySpec, Principal, RunningServer, Server, ServerConfig};
 use sealflow_testbed::{Ministack, or_skip};
 
+const OTHER: &str = "arn:aws:kms:eu-central-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab";
 const HOST: &str = "arn:aws:iam::111122223333:role/host";
 
 async fn local_kms() -> RunningServer {
@@ -158,6 +165,71 @@ async fn the_host_sees_a_private_key_only_where_it_may_unwrap_it() {
         "{denied:?}"
     );
     assert_eq!(server.requests("GenerateDataKeyPair"), 0);
+}
+
+/// A policy whose clients seal to this pair.
+fn policy_of(dataset: &str, pair: &GeneratedPair) -> Policy {
+    let base64 = |bytes: &[u8]| base64::engine::general_purpose::STANDARD.encode(bytes);
+    let yaml = format!(
+        "dataset: {dataset}\nversion: 1\nkeys: {{ k: {{ arn: \"{OTHER}\" }} }}\nacls: {{ a: {{}} }}\n\
+         client: {{ keys: {{ web: {{ pair: {{ arn: \"{}\", public: \"{}\", wrapped: \"{}\" }} }} }} }}\n\
+         columns: [{{ path: card, key: k, acl: a, flow: hybrid }}]\n",
+        pair.arn,
+        base64(&pair.public),
+        base64(&pair.wrapped_private)
+    );
+    Policy::parse(yaml.as_bytes()).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_sessions_under_a_pair_cost_one_request_and_a_disabled_key_stops_after_its_age() {
+    let server = local_kms().await;
+    let kms = Arc::new(client(&server.endpoint()).await);
+    let arn = local_key(&server, KeySpec::Symmetric).await;
+    let context = EncryptionContext::for_client_pair("payments");
+    let pair = kms.generate_pair(&arn, RsaBits::Rsa2048, &context).await.unwrap();
+    let to = RsaPublicJwk::from_spki_der(&pair.public).unwrap();
+    let rule = policy_of("payments", &pair).client.unwrap();
+    let (clock, age) = (
+        Arc::new(ManualClock::at(UnixMillis(1_700_000_000_000))),
+        Duration::from_secs(300),
+    );
+    let keys = ClientKeys::new(kms.clone(), clock.clone(), age, 10_000);
+    let sessions: Vec<Session> = (0..1_000).map(|_| Session::begin(&to, "payments").unwrap()).collect();
+    let all = |keys: ClientKeys| {
+        let mut asked = tokio::task::JoinSet::new();
+        for session in &sessions {
+            let (keys, rule, token) = (keys.clone(), rule.clone(), session.token().to_owned());
+            asked.spawn(async move { keys.session(&rule, &token).await.map(drop) });
+        }
+        asked.join_all()
+    };
+    assert!(all(keys.clone()).await.iter().all(Result::is_ok));
+    assert_eq!((server.requests("Decrypt"), server.requests("GetPublicKey")), (1, 0));
+
+    // The same blob under the name of another dataset.
+    let elsewhere = policy_of("refunds", &pair).client.unwrap();
+    let refused = keys.session(&elsewhere, sessions[0].token()).await.err();
+    assert!(
+        matches!(&refused, Some(ClientKeyError::Service(KeyServiceError::Refused { .. }))),
+        "{refused:?}"
+    );
+
+    server.set_enabled(&arn, false).unwrap();
+    clock.advance(age - Duration::from_secs(1));
+    assert!(keys.session(&rule, sessions[0].token()).await.is_ok());
+    clock.advance(Duration::from_secs(1));
+    keys.tick().await;
+    for session in &sessions[..3] {
+        let stopped = keys.session(&rule, session.token()).await.err();
+        assert!(
+            matches!(
+                &stopped,
+                Some(ClientKeyError::Service(KeyServiceError::KeyUnusable { .. }))
+            ),
+            "{stopped:?}"
+        );
+    }
 }
 
 #[tokio::test]

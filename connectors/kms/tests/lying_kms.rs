@@ -110,6 +110,23 @@ async fn unwrapped_keys_of_another_kms_key_are_refused() {
 }
 
 #[tokio::test]
+async fn what_is_no_rsa_private_key_is_never_held() {
+    for lie in [
+        generated(ARN, KEY_32, ""),
+        generated(ARN, &"A".repeat(1_624), ""),
+        generated(OTHER, KEY_32, ""),
+        generated(ARN, "", ""),
+    ] {
+        let kms = client_of(200, lie.clone()).await;
+        let answer = kms.private_half(ARN, b"wrapped", &context()).await.err();
+        assert!(
+            matches!(answer, Some(KeyServiceError::BadAnswer { .. })),
+            "{lie}: {answer:?}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn public_keys_that_nobody_can_open_for_are_refused() {
     let body = |arn: &str, key: &str, usage: &str, algorithm: &str| {
         format!(

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use sealflow::clock::{Clock, Steady};
 use sealflow::jose::rsa::{RsaPublicJwk, to_jwks};
 use sealflow::keys::ClientKeyService;
-use sealflow::policy::PolicySource;
+use sealflow::policy::{PolicySource, RsaKey};
 use tokio::sync::Mutex;
 
 use crate::problem::{Code, Problem};
@@ -17,7 +17,7 @@ const REFRESH: Duration = Duration::from_secs(60);
 /// How soon after a failure is tried again.
 const BETWEEN_TRIES: Duration = Duration::from_secs(5);
 
-/// The keys of some datasets' policies, asked of the key service.
+/// The keys of some datasets' policies, asked of the key service where the policy has not their public halves itself.
 pub struct PublishedKeys {
     kms: Arc<dyn ClientKeyService>,
     policies: Arc<dyn PolicySource>,
@@ -82,8 +82,13 @@ impl PublishedKeys {
                 return Err(format!("the policy of {dataset} has no keys that clients seal to"));
             };
             let current = rule.keys.len();
-            for (n, arn) in rule.arns().enumerate() {
-                let key = match self.kms.public_key(arn).await {
+            for (n, key) in rule.rsa_keys().enumerate() {
+                let arn = key.arn();
+                let der = match key {
+                    RsaKey::Pair(pair) => Ok(pair.public.clone()),
+                    _ => self.kms.public_key(arn).await,
+                };
+                let key = match der {
                     Ok(der) => RsaPublicJwk::from_spki_der(&der).map_err(|error| format!("{arn}: {error}"))?,
                     // One that is gone is missed by nobody.
                     Err(error) if n >= current && !error.is_retryable() => continue,

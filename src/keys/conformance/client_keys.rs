@@ -24,6 +24,7 @@ pub async fn client_key_service(
     what_is_sealed_to_a_key_opens(service, rsa_arn, &public).await?;
     what_is_not_sealed_to_it_is_refused(service, rsa_arn, &public, &other).await?;
     private_halves_of_pairs_unwrap_under_their_context(service, symmetric_arn, rsa_arn).await?;
+    private_halves_that_are_held_open_what_was_sealed_to_theirs(service, symmetric_arn).await?;
     macs_verify_under_their_key(service, hmac_arn).await?;
     keys_of_other_kinds_do_nothing(service, [rsa_arn, hmac_arn, symmetric_arn], &public).await
 }
@@ -95,6 +96,14 @@ async fn what_is_not_sealed_to_it_is_refused(
     public: &rsa::PublicKey,
     other: &rsa::PublicKey,
 ) -> Result<(), String> {
+    for (what, bytes) in wrong_ciphertexts(public, other)? {
+        ensure_refused(service.decrypt_rsa(arn, &bytes).await, &format!("a ciphertext {what}"))?;
+    }
+    Ok(())
+}
+
+/// What nobody sealed to `public` as it has to be.
+fn wrong_ciphertexts(public: &rsa::PublicKey, other: &rsa::PublicKey) -> Result<Vec<(&'static str, Vec<u8>)>, String> {
     let sealed = seal(public, b"session")?;
     let flipped = |at: usize| {
         let mut edited = sealed.clone();
@@ -106,7 +115,7 @@ async fn what_is_not_sealed_to_it_is_refused(
     let last = sealed.len() - 1;
     let failed = |e: rsa::Error| format!("sealing failed: {e}");
     let labelled = rsa::oaep::EncryptingKey::<Sha256>::new_with_label(public.clone(), b"label".as_slice());
-    let wrong = [
+    Ok(vec![
         ("sealed to another key", seal(other, b"session")?),
         ("without its last byte", sealed.get(..last).unwrap_or_default().to_vec()),
         ("without its first byte", sealed.get(1..).unwrap_or_default().to_vec()),
@@ -132,11 +141,7 @@ async fn what_is_not_sealed_to_it_is_refused(
         ("zeros", vec![0; sealed.len()]),
         ("larger than the modulus", vec![0xff; sealed.len()]),
         ("the plaintext itself", b"session".to_vec()),
-    ];
-    for (what, bytes) in wrong {
-        ensure_refused(service.decrypt_rsa(arn, &bytes).await, &format!("a ciphertext {what}"))?;
-    }
-    Ok(())
+    ])
 }
 
 fn sealed_by(key: &rsa::oaep::EncryptingKey<Sha256>, plaintext: &[u8]) -> Result<Vec<u8>, String> {
@@ -199,6 +204,53 @@ async fn private_halves_of_pairs_unwrap_under_their_context(
         service.unwrap(rsa_arn, &pair.wrapped_private, &context).await,
         "a private key, unwrapped under an RSA key,",
     )
+}
+
+async fn private_halves_that_are_held_open_what_was_sealed_to_theirs(
+    service: &dyn ClientKeyService,
+    arn: &str,
+) -> Result<(), String> {
+    let context = EncryptionContext::for_client_pair("payments");
+    let pair = |bits| service.generate_pair(arn, bits, &context);
+    let failed = |e| format!("generate_pair failed: {e}");
+    let other = pair(RsaBits::Rsa2048).await.map_err(failed)?;
+    let other = public_of(&other.public)?;
+    for bits in RsaBits::ALL {
+        let pair = pair(bits).await.map_err(failed)?;
+        let half = service.private_half(arn, &pair.wrapped_private, &context).await;
+        let half = half.map_err(|e| format!("private_half({}) failed: {e}", bits.bits()))?;
+        ensure(half.public() == pair.public, "a private half says another public one")?;
+        let public = public_of(&pair.public)?;
+        for length in [1, 32, most(&public)] {
+            let opened = half.decrypt(&seal(&public, &vec![0x5a; length])?);
+            ensure(
+                opened == Some(SecretBytes::new(vec![0x5a; length])),
+                "a private half does not open what was sealed to its public one",
+            )?;
+        }
+        for (what, bytes) in wrong_ciphertexts(&public, &other)? {
+            ensure(
+                half.decrypt(&bytes).is_none(),
+                &format!("a private half opens a ciphertext {what}"),
+            )?;
+        }
+        let elsewhere = EncryptionContext::for_client_pair("refunds");
+        let answer = service.private_half(arn, &pair.wrapped_private, &elsewhere).await;
+        ensure_refused(
+            answer.map(|_| SecretBytes::new(Vec::new())),
+            "a private half of another dataset",
+        )?;
+    }
+    // A data key is no private half.
+    let key = service
+        .generate(arn, 32, &context)
+        .await
+        .map_err(|e| format!("generate failed: {e}"))?;
+    match service.private_half(arn, &key.wrapped, &context).await {
+        Err(KeyServiceError::BadAnswer { .. }) => Ok(()),
+        Ok(_) => Err("a data key becomes a private half".to_owned()),
+        Err(other) => Err(format!("a data key as a private half ends with: {other}")),
+    }
 }
 
 async fn macs_verify_under_their_key(service: &dyn ClientKeyService, arn: &str) -> Result<(), String> {

@@ -4,16 +4,19 @@
 //! That is for tests and benchmarks alone: nobody can measure a key that lives for one test, and the core does not link
 //! aws-lc-rs, which all real private-key operations go through.
 
+use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use hmac::{Hmac, KeyInit as _, Mac as _};
-use rsa::pkcs8::{EncodePrivateKey as _, EncodePublicKey as _};
+use rsa::pkcs8::{DecodePrivateKey as _, EncodePrivateKey as _, EncodePublicKey as _};
 use sha2::Sha256;
 
 use super::{MemoryKms, bad_answer};
-use crate::keys::{ClientKeyService, EncryptionContext, GeneratedPair, KeyServiceError, RsaBits};
+use crate::keys::{
+    ClientKeyService, EncryptionContext, GeneratedPair, KeyService as _, KeyServiceError, PrivateHalf, RsaBits,
+};
 use crate::secret::SecretBytes;
 
 /// The longest message of a MAC.
@@ -154,6 +157,19 @@ impl ClientKeyService for MemoryKms {
         })
     }
 
+    async fn private_half(
+        &self,
+        arn: &str,
+        wrapped: &[u8],
+        context: &EncryptionContext,
+    ) -> Result<Arc<dyn PrivateHalf>, KeyServiceError> {
+        let secret = self.unwrap(arn, wrapped, context).await?;
+        let key = rsa::PrivateKey::from_pkcs8_der(secret.expose());
+        let key = key.map_err(|_| bad_answer("no RSA private key"))?;
+        let public = public_half(&key)?;
+        Ok(Arc::new(Held { key, public }))
+    }
+
     async fn mac(&self, arn: &str, message: &[u8]) -> Result<[u8; 32], KeyServiceError> {
         let hmac = self.hmac_of(arn, message, &self.client_calls.mac).await?;
         Ok(hmac.finalize().into_bytes().into())
@@ -162,6 +178,31 @@ impl ClientKeyService for MemoryKms {
     async fn verify_mac(&self, arn: &str, message: &[u8], mac: &[u8; 32]) -> Result<bool, KeyServiceError> {
         let hmac = self.hmac_of(arn, message, &self.client_calls.verify_mac).await?;
         Ok(hmac.verify_slice(mac).is_ok())
+    }
+}
+
+/// A private half in memory.
+struct Held {
+    key: rsa::PrivateKey,
+    public: Vec<u8>,
+}
+
+impl PrivateHalf for Held {
+    fn public(&self) -> &[u8] {
+        &self.public
+    }
+
+    fn decrypt(&self, ciphertext: &[u8]) -> Option<SecretBytes> {
+        let plaintext = self.key.oaep_decrypt::<Sha256>(ciphertext).ok();
+        plaintext
+            .filter(|plaintext| !plaintext.is_empty())
+            .map(SecretBytes::new)
+    }
+}
+
+impl fmt::Debug for Held {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Held([redacted])")
     }
 }
 

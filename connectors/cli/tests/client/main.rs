@@ -6,5 +6,6 @@ mod clients;
 mod commands;
 #[path = "../common/mod.rs"]
 mod common;
+mod pairs;
 mod public_keys;
 mod suite;

@@ -1,6 +1,7 @@
 //! `sealflow keys`: data keys and the KMS keys that they depend on. No key is ever shown, wrapped or not.
 
 mod list;
+mod pair;
 mod public;
 mod rewrap;
 mod rotate;
@@ -23,6 +24,7 @@ pub(crate) enum Command {
     Show(list::ShowArgs),
     /// Show which KMS keys are used by what, and which could be deleted
     Usage(usage::Args),
+    Pair(pair::Args),
     /// Print the public keys that clients seal to
     Public(public::Args),
     /// Give the KMS keys of a policy new key material, now
@@ -36,6 +38,7 @@ pub(crate) async fn run(command: Command) -> Result<ExitCode> {
     match command {
         Command::List(args) => list::list(&args).await,
         Command::Show(args) => list::show(&args).await,
+        Command::Pair(args) => pair::run(&args).await,
         Command::Public(args) => public::run(&args).await,
         Command::Usage(args) => usage::run(&args).await,
         Command::Rotate(args) => rotate::run(&args).await,

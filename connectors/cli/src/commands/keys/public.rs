@@ -3,8 +3,8 @@
 use std::process::ExitCode;
 
 use sealflow::jose::rsa::{RsaPublicJwk, to_jwks};
-use sealflow::keys::ClientKeyService;
-use sealflow::policy::ClientRule;
+use sealflow::keys::{ClientKeyService, KeyServiceError};
+use sealflow::policy::{ClientRule, RsaKey};
 
 use super::Kms;
 use crate::commands::policy::Trusting;
@@ -13,7 +13,8 @@ use crate::term::say;
 
 /// Print the public keys that clients seal to
 ///
-/// They are those of `client:` in the dataset's newest policy, asked of KMS. Their names (`kid`) are RFC 7638 thumbprints.
+/// They are those of `client:` in the dataset's newest policy: asked of KMS, or of pairs as the policy has them. Their names
+/// (`kid`) are RFC 7638 thumbprints.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Dataset whose newest policy names the keys
@@ -48,10 +49,11 @@ pub(super) async fn run(args: &Args) -> Result<ExitCode> {
             "add `client: { keys: { NAME: { arn: … } } }` to the policy",
         ));
     };
+    // Asked for no pair, and opened all the same: what is wrong with it is said early.
     let kms = args.kms.open(trusted.kms).await?;
     if args.jwk || args.pem {
-        let arn = one(rule, args.name.as_deref())?;
-        let key = public_key(&kms, arn).await?;
+        let one = one(rule, args.name.as_deref())?;
+        let (arn, key) = (one.arn(), public_key(&kms, one).await?);
         if args.jwk {
             say(key.to_published_json());
         } else {
@@ -64,11 +66,11 @@ pub(super) async fn run(args: &Args) -> Result<ExitCode> {
     match &args.name {
         Some(name) => keys.push(public_key(&kms, one(rule, Some(name))?).await?),
         None => {
-            for (n, arn) in rule.arns().enumerate() {
-                match kms.public_key(arn).await {
+            for (n, key) in rule.rsa_keys().enumerate() {
+                match spki(&kms, key).await {
                     // A previous key that is gone is missed by nobody.
                     Err(error) if n >= rule.keys.len() && !error.is_retryable() => {}
-                    _ => keys.push(public_key(&kms, arn).await?),
+                    _ => keys.push(public_key(&kms, key).await?),
                 }
             }
         }
@@ -77,8 +79,8 @@ pub(super) async fn run(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The current KMS key of that name, or the only one.
-fn one<'a>(rule: &'a ClientRule, name: Option<&str>) -> Result<&'a str> {
+/// The current key of that name, or the only one.
+fn one<'a>(rule: &'a ClientRule, name: Option<&str>) -> Result<&'a RsaKey> {
     let known = || rule.keys.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
     let mut all = rule.keys.values();
     let key = match (name, all.next(), all.next()) {
@@ -96,12 +98,20 @@ fn one<'a>(rule: &'a ClientRule, name: Option<&str>) -> Result<&'a str> {
             format_args!("choose one with --key: {}", known()),
         ),
     })?;
-    Ok(&key.arn)
+    Ok(&key.key)
 }
 
-async fn public_key(kms: &dyn ClientKeyService, arn: &str) -> Result<RsaPublicJwk> {
-    let der = kms.public_key(arn).await?;
-    RsaPublicJwk::from_spki_der(&der).map_err(|error| unusable(arn, &error))
+/// The public half, which of a pair is in the policy.
+async fn spki(kms: &dyn ClientKeyService, key: &RsaKey) -> Result<Vec<u8>, KeyServiceError> {
+    match key {
+        RsaKey::Pair(pair) => Ok(pair.public.clone()),
+        _ => kms.public_key(key.arn()).await,
+    }
+}
+
+async fn public_key(kms: &dyn ClientKeyService, key: &RsaKey) -> Result<RsaPublicJwk> {
+    let der = spki(kms, key).await?;
+    RsaPublicJwk::from_spki_der(&der).map_err(|error| unusable(key.arn(), &error))
 }
 
 fn unusable(arn: &str, error: &sealflow::jose::rsa::RsaKeyError) -> Failure {

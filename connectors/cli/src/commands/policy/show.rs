@@ -4,7 +4,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use sealflow::policy::publish;
-use sealflow::policy::{Cipher, ClientSealed, ColumnRule, Derivation, Flow, Lease, OnMissing, Policy, VerifiedPolicy};
+use sealflow::policy::{
+    Cipher, ClientSealed, ColumnRule, Derivation, Flow, Lease, OnMissing, Policy, RsaKey, VerifiedPolicy,
+};
 use serde::Serialize;
 
 use super::Trusting;
@@ -82,7 +84,11 @@ struct ShownKey {
 #[derive(Serialize)]
 struct ShownClientKey {
     name: String,
+    /// `kms`: the private half stays in KMS. `pair`: it is wrapped by KMS, and held in memory by who opens.
+    kind: &'static str,
+    /// Of the RSA key, or of the key that wrapped the pair.
     arn: String,
+    /// Those before it, by the same.
     previous: Vec<String>,
 }
 
@@ -146,8 +152,12 @@ impl Shown {
                 .flat_map(|rule| &rule.keys)
                 .map(|(name, key)| ShownClientKey {
                     name: name.clone(),
-                    arn: key.arn.clone(),
-                    previous: key.previous.clone(),
+                    kind: match key.key {
+                        RsaKey::Pair(_) => "pair",
+                        _ => "kms",
+                    },
+                    arn: key.key.arn().to_owned(),
+                    previous: key.previous.iter().map(|key| key.arn().to_owned()).collect(),
                 })
                 .collect(),
             dead_letters: policy.dead_letters.as_ref().map(|rule| ShownKeyAndAcl {
@@ -173,7 +183,8 @@ impl Shown {
             say(format_args!("key        {}: {}", key.name, key.arn));
         }
         for key in &self.client_keys {
-            say(format_args!("clients    seal to {}: {}", key.name, key.arn));
+            let how = if key.kind == "pair" { "a pair under " } else { "" };
+            say(format_args!("clients    seal to {}: {how}{}", key.name, key.arn));
             for arn in &key.previous {
                 say(format_args!("           and before to {arn}"));
             }

@@ -1,7 +1,7 @@
 //! Whether KMS gives and unwraps a data key for every key of the policy, under the context that a run would use.
 
-use sealflow::keys::{EncryptionContext, KeyService, KeyServiceError};
-use sealflow::policy::{KeyGroup, Policy, PolicyKey};
+use sealflow::keys::{ClientKeyService, EncryptionContext, KeyService, KeyServiceError};
+use sealflow::policy::{KeyGroup, KeyPair, Policy, PolicyKey, RsaKey};
 
 use super::checklist::Checklist;
 use crate::config::{Mode, PipelineConfig};
@@ -36,9 +36,23 @@ pub(super) async fn check(config: &PipelineConfig, services: &Services, list: &m
     let client = policy.client.iter().flat_map(|rule| &rule.keys);
     for (key, rule) in client {
         let name = format!("client key {key}");
-        match services.kms.public_key(&rule.arn).await {
-            Ok(_) => list.ok(&name, format_args!("{} has a public half for clients", rule.arn)),
-            Err(error) => list.failed(&name, &error.into()),
+        let arn = rule.key.arn();
+        match &rule.key {
+            RsaKey::Pair(pair) => match pair_fits(services.kms.as_ref(), pair).await {
+                Ok(true) => list.ok(&name, format_args!("{arn} unwraps the private half of its pair")),
+                Ok(false) => list.failed(
+                    &name,
+                    &Failure::config(
+                        format_args!("what {arn} unwraps is not the private half of the pair"),
+                        "take `public` and `wrapped` from the same `sealflow keys pair`",
+                    ),
+                ),
+                Err(error) => list.failed(&name, &error.into()),
+            },
+            _ => match services.kms.public_key(arn).await {
+                Ok(_) => list.ok(&name, format_args!("{arn} has a public half for clients")),
+                Err(error) => list.failed(&name, &error.into()),
+            },
         }
     }
     for domain in domains(policy) {
@@ -65,6 +79,13 @@ pub(super) async fn check(config: &PipelineConfig, services: &Services, list: &m
             }
         }
     }
+}
+
+/// Whether KMS gives the private half that belongs to the public one, as a run would ask for it.
+async fn pair_fits(kms: &dyn ClientKeyService, pair: &KeyPair) -> Result<bool, KeyServiceError> {
+    let context = EncryptionContext::for_client_pair(&pair.dataset);
+    let half = kms.private_half(&pair.arn, &pair.wrapped, &context).await?;
+    Ok(half.public() == pair.public)
 }
 
 fn domains(policy: &Policy) -> Vec<String> {
