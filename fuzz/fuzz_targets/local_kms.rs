@@ -57,6 +57,7 @@ fuzz_target!(|bytes: &[u8]| {
                     action: "kms:Decrypt",
                     key_arn: "arn:aws:kms:eu-central-1:111122223333:key/a",
                     context: &context,
+                    algorithm: Some("RSAES_OAEP_SHA_256"),
                     now: UnixMillis(1_440_938_160_000),
                 });
             }

@@ -6,12 +6,14 @@ mod common;
 use std::collections::BTreeMap;
 
 use common::{Place, Ran, policy};
+use sealflow::keys::RsaBits;
 use sealflow::secret::SecretString;
-use sealflow_local_kms::{Principal, RunningServer, Server, ServerConfig};
+use sealflow_local_kms::{KeySpec, Principal, RunningServer, Server, ServerConfig};
 
 const KEY: &str = "00000000-0000-4000-8000-000000000001";
 const ARN: &str = "arn:aws:kms:eu-central-1:111122223333:key/00000000-0000-4000-8000-000000000001";
 const ROLE: &str = "arn:aws:iam::111122223333:role/";
+const ROLE_PIPELINE: &str = "arn:aws:iam::111122223333:role/pipeline";
 
 const POLICY: &str = r#"
 dataset: payments
@@ -436,5 +438,192 @@ fn values_whose_acl_has_changed_are_named_since_kms_goes_by_the_old_name() {
             ),
         "{}",
         ran.err
+    );
+}
+
+#[test]
+fn the_rendered_policies_let_the_pipeline_open_for_clients_and_others_publish_or_make_pairs() {
+    let place = Place::new();
+    let ids = ["1", "2", "3"].map(|n| KEY.replace("000000000001", &format!("00000000000{n}")));
+    let [data, rsa, pairs] = ids.each_ref().map(|id| ARN.replace(KEY, id));
+    let kms = Kms::start();
+    let spec = |id: &String, spec| {
+        let made = kms.server.create_key_of(spec, Some(id), "", None);
+        kms.runtime.block_on(made).unwrap();
+    };
+    spec(&ids[0], KeySpec::Symmetric);
+    spec(&ids[1], KeySpec::Rsa(RsaBits::Rsa2048));
+    spec(&ids[2], KeySpec::Symmetric);
+    let pair = |role: &str| {
+        let args = [
+            "keys",
+            "pair",
+            "--key",
+            &pairs,
+            "--dataset",
+            "payments",
+            "--bits",
+            "2048",
+        ];
+        kms.run(&place, role, &args)
+    };
+    let made = pair("maintainer");
+    assert_eq!(made.code, 0, "{}", made.err);
+    let indented: String = made
+        .out
+        .replacen("\"web\"", "app", 1)
+        .lines()
+        .map(|line| format!("    {line}\n"))
+        .collect();
+    let client = format!("client:\n  session: session\n  keys:\n    web: {{ arn: \"{rsa}\" }}\n{indented}");
+    let policy = POLICY.replace(
+        "path: card, key: default, acl: cards",
+        "path: card, key: default, acl: cards, flow: hybrid",
+    );
+    place.write("policy.yaml", format!("{policy}{client}"));
+    let role = |name: &str| format!("{ROLE}{name}");
+    let (pipeline, service, maintainer) = (role("pipeline"), role("service"), role("maintainer"));
+    let parties = [
+        "--sealer",
+        &pipeline,
+        "--service",
+        &service,
+        "--maintainer",
+        &maintainer,
+        "--deny-others",
+    ];
+    let rendered = key_policies(&place, &parties);
+    assert_eq!(rendered.len(), 3);
+    for arn in [&data, &rsa, &pairs] {
+        kms.server.set_key_policy(arn, &rendered[arn]).unwrap();
+    }
+
+    let published = place.ok(&["policy", "keygen"]);
+    let owner = published.trim();
+    place.ok(&[
+        "policy",
+        "publish",
+        "policy.yaml",
+        "--key",
+        "owner.key",
+        "--catalogue",
+        "catalogue",
+    ]);
+    let public = |role: &str| {
+        kms.run(
+            &place,
+            role,
+            &[
+                "keys",
+                "public",
+                "payments",
+                "--catalogue",
+                "catalogue",
+                "--owner",
+                owner,
+            ],
+        )
+    };
+    let jwks = public("service");
+    assert_eq!(
+        (jwks.code, public("maintainer").code, public("pipeline").code),
+        (0, 0, 0),
+        "{}",
+        jwks.err
+    );
+    for role in ["cards", "admin", "support-1"] {
+        assert_eq!(public(role).code, 77, "{role}");
+    }
+    let set: serde_json::Value = serde_json::from_str(&jwks.out).unwrap();
+    let mut records = String::new();
+    for key in set["keys"].as_array().unwrap() {
+        place.write("backend.jwk", key.to_string());
+        let args = [
+            "client",
+            "seal",
+            "--key",
+            "backend.jwk",
+            "--dataset",
+            "payments",
+            "--column",
+            "card",
+        ];
+        let ran = place.run_with_input(&args, b"{\"card\":\"4111\",\"email\":\"ann@example.com\"}\n");
+        records += &ran.out;
+    }
+    assert_eq!(records.lines().count(), 2);
+    place.write("from-client.ndjson", &records);
+    let seal = |role: &str| {
+        let out = format!("by-{role}.ndjson");
+        kms.run(
+            &place,
+            role,
+            &["seal", "from-client.ndjson", "-o", &out, "--dev", "policy.yaml"],
+        )
+    };
+    let sealed = seal("pipeline");
+    assert_eq!(sealed.code, 0, "{}", sealed.err);
+    for role in ["service", "cards", "maintainer", "admin"] {
+        assert_eq!(seal(role).code, 77, "{role}");
+    }
+    // Pairs are made by maintainers, for this dataset, and by nobody else.
+    assert_eq!(
+        (pair("maintainer").code, pair("pipeline").code, pair("service").code),
+        (0, 77, 77)
+    );
+    let elsewhere = ["keys", "pair", "--key", &pairs, "--dataset", "orders", "--bits", "2048"];
+    assert_eq!(kms.run(&place, "maintainer", &elsewhere).code, 77);
+    drop(kms.runtime);
+}
+
+#[test]
+fn a_key_behind_clients_keys_that_wraps_data_keys_elsewhere_is_not_rendered() {
+    let place = Place::new();
+    let owner = place.ok(&["policy", "keygen"]).trim().to_owned();
+    let publish = |name: &str, text: String| {
+        place.write(name, text);
+        place.ok(&[
+            "policy",
+            "publish",
+            name,
+            "--key",
+            "owner.key",
+            "--catalogue",
+            "catalogue",
+        ]);
+    };
+    let other = ARN.replace("000000000001", "000000000002");
+    publish("payments.yaml", POLICY.to_owned());
+    publish(
+        "orders.yaml",
+        POLICY
+            .replace("dataset: payments", "dataset: orders")
+            .replacen(ARN, &other, 1)
+            + &format!("client: {{ keys: {{ web: {{ arn: \"{ARN}\" }} }} }}\n"),
+    );
+    let render = |datasets: &[&str]| {
+        let more = [
+            "--terraform",
+            "aws",
+            "--sealer",
+            ROLE_PIPELINE,
+            "--catalogue",
+            "catalogue",
+            "--owner",
+            &owner,
+        ];
+        place.run(&[&["policy", "render"], datasets, &more[..]].concat())
+    };
+    let alone = render(&["payments"]);
+    assert!(
+        alone.code == 78 && alone.err.contains("dataset orders"),
+        "{}",
+        alone.err
+    );
+    let both = render(&["payments", "orders"]);
+    assert!(
+        both.code == 78 && both.err.contains("is behind a key that clients seal to"),
+        "{}",
+        both.err
     );
 }

@@ -40,6 +40,8 @@ pub struct Call<'a> {
     pub key_arn: &'a str,
     /// The encryption context of the request; empty for operations without one.
     pub context: &'a Context,
+    /// The encryption algorithm of the request, for example `RSAES_OAEP_SHA_256`; `None` for operations without one.
+    pub algorithm: Option<&'a str>,
     /// When it is asked.
     pub now: UnixMillis,
 }
@@ -368,6 +370,7 @@ fn values_of<'a>(key: &str, call: &Call<'a>) -> Option<Vec<Cow<'a, str>>> {
     }
     match lower.as_str() {
         "kms:encryptioncontextkeys" => Some(call.context.keys().map(|key| Cow::from(key.as_str())).collect()),
+        "kms:encryptionalgorithm" => Some(call.algorithm.map(Cow::from).into_iter().collect()),
         "aws:principalarn" => Some(vec![principal_arn(call.principal)]),
         "aws:principalaccount" | "kms:calleraccount" => {
             Some(account_of(call.principal).map(Cow::from).into_iter().collect())
@@ -455,6 +458,7 @@ mod tests {
             action,
             key_arn: KEY,
             context: &context,
+            algorithm: None,
             now: NOW,
         })
     }
@@ -774,9 +778,47 @@ mod tests {
                 action: "kms:Decrypt",
                 key_arn: KEY,
                 context: &context,
+                algorithm: None,
                 now: NOW,
             };
             assert_eq!((default.allows(&call), parsed.allows(&call)), (expected, expected));
+        }
+    }
+
+    #[test]
+    fn an_algorithm_is_that_of_the_request_and_none_where_there_is_none() {
+        let document = |effect: &str, operator: &str| {
+            let condition = format!(r#"{{"{operator}":{{"kms:EncryptionAlgorithm":"RSAES_OAEP_SHA_256"}}}}"#);
+            let everything = statement("Allow", "\"*\"", "\"kms:*\"", "{}");
+            let this = statement(effect, "\"*\"", "\"kms:Decrypt\"", &condition);
+            let statements = if effect == "Deny" {
+                format!("{everything},{this}")
+            } else {
+                this
+            };
+            KeyPolicy::parse(&format!(r#"{{"Statement":[{statements}]}}"#)).unwrap()
+        };
+        let (allow, deny) = (document("Allow", "StringEquals"), document("Deny", "StringNotEquals"));
+        for (algorithm, expected) in [
+            (Some("RSAES_OAEP_SHA_256"), true),
+            (Some("RSAES_OAEP_SHA_1"), false),
+            (Some("SYMMETRIC_DEFAULT"), false),
+            (None, false),
+        ] {
+            let context = Context::new();
+            let call = Call {
+                principal: ANALYST,
+                action: "kms:Decrypt",
+                key_arn: KEY,
+                context: &context,
+                algorithm,
+                now: NOW,
+            };
+            assert_eq!(
+                (allow.allows(&call), deny.allows(&call)),
+                (expected, expected),
+                "{algorithm:?}"
+            );
         }
     }
 

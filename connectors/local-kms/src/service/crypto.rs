@@ -139,7 +139,8 @@ impl Service {
         if request.plaintext.0.is_empty() || request.plaintext.0.len() > MAX_ENCRYPT {
             return Err(ApiError::validation("Plaintext must have 1 to 4096 bytes"));
         }
-        let key = self.usable_key(&request.key_id, caller, "kms:Encrypt", &request.encryption_context)?;
+        let call = (caller, "kms:Encrypt");
+        let key = self.usable_key_by(&request.key_id, call, &request.encryption_context, algorithm)?;
         let arn = self.arn(&key.id);
         let cipher = Cipher::sealing(&key, &arn, algorithm, "Encrypt")?;
         refuse_dry_run(request.dry_run)?;
@@ -161,7 +162,7 @@ impl Service {
             key_id: request.key_id.as_deref(),
             context: &request.encryption_context,
         };
-        let key = self.source_key(&source, caller, "kms:Decrypt")?;
+        let key = self.source_key(&source, (caller, "kms:Decrypt"), algorithm)?;
         let arn = self.arn(&key.id);
         let cipher = Cipher::opening(&key, &arn, algorithm, "Decrypt")?;
         refuse_dry_run(request.dry_run)?;
@@ -198,9 +199,10 @@ impl Service {
             key_id: request.source_key_id.as_deref(),
             context: &request.source_encryption_context,
         };
-        let from = self.source_key(&source, caller, "kms:ReEncryptFrom")?;
+        let from = self.source_key(&source, (caller, "kms:ReEncryptFrom"), from_algorithm)?;
         let context = &request.destination_encryption_context;
-        let to = self.usable_key(&request.destination_key_id, caller, "kms:ReEncryptTo", context)?;
+        let call = (caller, "kms:ReEncryptTo");
+        let to = self.usable_key_by(&request.destination_key_id, call, context, to_algorithm)?;
         let (from_arn, to_arn) = (self.arn(&from.id), self.arn(&to.id));
         let opening = Cipher::opening(&from, &from_arn, from_algorithm, "ReEncrypt")?;
         let sealing = Cipher::sealing(&to, &to_arn, to_algorithm, "ReEncrypt")?;
@@ -222,8 +224,8 @@ impl Service {
         answer(&done)
     }
 
-    /// The key that opens the blob, if `caller` may do `action` with it and its state allows that.
-    fn source_key(&self, source: &Source<'_>, caller: &str, action: &str) -> Result<Key, ApiError> {
+    /// The key that opens the blob, if the caller may do the action with it and its state allows that.
+    fn source_key(&self, source: &Source<'_>, call: (&str, &str), algorithm: Algorithm) -> Result<Key, ApiError> {
         if source.blob.is_empty() || source.blob.len() > MAX_BLOB {
             return Err(ApiError::validation("CiphertextBlob must have 1 to 6144 bytes"));
         }
@@ -232,7 +234,7 @@ impl Service {
             (None, Ok(blob)) => blob.key_arn,
             (None, Err(_)) => return Err(ApiError::invalid_ciphertext()),
         };
-        self.usable_key(named, caller, action, source.context)
+        self.usable_key_by(named, call, source.context, algorithm)
     }
 }
 

@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use sealflow::clock::Clock;
 use serde::Deserialize;
 
+use self::algorithm::Algorithm;
 use crate::blob::Context;
 use crate::error::ApiError;
 use crate::keys::{Key, KeyState, KeyStore};
@@ -96,6 +97,19 @@ impl Service {
         Ok(key)
     }
 
+    /// As [`usable_key`](Self::usable_key), for a request that names an encryption algorithm.
+    fn usable_key_by(
+        &self,
+        key_id: &str,
+        (caller, action): (&str, &str),
+        context: &Context,
+        algorithm: Algorithm,
+    ) -> Result<Key, ApiError> {
+        let key = self.authorized_key_by(key_id, (caller, action), context, Some(algorithm.as_str()))?;
+        self.refuse_unusable(&key)?;
+        Ok(key)
+    }
+
     fn refuse_unusable(&self, key: &Key) -> Result<(), ApiError> {
         let arn = self.arn(&key.id);
         match key.state {
@@ -106,6 +120,16 @@ impl Service {
     }
 
     fn authorized_key(&self, key_id: &str, caller: &str, action: &str, context: &Context) -> Result<Key, ApiError> {
+        self.authorized_key_by(key_id, (caller, action), context, None)
+    }
+
+    fn authorized_key_by(
+        &self,
+        key_id: &str,
+        (caller, action): (&str, &str),
+        context: &Context,
+        algorithm: Option<&str>,
+    ) -> Result<Key, ApiError> {
         let key = self.find_key(key_id)?;
         let arn = self.arn(&key.id);
         let call = Call {
@@ -113,6 +137,7 @@ impl Service {
             action,
             key_arn: &arn,
             context,
+            algorithm,
             now: self.clock.now(),
         };
         if !key.policy.allows(&call) {

@@ -10,6 +10,7 @@ use sealflow::clock::UnixMillis;
 use sealflow::policy::{Policy, VerifiedPolicy};
 
 use super::Readers;
+use super::client::{self, Kind};
 use super::statement::{Document, Statement, Whom, against, for_principals, root_of};
 
 /// What administrators of a key may do: everything but cryptography, and no grants, with which they could give it to
@@ -45,11 +46,11 @@ const NEVER: &[&str] = &[
     "kms:GenerateDataKeyWithoutPlaintext",
 ];
 
-const DATASET: &str = "kms:EncryptionContext:sealflow:dataset";
+pub(super) const DATASET: &str = "kms:EncryptionContext:sealflow:dataset";
 const KEY: &str = "kms:EncryptionContext:sealflow:key";
 const ACL: &str = "kms:EncryptionContext:sealflow:acl";
 const DOMAIN: &str = "kms:EncryptionContext:sealflow:domain";
-const CONTEXT_KEYS: &str = "kms:EncryptionContextKeys";
+pub(super) const CONTEXT_KEYS: &str = "kms:EncryptionContextKeys";
 const NAMES: [&str; 3] = ["sealflow:acl", "sealflow:dataset", "sealflow:key"];
 
 /// Who does what, by ARN; a name may hold `*`.
@@ -104,14 +105,16 @@ pub(super) struct Rendered {
     pub(super) keys: BTreeMap<String, Document>,
     /// Policies of identities by name.
     pub(super) identities: BTreeMap<String, Document>,
+    /// The keys among them that are RSA keys.
+    pub(super) rsa_keys: BTreeSet<String>,
     /// What these documents cannot say.
     pub(super) unsaid: BTreeSet<String>,
 }
 
 /// One thing that somebody may do with one KMS key.
-struct Rule {
-    key: String,
-    statement: Statement,
+pub(super) struct Rule {
+    pub(super) key: String,
+    pub(super) statement: Statement,
 }
 
 /// Renders the documents of all keys that the subject names.
@@ -135,13 +138,16 @@ pub(super) fn render(subject: &Subject<'_>, parties: &Parties) -> Rendered {
         rendering.of_domain(name, domain, subject);
     }
     rendering.describe();
+    let client_keys = client::keys(subject.policies);
+    let rsa = client_keys.iter().filter(|(_, kind)| matches!(kind, Kind::Rsa));
+    rendering.out.rsa_keys = rsa.map(|(key, _)| key.clone()).collect();
     if parties.deny_others {
         rendering.deny_others(subject);
     }
     rendering.out
 }
 
-/// Current, previous and domains' keys.
+/// Current, previous, clients' and domains' keys.
 fn all_keys(subject: &Subject<'_>) -> BTreeSet<String> {
     let mut keys = BTreeSet::new();
     for policy in subject.policies {
@@ -149,6 +155,7 @@ fn all_keys(subject: &Subject<'_>) -> BTreeSet<String> {
         keys.extend(policy.keys.values().map(|key| key.arn.clone()));
         keys.extend(policy.previous.keys.iter().map(|key| key.arn.clone()));
     }
+    keys.extend(client::keys(subject.policies).into_keys());
     keys.extend(subject.domains.values().flat_map(|domain| domain.keys.iter().cloned()));
     keys
 }
@@ -163,7 +170,9 @@ struct Rendering<'a> {
 impl Rendering<'_> {
     fn of_policy(&mut self, policy: &Policy, subject: &Subject<'_>) {
         let dataset = &policy.dataset;
-        let seal = sealing(policy, subject);
+        let mut seal = sealing(policy, subject);
+        seal.extend(client::opening(policy));
+        seal.extend(client::publishing(policy));
         self.give(&self.parties.sealers.clone(), &seal);
         self.identity(&format!("sealflow-{dataset}-seal"), &seal);
         for (name, acl) in &policy.acls {
@@ -198,9 +207,12 @@ impl Rendering<'_> {
             datasets: BTreeSet::from([dataset.clone()]),
             acls: guarding(policy),
         };
-        let serve = opening(policy, &contexts, &sid("Serve", &[dataset]));
+        let mut serve = opening(policy, &contexts, &sid("Serve", &[dataset]));
+        serve.extend(client::publishing(policy));
         self.give(&self.parties.services.clone(), &serve);
-        let maintain = maintaining(policy);
+        let mut maintain = maintaining(policy);
+        maintain.extend(client::publishing(policy));
+        maintain.extend(client::making(policy));
         self.give(&self.parties.maintainers.clone(), &maintain);
         if !self.parties.services.is_empty() {
             self.identity(&format!("sealflow-{dataset}-serve"), &serve);
@@ -351,7 +363,14 @@ impl Rendering<'_> {
     }
 
     fn deny_others(&mut self, subject: &Subject<'_>) {
-        for key in all_keys(subject) {
+        let client_keys = client::keys(subject.policies);
+        for (key, kind) in &client_keys {
+            self.document(key).extend(client::deny_others(kind));
+        }
+        for key in all_keys(subject)
+            .into_iter()
+            .filter(|key| !client_keys.contains_key(key))
+        {
             let of = |policy: &&VerifiedPolicy| keys_of(policy.policy()).contains(&key);
             let policies: Vec<&Policy> = subject.policies.iter().filter(of).map(VerifiedPolicy::policy).collect();
             let datasets = policies
@@ -594,7 +613,7 @@ fn partition(arn: &str) -> &str {
 }
 
 /// Letters and digits only, as IAM wants them.
-fn sid(verb: &str, names: &[&str]) -> String {
+pub(super) fn sid(verb: &str, names: &[&str]) -> String {
     let mut sid = verb.to_owned();
     for word in names
         .iter()

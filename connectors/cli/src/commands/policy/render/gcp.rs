@@ -65,6 +65,13 @@ struct CryptoKey<'a> {
 pub(super) fn render(subject: &Subject<'_>, members: &Members) -> Rendered {
     let mut out = Rendered::default();
     for policy in subject.policies {
+        if policy.policy().client.is_some() {
+            let dataset = &policy.policy().dataset;
+            out.unsaid.insert(format!(
+                "the keys that clients of {dataset} seal to: this version asks AWS KMS alone to open for clients, and renders no \
+                 asymmetric keys of Cloud KMS"
+            ));
+        }
         for key in of_policy(policy.policy(), members) {
             out.key(&key, members, subject.now);
         }

@@ -1,6 +1,7 @@
 //! `sealflow policy render`: keys, key policies and IAM policies that match a policy, as Terraform.
 
 mod aws;
+mod client;
 mod gcp;
 mod hcl;
 mod statement;
@@ -55,7 +56,7 @@ pub(crate) struct Args {
     /// Who administers the keys, without cryptography; default on AWS: the account of each key
     #[arg(long = "admin", value_name = "ARN|MEMBER")]
     admins: Vec<String>,
-    /// Who runs `keys rotate` and `keys rewrap`. Whoever may rewrap can open: they can wrap a key under one of their own
+    /// Who runs `keys rotate`, `keys rewrap` and `keys pair`. Whoever may rewrap can open: they can wrap a key under one of their own
     #[arg(long = "maintainer", value_name = "ARN")]
     maintainers: Vec<String>,
     /// Where readers are told apart: each by its own rights at KMS, or by the service alone. Default: `service` if there is
@@ -170,6 +171,7 @@ impl Args {
         if self.key_ring.is_some() {
             return Err(Failure::usage("--key-ring is of Google Cloud", "leave it out"));
         }
+        refuse_two_purposes(subject)?;
         let parties = Parties {
             sealers: arns("--sealer", &self.sealers)?,
             services: arns("--service", &self.services)?,
@@ -409,15 +411,46 @@ async fn sealed_otherwise(trusted: &Trusted, now: &Policy) -> Result<BTreeSet<St
     Ok(notes)
 }
 
+/// Who may unwrap data keys under the KMS key of a pair could unwrap its private half. A policy is held to that by itself; here
+/// one is beside others.
+fn refuse_two_purposes(subject: &Subject<'_>) -> Result<()> {
+    let clients = client::keys(subject.policies);
+    for policy in subject.policies {
+        let policy = policy.policy();
+        let current = policy.keys.values().map(|key| &key.arn);
+        let data = current.chain(policy.previous.keys.iter().map(|key| &key.arn));
+        if let Some(key) = data.into_iter().find(|key| clients.contains_key(*key)) {
+            return Err(for_clients_too(key, &format!("dataset {}", policy.dataset)));
+        }
+    }
+    for (name, domain) in &subject.domains {
+        if let Some(key) = domain.keys.iter().find(|key| clients.contains_key(*key)) {
+            return Err(for_clients_too(key, &format!("domain {name}")));
+        }
+    }
+    Ok(())
+}
+
+fn for_clients_too(key: &str, what: &str) -> Failure {
+    Failure::config(
+        format_args!(
+            "{key} is behind a key that clients seal to, and wraps keys of {what} too: its readers could open for clients"
+        ),
+        "give what clients seal to a KMS key of its own",
+    )
+}
+
 /// A key has one policy: rendered for some of its datasets, it would take the others' rights away.
 async fn refuse_to_lock_out(trusted: &Trusted, datasets: &BTreeSet<String>, loaded: &Loaded) -> Result<()> {
     let keys_of = |policy: &Policy| -> BTreeSet<String> {
         let previous = policy.previous.keys.iter().map(|key| key.arn.clone());
+        let clients = policy.client.iter().flat_map(|rule| rule.arns().map(str::to_owned));
         policy
             .keys
             .values()
             .map(|key| key.arn.clone())
             .chain(previous)
+            .chain(clients)
             .collect()
     };
     let mut ours: BTreeSet<String> = loaded

@@ -97,6 +97,7 @@ fn allows(
         action,
         key_arn: &key_arn,
         context: &context,
+        algorithm: Some("SYMMETRIC_DEFAULT"),
         now: UnixMillis(at),
     })
 }
