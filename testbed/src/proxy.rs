@@ -1,13 +1,16 @@
 //! A TCP proxy that makes faults: delays, throttles, cuts, stalls, corrupts. It knows no protocol, so it stands in
 //! front of brokers, KMS and object stores alike.
 //!
+//! It can also [record](Proxy::record) every byte that passes.
+//!
 //! Modes change while connections live. What a mode does is decided by the seed, the number of the connection and
 //! the bytes alone, never by chance.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::TcpListener as StdListener;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -66,6 +69,16 @@ struct Shared {
     mode: watch::Sender<Mode>,
     connections: AtomicU64,
     passed: AtomicU64,
+    tape: Mutex<Option<Tape>>,
+}
+
+/// What passed, by direction of a connection: bytes of two directions would hide what one of them says.
+type Tape = BTreeMap<u64, Vec<u8>>;
+
+impl Shared {
+    fn tape(&self) -> MutexGuard<'_, Option<Tape>> {
+        self.tape.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Proxy {
@@ -83,6 +96,7 @@ impl Proxy {
             mode: watch::Sender::new(Mode::Pass),
             connections: AtomicU64::new(0),
             passed: AtomicU64::new(0),
+            tape: Mutex::new(None),
         });
         let runtime = runtime();
         let _inside = runtime.enter();
@@ -135,6 +149,17 @@ impl Proxy {
     #[must_use]
     pub fn passed(&self) -> u64 {
         self.shared.passed.load(Ordering::Relaxed)
+    }
+
+    /// From now on keeps every byte that passes, as it passes, in memory.
+    pub fn record(&self) {
+        self.shared.tape().get_or_insert_default();
+    }
+
+    /// What was recorded so far: each direction of each connection as one piece.
+    #[must_use]
+    pub fn recorded(&self) -> Vec<Vec<u8>> {
+        self.shared.tape().iter().flat_map(BTreeMap::values).cloned().collect()
     }
 }
 
@@ -207,6 +232,7 @@ fn reset(stream: &TcpStream) {
 /// One direction of one connection.
 struct Direction {
     shared: Arc<Shared>,
+    number: u64,
     mode: watch::Receiver<Mode>,
     draw: Draw,
 }
@@ -215,6 +241,7 @@ impl Direction {
     fn new(shared: &Arc<Shared>, number: u64) -> Self {
         Self {
             shared: Arc::clone(shared),
+            number,
             mode: shared.mode.subscribe(),
             draw: Draw::new(shared.seed ^ number.wrapping_mul(0x9e37_79b9_7f4a_7c15)),
         }
@@ -239,6 +266,9 @@ impl Direction {
                 let piece = &mut buffer[passed..read.min(passed + share)];
                 if let Mode::Garbage { one_in } = *self.mode.borrow() {
                     corrupt(&mut self.draw, piece, one_in);
+                }
+                if let Some(tape) = self.shared.tape().as_mut() {
+                    tape.entry(self.number).or_default().extend_from_slice(piece);
                 }
                 to.write_all(piece).await?;
                 passed += piece.len();
@@ -333,6 +363,23 @@ mod tests {
         writing.join().unwrap();
         assert!(back == sent);
         assert_eq!((proxy.connections(), proxy.passed()), (1, 2_000_000));
+    }
+
+    #[test]
+    fn what_passes_is_recorded_whole_by_direction_from_when_it_is_asked_for() {
+        let proxy = Proxy::start(&echo(), 1).unwrap();
+        let (mut one, mut other) = (connect(&proxy), connect(&proxy));
+        exchange(&mut one, b"before").unwrap();
+        assert!(proxy.recorded().is_empty());
+        proxy.record();
+        for piece in ["se", "cret"] {
+            exchange(&mut one, piece.as_bytes()).unwrap();
+            exchange(&mut other, b"noise").unwrap();
+        }
+        let mut recorded = proxy.recorded();
+        recorded.sort();
+        let (noise, secret) = (b"noisenoise".to_vec(), b"secret".to_vec());
+        assert_eq!(recorded, [noise.clone(), noise, secret.clone(), secret]);
     }
 
     #[test]
