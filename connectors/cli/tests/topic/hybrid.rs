@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -12,6 +12,7 @@ use sealflow_local_kms::KeySpec;
 use sealflow_testbed::{KEY_ARN, Kafka, Message, Pipeline, Site, Topics};
 use serde_json::{Value, json};
 
+use crate::clean::assert_clean;
 use crate::support::{PARTITIONS, Running, binary, create_topics, pipeline, progress, run_to_end, setting};
 
 const NAME: &str = "hybrid";
@@ -317,27 +318,12 @@ fn what_clients_seal_passes_once_under_kills_and_is_read_by_nobody_but_the_reade
     );
 
     // Nobody ever had it in clear: not the broker, no log, no file.
-    assert_clean(bench.site.path());
-    assert_clean(&bench.kafka.data_dir());
+    let holds = |bytes: &[u8]| bytes.windows(CANARY.len()).any(|window| window == CANARY.as_bytes());
+    assert_clean(bench.site.path(), &holds);
+    assert_clean(&bench.kafka.data_dir(), &holds);
 }
 
 fn code(letter: Message) -> String {
     let json: Value = serde_json::from_slice(&letter.value.unwrap()).unwrap();
     json["code"].as_str().unwrap().to_owned()
-}
-
-/// No file at or below `path` holds the canary.
-fn assert_clean(path: &Path) {
-    if path.is_dir() {
-        for entry in std::fs::read_dir(path).unwrap() {
-            assert_clean(&entry.unwrap().path());
-        }
-    } else if path
-        .extension()
-        .is_none_or(|extension| extension != "index" && extension != "timeindex")
-    {
-        let bytes = std::fs::read(path).unwrap();
-        let found = bytes.windows(CANARY.len()).any(|window| window == CANARY.as_bytes());
-        assert!(!found, "{}", path.display());
-    }
 }

@@ -10,6 +10,7 @@ use sealflow::columns::testing::{CORPUS_CANARY as CANARY, CORPUS_CANARY_NUMBER, 
 use sealflow::columns::{Found, Locator, splice};
 use sealflow_testbed::{Kafka, Message, Site, free_port};
 
+use crate::clean::assert_clean;
 use crate::support::{Running, create_topics, pipeline, progress};
 
 const NAME: &str = "leaks";
@@ -154,30 +155,15 @@ fn no_plaintext_of_a_sealed_column_is_in_anything_that_the_pipeline_writes() {
 
     assert!(metrics.contains("sealflow_"), "the admin port answers");
     assert!(!contains_canary(metrics.as_bytes()), "metrics");
-    assert_clean(&site.path().join(format!("{NAME}-seal.log")));
-    assert_clean(&site.catalogue());
+    assert_clean(&site.path().join(format!("{NAME}-seal.log")), &contains_canary);
+    assert_clean(&site.catalogue(), &contains_canary);
     // Everything on the broker's disk (uncompressed) but the source topic itself.
     for entry in std::fs::read_dir(kafka.data_dir()).unwrap() {
         let entry = entry.unwrap();
         let name = entry.file_name().into_string().unwrap();
         if !name.starts_with(&format!("{NAME}-")) {
-            assert_clean(&entry.path());
+            assert_clean(&entry.path(), &contains_canary);
         }
-    }
-}
-
-/// No file at or below `path` holds the canary.
-fn assert_clean(path: &Path) {
-    if path.is_dir() {
-        for entry in std::fs::read_dir(path).unwrap() {
-            assert_clean(&entry.unwrap().path());
-        }
-    } else if path
-        .extension()
-        .is_none_or(|extension| extension != "index" && extension != "timeindex")
-    {
-        let bytes = std::fs::read(path).unwrap();
-        assert!(!contains_canary(&bytes), "{}", path.display());
     }
 }
 

@@ -6,6 +6,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)] // tests
 
 mod auditing;
+#[path = "../common/clean.rs"]
+mod clean;
 mod dlq;
 mod exactly_once;
 #[cfg(feature = "failpoints")]
