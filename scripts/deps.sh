@@ -12,6 +12,7 @@ MINISTACK="$ROOT/testbed/ministack.txt"
 SCHEMATHESIS="$ROOT/testbed/schemathesis.txt"
 LAKE="$ROOT/testbed/lake/requirements.txt"
 CLIENTS="$ROOT/samples/clients"
+SECURE_FORM="$ROOT/samples/secure-form/requirements.txt"
 # A download that hangs costs minutes, not the whole run.
 APT_OPTIONS=(-q -y -o Acquire::Retries=2 -o Acquire::http::Timeout=30 -o Acquire::https::Timeout=30 -o Dpkg::Use-Pty=0)
 
@@ -67,6 +68,7 @@ test_deps() {
     python_venv schemathesis "$DEPS/schemathesis" "$SCHEMATHESIS" "schemathesis, a client by OpenAPI documents, from PyPI"
     python_venv lake "$DEPS/lake" "$LAKE" "PyArrow, Spark and DuckDB, other readers of encrypted Parquet, from PyPI (about 500 MB)"
     python_venv client-python "$DEPS/client-python" "$CLIENTS/python/requirements.txt" "joserfc, a JOSE library for Python, from PyPI"
+    python_venv secure-form "$DEPS/secure-form" "$SECURE_FORM" "confluent-kafka, the Kafka client of the form's server, from PyPI"
     node_jose
     if ! { have chromium && have chromedriver; } && ! install chromium chromium-driver; then
         skip chromium "no Chromium with its driver on this machine: install chromium and chromium-driver"

@@ -4,9 +4,14 @@ python3 drive.py FOLDER…    serves the folders' .js files to a page (http://lo
 Chromium without a window. Each line of input is [FUNCTION, ARGUMENT]: the export of that name of `page.js` is awaited with the
 argument, and a line {"value": …} or {"error": TEXT} is the answer. The page stays the same until the input ends.
 
+python3 drive.py --steps PROFILE    opens no page of its own. Each line of input is a step that a person would do, or a look at the page:
+["open", URL], ["type", [SELECTOR, TEXT]], ["press", SELECTOR], ["reload", null], ["look", EXPRESSION] (its value is the answer). What
+Chromium writes stays in the folder PROFILE. The name insecure.test is this machine's, and to Chromium no safe one.
+
 WebDriver (https://www.w3.org/TR/webdriver2/) by the standard library alone.
 """
 
+import contextlib
 import http.server
 import json
 import os
@@ -29,24 +34,45 @@ import('/page.js')
 
 
 def main():
-    folders = [Path(folder) for folder in sys.argv[1:]]
-    page = serve(folders)
-    with tempfile.TemporaryDirectory(prefix="sealflow-chromium-", ignore_cleanup_errors=True) as profile:
-        driver, port = start(profile)
+    if sys.argv[1] == "--steps":
+        profile = sys.argv[2]
+        with window(profile) as session:
+            answer_lines(lambda step, argument: {"value": STEPS[step](session, argument)})
+        return
+    page = serve([Path(folder) for folder in sys.argv[1:]])
+    with tempfile.TemporaryDirectory(prefix="sealflow-chromium-", ignore_cleanup_errors=True) as profile, window(profile) as session:
+        session.post("/url", {"url": page})
+        session.post("/timeouts", {"script": 60_000})
+        answer_lines(lambda name, argument: session.post("/execute/async", {"script": CALL, "args": [name, argument]}))
+
+
+def answer_lines(answer):
+    for line in sys.stdin:
+        print(json.dumps(answer(*json.loads(line))), flush=True)
+
+
+STEPS = {
+    "open": lambda session, url: session.post("/url", {"url": url}),
+    "reload": lambda session, _: session.post("/refresh", {}),
+    "type": lambda session, to: session.post(f"/element/{session.element(to[0])}/value", {"text": to[1]}),
+    "press": lambda session, selector: session.post(f"/element/{session.element(selector)}/click", {}),
+    "look": lambda session, expression: session.post("/execute/sync", {"script": f"return {expression}", "args": []}),
+}
+
+
+@contextlib.contextmanager
+def window(profile):
+    """A window of a Chromium of its own."""
+    driver, port = start(profile)
+    try:
+        session = Session(f"http://127.0.0.1:{port}", profile)
         try:
-            session = Session(f"http://127.0.0.1:{port}", profile)
-            try:
-                session.post("/url", {"url": page})
-                session.post("/timeouts", {"script": 60_000})
-                for line in sys.stdin:
-                    name, argument = json.loads(line)
-                    answer = session.post("/execute/async", {"script": CALL, "args": [name, argument]})
-                    print(json.dumps(answer), flush=True)
-            finally:
-                session.delete()
+            yield session
         finally:
-            driver.terminate()
-            driver.wait()
+            session.delete()
+    finally:
+        driver.terminate()
+        driver.wait()
 
 
 def start(profile):
@@ -76,6 +102,7 @@ class Session:
 
     def __init__(self, driver, profile):
         arguments = ["--headless=new", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", f"--user-data-dir={profile}"]
+        arguments.append("--host-resolver-rules=MAP insecure.test 127.0.0.1")
         if os.geteuid() == 0:
             arguments.append("--no-sandbox")  # root has none
         options = {"binary": shutil.which("chromium"), "args": arguments}
@@ -85,6 +112,10 @@ class Session:
 
     def post(self, path, body):
         return self._request("POST", path, json.dumps(body).encode())
+
+    def element(self, selector):
+        (found,) = self.post("/element", {"using": "css selector", "value": selector}).values()
+        return found
 
     def delete(self):
         self._request("DELETE", "", None)

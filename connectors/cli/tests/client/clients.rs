@@ -1,5 +1,6 @@
 //! The clients: `sealflow client`, and the samples for Python (joserfc), Node (jose) and browsers (WebCrypto in Chromium).
 
+use std::ffi::OsString;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -220,6 +221,18 @@ pub(crate) struct Browser {
 
 impl Browser {
     pub(crate) fn new(test: &str) -> Option<Self> {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        let folders = ["samples/secure-form", "connectors/cli/tests/client"].map(|folder| root.join(folder));
+        Self::start(test, folders.map(PathBuf::into_os_string).as_slice())
+    }
+
+    /// One without a page, which does what a person would: the calls are the steps of `drive.py`. What it writes stays in
+    /// the folder `profile`.
+    pub(crate) fn of_steps(test: &str, profile: &Path) -> Option<Self> {
+        Self::start(test, &["--steps".into(), profile.into()])
+    }
+
+    fn start(test: &str, args: &[OsString]) -> Option<Self> {
         for program in ["chromium", "chromedriver"] {
             let runs = Command::new(program).arg("--version").output();
             if !runs.is_ok_and(|output| output.status.success()) {
@@ -230,11 +243,7 @@ impl Browser {
         let alone = ONE.lock().unwrap_or_else(PoisonError::into_inner);
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
         let mut command = Command::new("python3");
-        command.arg(root.join("testbed/browser/drive.py"));
-        command.args([
-            root.join("samples/secure-form"),
-            root.join("connectors/cli/tests/client"),
-        ]);
+        command.arg(root.join("testbed/browser/drive.py")).args(args);
         let mut driver = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         Some(Self {
             input: driver.stdin.take(),

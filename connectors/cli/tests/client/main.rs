@@ -2,10 +2,14 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod bench;
+#[path = "../common/clean.rs"]
+mod clean;
 mod clients;
 mod commands;
 #[path = "../common/mod.rs"]
 mod common;
 mod pairs;
+mod form;
+mod form_bench;
 mod public_keys;
 mod suite;
