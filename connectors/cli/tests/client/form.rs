@@ -87,7 +87,9 @@ fn a_number_typed_into_the_page_comes_back_to_it_and_is_in_clear_nowhere_between
     // Nothing that went between browser and server shows it, in a recording that shows what it should.
     let (canary, recorded) = (Canary::new(CARD), proxy.recorded());
     let piece = |wanted: &str| recorded.iter().find(|piece| contains(piece, wanted.as_bytes()));
-    let sent = piece(NAME).expect("the recording has what was typed in clear");
+    let Some(sent) = piece(NAME) else {
+        panic!("the recording does not have what was typed in clear");
+    };
     assert!(piece("/order-1/answer").is_some() && piece("\"number\":\"eyJ").is_some());
     for piece in &recorded {
         assert!(!shows_card(&canary, piece), "{}", String::from_utf8_lossy(piece));
@@ -377,7 +379,7 @@ fn the_server_takes_nothing_in_clear_and_no_name_that_means_something_else() {
     let mut more = good.clone();
     more["record"]["note"] = CARD.into();
     refused(server.post("/orders", &more.to_string()), 422);
-    refused(server.post("/orders", &format!("[{}]", good)), 422);
+    refused(server.post("/orders", &format!("[{good}]")), 422);
     refused(server.post("/orders", &"[".repeat(15_000)), 400);
     refused(server.post("/orders", "{\"hostile"), 400);
     refused(server.post("/hostile", &good.to_string()), 404);

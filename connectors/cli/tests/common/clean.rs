@@ -7,7 +7,8 @@ use std::path::Path;
 pub(crate) fn assert_clean(path: &Path, holds: &dyn Fn(&[u8]) -> bool) {
     if path.is_symlink() {
         return;
-    } else if path.is_dir() {
+    }
+    if path.is_dir() {
         for entry in std::fs::read_dir(path).unwrap() {
             assert_clean(&entry.unwrap().path(), holds);
         }
