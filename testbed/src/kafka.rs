@@ -36,7 +36,10 @@ impl Kafka {
     pub fn shared(test: &str) -> Option<&'static Self> {
         static SHARED: OnceLock<Result<Kafka, String>> = OnceLock::new();
         let started = SHARED.get_or_init(|| match Self::start() {
-            Ok(kafka) => Ok(kafka),
+            Ok(kafka) => {
+                kafka.topics().wait_for_transactions();
+                Ok(kafka)
+            }
             Err(StartError::Missing(reason)) => Err(reason),
             Err(error) => panic!("{error}"),
         });

@@ -346,6 +346,22 @@ impl Topics {
         self.watermarks(topic, "read_uncommitted")
     }
 
+    /// Waits until the broker coordinates transactions: one that has just been started on a busy machine may need longer for that
+    /// than a pipeline has patience.
+    pub(crate) fn wait_for_transactions(&self) {
+        let mut client = ClientConfig::new();
+        client
+            .set("bootstrap.servers", &self.brokers)
+            .set("transactional.id", "testbed-is-ready");
+        let until = Instant::now() + Duration::from_secs(180);
+        while Instant::now() < until {
+            let producer: BaseProducer = client.create().expect("a producer can be made");
+            if producer.init_transactions(Duration::from_secs(30)).is_ok() {
+                return;
+            }
+        }
+    }
+
     fn watermarks(&self, topic: &str, isolation: &str) -> Vec<i64> {
         let consumer = self.consumer(&[("isolation.level", isolation)]);
         let end = |partition| {
