@@ -2,6 +2,8 @@
 
 use std::io::IsTerminal as _;
 
+use tracing::Level;
+use tracing_subscriber::filter::{FilterExt as _, filter_fn};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer as _};
@@ -19,7 +21,13 @@ pub(crate) enum LogFormat {
     Json,
 }
 
+/// Beginnings of the targets whose `trace` is never shown: what carries requests and answers.
+const TALKATIVE: [&str; 5] = ["aws_", "h2", "hyper", "reqwest", "rustls"];
+
 /// Starts logging. `SEALFLOW_LOG` filters (`warn`, `sealflow_kafka=debug,info`), default `info`.
+///
+/// At `trace` the AWS client writes down whole answers, and hides in them only what AWS calls sensitive, which an answer to
+/// `GenerateMac`, the key of a client, is not. So no filter lets through what programs below ours say at that level.
 ///
 /// Spans go to `telemetry` if there is one, whatever the filter says of log lines; log lines never do.
 pub(crate) fn start(format: LogFormat, telemetry: Option<&Telemetry>) {
@@ -33,7 +41,10 @@ pub(crate) fn start(format: LogFormat, telemetry: Option<&Telemetry>) {
         LogFormat::Text => lines.with_target(std::io::stderr().is_terminal()).boxed(),
         LogFormat::Json => lines.json().flatten_event(true).boxed(),
     };
-    let registry = tracing_subscriber::registry().with(lines.with_filter(filter));
+    let shown = filter.and(filter_fn(|about| {
+        *about.level() != Level::TRACE || !TALKATIVE.iter().any(|name| about.target().starts_with(name))
+    }));
+    let registry = tracing_subscriber::registry().with(lines.with_filter(shown));
     // A second start (tests) keeps the first subscriber.
     let _ = match telemetry {
         None => registry.try_init(),
