@@ -4,14 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use sealflow::clock::{ManualClock, UnixMillis};
+use sealflow::clock::{Clock, ManualClock, UnixMillis};
 use sealflow::flow::direct::DirectSealer;
-use sealflow::flow::hybrid::ClientKeys;
 use sealflow::keys::testing::{MemoryCatalogue, MemoryKms};
 use sealflow::keys::{ClientKeyService, DomainKeys, OpeningKeys, SealingKeys};
 use sealflow::pipeline::{
-    Format, KeysPlacement, OpenTransform, Outcome, Position, Record, Route, SealTransform, Timestamp, Transform as _,
-    apply_all,
+    Clients, Format, KeysPlacement, OpenTransform, Outcome, Position, Record, Route, SealTransform, Timestamp,
+    Transform as _, apply_all,
 };
 use sealflow::policy::{FixedPolicies, VerifiedPolicy};
 use sealflow::seal::UsageLimits;
@@ -46,19 +45,18 @@ impl Engine {
     pub fn on(kms: Arc<dyn ClientKeyService>, policy: Arc<VerifiedPolicy>) -> Result<Self, Error> {
         let catalogue = Arc::new(MemoryCatalogue::new());
         let policies = Arc::new(FixedPolicies::new(vec![Arc::clone(&policy)]));
-        let clock = Arc::new(ManualClock::at(UnixMillis(1_767_225_600_000)));
+        let clock: Arc<dyn Clock> = Arc::new(ManualClock::at(UnixMillis(1_767_225_600_000)));
         let age = Duration::from_secs(300);
         let sealer = DirectSealer {
             keys: SealingKeys::new(kms.clone(), catalogue.clone(), clock.clone(), NO_LIMIT),
             domains: DomainKeys::new(kms.clone(), catalogue.clone(), policies.clone(), clock.clone(), age),
         };
         let keys = OpeningKeys::new(kms.clone(), catalogue, policies, clock.clone(), age, 1_000);
-        let client_keys = ClientKeys::new(kms, clock, age, 100_000);
+        let clients = Clients::new(kms, clock, age, 100_000);
         let (format, placement) = (Format::Json, KeysPlacement::Header);
         Ok(Self {
             runtime: tokio::runtime::Builder::new_current_thread().enable_time().build()?,
-            seal: SealTransform::new(Arc::clone(&policy), format, placement, sealer.clone())?
-                .with_client_keys(client_keys),
+            seal: SealTransform::new(Arc::clone(&policy), format, placement, sealer.clone())?.with_clients(clients),
             open: OpenTransform::new(policy, format, placement, keys, sealer)?,
         })
     }

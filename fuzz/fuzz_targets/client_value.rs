@@ -6,7 +6,9 @@ use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
 use sealflow::flow::hybrid::values::{Found, check_place};
+use sealflow::jose::is_client_name;
 use sealflow::jose::jwe::{ContentKey, Jwe, JweHeader, session_id};
+use sealflow::jose::mac::{MacHeader, MacJws, MacKey};
 use sealflow::jose::rsa::RsaPublicJwk;
 use sealflow::policy::Policy;
 
@@ -50,6 +52,7 @@ fuzz_target!(|bytes: &[u8]| {
                     policy: &POLICY,
                     label: "card",
                     row,
+                    client: None,
                 };
                 let is_there = check_place(&header, found).is_ok();
                 assert!(!is_there || header.dataset.as_deref() == Some("payments"));
@@ -57,12 +60,23 @@ fuzz_target!(|bytes: &[u8]| {
             }
         }
     }
+    // As what proves who sealed: nobody has that key, so that nothing verifies; what was signed does, with what it says.
+    let mac = MacKey::new(&[7; 32]);
+    if let Ok(jws) = MacJws::parse(text) {
+        assert!(!mac.verifies(&jws, text) && is_client_name(&jws.header.client));
+    }
+    let named = MacHeader::once("web-7", 7, text);
+    let signed = mac.sign(&named, text);
+    if let Ok(jws) = MacJws::parse(&signed) {
+        assert!(mac.verifies(&jws, &signed) && jws.jwe() == text && jws.header == named);
+    }
     // As what a client says of its value, and as the value.
     let header = JweHeader::direct("kid", "payments", text, Some(text));
     let found = Found {
         policy: &POLICY,
         label: "card",
         row: Some(ROW),
+        client: Some("web-7"),
     };
     let _ = check_place(&header, found);
     let part = header.to_part();

@@ -17,19 +17,24 @@ export async function publicKey(document) {
   return { key, kid: await thumbprint({ e, kty, n }) }
 }
 
-/** A fresh key, wrapped once to the backend's key. `token` goes along with the values that are sealed under it. */
+/**
+ * A fresh key, wrapped once to the backend's key. `token` goes along with the values that are sealed under it. With `mac`, this
+ * client's `macKey`, each value says who sealed it, and is taken once.
+ */
 export class Session {
   #key
   #id
   #dataset
+  #mac
   #left = MAX_VALUES
   #ends = performance.now() + MAX_AGE_MS
 
-  static async begin(to, dataset) {
+  static async begin(to, dataset, mac) {
     const session = new Session()
     const k = crypto.getRandomValues(new Uint8Array(32))
     session.#key = await subtle.importKey('raw', k, 'AES-GCM', false, ['encrypt'])
     session.#dataset = dataset
+    session.#mac = mac
     session.token = await sealWrapped(to, {}, JSON.stringify({ kty: 'oct', k: base64url(k) }))
     k.fill(0)
     session.#id = base64url((await sha256(session.token)).subarray(0, 16))
@@ -45,14 +50,33 @@ export class Session {
   async seal(label, value, row) {
     if (this.isUsedUp) throw new Error('the session is used up: begin the next one')
     this.#left -= 1
-    const header = { alg: 'dir', enc: 'A256GCM', kid: this.#id, ...place(this.#dataset, label, row) }
-    return encrypt(header, '', this.#key, toJson(value))
+    const header = { alg: 'dir', enc: 'A256GCM', kid: this.#id, ...place(this.#dataset, label, row, this.#mac) }
+    return proved(this.#mac, await encrypt(header, '', this.#key, toJson(value)))
   }
 }
 
 /** A value with a key of its own, without a session: costs the backend one request to its KMS each. */
-export async function sealValue(to, dataset, label, value, row) {
-  return sealWrapped(to, place(dataset, label, row), toJson(value))
+export async function sealValue(to, dataset, label, value, row, mac) {
+  return proved(mac, await sealWrapped(to, place(dataset, label, row, mac), toJson(value)))
+}
+
+/**
+ * This client's own HMAC key, from the JWK that `sealflow keys client` wrote. WebCrypto keeps it: it signs, and nobody gets it out.
+ * A page that everybody may open has no secret, so this is for pages behind a login that bring one key to each client.
+ */
+export async function macKey({ kty, alg, kid, k }) {
+  if (kty !== 'oct' || alg !== 'HS256' || !kid) throw new Error('this is not the HMAC key of a client')
+  const key = await subtle.importKey('jwk', { kty, k }, { name: 'HMAC', hash: 'SHA-256' }, false, ['sign'])
+  return { kid, key }
+}
+
+/** The value with the proof that this client sealed it, under a name that no other has: sent again, it is refused. */
+async function proved(mac, sealed) {
+  if (!mac) return sealed
+  const [iat, jti] = [Math.floor(Date.now() / 1000), base64url(crypto.getRandomValues(new Uint8Array(16)))]
+  const header = { alg: 'HS256', cty: 'JWE', kid: mac.kid, iat, jti }
+  const signed = [JSON.stringify(header), sealed].map((text) => base64url(encode(text))).join('.')
+  return `${signed}.${base64url(new Uint8Array(await subtle.sign('HMAC', mac.key, encode(signed))))}`
 }
 
 /** A key pair for answers. The private half never leaves WebCrypto; keep it in IndexedDB, give `publicJwk` away. */
@@ -100,8 +124,9 @@ function toJson(value) {
   return json
 }
 
-function place(dataset, label, row) {
-  return { sf_dataset: dataset, sf_label: label, ...(row && { sf_row: JSON.stringify(row) }) }
+function place(dataset, label, row, mac) {
+  const place = { sf_dataset: dataset, sf_label: label, ...(row && { sf_row: JSON.stringify(row) }) }
+  return mac ? { ...place, sf_client: mac.kid } : place
 }
 
 /** RFC 7638: of the required members, in alphabetical order. */

@@ -9,7 +9,7 @@ use crate::clock::UnixMillis;
 pub struct Event {
     /// When it was made.
     pub at: UnixMillis,
-    /// Who asked, as it was proved: an ARN, or `oidc:ISSUER#sub=…`. `None`: nothing was proved.
+    /// Who asked, as it was proved: an ARN, `oidc:ISSUER#sub=…`, or `client:NAME` of who sealed. `None`: nothing was proved.
     pub principal: Option<String>,
     /// The caller's ARN as STS told it, where it says more than the principal: the session, which may name a person.
     pub caller: Option<String>,
@@ -67,6 +67,8 @@ pub enum Proof {
     Oidc,
     /// Not at all: `--dev --as`. Written `assumed`.
     Assumed,
+    /// A MAC by the key of a client, over a value that it sealed: `client-mac`.
+    ClientMac,
 }
 
 impl Proof {
@@ -78,6 +80,7 @@ impl Proof {
             Self::StsPresigned => "sts-presigned",
             Self::Oidc => "oidc",
             Self::Assumed => "assumed",
+            Self::ClientMac => "client-mac",
         }
     }
 }

@@ -26,7 +26,17 @@ const TAG_CHARS: usize = 22;
 const NONCE_LEN: usize = 12;
 const TAG_LEN: usize = 16;
 /// What a header may have. `crit`, `zip`, keys and certificates are refused with all else.
-const MEMBERS: [&str; 8] = ["alg", "cty", "enc", "kid", "sf_dataset", "sf_label", "sf_row", "typ"];
+const MEMBERS: [&str; 9] = [
+    "alg",
+    "cty",
+    "enc",
+    "kid",
+    "sf_client",
+    "sf_dataset",
+    "sf_label",
+    "sf_row",
+    "typ",
+];
 const ENCRYPTION: &str = "A256GCM";
 
 /// A text that is no JWE that can be opened here. It does not say why.
@@ -51,6 +61,8 @@ pub struct JweHeader {
     pub key_management: KeyManagement,
     /// The session (`dir`), or the thumbprint of the RSA key.
     pub kid: String,
+    /// The client that sealed the value (`sf_client`), which its proof of who sealed has to name too.
+    pub client: Option<String>,
     /// The dataset that the value was sealed for (`sf_dataset`).
     pub dataset: Option<String>,
     /// The label that the value was sealed under (`sf_label`).
@@ -66,6 +78,7 @@ impl JweHeader {
         Self {
             key_management: KeyManagement::RsaOaep256,
             kid: to.to_string(),
+            client: None,
             dataset: None,
             label: None,
             row: None,
@@ -78,6 +91,7 @@ impl JweHeader {
         Self {
             key_management: KeyManagement::Direct,
             kid: session.to_owned(),
+            client: None,
             dataset: Some(dataset.to_owned()),
             label: Some(label.to_owned()),
             row: row.map(str::to_owned),
@@ -106,6 +120,7 @@ impl JweHeader {
         Ok(Self {
             key_management,
             kid: text("kid")?.ok_or(JweError)?,
+            client: text("sf_client")?,
             dataset: text("sf_dataset")?,
             label: text("sf_label")?,
             row: text("sf_row")?,
@@ -119,6 +134,7 @@ impl JweHeader {
         };
         let mut members = vec![("alg", alg), ("enc", ENCRYPTION), ("kid", &self.kid)];
         let own = [
+            ("sf_client", &self.client),
             ("sf_dataset", &self.dataset),
             ("sf_label", &self.label),
             ("sf_row", &self.row),
@@ -311,6 +327,7 @@ mod tests {
         JweHeader {
             key_management: KeyManagement::Direct,
             kid: "k".into(),
+            client: Some("web-7".into()),
             dataset: Some("payments".into()),
             label: Some("cards[*].\"odd name\"".into()),
             row: None,

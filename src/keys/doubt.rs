@@ -66,6 +66,11 @@ impl Doubt {
     /// A chance, taken before the key service is asked so that concurrent callers cannot overdraw; `None` if there is
     /// none left.
     pub(crate) fn take(&self, now: Steady) -> Option<Chance<'_>> {
+        self.take_or_out(now).ok()
+    }
+
+    /// A chance, or how many are out where there is none left.
+    fn take_or_out(&self, now: Steady) -> Result<Chance<'_>, u32> {
         let mut state = self.state();
         let refill = self.refill.as_millis().max(1);
         let earned = now.since(state.filled).as_millis() / refill;
@@ -74,9 +79,15 @@ impl Doubt {
             state.chances = state.chances.saturating_add(earned).min(self.burst);
             state.filled = now;
         }
-        state.chances = state.chances.checked_sub(1)?;
+        state.chances = state.chances.checked_sub(1).ok_or(state.out)?;
         state.out += 1;
-        Some(Chance(self))
+        Ok(Chance(self))
+    }
+
+    /// A chance that was spent comes back: what was doubted has proved itself since.
+    pub(crate) fn restore(&self) {
+        let mut state = self.state();
+        state.chances = state.chances.saturating_add(1).min(self.burst);
     }
 
     /// As [`take`](Self::take), but while others have taken chances that may come back, it waits for them: only chances that
@@ -86,13 +97,12 @@ impl Doubt {
             // Enlisted before it looks, so that nothing settles unseen between the two.
             let mut settled = pin!(self.settled.notified());
             settled.as_mut().enable();
-            if let Some(chance) = self.take(now) {
-                return Some(chance);
+            // Both under one lock: a chance that comes back in between is not missed.
+            match self.take_or_out(now) {
+                Ok(chance) => return Some(chance),
+                Err(0) => return None,
+                Err(_) => settled.await,
             }
-            if self.state().out == 0 {
-                return None;
-            }
-            settled.await;
         }
     }
 }
@@ -100,10 +110,8 @@ impl Doubt {
 impl Chance<'_> {
     /// The envelope opened, or the key service did not say: nothing speaks against it.
     pub(crate) fn give_back(self) {
-        let mut state = self.0.state();
-        state.chances = state.chances.saturating_add(1).min(self.0.burst);
-        // Unlocked before this chance is dropped, which locks too.
-        drop(state);
+        // Unlocked again before this chance is dropped, which locks too.
+        self.0.restore();
     }
 }
 

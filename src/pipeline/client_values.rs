@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 use zeroize::Zeroizing;
 
 use super::dead_letter::CANNOT_OPEN;
-use super::hints::Domains;
+use super::hints::{self, Domains};
 use super::jobs::{Bound, Item, Jobs};
 use super::plan::{Place, Plan, Rejection};
 use super::record::Record;
@@ -21,19 +21,24 @@ use crate::columns::{grammar, json};
 use crate::flow::hybrid::values::{Found, check_place};
 use crate::flow::hybrid::{ClientKeyError, ClientKeys, MAX_SESSION_BYTES};
 use crate::jose::jwe::{ContentKey, Jwe, JweHeader, KeyManagement, session_id};
+use crate::jose::mac::MacJws;
 use crate::policy::{ClientRule, ClientSealed, ColumnRule, Flow, SESSION_HEADER};
 
 /// The most values with a key of their own in one record, and in one batch, which closes behind it.
 pub(super) const MAX_WRAPPED: usize = 1_024;
 /// The most sessions that one record may carry in headers.
 const MAX_SESSIONS: usize = 8;
+/// Code of values that come in clear where the policy wants them sealed by the client.
+pub(super) const NOT_CLIENT_SEALED: &str = "not-client-sealed";
 /// How every JWE begins: base64url of `{"`.
 const BEGINNING: &[u8] = b"eyJ";
 
 /// A value that a client sealed, not opened yet.
 pub(super) struct Pending {
-    rule: usize,
-    place: Place,
+    pub(super) rule: usize,
+    pub(super) place: Place,
+    /// What it says of who sealed it, if its column wants that and it is of that shape.
+    pub(super) proof: Option<MacJws>,
     bound: Bound,
     /// Where in the record's value its session is, if the policy names a field and it is there.
     session: Option<Range<usize>>,
@@ -63,8 +68,8 @@ pub(super) fn is_sealed(rule: &ColumnRule, place: Place, text: &[u8]) -> Result<
     }
     match rule.client_sealed {
         ClientSealed::Optional => Ok(false),
-        ClientSealed::Required => Err(Rejection::new(
-            "not-client-sealed",
+        ClientSealed::Required | ClientSealed::Authenticated | ClientSealed::Once => Err(Rejection::new(
+            NOT_CLIENT_SEALED,
             format!(
                 "a value of column {} comes in clear, the policy wants it sealed by the client",
                 rule.path
@@ -76,6 +81,7 @@ pub(super) fn is_sealed(rule: &ColumnRule, place: Place, text: &[u8]) -> Result<
 impl Pending {
     /// Notes a value, and counts it if it has a key of its own.
     pub(super) fn note(
+        plan: &Plan,
         (rule, place): (usize, Place),
         text: &[u8],
         bound: Bound,
@@ -83,16 +89,77 @@ impl Pending {
         stays: bool,
         jobs: &mut Jobs,
     ) -> Self {
+        let proof = match plan.rules()[rule].client_sealed.is_authenticated() {
+            true => proof_of(place, text),
+            false => None,
+        };
         // `HEADER..`: a session's value has no key between its first dots.
-        let key = text.split(|byte| *byte == b'.').nth(1);
+        let jwe = proof.as_ref().map_or(text, |jws| jws.jwe().as_bytes());
+        let key = jwe.split(|byte| *byte == b'.').nth(1);
         let is_wrapped = key.is_none_or(|key| !key.is_empty());
         jobs.wrapped += usize::from(is_wrapped);
         Self {
             rule,
             place,
+            proof,
             bound,
             session,
             stays,
+        }
+    }
+
+    /// Who it says that sealed it.
+    pub(super) fn client(&self) -> Option<String> {
+        self.proof.as_ref().map(|jws| jws.header.client.clone())
+    }
+
+    /// A refusal of this value, of which it is known who sealed it if it says so at all.
+    fn refused(&self, rejection: Rejection) -> Refusal {
+        Refusal::new(self.rule, self.client(), rejection)
+    }
+
+    /// The text of its JWE.
+    fn jwe<'r>(&'r self, record: &'r Record) -> Result<Cow<'r, str>, Rejection> {
+        match &self.proof {
+            Some(jws) => Ok(Cow::Borrowed(jws.jwe())),
+            None => text_of(record, self.place),
+        }
+    }
+}
+
+/// What a value says of who sealed it. `text` is JSON in a record's value, bytes elsewhere.
+fn proof_of(place: Place, text: &[u8]) -> Option<MacJws> {
+    let text = match place {
+        Place::Value { .. } => json::string_value(text)?,
+        _ => Cow::Borrowed(std::str::from_utf8(text).ok()?),
+    };
+    MacJws::parse(&text).ok()
+}
+
+/// A value of a client that was refused, and its record with it.
+pub(super) struct Refusal {
+    /// The rule of its column, if it is told.
+    pub(super) rule: Option<usize>,
+    /// The client that sealed it, if that was proved.
+    pub(super) client: Option<String>,
+    pub(super) rejection: Rejection,
+}
+
+impl Refusal {
+    pub(super) fn new(rule: usize, client: Option<String>, rejection: Rejection) -> Self {
+        Self {
+            rule: Some(rule),
+            client,
+            rejection,
+        }
+    }
+
+    /// Of a value whose column is not told.
+    pub(super) fn of_no_column(rejection: Rejection) -> Self {
+        Self {
+            rule: None,
+            client: None,
+            rejection,
         }
     }
 }
@@ -128,14 +195,17 @@ impl<'a> ClientValues<'a> {
 
     /// Looks at the pending values of a record without a key: whether each says that it belongs where it is, and what is
     /// to be unwrapped for it.
-    pub(super) fn look(&mut self, record: &Record, pending: &[Pending]) -> Result<Vec<usize>, Rejection> {
+    pub(super) fn look(&mut self, record: &Record, pending: &[Pending]) -> Result<Vec<usize>, Refusal> {
         let mut carried = Carried::default();
-        let look = |value| self.look_at(record, value, &mut carried);
+        let look = |value: &Pending| {
+            let looked = self.look_at(record, value, &mut carried);
+            looked.map_err(|rejection| value.refused(rejection))
+        };
         pending.iter().map(look).collect()
     }
 
     fn look_at(&mut self, record: &Record, value: &Pending, carried: &mut Carried) -> Result<usize, Rejection> {
-        let text = text_of(record, value.place)?;
+        let text = value.jwe(record)?;
         let jwe = Jwe::parse(&text).map_err(|_| cannot_open())?;
         let header = match self.headers.get(jwe.protected()) {
             Some(header) => Arc::clone(header),
@@ -154,6 +224,7 @@ impl<'a> ClientValues<'a> {
             policy: self.plan.policy.policy(),
             label: &rule.label,
             row: rule.bind_row.as_ref().map(|_| value.bound.row.as_slice()),
+            client: value.proof.as_ref().map(|jws| jws.header.client.as_str()),
         };
         check_place(&header, found).map_err(|_| cannot_open())?;
         match header.key_management {
@@ -241,38 +312,63 @@ impl<'a> ClientValues<'a> {
         unwrapped: &Unwrapped,
         domains: &Domains,
         jobs: &mut Jobs,
-    ) -> Result<Vec<Opened>, Rejection> {
+    ) -> Result<Vec<Opened>, Refusal> {
         let mut all = Vec::with_capacity(pending.len());
         for (value, wanted) in pending {
-            let key = unwrapped
-                .0
-                .get(wanted)
-                .and_then(Option::as_ref)
-                .ok_or_else(cannot_open)?;
-            let text = text_of(record, value.place)?;
-            let jwe = Jwe::parse(&text).map_err(|_| cannot_open())?;
-            let mut plain = Zeroizing::new(Vec::with_capacity(jwe.plaintext_len() + 3));
-            key.open(&jwe, &mut plain).map_err(|_| cannot_open())?;
-            if matches!(value.place, Place::Value { .. }) {
-                check_json(&plain)?;
-                // They stand between tokens only, and a line of a record stays one.
-                for byte in plain.iter_mut().filter(|byte| matches!(**byte, b'\n' | b'\r')) {
-                    *byte = b' ';
-                }
-            }
-            all.push(if value.stays {
-                Opened::Clear(value.place, plain)
-            } else {
-                let place = (value.rule, value.place);
-                Opened::Sealed(jobs.push(self.plan, domains, place, &plain, value.bound)?)
-            });
+            let (rule, client) = (value.rule, value.client());
+            let key = unwrapped.0.get(wanted).and_then(Option::as_ref);
+            let opened = self.open_one(record, value, key.map(AsRef::as_ref), domains, jobs, &mut all);
+            opened.map_err(|rejection| Refusal::new(rule, client, rejection))?;
         }
         Ok(all)
+    }
+
+    /// Opens one, and adds it and its hints to the jobs.
+    fn open_one(
+        &self,
+        record: &Record,
+        value: Pending,
+        key: Option<&ContentKey>,
+        domains: &Domains,
+        jobs: &mut Jobs,
+        all: &mut Vec<Opened>,
+    ) -> Result<(), Rejection> {
+        let key = key.ok_or_else(cannot_open)?;
+        let text = value.jwe(record)?;
+        let jwe = Jwe::parse(&text).map_err(|_| cannot_open())?;
+        let mut plain = Zeroizing::new(Vec::with_capacity(jwe.plaintext_len() + 3));
+        key.open(&jwe, &mut plain).map_err(|_| cannot_open())?;
+        if matches!(value.place, Place::Value { .. }) {
+            check_json(&plain)?;
+            // They stand between tokens only, and a line of a record stays one.
+            for byte in plain.iter_mut().filter(|byte| matches!(**byte, b'\n' | b'\r')) {
+                *byte = b' ';
+            }
+        }
+        if value.stays {
+            all.push(Opened::Clear(value.place, plain));
+            return Ok(());
+        }
+        if let Place::Value { end, .. } = value.place {
+            for hint in self.plan.hints(value.rule) {
+                let Some(derived) = hints::derive(&self.plan.rules()[*hint], &plain, domains)? else {
+                    continue;
+                };
+                let behind = Place::Value { start: end, end };
+                let bound = value.bound.of_hint(self.plan, *hint);
+                let item = jobs.push(self.plan, domains, (*hint, behind), &derived, bound)?;
+                all.push(Opened::Sealed(item));
+            }
+        }
+        let place = (value.rule, value.place);
+        let item = jobs.push(self.plan, domains, place, &plain, value.bound)?;
+        all.push(Opened::Sealed(item));
+        Ok(())
     }
 }
 
 /// The text of a JWE as it stands in a record.
-fn text_of(record: &Record, place: Place) -> Result<Cow<'_, str>, Rejection> {
+pub(super) fn text_of(record: &Record, place: Place) -> Result<Cow<'_, str>, Rejection> {
     let bytes = match place {
         Place::Value { start, end } => {
             let value = record.value.as_deref().unwrap_or_default();
@@ -352,6 +448,6 @@ fn check_json(plain: &[u8]) -> Result<(), Rejection> {
 }
 
 /// Whatever is wrong with what a client sealed.
-fn cannot_open() -> Rejection {
+pub(super) fn cannot_open() -> Rejection {
     Rejection::new(CANNOT_OPEN, "what the client sealed does not open here")
 }

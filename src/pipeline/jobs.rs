@@ -61,6 +61,15 @@ impl Bound {
         }
         Ok(Self { key_name, row })
     }
+
+    /// Of the hint `rule` of this value: its key is a plain one or the value's, its row the value's.
+    pub(super) fn of_hint(&self, plan: &Plan, rule: usize) -> Self {
+        let of_template = plan.columns[rule].is_some_and(|(group, _)| plan.groups[group].is_template());
+        Self {
+            key_name: self.key_name.clone().filter(|_| of_template),
+            row: self.row.clone(),
+        }
+    }
 }
 
 /// The jobs of one batch.

@@ -3,6 +3,7 @@
 //! This module knows no broker: connectors implement the reading and writing around [`Transform`].
 
 pub mod batch;
+mod client_proofs;
 mod client_values;
 pub mod counters;
 pub mod dead_letter;
@@ -16,6 +17,7 @@ mod plan;
 mod read;
 mod read_column;
 pub mod record;
+mod refusals;
 mod replay;
 mod seal;
 mod set_aside;
@@ -23,6 +25,7 @@ pub mod transform;
 mod travelling;
 
 pub use batch::{BatchLimits, Collector};
+pub use client_proofs::Clients;
 pub use counters::Counters;
 pub use dead_letter::DeadLetter;
 pub use open::OpenTransform;

@@ -12,18 +12,19 @@ use tokio::task::JoinSet;
 use tracing::Instrument as _;
 use zeroize::Zeroizing;
 
-use super::client_values::{ClientValues, MAX_WRAPPED, Opened, Pending, is_sealed};
+use super::client_proofs::{Clients, OfRecord, Proofs};
+use super::client_values::{ClientValues, MAX_WRAPPED, NOT_CLIENT_SEALED, Opened, Pending, Refusal, is_sealed};
 use super::dead_letter::CANNOT_OPEN;
 use super::hints::{self, Domains};
 use super::jobs::{Bound, Item, Jobs};
 use super::output::{OutputLimits, too_large, too_large_unread};
 use super::plan::{Document, Format, Place, Plan, Rejection};
-use super::record::{Header, Record};
+use super::record::{Header, Position, Record};
+use super::refusals::Refusals;
 use super::set_aside::{SetAside, from_direct, from_domain, joined};
 use super::transform::{Outcome, Route, SPANS, Transform, TransformError};
 use crate::columns::{Found, LocatorError, MAX_HITS, member_range};
 use crate::flow::direct::DirectSealer;
-use crate::flow::hybrid::ClientKeys;
 use crate::keys::envelope::{KEYS_HEADER, MAX_ENVELOPES, write_header};
 use crate::keys::{ActiveKey, KeyError};
 use crate::policy::{Placement, Root, SESSION_HEADER, VerifiedPolicy};
@@ -61,7 +62,7 @@ pub struct TransformCounters {
 pub struct SealTransform {
     plan: Plan,
     sealer: DirectSealer,
-    client_keys: Option<ClientKeys>,
+    clients: Option<Clients>,
     placement: KeysPlacement,
     limits: OutputLimits,
     counters: Arc<TransformCounters>,
@@ -99,7 +100,7 @@ impl SealTransform {
         Ok(Self {
             plan: Plan::new(policy, format)?,
             sealer,
-            client_keys: None,
+            clients: None,
             placement,
             limits: OutputLimits::default(),
             counters: Arc::default(),
@@ -116,11 +117,11 @@ impl SealTransform {
         self
     }
 
-    /// The same transform for a policy with hybrid columns: what clients seal is opened with these keys. Without them such values
+    /// The same transform for a policy with hybrid columns: what clients seal is opened with these. Without them such values
     /// do not open, and their records become dead letters.
     #[must_use]
-    pub fn with_client_keys(mut self, keys: ClientKeys) -> Self {
-        self.client_keys = Some(keys);
+    pub fn with_clients(mut self, clients: Clients) -> Self {
+        self.clients = Some(clients);
         self
     }
 
@@ -194,9 +195,14 @@ impl SealTransform {
                         let stays = self.stays_in_place(rule);
                         if is_sealed(&self.plan.rules()[rule], place, text)? {
                             let bound = Bound::of(&self.plan, rule, indexes, Some(&document))?;
-                            let value = Pending::note((rule, place), text, bound, session.clone(), stays, jobs);
+                            let session = session.clone();
+                            let value = Pending::note(&self.plan, (rule, place), text, bound, session, stays, jobs);
                             all.pending.push(value);
                             check_wrapped(jobs.wrapped - wrapped)?;
+                            // Its hints are derived once it is open.
+                            let hints = self.plan.hints(rule).len();
+                            room = room.checked_sub(hints).ok_or_else(too_many_values)?;
+                            continue;
                         } else if !stays {
                             let bound = Bound::of(&self.plan, rule, indexes, Some(&document))?;
                             all.items
@@ -317,7 +323,7 @@ impl SealTransform {
                 if is_sealed(&self.plan.rules()[*rule], place, bytes)? {
                     let session = all.sessions.first().cloned();
                     let bound = Bound::of(&self.plan, *rule, &[], document)?;
-                    let value = Pending::note((*rule, place), bytes, bound, session, stays, jobs);
+                    let value = Pending::note(&self.plan, (*rule, place), bytes, bound, session, stays, jobs);
                     all.pending.push(value);
                 } else if !stays {
                     let bound = Bound::of(&self.plan, *rule, &[], document)?;
@@ -341,45 +347,78 @@ impl SealTransform {
         pad_to.unwrap_or(0) as usize + hints.sum::<usize>()
     }
 
-    /// Opens what clients sealed, and adds it to the jobs; how many values these are. A record of which something does not open
-    /// is rejected.
+    /// Opens what clients sealed, and adds it to the jobs; how many values these are, and what was refused. A record of which
+    /// something does not open is rejected.
     async fn open_pending(
         &self,
         records: &[Record],
         extracted: &mut [Result<Extracted, Rejection>],
         domains: &Domains,
         jobs: &mut Jobs,
-    ) -> Result<u64, TransformError> {
-        let is_pending = |one: &Result<Extracted, Rejection>| one.as_ref().is_ok_and(|one| !one.pending.is_empty());
+    ) -> Result<(u64, Vec<(Position, Refusal)>), TransformError> {
         let rule = self.plan.policy.policy().client.as_ref();
-        let Some((keys, rule)) = self.client_keys.as_ref().zip(rule) else {
-            for one in extracted.iter_mut().filter(|one| is_pending(one)) {
+        let Some((clients, rule)) = self.clients.as_ref().zip(rule) else {
+            for one in extracted.iter_mut().filter(|one| has_pending(one)) {
                 *one = Err(Rejection::new(CANNOT_OPEN, "nothing here opens what clients seal"));
             }
-            return Ok(0);
+            return Ok((0, Vec::new()));
         };
-        let mut values = ClientValues::new(&self.plan, rule, keys);
+        let mut refusals = Vec::new();
+        let mut refuse = |n: usize, one: &mut Result<Extracted, Rejection>, refusal: Refusal| {
+            if one.is_ok() {
+                *one = Err(refusal.rejection.clone());
+                refusals.push((records[n].position.clone(), refusal));
+            }
+        };
+        let proofs = rule.mac.as_ref().map(|mac| Proofs {
+            plan: &self.plan,
+            rule: mac,
+            keys: &clients.macs,
+            taken: clients.taken.as_deref(),
+            clock: &*clients.clock,
+        });
+        if let Some(proofs) = &proofs {
+            for (n, refusal) in proofs.verify(&pending_of(records, extracted)).await? {
+                refuse(n, &mut extracted[n], refusal);
+            }
+        }
+        let mut values = ClientValues::new(&self.plan, rule, &clients.keys);
         let mut wanted = Vec::new();
-        for (record, one) in records.iter().zip(extracted.iter_mut()) {
+        for (n, (record, one)) in records.iter().zip(extracted.iter_mut()).enumerate() {
             let looked = match one {
                 Ok(found) => values.look(record, &found.pending),
                 Err(_) => Ok(Vec::new()),
             };
-            wanted.push(looked.unwrap_or_else(|rejection| {
-                *one = Err(rejection);
+            wanted.push(looked.unwrap_or_else(|refusal| {
+                refuse(n, one, refusal);
                 Vec::new()
             }));
         }
+        let mut claims = Vec::new();
+        for (n, record, pending) in pending_of(records, extracted) {
+            let found = proofs.as_ref().map(|proofs| proofs.claims(record, pending));
+            claims.extend(found.map(|found| (n, found)));
+        }
+        let mut to_take = Vec::new();
+        for (n, found) in claims {
+            match found {
+                Ok(found) => to_take.extend(found.map(|found| (n, found))),
+                Err(refusal) => refuse(n, &mut extracted[n], refusal),
+            }
+        }
         let unwrapped = values.unwrap().await?;
         let mut sealed = 0;
-        for ((record, one), wanted) in records.iter().zip(extracted.iter_mut()).zip(wanted) {
+        for (n, ((record, one), wanted)) in records.iter().zip(extracted.iter_mut()).zip(wanted).enumerate() {
             let Ok(found) = one else { continue };
             let before = jobs.bytes;
             let pending = std::mem::take(&mut found.pending).into_iter().zip(wanted).collect();
             let opened = values.open(record, pending, &unwrapped, domains, jobs);
-            let opened = opened.and_then(|opened| self.check_room(record, before, jobs).map(|()| opened));
             match opened {
                 Ok(opened) => {
+                    if let Err(rejection) = self.check_room(record, before, jobs) {
+                        *one = Err(rejection);
+                        continue;
+                    }
                     for value in opened {
                         match value {
                             Opened::Sealed(item) => {
@@ -390,10 +429,33 @@ impl SealTransform {
                         }
                     }
                 }
-                Err(rejection) => *one = Err(rejection),
+                Err(refusal) => refuse(n, one, refusal),
             }
         }
-        Ok(sealed)
+        // Last of all, so that no record takes values and is set aside then.
+        if let Some(proofs) = &proofs {
+            to_take.retain(|(n, _)| extracted[*n].is_ok());
+            for (n, refusal) in proofs.take(to_take).await? {
+                refuse(n, &mut extracted[n], refusal);
+            }
+        }
+        Ok((sealed, refusals))
+    }
+
+    /// Values that came in clear where the policy wants them sealed by the client.
+    fn refused_in_clear(
+        &self,
+        records: &[Record],
+        extracted: &[Result<Extracted, Rejection>],
+    ) -> Vec<(Position, Refusal)> {
+        let rejected = records
+            .iter()
+            .zip(extracted)
+            .filter_map(|(record, one)| Some((record, one.as_ref().err()?)));
+        let in_clear = rejected.filter(|(_, rejection)| rejection.code == NOT_CLIENT_SEALED);
+        in_clear
+            .map(|(record, rejection)| (record.position.clone(), Refusal::of_no_column(rejection.clone())))
+            .collect()
     }
 
     /// Fetches the keys of a batch side by side, so that many tenants on a cold cache do not wait in a row.
@@ -557,6 +619,20 @@ impl SealTransform {
     }
 }
 
+fn has_pending(one: &Result<Extracted, Rejection>) -> bool {
+    one.as_ref().is_ok_and(|one| !one.pending.is_empty())
+}
+
+/// The records that clients sealed values of, as far as they are not rejected.
+fn pending_of<'a>(records: &'a [Record], extracted: &'a [Result<Extracted, Rejection>]) -> Vec<OfRecord<'a>> {
+    let all = records.iter().zip(extracted).enumerate();
+    all.filter_map(|(n, (record, one))| {
+        let found = one.as_ref().ok().filter(|found| !found.pending.is_empty())?;
+        Some((n, record, found.pending.as_slice()))
+    })
+    .collect()
+}
+
 /// Without this, a few hundred kilobytes of one-byte values could grow to gigabytes.
 fn check_padding(bytes: usize) -> Result<(), Rejection> {
     if bytes <= MAX_PADDING {
@@ -621,11 +697,13 @@ impl Transform for SealTransform {
             self.extract_prefix(&records, &domains, &mut jobs)
         };
         records.truncate(extracted.len());
-        let mut of_clients = 0;
+        let (mut of_clients, mut refused) = (0, self.refused_in_clear(&records, &extracted));
         if extracted.iter().flatten().any(|found| !found.pending.is_empty()) {
             let opening = tracing::debug_span!(target: SPANS, "open_client_values");
             let opened = self.open_pending(&records, &mut extracted, &domains, &mut jobs);
-            of_clients = opened.instrument(opening).await?;
+            let (count, more) = opened.instrument(opening).await?;
+            of_clients = count;
+            refused.extend(more);
         }
         let values: usize = jobs.list.iter().map(|job| job.len).sum();
         let sealing = tracing::debug_span!(target: SPANS, "seal", values, columns = jobs.list.len());
@@ -654,6 +732,11 @@ impl Transform for SealTransform {
             }
         }
         drop(sealed);
+        // Nothing can fail any more but the dead letters, so that few refusals are written down twice.
+        if let Some((log, clock)) = self.clients.as_ref().and_then(Clients::log) {
+            let (plan, now) = (&self.plan, clock.now());
+            Refusals { plan, log, now }.record(&refused).await?;
+        }
         self.set_aside().seal(&rejected, &mut outcomes).await?;
         self.counters
             .dead_letters

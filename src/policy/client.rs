@@ -1,14 +1,16 @@
 //! What a policy says about clients that seal: the RSA keys that they seal to, and where their sessions ride.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use super::key_path::KeyPath;
 use super::model::{ColumnRule, Flow};
 use super::parse::{check_arn, check_clear_scalar, check_name, path};
 use super::path::{ColumnPath, Root, Segment};
 use super::problem::{Found, Problem};
-use super::raw::{RawClient, RawPreviousClientKey};
+use super::raw::{RawClient, RawClientMac, RawPreviousClientKey};
 use super::rsa_key::{KeyPair, RsaKey};
+use crate::jose::is_client_name;
 
 /// The header in which a session rides, unless the policy names a field.
 pub const SESSION_HEADER: &str = "sealflow-session";
@@ -17,16 +19,46 @@ const MAX_KEY_NAME_BYTES: usize = 64;
 /// Most KMS keys of clients, current and previous: each is asked for its public half.
 const MAX_CLIENT_KEYS: usize = 16;
 
+/// Most clients that are not believed any more: beyond that, a new HMAC key is due.
+const MAX_REVOKED: usize = 1_024;
+const LONGEST_AGE: Duration = Duration::from_secs(7 * 86_400);
+const LONGEST_MEMORY: Duration = Duration::from_secs(30 * 86_400);
+
 /// How clients seal. Columns with `flow: hybrid` need it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ClientRule {
     /// The RSA keys that clients seal to, by name.
     pub keys: BTreeMap<String, ClientKey>,
+    /// How clients prove that they sealed a value.
+    pub mac: Option<MacRule>,
     /// The field that holds the session of a record; `None` for the header [`SESSION_HEADER`].
     pub session: Option<ColumnPath>,
     /// Whether the session stays with the stored record.
     pub keep_session: bool,
+}
+
+/// How clients prove that they sealed a value: each has an HMAC key of its own, which KMS derives from the client's name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct MacRule {
+    /// Full ARN of the HMAC key in KMS.
+    pub arn: String,
+    /// Full ARNs of those before it.
+    pub previous: Vec<String>,
+    /// Names of clients that are not believed any more.
+    pub revoked: BTreeSet<String>,
+    /// How long after it was sealed a value of a column `once` must be in its topic.
+    pub max_age: Duration,
+    /// How long after it was sealed such a value must have been read; its name is remembered for so long.
+    pub remember: Duration,
+}
+
+impl MacRule {
+    /// All KMS keys, the current one first.
+    pub fn arns(&self) -> impl Iterator<Item = &str> {
+        std::iter::once(self.arn.as_str()).chain(self.previous.iter().map(String::as_str))
+    }
 }
 
 /// An RSA key that clients seal to.
@@ -101,15 +133,66 @@ pub(super) fn client(
     if seen.len() > MAX_CLIENT_KEYS {
         return Err(Problem::TooManyEntries { max: MAX_CLIENT_KEYS }.at(&at.key("keys")));
     }
+    let mac = match &raw.mac {
+        Some(raw) => {
+            let others = data_keys.iter().copied().chain(seen.iter().map(RsaKey::arn));
+            Some(mac(raw, others.collect(), &at.key("mac"))?)
+        }
+        None => None,
+    };
+    if mac.is_none()
+        && let Some(n) = columns.iter().position(|rule| rule.client_sealed.is_authenticated())
+    {
+        let at = KeyPath::root().key("columns").index(n).key("client_sealed");
+        return Err(Problem::NoClientMac.at(&at));
+    }
     let session = match &raw.session {
         Some(text) => Some(session(text, columns, &at.key("session"))?),
         None => None,
     };
     Ok(Some(ClientRule {
         keys,
+        mac,
         session,
         keep_session: raw.keep_session,
     }))
+}
+
+fn mac<'a>(raw: &'a RawClientMac, mut seen: Vec<&'a str>, at: &KeyPath) -> Result<MacRule, Found> {
+    if raw.previous.len() >= MAX_CLIENT_KEYS {
+        return Err(Problem::TooManyEntries { max: MAX_CLIENT_KEYS }.at(&at.key("previous")));
+    }
+    let previous = raw.previous.iter().enumerate();
+    let previous = previous.map(|(n, arn)| (arn.as_str(), at.key("previous").index(n)));
+    for (arn, at) in std::iter::once((raw.arn.as_str(), at.key("arn"))).chain(previous) {
+        check_arn(arn, &at)?;
+        if seen.contains(&arn) {
+            return Err(Problem::SharedClientKey.at(&at));
+        }
+        seen.push(arn);
+    }
+    if raw.revoked.len() > MAX_REVOKED {
+        return Err(Problem::TooManyEntries { max: MAX_REVOKED }.at(&at.key("revoked")));
+    }
+    for (n, name) in raw.revoked.iter().enumerate() {
+        if !is_client_name(name) {
+            return Err(Problem::BadClientName.at(&at.key("revoked").index(n)));
+        }
+    }
+    let (max_age, remember) = (raw.max_age.0, raw.remember.0);
+    if max_age.is_zero() || max_age > LONGEST_AGE {
+        return Err(Problem::BadValueAge.at(&at.key("max_age")));
+    }
+    if remember < max_age || remember > LONGEST_MEMORY {
+        return Err(Problem::BadRemember.at(&at.key("remember")));
+    }
+    Ok(MacRule {
+        arn: raw.arn.clone(),
+        previous: raw.previous.clone(),
+        revoked: raw.revoked.iter().cloned().collect(),
+        max_age,
+        remember,
+    })
 }
 
 fn in_kms(arn: &str, at: &KeyPath) -> Result<RsaKey, Found> {

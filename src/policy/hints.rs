@@ -54,6 +54,7 @@ pub(super) fn stem(label: &str) -> &str {
 fn check_column(rule: &ColumnRule) -> Result<(), Problem> {
     let flow = match rule.flow {
         Flow::Direct => None,
+        Flow::Hybrid if rule.client_sealed.is_authenticated() => None,
         Flow::Hybrid => Some("hybrid"),
         Flow::Enclave => Some("enclave"),
     };

@@ -31,7 +31,7 @@ pub mod yaml;
 
 pub use access::{Access, Because};
 pub use catalogue_source::CataloguePolicies;
-pub use client::{ClientKey, ClientRule, SESSION_HEADER};
+pub use client::{ClientKey, ClientRule, MacRule, SESSION_HEADER};
 pub use domain::DomainDocument;
 pub use domain_type::DomainType;
 pub use highest::{Highest, Seen};

@@ -171,6 +171,18 @@ pub enum ClientSealed {
     Required,
     /// A value in clear is sealed as it is.
     Optional,
+    /// As `Required`, in a JWS by the key of a client that the policy knows.
+    Authenticated,
+    /// As `Authenticated`, and no value is taken twice.
+    Once,
+}
+
+impl ClientSealed {
+    /// Whether a value must say which client sealed it.
+    #[must_use]
+    pub fn is_authenticated(self) -> bool {
+        matches!(self, Self::Authenticated | Self::Once)
+    }
 }
 
 /// How a column is sealed.

@@ -351,6 +351,8 @@ fn column(raw: &RawColumn, names: &Names<'_>, at: &KeyPath) -> Result<ColumnRule
     let client_sealed = match raw.client_sealed {
         Some(_) if flow != Flow::Hybrid => return Err(Problem::ClientSealedInFlow.at(&at.key("client_sealed"))),
         Some(RawClientSealed::Optional) => ClientSealed::Optional,
+        Some(RawClientSealed::Authenticated) => ClientSealed::Authenticated,
+        Some(RawClientSealed::Once) => ClientSealed::Once,
         Some(RawClientSealed::Required) | None => ClientSealed::Required,
     };
     let rule = ColumnRule {
@@ -408,6 +410,7 @@ fn deterministic(mut rule: ColumnRule, domain: &str, raw: &RawColumn, at: &KeyPa
     check_name(domain, "domain", MAX_DATASET_BYTES).map_err(|problem| problem.at(&at.key("domain")))?;
     let flow = match rule.flow {
         Flow::Direct => None,
+        Flow::Hybrid if rule.client_sealed.is_authenticated() => None,
         Flow::Hybrid => Some("hybrid"),
         Flow::Enclave => Some("enclave"),
     };

@@ -598,6 +598,71 @@ fn domain_columns_take_everything_from_the_domain() {
 }
 
 #[test]
+fn values_that_say_who_sealed_them_need_the_hmac_key_of_clients() {
+    const MAC_ARN: &str = "arn:aws:kms:eu-central-1:111122223333:key/eeeeeeee-12ab-34cd-56ef-1234567890ab";
+    let with = |sealed: &str, mac: &str| {
+        of_columns(&format!(
+            "  - {{ path: a, key: k, acl: a, flow: hybrid, client_sealed: {sealed} }}\nclient: {{ keys: {{ web: {{ arn: \"{OTHER_ARN}\" }} }}{mac} }}"
+        ))
+    };
+    let mac = |rest: &str| format!(", mac: {{ arn: \"{MAC_ARN}\"{rest} }}");
+    for (text, sealed) in [
+        ("authenticated", ClientSealed::Authenticated),
+        ("once", ClientSealed::Once),
+    ] {
+        let policy = parse(&with(text, &mac(", revoked: [web-3]"))).unwrap();
+        assert!(policy.unsupported().is_empty() && policy.columns[0].client_sealed == sealed);
+        let rule = policy.client.unwrap().mac.unwrap();
+        assert_eq!(
+            (rule.arns().collect::<Vec<_>>(), rule.revoked.len()),
+            (vec![MAC_ARN], 1)
+        );
+        assert_eq!((rule.max_age.as_secs(), rule.remember.as_secs()), (600, 86_400));
+        assert_eq!(
+            refused(&with(text, "")),
+            ("columns[0].client_sealed".to_owned(), Problem::NoClientMac)
+        );
+    }
+    for (rest, path, problem) in [
+        (", previous: [x]", "previous[0]", None),
+        (
+            &format!(", previous: [\"{MAC_ARN}\"]"),
+            "previous[0]",
+            Some(Problem::SharedClientKey),
+        ),
+        (
+            &format!(", previous: [\"{OTHER_ARN}\"]"),
+            "previous[0]",
+            Some(Problem::SharedClientKey),
+        ),
+        (
+            &format!(", previous: [\"{ARN}\"]"),
+            "previous[0]",
+            Some(Problem::SharedClientKey),
+        ),
+        (", revoked: [\"a b\"]", "revoked[0]", Some(Problem::BadClientName)),
+        (", max_age: 0s", "max_age", Some(Problem::BadValueAge)),
+        (", max_age: 8d", "max_age", Some(Problem::BadValueAge)),
+        (", max_age: 2h, remember: 1h", "remember", Some(Problem::BadRemember)),
+        (", remember: 31d", "remember", Some(Problem::BadRemember)),
+    ] {
+        let (at, found) = refused(&with("once", &mac(rest)));
+        assert_eq!(at, format!("client.mac.{path}"));
+        assert!(problem.is_none_or(|problem| problem == found), "{rest}");
+    }
+    // Whose values say who sealed them can be deterministic, and have hints.
+    let rest = format!("\nclient: {{ keys: {{ web: {{ arn: \"{OTHER_ARN}\" }} }}{} }}", mac(""));
+    let domain = "  - { path: a, domain: customers, flow: hybrid, client_sealed: authenticated }";
+    assert_eq!(
+        parse(&of_columns(&format!("{domain}{rest}"))).unwrap().columns[0].domain(),
+        Some("customers")
+    );
+    let hints =
+        "  - { path: a, key: k, acl: a, flow: hybrid, client_sealed: once, hints: [{ derive: last4, acl: a }] }";
+    assert_eq!(parse(&of_columns(&format!("{hints}{rest}"))).unwrap().columns.len(), 2);
+}
+
+#[test]
 fn deterministic_columns_of_clients_and_enclaves_are_refused() {
     for flow in ["hybrid", "enclave"] {
         let columns = format!("  - {{ path: a, domain: customers, flow: {flow} }}");

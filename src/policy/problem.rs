@@ -178,6 +178,14 @@ pub enum Problem {
     NoClientKeys,
     #[error("a key that clients seal to is used for nothing else, and only once")]
     SharedClientKey,
+    #[error("values that say which client sealed them need `client.mac`")]
+    NoClientMac,
+    #[error("not the name of a client")]
+    BadClientName,
+    #[error("a value is at most seven days on its way, and more than none")]
+    BadValueAge,
+    #[error("values are remembered for as long as they may be on their way, and for at most 30 days")]
+    BadRemember,
     #[error("a key of clients is either an RSA key in KMS (`arn`) or a `pair`")]
     ArnOrPair,
     #[error("not the public half of an RSA key of 2048, 3072 or 4096 bits (DER in base64)")]
@@ -305,6 +313,12 @@ impl Problem {
             Self::NoClientKeys => {
                 "add `client: { keys: { NAME: { arn: … } } }` with the full ARN of an RSA key in KMS".to_owned()
             }
+            Self::NoClientMac => {
+                "add `client: { mac: { arn: … } }` with the full ARN of an HMAC_256 key in KMS".to_owned()
+            }
+            Self::BadClientName => "write 1 to 64 of A-Z a-z 0-9 . _ -".to_owned(),
+            Self::BadValueAge => "write for example max_age: 10m".to_owned(),
+            Self::BadRemember => "write for example remember: 24h, not less than max_age".to_owned(),
             Self::SharedClientKey => {
                 "make an RSA key of its own in KMS (ENCRYPT_DECRYPT), or for pairs a symmetric key that wraps no data keys"
                     .to_owned()

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::de::value::MapAccessDeserializer;
@@ -161,7 +162,7 @@ pub(super) struct RawColumn {
     #[serde(default)]
     pub(super) flow: RawFlow,
     /// For `flow: hybrid`: whether values must come sealed by the client (`required`, the default), or may come in clear too
-    /// (`optional`).
+    /// (`optional`); sealed with a proof of which client did (`authenticated`), and each but once (`once`).
     pub(super) client_sealed: Option<RawClientSealed>,
     /// Seal deterministically in this domain, so that equal values can be joined. The domain's document then
     /// names key, ACL, type and padding.
@@ -224,6 +225,8 @@ pub(super) struct RawClient {
     pub(super) keys: BTreeMap<String, RawClientKey>,
     /// Path of the string that holds a record's session; left out: the header `sealflow-session`.
     pub(super) session: Option<String>,
+    /// The HMAC keys of clients. Columns with `client_sealed: authenticated` or `once` need it.
+    pub(super) mac: Option<RawClientMac>,
     /// Keep the session with the stored record. It is removed by default: nobody needs it once values are sealed again.
     #[serde(default)]
     pub(super) keep_session: bool,
@@ -287,6 +290,36 @@ impl<'de> Deserialize<'de> for RawPreviousClientKey {
         }
         deserializer.deserialize_any(KeyVisitor)
     }
+}
+
+/// By which key a client proves that it sealed a value, and for how long a value can come.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "ClientMac")]
+pub(super) struct RawClientMac {
+    /// Full ARN of an HMAC key in KMS (`HMAC_256`, `GENERATE_VERIFY_MAC`): the key of each client is derived from it.
+    pub(super) arn: String,
+    /// Full ARNs of the keys before it: clients whose keys come from them are still known.
+    #[serde(default)]
+    pub(super) previous: Vec<String>,
+    /// Names of clients that are not believed any more.
+    #[serde(default)]
+    pub(super) revoked: Vec<String>,
+    /// For `once`: how long after it was sealed a value must be in its topic. At most 7d.
+    #[serde(default = "max_age")]
+    pub(super) max_age: Span,
+    /// For `once`: how long after it was sealed a value must have been read; for so long its name is remembered. At least
+    /// `max_age`, at most 30d.
+    #[serde(default = "remember")]
+    pub(super) remember: Span,
+}
+
+fn max_age() -> Span {
+    Span(Duration::from_secs(600))
+}
+
+fn remember() -> Span {
+    Span(Duration::from_secs(86_400))
 }
 
 /// Key and ACL of dead letters.
@@ -405,6 +438,10 @@ pub(super) enum RawClientSealed {
     Required,
     /// No: a value in clear is sealed as it is.
     Optional,
+    /// Yes, and in a JWS by the key of a client that the policy knows.
+    Authenticated,
+    /// As `authenticated`, and no value is taken twice.
+    Once,
 }
 
 /// What to do with a record that lacks a column.

@@ -6,11 +6,10 @@ use std::time::Duration;
 
 use sealflow::clock::Clock;
 use sealflow::flow::direct::DirectSealer;
-use sealflow::flow::hybrid::ClientKeys;
 use sealflow::keys::{Catalogue, ClientKeyService, DomainKeys, OpeningKeys, SealingKeys};
-use sealflow::pipeline::{Format, KeysPlacement, OpenTransform, SealTransform};
+use sealflow::pipeline::{Clients, Format, KeysPlacement, OpenTransform, SealTransform};
 use sealflow::policy::catalogue_source::{DEFAULT_MAX_STALE, DEFAULT_REFRESH};
-use sealflow::policy::{FixedPolicies, Pin, PolicySource, VerifiedPolicy};
+use sealflow::policy::{ClientSealed, FixedPolicies, Pin, PolicySource, VerifiedPolicy};
 use sealflow::seal::UsageLimits;
 use sealflow_kms::{AwsKms, KmsConfig};
 use sealflow_storage::{CatalogueConfig, Location};
@@ -65,8 +64,8 @@ pub(crate) struct Services {
     pub(crate) catalogue: Arc<dyn Catalogue>,
     /// The KMS.
     pub(crate) kms: Arc<dyn ClientKeyService>,
-    /// Keys that clients sealed under, unwrapped.
-    pub(crate) client_keys: ClientKeys,
+    /// What opens and judges the values of clients.
+    pub(crate) clients: Clients,
     /// All verified policies.
     pub(crate) policies: Arc<dyn PolicySource>,
     /// The dataset's newest.
@@ -165,11 +164,11 @@ impl Services {
         policy: Arc<VerifiedPolicy>,
     ) -> Self {
         let clock = clock();
-        let client_keys = ClientKeys::new(kms.clone(), clock.clone(), OPENED_KEY_AGE, OPENED_KEYS);
+        let clients = Clients::new(Arc::clone(&kms), Arc::clone(&clock), OPENED_KEY_AGE, OPENED_KEYS);
         Self {
             catalogue,
             kms,
-            client_keys,
+            clients,
             policies,
             policy,
             clock,
@@ -179,6 +178,12 @@ impl Services {
     /// Refuses a policy that this version cannot carry out in full.
     pub(crate) fn check_supported(&self) -> Result<()> {
         check_supported(&self.policy)
+    }
+
+    /// Whether the policy has columns whose values count once.
+    pub(crate) fn remembers_values(&self) -> bool {
+        let columns = &self.policy.policy().columns;
+        columns.iter().any(|rule| rule.client_sealed == ClientSealed::Once)
     }
 
     /// The same services, with another version of the dataset's policy.
@@ -224,7 +229,7 @@ impl Services {
         sealer: DirectSealer,
     ) -> Result<SealTransform> {
         let transform = SealTransform::new(Arc::clone(&self.policy), format, placement, sealer)?;
-        Ok(transform.with_client_keys(self.client_keys.clone()))
+        Ok(transform.with_clients(self.clients.clone()))
     }
 
     /// A transform that opens.

@@ -3,9 +3,8 @@
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use sealflow::flow::hybrid::ClientKeys;
 use sealflow::keys::{CacheCounters, OpeningKeys, SealingKeys};
-use sealflow::pipeline::{Counters, TransformCounters};
+use sealflow::pipeline::{Clients, Counters, TransformCounters};
 use sealflow_kafka::LandingCounters;
 
 use crate::admin::Watched;
@@ -48,7 +47,7 @@ pub(crate) struct Status {
     pub(crate) sealing: SealingKeys,
     /// Keys to open with.
     pub(crate) opening: Option<OpeningKeys>,
-    pub(crate) client_keys: Option<ClientKeys>,
+    pub(crate) clients: Option<Clients>,
     /// Files: counted by a landing.
     pub(crate) landed: Arc<LandingCounters>,
     /// What Prometheus reads.
@@ -89,7 +88,7 @@ impl Status {
             opens,
             sealing,
             opening,
-            client_keys: None,
+            clients: None,
             landed: Arc::default(),
             metrics,
             exported: Mutex::default(),
@@ -97,8 +96,8 @@ impl Status {
     }
 
     /// The same, with the keys of clients, which are forgotten when they are old.
-    pub(crate) fn with_client_keys(mut self, keys: ClientKeys) -> Self {
-        self.client_keys = Some(keys);
+    pub(crate) fn with_clients(mut self, clients: Clients) -> Self {
+        self.clients = Some(clients);
         self
     }
 

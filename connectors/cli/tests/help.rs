@@ -47,6 +47,7 @@ const COMMANDS: &[&[&str]] = &[
     &["keys", "rewrap"],
     &["keys", "pair"],
     &["keys", "public"],
+    &["keys", "client"],
     &["dlq"],
     &["dlq", "list"],
     &["dlq", "show"],

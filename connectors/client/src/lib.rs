@@ -20,12 +20,14 @@
 
 mod answer;
 mod key;
+mod mac;
 mod places;
 mod session;
 mod value;
 
 pub use answer::{Answers, DocumentError, OpenError};
 pub use key::{KeyError, PrivateKey};
+pub use mac::{ClientMac, MacKeyError};
 pub use sealflow::jose::rsa::{RsaKeyError, RsaPublicJwk};
 pub use sealflow::keys::RsaBits;
 pub use session::{RowId, SealError, Session};

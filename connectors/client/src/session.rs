@@ -1,11 +1,14 @@
 //! Sealing: a key for a session, and values under it.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sealflow::jose::jwe::{ContentKey, JweHeader, MAX_HEADER_CHARS, session_id};
 use sealflow::jose::rsa::RsaPublicJwk;
 use zeroize::Zeroizing;
+
+use crate::mac::ClientMac;
 
 /// Values that a session seals at most: each draws a nonce of 96 random bits, as a batch does under a data key.
 const MAX_VALUES: u64 = 1 << 20;
@@ -62,6 +65,7 @@ pub struct Session {
     token: String,
     id: String,
     dataset: String,
+    mac: Option<Arc<ClientMac>>,
     began: Instant,
     values: u64,
     bytes: u64,
@@ -86,10 +90,19 @@ impl Session {
             id: session_id(&token),
             token,
             dataset: dataset.to_owned(),
+            mac: None,
             began: Instant::now(),
             values: 0,
             bytes: 0,
         })
+    }
+
+    /// The same session, whose values say who sealed them: for columns with `client_sealed: authenticated` or `once`. Each becomes a
+    /// compact JWS around its JWE.
+    #[must_use]
+    pub fn with_mac(mut self, mac: Arc<ClientMac>) -> Self {
+        self.mac = Some(mac);
+        self
     }
 
     /// What the backend needs to open the values: goes with each record, in the header `sealflow-session` or a field.
@@ -127,12 +140,22 @@ impl Session {
             return Err(SealError::UsedUp);
         }
         (self.values, self.bytes) = (self.values + 1, bytes);
-        let header = JweHeader::direct(&self.id, &self.dataset, label, row.map(|row| row.0.as_str()));
+        let mut header = JweHeader::direct(&self.id, &self.dataset, label, row.map(|row| row.0.as_str()));
+        header.client = self.mac.as_ref().map(|mac| mac.client().to_owned());
         let part = header.to_part();
         if part.len() > MAX_HEADER_CHARS {
             return Err(SealError::TooLong);
         }
-        self.key.seal(&part, &[], json).map_err(|_| SealError::NoRandom)
+        let jwe = self.key.seal(&part, &[], json).map_err(|_| SealError::NoRandom)?;
+        proved(jwe, self.mac.as_deref())
+    }
+}
+
+/// A value with the proof of who sealed it, if there is to be one.
+pub(crate) fn proved(jwe: String, mac: Option<&ClientMac>) -> Result<String, SealError> {
+    match mac {
+        Some(mac) => mac.sign(&jwe),
+        None => Ok(jwe),
     }
 }
 

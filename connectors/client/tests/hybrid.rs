@@ -9,17 +9,21 @@ use std::time::Duration;
 use bytes::Bytes;
 use sealflow::clock::{ManualClock, UnixMillis};
 use sealflow::flow::direct::DirectSealer;
-use sealflow::flow::hybrid::ClientKeys;
 use sealflow::jose::jwe::{ContentKey, JweHeader, KeyManagement};
 use sealflow::keys::testing::{MemoryCatalogue, MemoryKms};
 use sealflow::keys::{ClientKeyService as _, DomainKeys, KeyServiceError, OpeningKeys, SealingKeys};
 use sealflow::pipeline::{
-    Format, Header, KeysPlacement, OpenTransform, Outcome, Position, Record, Route, SealTransform, Timestamp,
+    Clients, Format, Header, KeysPlacement, OpenTransform, Outcome, Position, Record, Route, SealTransform, Timestamp,
     Transform as _, TransformError, apply_all,
 };
 use sealflow::policy::{FixedPolicies, VerifiedPolicy};
 use sealflow::seal::UsageLimits;
 use sealflow_client::{RowId, RsaBits, RsaPublicJwk, Session};
+
+#[path = "hybrid/macs.rs"]
+mod macs;
+#[path = "hybrid/pairs.rs"]
+mod pairs;
 
 const DATA_ARN: &str = "arn:aws:kms:eu-central-1:111122223333:key/11111111-1111-1111-1111-111111111111";
 const RSA_ARN: &str = "arn:aws:kms:eu-central-1:111122223333:key/22222222-2222-2222-2222-222222222222";
@@ -28,7 +32,7 @@ const OLD_RSA_ARN: &str = "arn:aws:kms:eu-central-1:111122223333:key/33333333-33
 struct Bench {
     kms: Arc<MemoryKms>,
     clock: Arc<ManualClock>,
-    keys: ClientKeys,
+    clients: Clients,
     seal: SealTransform,
     open: OpenTransform,
 }
@@ -57,15 +61,20 @@ fn bench(columns: &str, client: &str, format: Format) -> Bench {
         domains: DomainKeys::new(kms.clone(), catalogue.clone(), policies.clone(), clock.clone(), age),
     };
     let opening = OpeningKeys::new(kms.clone(), catalogue, policies, clock.clone(), age, 1_000);
-    let keys = ClientKeys::new(kms.clone(), clock.clone(), age, 1_000);
+    let clients = clients(&kms, &clock);
     let seal = SealTransform::new(policy.clone(), format, KeysPlacement::Header, sealer.clone()).unwrap();
     Bench {
         open: OpenTransform::new(policy, format, KeysPlacement::Header, opening, sealer).unwrap(),
-        seal: seal.with_client_keys(keys.clone()),
+        seal: seal.with_clients(clients.clone()),
         kms,
         clock,
-        keys,
+        clients,
     }
+}
+
+/// What opens and judges values, remembering nothing yet.
+fn clients(kms: &Arc<MemoryKms>, clock: &Arc<ManualClock>) -> Clients {
+    Clients::new(kms.clone(), clock.clone(), Duration::from_secs(300), 1_000)
 }
 
 impl Bench {
@@ -205,7 +214,7 @@ async fn a_session_costs_one_call_whatever_it_seals_and_each_session_its_own() {
     assert!(bench.kms.peak_in_flight() > 1, "sessions are unwrapped side by side");
     // A key that is destroyed stops opening after a while.
     bench.clock.advance(Duration::from_secs(301));
-    bench.keys.tick().await;
+    bench.clients.tick().await;
     bench.sealed(records[..2].to_vec()).await;
     assert_eq!(bench.kms.decrypt_rsa_calls(), 1_002);
 }
@@ -472,7 +481,7 @@ async fn columns_that_a_table_encrypts_are_opened_in_place() {
     let columns = "  - { path: card, key: pii, acl: pii, flow: hybrid, at: column }\n  - { path: amount, key: pii, acl: pii, flow: hybrid }\n";
     let Bench {
         kms,
-        keys,
+        clients,
         seal,
         clock,
         open,
@@ -480,7 +489,7 @@ async fn columns_that_a_table_encrypts_are_opened_in_place() {
     let seal = seal.for_table();
     let bench = Bench {
         kms,
-        keys,
+        clients,
         seal,
         clock,
         open,
@@ -523,18 +532,18 @@ async fn an_outage_loses_nothing_a_destroyed_key_stops_and_a_previous_one_does_n
     bench.kms.set_unusable(OLD_RSA_ARN, true);
     bench.clock.advance(Duration::from_secs(301));
     assert_eq!(bench.refusal(from_old.clone()).await, "cannot-open");
-    let fresh = ClientKeys::new(bench.kms.clone(), bench.clock.clone(), Duration::from_secs(300), 1_000);
+    let fresh = clients(&bench.kms, &bench.clock);
     let Bench {
         kms,
-        keys: _,
+        clients: _,
         seal,
         clock,
         open,
     } = bench;
     let bench = Bench {
         kms,
-        seal: seal.with_client_keys(fresh.clone()),
-        keys: fresh,
+        seal: seal.with_clients(fresh.clone()),
+        clients: fresh,
         clock,
         open,
     };
@@ -602,7 +611,7 @@ async fn values_with_a_key_of_their_own_are_counted_whatever_they_hold_and_lines
 async fn nothing_of_a_session_is_shown() {
     let bench = bench(CARD, "", Format::Json);
     let session = bench.session().await;
-    let shown = format!("{session:?} {:?}", bench.keys);
+    let shown = format!("{session:?} {:?}", bench.clients.keys);
     assert!(
         !shown.contains(session.token()) && shown.contains("payments"),
         "{shown}"

@@ -5,7 +5,7 @@
 import { readFile } from 'node:fs/promises'
 import { createInterface } from 'node:readline'
 import { parseArgs } from 'node:util'
-import { Session, publicKey, sealValue } from './sealed.js'
+import { Session, macKey, publicKey, sealValue } from './sealed.js'
 
 if (!JSON.rawJSON) throw new Error('numbers would be rounded: use Node 22, or node --harmony-json-parse-with-source')
 
@@ -17,21 +17,23 @@ const { values: args } = parseArgs({
     row: { type: 'string' }, // the field that names the record's row, for `bind_row`
     session: { type: 'string', default: 'session' }, // where the session goes
     'per-value': { type: 'boolean', default: false }, // no session, but a key for each value
+    'mac-key': { type: 'string' }, // what `sealflow keys client` wrote: proves who sealed
   },
 })
 for (const name of ['key', 'dataset', 'field']) if (!args[name]) throw new Error(`--${name} is missing`)
 
 const key = await publicKey(await readFile(args.key, 'utf8'))
+const mac = args['mac-key'] && (await macKey(await readFile(args['mac-key'], 'utf8')))
 let session
 let lines = 0
 for await (const line of createInterface({ input: process.stdin, crlfDelay: Infinity })) {
   const record = parse(line, (lines += 1))
   const row = args.row && [steps(args.row).reduce((value, step) => value[step], record)]
   if (args['per-value']) {
-    await sealFields((label, value, row) => sealValue(key, args.dataset, label, value, row), record, row)
+    await sealFields((label, value, row) => sealValue(key, args.dataset, label, value, row, mac), record, row)
   } else {
     if (Object.hasOwn(record, args.session)) throw new Error('the record has a member for the session already')
-    if (!session || session.isUsedUp) session = await Session.begin(key, args.dataset)
+    if (!session || session.isUsedUp) session = await Session.begin(key, args.dataset, mac)
     await sealFields((label, value, row) => session.seal(label, value, row), record, row)
     record[args.session] = session.token
   }

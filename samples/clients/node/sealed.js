@@ -1,7 +1,7 @@
 // Seals JSON values before they leave, and opens what is answered: JOSE by jose, as docs/format.md has it.
 
 import { createHash, randomBytes } from 'node:crypto'
-import { CompactEncrypt, calculateJwkThumbprint, compactDecrypt, importJWK } from 'jose'
+import { CompactEncrypt, CompactSign, calculateJwkThumbprint, compactDecrypt, importJWK } from 'jose'
 
 const MAX_VALUES = 2 ** 20
 const MAX_AGE_MS = 3_600_000
@@ -14,18 +14,22 @@ export async function publicKey(document) {
   return { key: await importJWK(jwk, 'RSA-OAEP-256'), kid: await calculateJwkThumbprint(jwk) }
 }
 
-/** A fresh key, wrapped once to the backend's key. `token` goes along with the values that are sealed under it. */
+/**
+ * A fresh key, wrapped once to the backend's key. `token` goes along with the values that are sealed under it. With `mac`, this
+ * client's `macKey`, each value says who sealed it, and is taken once.
+ */
 export class Session {
   #key = randomBytes(32)
   #left = MAX_VALUES
   #ends = performance.now() + MAX_AGE_MS
 
-  static async begin({ key, kid }, dataset) {
+  static async begin({ key, kid }, dataset, mac) {
     const session = new Session()
     const jwk = JSON.stringify({ kty: 'oct', k: session.#key.toString('base64url') })
     session.token = await seal('RSA-OAEP-256', kid, {}, jwk, key)
     session.id = createHash('sha256').update(session.token).digest().subarray(0, 16).toString('base64url')
     session.dataset = dataset
+    session.mac = mac
     return session
   }
 
@@ -38,13 +42,29 @@ export class Session {
   async seal(label, value, row) {
     if (this.isUsedUp) throw new Error('the session is used up: begin the next one')
     this.#left -= 1
-    return seal('dir', this.id, place(this.dataset, label, row), toJson(value), this.#key)
+    const { dataset, mac } = this
+    return proved(mac, await seal('dir', this.id, place(dataset, label, row, mac), toJson(value), this.#key))
   }
 }
 
 /** A value with a key of its own, without a session: costs the backend one request to its KMS each. */
-export async function sealValue({ key, kid }, dataset, label, value, row) {
-  return seal('RSA-OAEP-256', kid, place(dataset, label, row), toJson(value), key)
+export async function sealValue({ key, kid }, dataset, label, value, row, mac) {
+  return proved(mac, await seal('RSA-OAEP-256', kid, place(dataset, label, row, mac), toJson(value), key))
+}
+
+/** This client's own HMAC key: the JWK that `sealflow keys client` wrote. */
+export async function macKey(document) {
+  const { kty, alg, kid, k } = JSON.parse(document)
+  if (kty !== 'oct' || alg !== 'HS256' || !kid) throw new Error('this is not a client\'s HMAC key')
+  return { kid, key: await importJWK({ kty, k }, 'HS256') }
+}
+
+/** The value with the proof that this client sealed it, under a name that no other has: sent again, it is refused. */
+async function proved(mac, sealed) {
+  if (!mac) return sealed
+  const [iat, jti] = [Math.floor(Date.now() / 1000), randomBytes(16).toString('base64url')]
+  const header = { alg: 'HS256', cty: 'JWE', kid: mac.kid, iat, jti }
+  return new CompactSign(new TextEncoder().encode(sealed)).setProtectedHeader(header).sign(mac.key)
 }
 
 /** The JSON text that was sealed to the public half of `privateKey`, your own, as a value of this dataset and label. */
@@ -61,8 +81,9 @@ function toJson(value) {
   return json
 }
 
-function place(dataset, label, row) {
-  return { sf_dataset: dataset, sf_label: label, ...(row && { sf_row: JSON.stringify(row) }) }
+function place(dataset, label, row, mac) {
+  const place = { sf_dataset: dataset, sf_label: label, ...(row && { sf_row: JSON.stringify(row) }) }
+  return mac ? { ...place, sf_client: mac.kid } : place
 }
 
 function seal(alg, kid, place, plaintext, key) {

@@ -10,7 +10,7 @@ import sys
 from decimal import Decimal
 from pathlib import Path
 
-from sealed import Session, public_key, seal_value, to_json
+from sealed import Session, mac_key, public_key, seal_value, to_json
 
 
 def main():
@@ -21,22 +21,24 @@ def main():
     parser.add_argument("--row", metavar="FIELD", help="the field that names the record's row, for `bind_row`")
     parser.add_argument("--session", metavar="FIELD", default="session", help="where the session goes")
     parser.add_argument("--per-value", action="store_true", help="no session, but a key for each value")
+    parser.add_argument("--mac-key", type=Path, help="what `sealflow keys client` wrote: proves who sealed")
     args = parser.parse_args()
 
     key = public_key(args.key.read_text())
+    mac = mac_key(args.mac_key.read_text()) if args.mac_key else None
     session = None
     for line in sys.stdin.buffer:
         record = json.loads(line, parse_float=Decimal)
         row = [field(record, args.row)] if args.row else None
         if args.per_value:
             for label in args.field:
-                seal = lambda value, index: seal_value(key, args.dataset, label, value, row and row + index)
+                seal = lambda value, index: seal_value(key, args.dataset, label, value, row and row + index, mac)
                 replace(record, steps(label), seal)
         else:
             if args.session in record:
                 raise ValueError("the record has a member for the session already")
             if session is None or session.is_used_up:
-                session = Session(key, args.dataset)
+                session = Session(key, args.dataset, mac)
             for label in args.field:
                 seal = lambda value, index: session.seal(label, value, row and row + index)
                 replace(record, steps(label), seal)

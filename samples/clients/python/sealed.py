@@ -3,10 +3,11 @@
 import base64
 import hashlib
 import json
+import secrets
 import time
 from decimal import Decimal
 
-from joserfc import jwe
+from joserfc import jwe, jws
 from joserfc.jwk import OctKey, RSAKey
 from joserfc.registry import HeaderParameter
 
@@ -19,10 +20,14 @@ class _Registry(jwe.JWERegistry):
     max_ciphertext_length = 16 << 20
 
 
-_MEMBERS = ("sf_dataset", "sf_label", "sf_row")
+_MEMBERS = ("sf_client", "sf_dataset", "sf_label", "sf_row")
 _REGISTRY = _Registry(
     header_registry={name: HeaderParameter(f"Sealflow's {name}", "str") for name in _MEMBERS},
     algorithms=["RSA-OAEP-256", "dir", "A256GCM"],
+)
+_PROOFS = jws.JWSRegistry(
+    header_registry={"iat": HeaderParameter("when it was sealed", "int"), "jti": HeaderParameter("its name", "str")},
+    algorithms=["HS256"],
 )
 
 
@@ -36,11 +41,13 @@ def public_key(document: str) -> RSAKey:
 
 
 class Session:
-    """A fresh key, wrapped once to the backend's key. `token` goes along with the values that are sealed under it."""
+    """A fresh key, wrapped once to the backend's key. `token` goes along with the values that are sealed under it. With `mac`,
+    this client's `mac_key`, each value says who sealed it, and is taken once."""
 
-    def __init__(self, key: RSAKey, dataset: str):
+    def __init__(self, key: RSAKey, dataset: str, mac: OctKey | None = None):
         self._key = OctKey.generate_key(256)
         self._dataset = dataset
+        self._mac = mac
         self._left = MAX_VALUES
         self._ends = time.monotonic() + MAX_AGE_SECONDS
         jwk = json.dumps({"kty": "oct", "k": self._key.as_dict(private=True)["k"]})
@@ -58,12 +65,22 @@ class Session:
         if self.is_used_up:
             raise RuntimeError("the session is used up: begin the next one")
         self._left -= 1
-        return _seal("dir", self._id, _place(self._dataset, label, row), to_json(value), self._key)
+        place = _place(self._dataset, label, row, self._mac)
+        return _proved(self._mac, _seal("dir", self._id, place, to_json(value), self._key))
 
 
-def seal_value(key: RSAKey, dataset: str, label: str, value, row: list | None = None) -> str:
+def seal_value(key: RSAKey, dataset: str, label: str, value, row: list | None = None, mac: OctKey | None = None) -> str:
     """A value with a key of its own, without a session: costs the backend one request to its KMS each."""
-    return _seal("RSA-OAEP-256", key.thumbprint(), _place(dataset, label, row), to_json(value), key)
+    place = _place(dataset, label, row, mac)
+    return _proved(mac, _seal("RSA-OAEP-256", key.thumbprint(), place, to_json(value), key))
+
+
+def mac_key(document: str) -> OctKey:
+    """This client's own HMAC key: the JWK that `sealflow keys client` wrote."""
+    jwk = json.loads(document)
+    if (jwk.get("kty"), jwk.get("alg")) != ("oct", "HS256") or not jwk.get("kid"):
+        raise ValueError("this is not a client's HMAC key: kty oct, alg HS256, kid its name")
+    return OctKey.import_key(jwk)
 
 
 def open_answer(key: RSAKey, answer: str, dataset: str, label: str) -> str:
@@ -85,9 +102,19 @@ def to_json(value) -> str:
     return json.dumps(value, allow_nan=False)
 
 
-def _place(dataset: str, label: str, row: list | None) -> dict:
+def _place(dataset: str, label: str, row: list | None, mac: OctKey | None) -> dict:
     place = {"sf_dataset": dataset, "sf_label": label}
-    return place if row is None else place | {"sf_row": to_json(row)}
+    if row is not None:
+        place["sf_row"] = to_json(row)
+    return place if mac is None else place | {"sf_client": mac.kid}
+
+
+def _proved(mac: OctKey | None, sealed: str) -> str:
+    """The value with the proof that this client sealed it, under a name that no other has: sent again, it is refused."""
+    if mac is None:
+        return sealed
+    header = {"alg": "HS256", "cty": "JWE", "kid": mac.kid, "iat": int(time.time()), "jti": secrets.token_urlsafe(16)}
+    return jws.serialize_compact(header, sealed, mac, registry=_PROOFS)
 
 
 def _seal(alg: str, kid: str, place: dict, plaintext: str, key) -> str:

@@ -15,9 +15,12 @@ pub struct Found<'a> {
     pub label: &'a str,
     /// The canonical id of its row, if the policy binds the column.
     pub row: Option<&'a [u8]>,
+    /// The client that sealed it, where the policy wants to know and it was proved.
+    pub client: Option<&'a str>,
 }
 
-/// Whether a value belongs where it was found: its dataset, its label (or one that the policy has renamed to it), its row.
+/// Whether a value belongs where it was found: its dataset, its label (or one that the policy has renamed to it), its row, and the
+/// client that was proved: else one client could put its proof around what another has sealed.
 ///
 /// # Errors
 /// [`JweError`]: it was sealed for another place, or does not say for which.
@@ -33,6 +36,9 @@ pub fn check_place(header: &JweHeader, found: Found<'_>) -> Result<(), JweError>
         .get(claimed)
         .map_or(claimed, String::as_str);
     if current != found.label {
+        return Err(JweError);
+    }
+    if found.client.is_some() && header.client.as_deref() != found.client {
         return Err(JweError);
     }
     match found.row {
@@ -80,6 +86,7 @@ previous: { labels: { pan: card } }
         JweHeader {
             key_management: KeyManagement::Direct,
             kid: "k".into(),
+            client: None,
             dataset: Some(dataset.into()),
             label: Some(label.into()),
             row: row.map(str::to_owned),
@@ -99,6 +106,7 @@ previous: { labels: { pan: card } }
             policy: &policy,
             label: "card",
             row: None,
+            client: None,
         };
         for good in [header("payments", "card", None), header("payments", "pan", Some("[1]"))] {
             assert_eq!(check_place(&good, found), Ok(()));
@@ -127,6 +135,7 @@ previous: { labels: { pan: card } }
                 policy: &policy,
                 label: "card",
                 row: Some(row),
+                client: None,
             };
             check_place(&header("payments", "card", text), found)
         };

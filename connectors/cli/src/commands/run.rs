@@ -7,15 +7,16 @@ use std::time::Duration;
 
 use sealflow::flow::direct::DirectSealer;
 use sealflow::keys::OpeningKeys;
-use sealflow::pipeline::{Counters, Transform, TransformCounters};
+use sealflow::pipeline::{Clients, Counters, Transform, TransformCounters};
 use sealflow::policy::VerifiedPolicy;
-use sealflow_kafka::{Runner, RunnerOptions, Summary};
+use sealflow_kafka::{Runner, RunnerOptions, Summary, TakenTopic};
 use serde::Serialize;
 
 use super::land;
 use crate::admin::AdminServer;
+use crate::audit;
 use crate::config::{self, Environment, Mode, PipelineConfig};
-use crate::failure::{Failure, Result};
+use crate::failure::{Exit, Failure, Result};
 use crate::log::{self, LogFormat};
 use crate::metered::Metered;
 use crate::metrics::Metrics;
@@ -26,6 +27,9 @@ use crate::status::Status;
 use crate::telemetry::Telemetry;
 use crate::term::{OutputFormat, Progress, say, say_json};
 use crate::while_it_counts::WhileItCounts;
+
+/// How long the brokers may take to show the replay memory.
+const MEMORY_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Run a pipeline: topic in, sealed (or opened) topic out, exactly once
 ///
@@ -65,10 +69,12 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
 async fn run_pipeline(args: Args, config: &PipelineConfig) -> Result<ExitCode> {
     let shutdown = signals::listen()?;
     let metrics = Arc::new(Metrics::new(&config.name));
-    let services = services(config, args.dev, &metrics).await?;
+    let mut services = services(config, args.dev, &metrics).await?;
+    services.clients = clients(config, &services, "").await?;
     if let Some(table) = &config.target.table {
-        let ended = land::run(config, table, &services, metrics, args.until_end, shutdown).await?;
-        return Ok(said(args.output, &ended));
+        let ended = land::run(config, table, &services, metrics, args.until_end, shutdown).await;
+        close(&services).await;
+        return Ok(said(args.output, &ended?));
     }
     let assembled = Assembled::new(config, &services, metrics)?;
     let options = RunnerOptions {
@@ -97,10 +103,18 @@ async fn run_pipeline(args: Args, config: &PipelineConfig) -> Result<ExitCode> {
         failure = newest => Err(failure),
     };
     housekeeping.abort();
+    close(&services).await;
     // The admin port answers until everything is committed.
     drop(admin);
     let summary = RunSummary::new(config, &ended?, &assembled.status);
     Ok(said(args.output, &summary))
+}
+
+/// Ends the audit log of refused values with a checkpoint. What it has is durable without it.
+pub(super) async fn close(services: &Services) {
+    if let Err(error) = services.clients.close().await {
+        tracing::warn!(%error, "the audit log was not ended with a checkpoint");
+    }
 }
 
 fn said(output: OutputFormat, summary: &RunSummary) -> ExitCode {
@@ -126,6 +140,52 @@ pub(crate) async fn services(
     let services = Services::new(catalogue, kms, policies, policy);
     services.check_supported()?;
     Ok(services)
+}
+
+/// What judges the values of clients: with the pipeline's memory of those that count once, and its audit log. `beside` is what a
+/// process puts behind the names of the log's files that runs while the pipeline does.
+pub(super) async fn clients(config: &PipelineConfig, services: &Services, beside: &str) -> Result<Clients> {
+    let mut clients = services.clients.clone();
+    if config.mode == Mode::Open {
+        return Ok(clients);
+    }
+    if let Some(audit) = &config.audit {
+        let mut audit = audit.clone();
+        for path in std::iter::once(&mut audit.checkpoints).chain(&mut audit.path) {
+            path.as_mut_os_string().push(beside);
+        }
+        clients = clients.with_audit(audit::open_configured(audit).await?);
+    }
+    let mac = services
+        .policy
+        .policy()
+        .client
+        .as_ref()
+        .and_then(|client| client.mac.as_ref());
+    match &config.replay_memory {
+        // Also where no policy needs it yet: a newer one may.
+        Some(memory) => {
+            let (memory, kafka) = (memory.clone(), config.kafka());
+            let remember = mac.map(|mac| mac.remember).unwrap_or_default();
+            let (clock, runtime) = (Arc::clone(&services.clock), tokio::runtime::Handle::current());
+            let opened = tokio::task::spawn_blocking(move || {
+                TakenTopic::open(&memory, &kafka, remember, clock, MEMORY_PATIENCE, &runtime)
+            });
+            let panicked = |_| {
+                Failure::new(
+                    Exit::Internal,
+                    "opening the replay memory panicked",
+                    "please report this bug",
+                )
+            };
+            Ok(clients.with_taken(Arc::new(opened.await.map_err(panicked)??)))
+        }
+        None if services.remembers_values() => Err(Failure::config(
+            "replay_memory: the policy has columns with client_sealed: once, and nothing remembers which values were taken",
+            "add `replay_memory: { topic: NAME, create: true }` to the pipeline file",
+        )),
+        None => Ok(clients),
+    }
 }
 
 /// The transform of a pipeline, and what it counts.
@@ -157,7 +217,7 @@ impl Assembled {
             keys.opening,
             metrics,
         );
-        let status = Arc::new(status.with_client_keys(services.client_keys.clone()));
+        let status = Arc::new(status.with_clients(services.clients.clone()));
         Ok(Self {
             transform: Arc::clone(&reloading) as Arc<dyn Transform>,
             reloading,
@@ -236,8 +296,8 @@ pub(super) async fn keep_house(status: Arc<Status>, until_end: bool) {
         if let Some(opening) = &status.opening {
             opening.tick().await;
         }
-        if let Some(keys) = &status.client_keys {
-            keys.tick().await;
+        if let Some(clients) = &status.clients {
+            clients.tick().await;
         }
     }
 }

@@ -2,8 +2,10 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use sealflow::flow::hybrid::taken::TakenHere;
 use sealflow::pipeline::{Format, KeysPlacement, OutputLimits};
 
 use super::access::Access;
@@ -50,7 +52,9 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
         args.keys.is_none().then_some(keys.as_path()),
     ])?;
     signals::remove_half_written_files()?;
-    let services = args.access.open(None).await?;
+    let mut services = args.access.open(None).await?;
+    // One process reads the whole of a file.
+    services.clients = services.clients.with_taken(Arc::new(TakenHere::default()));
     let transform = services
         .sealing(Format::Json, KeysPlacement::Header, services.sealer())?
         .with_limits(OutputLimits::FILES);

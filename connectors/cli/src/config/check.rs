@@ -29,6 +29,13 @@ pub(super) fn check(config: &PipelineConfig) -> Result<(), Wrong> {
     count(&batch.key("bytes"), config.batch.bytes.0, 1 << 30)?;
     count(&root.key("output").key("batch"), config.output.batch.0, 1 << 30)?;
     count(&root.key("output").key("record"), config.output.record.0, 1 << 30)?;
+    if let Some(memory) = &config.replay_memory {
+        let (at, names) = (root.key("replay_memory").key("names"), memory.names);
+        count(&at, u64::try_from(names).unwrap_or(u64::MAX), 1 << 26)?;
+        if names < 1_024 {
+            return wrong(&at, "less than 1,024", "leave it out for 1,048,576");
+        }
+    }
     if config.policy_refresh.0 < Duration::from_millis(100) {
         return wrong(&root.key("policy_refresh"), "less than 100ms", "30s is usual");
     }

@@ -28,6 +28,14 @@ pub(crate) fn load(path: &Path, environment: &Environment) -> Result<PipelineCon
         table.location = table.location.clone().resolved(&base);
         table.schema = base.join(&table.schema);
     }
+    if let Some(audit) = &mut config.audit {
+        for path in [&mut audit.key, &mut audit.checkpoints]
+            .into_iter()
+            .chain(&mut audit.path)
+        {
+            *path = base.join(&*path);
+        }
+    }
     if let Some(folder) = config.dead_letters.as_mut().and_then(|dead| dead.oversize.as_mut()) {
         *folder = base.join(&*folder);
     }

@@ -8,7 +8,8 @@ use schemars::JsonSchema;
 use sealflow::pipeline::{self, BatchLimits, KeysPlacement, OutputLimits};
 use sealflow::policy::Pin;
 use sealflow::units::Span;
-use sealflow_kafka::{DeadLetters, KafkaConfig, KafkaSource, KafkaTarget};
+use sealflow_audit::AuditConfig;
+use sealflow_kafka::{DeadLetters, KafkaConfig, KafkaSource, KafkaTarget, ReplayMemory};
 use sealflow_kms::KmsConfig;
 use sealflow_storage::CatalogueConfig;
 use serde::Deserialize;
@@ -53,6 +54,12 @@ pub(crate) struct PipelineConfig {
     /// Where records go that cannot be sealed (sealed whole; needs `dead_letters` in the policy).
     #[serde(default)]
     pub(crate) dead_letters: Option<DeadLetters>,
+    /// Where it is remembered which values of clients were taken: for columns with `client_sealed: once`.
+    #[serde(default)]
+    pub(crate) replay_memory: Option<ReplayMemory>,
+    /// Where refused values of clients are written down, before anything of their batch leaves.
+    #[serde(default)]
+    pub(crate) audit: Option<AuditConfig>,
     /// When a batch is closed.
     #[serde(default)]
     pub(crate) batch: BatchLimits,

@@ -39,10 +39,13 @@ pub(crate) const ROWS: &str = concat!(
 pub(crate) const BOUND: &str = "items[*].secret";
 pub(crate) const ROW: &str = "order";
 
+/// A column whose values say which client sealed them, and count once.
+pub(crate) const PROVED: &str = "vote";
+
 pub(crate) struct Bench {
     pub(crate) place: Place,
-    kms: LocalKms,
-    owner: String,
+    pub(crate) kms: LocalKms,
+    pub(crate) owner: String,
     /// What `sealflow keys public` prints: the current key, and the one before it.
     pub(crate) jwks: String,
 }
@@ -55,6 +58,7 @@ impl Bench {
             arn.trim().to_owned()
         };
         let (data, web, before) = (key("SYMMETRIC_DEFAULT"), key("RSA_3072"), key("RSA_2048"));
+        let hmac = key("HMAC_256");
         let kms = LocalKms::serve(&place);
         let owner = place.ok(&["policy", "keygen"]).trim().to_owned();
         let mut bench = Self {
@@ -67,8 +71,10 @@ impl Bench {
         bench.publish(&format!(
             "dataset: payments\nversion: 1\nkeys: {{ default: {{ arn: \"{data}\" }} }}\n\
              client:\n  keys: {{ web: {{ arn: \"{web}\", previous: [\"{before}\"] }} }}\n  session: session\n\
+             \x20 mac: {{ arn: \"{hmac}\", revoked: [gone] }}\n\
              acls: {{ all: {{}} }}\ncolumns:\n{}\
              \x20 - {{ path: \"{BOUND}\", key: default, acl: all, flow: hybrid, bind_row: {ROW} }}\n\
+             \x20 - {{ path: {PROVED}, key: default, acl: all, flow: hybrid, client_sealed: once }}\n\
              dead_letters: {{ key: default, acl: all }}\n",
             columns.concat()
         ));
@@ -108,6 +114,13 @@ impl Bench {
         let ran = self.run(args);
         assert_eq!(ran.code, 0, "{args:?}: {}{}", ran.out, ran.err);
         ran.out
+    }
+
+    /// The HMAC key of a client, as an operator gets it.
+    pub(crate) fn mac(&self, client: &str) -> String {
+        let file = format!("{client}.jwk");
+        self.ok(&["keys", "client", client, "--dataset", "payments", "--out", &file]);
+        self.place.read(&file)
     }
 
     /// What clients sealed, sealed again by the backend and opened by a reader.

@@ -22,6 +22,8 @@ pub(crate) struct How<'a> {
     pub(crate) row: Option<&'a str>,
     /// Whether the values share a session, which goes into the member `session`.
     pub(crate) in_session: bool,
+    /// The HMAC key of a client that proves who it is.
+    pub(crate) mac: Option<&'a str>,
 }
 
 /// A client that seals, and that answers are sealed to.
@@ -54,6 +56,10 @@ impl Client for Ours {
         let mut args = vec!["client", "seal", "--key", "backend.jwk", "--dataset", how.dataset];
         args.extend(how.fields.iter().flat_map(|field| ["--column", field]));
         args.extend(how.row.iter().flat_map(|row| ["--bind-row", row]));
+        if let Some(mac) = how.mac {
+            self.0.write("mac.jwk", mac);
+            args.extend(["--mac-key", "mac.jwk"]);
+        }
         if !how.in_session {
             args.push("--per-value");
         }
@@ -188,6 +194,10 @@ impl Client for Sample {
         if !how.in_session {
             args.push("--per-value");
         }
+        if let Some(mac) = how.mac {
+            self.place.write("mac.jwk", mac);
+            args.extend(["--mac-key", "mac.jwk"]);
+        }
         self.run(self.seal, &args, input).unwrap()
     }
 
@@ -281,7 +291,8 @@ impl Client for Browser {
     fn seal(&mut self, how: How<'_>, input: &str) -> String {
         let session = how.in_session.then_some("session");
         let argument = json!({
-            "key": how.key, "dataset": how.dataset, "fields": how.fields, "row": how.row, "session": session, "input": input,
+            "key": how.key, "dataset": how.dataset, "fields": how.fields, "row": how.row, "session": session,
+            "mac": how.mac, "input": input,
         });
         self.text("seal", &argument)
     }

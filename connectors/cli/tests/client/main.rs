@@ -8,8 +8,8 @@ mod clients;
 mod commands;
 #[path = "../common/mod.rs"]
 mod common;
-mod pairs;
 mod form;
 mod form_bench;
+mod pairs;
 mod public_keys;
 mod suite;

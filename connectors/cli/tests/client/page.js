@@ -1,22 +1,25 @@
 // What the tests have Chromium do: `samples/secure-form/seal.js`, called as a page would.
 
-import { Session, makeKeyPair, openAnswer, publicKey, sealValue } from './seal.js'
+import { Session, macKey, makeKeyPair, openAnswer, publicKey, sealValue } from './seal.js'
 
 let keyPair
 
 /** Seals fields of NDJSON, and puts the session into the field of that name; without one, each value has a key of its own. */
-export async function seal({ key, dataset, fields, row, session, input }) {
+export async function seal({ key, dataset, fields, row, session, mac, input }) {
   const to = await publicKey(key)
-  const current = session && (await Session.begin(to, dataset))
+  const proof = mac && (await macKey(JSON.parse(mac)))
+  const current = session && (await Session.begin(to, dataset, proof))
   const lines = []
   for (const line of input.trimEnd().split('\n')) {
     const record = JSON.parse(line, (_, value, { source }) =>
       typeof value === 'number' && String(value) !== source ? JSON.rawJSON(source) : value)
     const id = row && [record[row]]
     for (const label of fields) {
-      const one = (value, ...index) => value === null ? null
-        : current ? current.seal(label, value, id && [...id, ...index])
-        : sealValue(to, dataset, label, value, id && [...id, ...index])
+      const one = async (value, ...index) => {
+        if (value === null) return null
+        const place = id && [...id, ...index]
+        return current ? current.seal(label, value, place) : sealValue(to, dataset, label, value, place, proof)
+      }
       const [list, name] = label.split('[*].')
       if (name) {
         for (const [n, item] of record[list].entries()) if (name in item) item[name] = await one(item[name], n)

@@ -38,6 +38,55 @@ fn the_keys_of_the_policy_are_published_the_current_one_first() {
 }
 
 #[test]
+fn the_hmac_key_of_a_client_is_in_its_file_and_in_no_log_whatever_is_logged() {
+    let bench = Bench::new();
+    let args = ["keys", "client", "web-7", "--dataset", "payments", "--out", "web-7.jwk"];
+    let with = [
+        "--catalogue",
+        "catalogue",
+        "--owner",
+        &bench.owner,
+        "--kms-endpoint",
+        &bench.kms.endpoint,
+    ];
+    let filter = "trace,aws_smithy_runtime=trace,aws_smithy_runtime::client=trace";
+    let mut command = bench.place.command(&[&args[..], &with[..]].concat());
+    let output = command.env("SEALFLOW_LOG", filter).output().unwrap();
+    let log = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success() && log.contains("GenerateMac"), "{log}");
+    let jwk: Value = serde_json::from_str(&bench.place.read("web-7.jwk")).unwrap();
+    let k = jwk["k"].as_str().unwrap();
+    let bytes = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(k).unwrap();
+    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    let standard = base64::engine::general_purpose::STANDARD_NO_PAD.encode(&bytes);
+    for spelled in [k, &standard, &hex, &format!("{bytes:?}")] {
+        assert!(!log.contains(spelled) && output.stdout.is_empty());
+    }
+}
+
+#[test]
+fn keys_of_clients_are_among_those_that_are_used() {
+    let bench = Bench::new();
+    let args = [
+        "keys",
+        "usage",
+        "--catalogue",
+        "catalogue",
+        "--owner",
+        &bench.owner,
+        "--output",
+        "json",
+    ];
+    let report: Value = serde_json::from_str(&bench.place.ok(&args)).unwrap();
+    let keys = report["kms_keys"].as_array().unwrap();
+    // Two RSA keys and an HMAC key.
+    let of_clients = keys
+        .iter()
+        .filter(|key| key["clients"] == serde_json::json!(["payments"]));
+    assert_eq!(of_clients.filter(|key| key["state"] == "opens").count(), 3, "{report}");
+}
+
+#[test]
 fn what_cannot_be_published_is_said_with_what_to_do() {
     let bench = Bench::new();
     let expect = |args: &[&str], code: i32, said: &str| {

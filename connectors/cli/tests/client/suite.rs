@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::bench::{
-    BOUND, Bench, CANARY, CLEAR, COLUMNS, ROW, ROWS, another_key, answer, answer_of, expect_same, private_key,
+    BOUND, Bench, CANARY, CLEAR, COLUMNS, PROVED, ROW, ROWS, another_key, answer, answer_of, expect_same, private_key,
     small_key,
 };
 use crate::clients::{Browser, Client, How, Ours, Sample};
@@ -43,6 +43,7 @@ suite!(
     values_with_keys_of_their_own_come_back_as_they_were,
     rows_keep_their_values,
     what_is_sealed_for_another_place_does_not_open,
+    a_value_says_who_sealed_it_and_is_taken_once,
     answers_open_there_and_here,
     an_answer_of_another_column_is_refused
 );
@@ -53,6 +54,7 @@ suite!(
     values_with_keys_of_their_own_come_back_as_they_were,
     rows_keep_their_values,
     what_is_sealed_for_another_place_does_not_open,
+    a_value_says_who_sealed_it_and_is_taken_once,
     answers_open_there_and_here,
     an_answer_of_another_column_is_refused,
     our_key_file_serves_a_sample,
@@ -65,6 +67,7 @@ suite!(
     values_with_keys_of_their_own_come_back_as_they_were,
     rows_keep_their_values,
     what_is_sealed_for_another_place_does_not_open,
+    a_value_says_who_sealed_it_and_is_taken_once,
     answers_open_there_and_here,
     an_answer_of_another_column_is_refused,
     our_key_file_serves_a_sample,
@@ -77,6 +80,7 @@ suite!(
     values_with_keys_of_their_own_come_back_as_they_were,
     rows_keep_their_values,
     what_is_sealed_for_another_place_does_not_open,
+    a_value_says_who_sealed_it_and_is_taken_once,
     answers_open_there_and_here,
     an_answer_of_another_column_is_refused,
     a_page_neither_shows_a_private_key_nor_seals_to_one
@@ -91,6 +95,7 @@ impl Bench {
             fields: &COLUMNS,
             row: None,
             in_session: true,
+            mac: None,
         }
     }
 }
@@ -224,6 +229,40 @@ fn what_is_sealed_for_another_place_does_not_open(client: &mut dyn Client) {
         assert_eq!(code, expected, "{n}");
     }
     bench.expect_no_canary(&[]);
+}
+
+fn a_value_says_who_sealed_it_and_is_taken_once(client: &mut dyn Client) {
+    let bench = Bench::new();
+    let clear = "{\"vote\":\"canary-4111\"}\n{\"vote\":2.50}\n";
+    let mac = bench.mac("web-7");
+    let proved = How {
+        fields: &[PROVED],
+        mac: Some(&mac),
+        ..bench.how()
+    };
+    let sealed = client.seal(proved, clear);
+    assert!(!sealed.contains(CANARY));
+    for line in sealed.lines().map(parsed) {
+        assert_eq!(line[PROVED].as_str().unwrap().split('.').count(), 3, "a JWS");
+    }
+    expect_same(&bench.through(&sealed), clear);
+    // Sent again within a file; by somebody else in its name; by nobody.
+    let first = sealed.lines().next().unwrap();
+    let other = bench.mac("web-8").replace("web-8", "web-7");
+    let forged = client.seal(
+        How {
+            mac: Some(&other),
+            ..proved
+        },
+        clear,
+    );
+    let unproved = client.seal(How { mac: None, ..proved }, clear);
+    let (codes, passed) = bench.refused(&format!("{sealed}{first}\n{forged}{unproved}"));
+    let expected = [&["replayed"][..], &["cannot-open"; 4]].concat();
+    assert_eq!((codes, passed), (expected.into_iter().map(str::to_owned).collect(), 2));
+    let revoked = bench.run(&["keys", "client", "gone", "--dataset", "payments", "--out", "gone.jwk"]);
+    assert_eq!(revoked.code, 78, "{}", revoked.err);
+    bench.expect_no_canary(&["opened.ndjson"]);
 }
 
 fn answers_open_there_and_here(client: &mut dyn Client) {

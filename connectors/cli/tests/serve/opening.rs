@@ -270,13 +270,35 @@ fn an_answer_is_sealed_to_the_key_that_a_presigned_request_commits_to() {
     let records = answer.json()["records"].clone();
     let lines: Vec<String> = records.as_array().unwrap().iter().map(ToString::to_string).collect();
     std::fs::write(bench.site.path().join("answer.ndjson"), lines.join("\n")).unwrap();
-    let opened = bench.run("analyst", &["client", "open", "answer.ndjson", "--key", "mine.key"]);
+    let opened = bench.run(
+        "analyst",
+        &[
+            "client",
+            "open",
+            "answer.ndjson",
+            "--dataset",
+            "payments",
+            "--key",
+            "mine.key",
+        ],
+    );
     let text = String::from_utf8(opened.stdout).unwrap();
     assert!(
         opened.status.success() && text.matches(EMAIL).count() == lines.len(),
         "{text}"
     );
-    let other = bench.run("analyst", &["client", "open", "answer.ndjson", "--key", "other.key"]);
+    let other = bench.run(
+        "analyst",
+        &[
+            "client",
+            "open",
+            "answer.ndjson",
+            "--dataset",
+            "payments",
+            "--key",
+            "other.key",
+        ],
+    );
     assert_eq!(
         other.status.code(),
         Some(65),

@@ -15,6 +15,7 @@ mod failpoints;
 mod hybrid;
 mod leaks;
 mod leases;
+mod once;
 mod reading;
 mod refusals;
 mod reload;

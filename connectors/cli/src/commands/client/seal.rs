@@ -3,13 +3,15 @@
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use sealflow::columns::{Found, Hit, Locator, json, splice};
 use sealflow::pipeline::{Outcome, Record, Route, StopKind, Transform, TransformError};
 use sealflow::policy::{ColumnPath, Root, Segment};
-use sealflow_client::{RowId, RsaPublicJwk, SealError, Session, seal_value};
+use sealflow_client::{ClientMac, RowId, RsaPublicJwk, SealError, Session, seal_value};
+
+use zeroize::Zeroizing;
 
 use super::read_public_key;
 use crate::commands::stream::{Input, Outputs, Passed, StreamArgs, pass_if};
@@ -52,13 +54,18 @@ pub(crate) struct Args {
     /// The field that names a record's row, if the policy binds these columns (`bind_row`)
     #[arg(long, value_name = "PATH")]
     bind_row: Option<ColumnPath>,
+    /// This client's own HMAC key, as `sealflow keys client` wrote it: proves who sealed, for columns with `client_sealed:
+    /// authenticated` or `once`
+    #[arg(long, value_name = "FILE")]
+    mac_key: Option<PathBuf>,
 }
 
 pub(super) async fn run(args: &Args) -> Result<ExitCode> {
     args.stream.check_outputs(&[])?;
     signals::remove_half_written_files()?;
     let key = read_public_key(&args.key)?;
-    let sealing = Sealing::new(args, key)?;
+    let mac = args.mac_key.as_deref().map(read_mac_key).transpose()?;
+    let sealing = Sealing::new(args, key, mac)?;
     let input = Input::open(&args.stream)?;
     let outputs = Outputs::create(&args.stream, files::Access::Shared, None, None)?;
     let found_something = |passed: &Passed| {
@@ -85,6 +92,16 @@ pub(super) async fn run(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+fn read_mac_key(path: &Path) -> Result<ClientMac> {
+    let json = Zeroizing::new(files::read_small(path)?);
+    ClientMac::from_jwk(&json).map_err(|error| {
+        Failure::config(
+            format_args!("{}: {error}", path.display()),
+            "give the file that `sealflow keys client` wrote for this client",
+        )
+    })
+}
+
 /// What is sealed, and how.
 struct Sealing {
     locator: Locator,
@@ -95,6 +112,8 @@ struct Sealing {
     /// `None` if each value has a key of its own.
     carrier: Option<Carrier>,
     key: RsaPublicJwk,
+    /// Proves who sealed.
+    mac: Option<Arc<ClientMac>>,
     dataset: String,
     state: Mutex<State>,
 }
@@ -129,7 +148,7 @@ impl Refusal {
 }
 
 impl Sealing {
-    fn new(args: &Args, key: RsaPublicJwk) -> Result<Self> {
+    fn new(args: &Args, key: RsaPublicJwk, mac: Option<ClientMac>) -> Result<Self> {
         let columns: Vec<ColumnPath> = args.columns.iter().chain(&args.optional_columns).cloned().collect();
         let carrier = match args.per_value {
             true => None,
@@ -147,6 +166,7 @@ impl Sealing {
             is_bound: args.bind_row.is_some(),
             carrier,
             key,
+            mac: mac.map(Arc::new),
             dataset: args.dataset.clone(),
             state: Mutex::default(),
         })
@@ -196,11 +216,18 @@ impl Sealing {
                 match (&mut session, &row) {
                     (Some(session), Some(row)) => session.seal_in_row(label, value, row),
                     (Some(session), None) => session.seal(label, value),
-                    (None, row) => seal_value(&self.key, &self.dataset, label, value, row.as_ref()),
+                    (None, row) => seal_value(
+                        &self.key,
+                        &self.dataset,
+                        label,
+                        value,
+                        row.as_ref(),
+                        self.mac.as_deref(),
+                    ),
                 }
             });
-            let jwe = sealed.map_err(|error| Refusal::new(error.to_string(), MEND))?;
-            replaced.push((hit.range(), format!("\"{jwe}\"")));
+            let text = sealed.map_err(|error| Refusal::new(error.to_string(), MEND))?;
+            replaced.push((hit.range(), format!("\"{text}\"")));
         }
         state.found += found.hits.len() as u64;
         state.values += hits.len() as u64;
@@ -234,8 +261,14 @@ impl Sealing {
         let usable = state.session.take().filter(is_usable);
         let session = match usable {
             Some(session) => session,
-            None => Session::begin(&self.key, &self.dataset)
-                .map_err(|error: SealError| Refusal::new(error.to_string(), "try again"))?,
+            None => {
+                let begun = Session::begin(&self.key, &self.dataset);
+                let begun = begun.map_err(|error: SealError| Refusal::new(error.to_string(), "try again"))?;
+                match &self.mac {
+                    Some(mac) => begun.with_mac(Arc::clone(mac)),
+                    None => begun,
+                }
+            }
         };
         Ok(state.session.insert(session))
     }

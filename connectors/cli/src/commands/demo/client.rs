@@ -6,10 +6,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use sealflow::acl::Identity;
 use sealflow::clock::{Clock, UnixMillis};
-use sealflow::flow::hybrid::{AnswerKey, ClientKeys};
+use sealflow::flow::hybrid::AnswerKey;
 use sealflow::keys::OpeningKeys;
 use sealflow::pipeline::{
-    Format, Header, KeysPlacement, Outcome, Position, Reader, Record, Route, SealTransform, Timestamp, apply_all,
+    Clients, Format, Header, KeysPlacement, Outcome, Position, Reader, Record, Route, SealTransform, Timestamp,
+    apply_all,
 };
 use sealflow::policy::{FixedPolicies, OwnerKey};
 use sealflow_client::{Answers, PrivateKey, RsaBits, RsaPublicJwk, Session};
@@ -70,8 +71,8 @@ pub(super) async fn run(bench: &Bench) -> Result<Shown> {
     let clock: Arc<dyn Clock> = Arc::new(MachineClock);
     let sealer = bench.sealer(kms.clone());
     let seal = SealTransform::new(Arc::clone(&policy), Format::Json, KeysPlacement::Header, sealer);
-    let keys = ClientKeys::new(kms.clone(), Arc::clone(&clock), AGE, 1_000);
-    let seal = seal.map_err(|error| wrong(&error.to_string()))?.with_client_keys(keys);
+    let clients = Clients::new(kms.clone(), Arc::clone(&clock), AGE, 1_000);
+    let seal = seal.map_err(|error| wrong(&error.to_string()))?.with_clients(clients);
     let before = bench.decrypts();
     let outcomes = apply_all(&seal, records).await?;
     let decrypts = bench.decrypts() - before;

@@ -10,7 +10,7 @@ use sealflow_kafka::{FolderLetter, FolderSummary, ReplayTo, RunError, Runner, Ru
 use serde::Serialize;
 
 use super::{Place, Select, read};
-use crate::commands::run::{services, transform};
+use crate::commands::run::{clients, close, services, transform};
 use crate::config::{self, Environment};
 use crate::failure::{Exit, Failure, Result};
 use crate::metrics::Metrics;
@@ -64,7 +64,11 @@ pub(super) async fn run(args: Args) -> Result<ExitCode> {
         ));
     }
     let metrics = Arc::new(Metrics::new(&config.name));
-    let services = services(&config, None, &metrics).await?;
+    let mut services = services(&config, None, &metrics).await?;
+    if args.to == To::Target {
+        // The pipeline itself may run, and has its log open.
+        services.clients = clients(&config, &services, ".replay").await?;
+    }
     let kafka = config.kafka();
     let known = {
         let kafka = kafka.clone();
@@ -104,6 +108,7 @@ pub(super) async fn run(args: Args) -> Result<ExitCode> {
         let letters = files.into_iter().map(|path| folder_letter(&path));
         runner()?.run_folder(shutdown, letters).await?
     };
+    close(&services).await;
     let replayed = Replayed {
         letters: summary.records + folder.replayed + folder.kept,
         replayed: summary.records - summary.dead_letters + folder.replayed,

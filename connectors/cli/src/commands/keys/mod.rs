@@ -1,5 +1,6 @@
-//! `sealflow keys`: data keys and the KMS keys that they depend on. No key is ever shown, wrapped or not.
+//! `sealflow keys`: data keys and the KMS keys that they depend on. No data key is ever shown, wrapped or not.
 
+mod client;
 mod list;
 mod pair;
 mod public;
@@ -13,7 +14,7 @@ use sealflow_kms::{AwsKms, KmsConfig};
 
 use crate::failure::{Failure, Result};
 
-/// Show data keys and KMS keys, rotate and move them; never a key itself
+/// Show data keys and KMS keys, rotate and move them; never a data key itself
 ///
 /// Each data key lies in the catalogue as an envelope: wrapped by KMS, with dataset, policy key, ACL and labels.
 #[derive(Debug, clap::Subcommand)]
@@ -27,6 +28,8 @@ pub(crate) enum Command {
     Pair(pair::Args),
     /// Print the public keys that clients seal to
     Public(public::Args),
+    /// Write the HMAC key by which one client proves that it sealed a value
+    Client(client::Args),
     /// Give the KMS keys of a policy new key material, now
     Rotate(rotate::Args),
     /// Wrap data keys anew under the KMS key that the policy names now
@@ -40,6 +43,7 @@ pub(crate) async fn run(command: Command) -> Result<ExitCode> {
         Command::Show(args) => list::show(&args).await,
         Command::Pair(args) => pair::run(&args).await,
         Command::Public(args) => public::run(&args).await,
+        Command::Client(args) => client::run(&args).await,
         Command::Usage(args) => usage::run(&args).await,
         Command::Rotate(args) => rotate::run(&args).await,
         Command::Rewrap(args) => rewrap::run(&args).await,

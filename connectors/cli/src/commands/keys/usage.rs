@@ -10,7 +10,7 @@ use sealflow::keys::rewrap::{Inventory, inventory, openable};
 use sealflow::keys::{Catalogue, Envelope, governing};
 use sealflow::pipeline::Record;
 use sealflow::policy::publish::domain_history;
-use sealflow::policy::{PolicySource, TrustedOwners};
+use sealflow::policy::{MacRule, PolicySource, TrustedOwners};
 use serde::Serialize;
 
 use crate::commands::policy::Trusting;
@@ -80,6 +80,9 @@ struct Usage {
     superseded: usize,
     /// Domain secrets of any version, which cannot be moved.
     domain_secrets: BTreeSet<String>,
+    /// Datasets whose newest policy opens with it what clients seal, or derives the keys of clients from it.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    clients: BTreeSet<String>,
     /// Travelling envelopes under it, in the files and topics that were read, whose data key the catalogue does not
     /// have under another KMS key.
     travelling: BTreeMap<String, usize>,
@@ -161,7 +164,11 @@ impl Usage {
     fn judge(&self, all_was_read: bool) -> State {
         if !self.seals.is_empty() {
             State::Seals
-        } else if !self.opens.is_empty() || !self.domain_secrets.is_empty() || !self.travelling.is_empty() {
+        } else if !self.clients.is_empty()
+            || !self.opens.is_empty()
+            || !self.domain_secrets.is_empty()
+            || !self.travelling.is_empty()
+        {
             State::Opens
         } else if !all_was_read {
             State::Unknown
@@ -196,6 +203,12 @@ async fn of_policies(
             Ok(policy) => {
                 for key in policy.policy().keys.values() {
                     entry(found, &key.arn).seals.insert(dataset.clone());
+                }
+                if let Some(rule) = &policy.policy().client {
+                    let macs = rule.mac.iter().flat_map(MacRule::arns);
+                    for arn in rule.arns().chain(macs) {
+                        entry(found, arn).clients.insert(dataset.clone());
+                    }
                 }
                 for key in &policy.policy().previous.keys {
                     entry(found, &key.arn).previous.insert(dataset.clone());
@@ -381,7 +394,8 @@ fn tell(report: &Report, output: OutputFormat) {
             .opens
             .keys()
             .cloned()
-            .chain(usage.domain_secrets.iter().map(|d| format!("domain {d}")));
+            .chain(usage.domain_secrets.iter().map(|d| format!("domain {d}")))
+            .chain(usage.clients.iter().map(|dataset| format!("clients of {dataset}")));
         [
             usage.arn.clone(),
             format!("{:?}", usage.state).to_lowercase(),

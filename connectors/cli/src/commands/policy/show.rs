@@ -245,6 +245,8 @@ impl ShownColumn {
             client_sealed: (rule.flow == Flow::Hybrid).then_some(match rule.client_sealed {
                 ClientSealed::Required => "required",
                 ClientSealed::Optional => "optional",
+                ClientSealed::Authenticated => "authenticated",
+                ClientSealed::Once => "once",
             }),
             domain,
             hint,
@@ -268,8 +270,11 @@ impl ShownColumn {
         if self.seal_nulls {
             options.push("nulls too".to_owned());
         }
-        if self.client_sealed == Some("optional") {
-            options.push("may come in clear".to_owned());
+        match self.client_sealed {
+            Some("optional") => options.push("may come in clear".to_owned()),
+            Some("authenticated") => options.push("of known clients".to_owned()),
+            Some("once") => options.push("of known clients, once".to_owned()),
+            _ => {}
         }
         if self.on_missing == "reject" {
             options.push("required".to_owned());

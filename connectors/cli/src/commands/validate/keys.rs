@@ -55,6 +55,13 @@ pub(super) async fn check(config: &PipelineConfig, services: &Services, list: &m
             },
         }
     }
+    if let Some(mac) = policy.client.as_ref().and_then(|rule| rule.mac.as_ref()) {
+        let name = "HMAC key of clients";
+        match services.kms.mac(&mac.arn, b"sealflow validate").await {
+            Ok(_) => list.ok(name, format_args!("{} makes MACs", mac.arn)),
+            Err(error) => list.failed(name, &error.into()),
+        }
+    }
     for domain in domains(policy) {
         let name = format!("domain {domain}");
         match services.sealer().domains.get(&domain, None).await {

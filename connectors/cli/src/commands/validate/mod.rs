@@ -12,7 +12,7 @@ use std::sync::Arc;
 pub(super) use broker::ask;
 use checklist::{Checklist, Verdict};
 use sealflow::keys::Catalogue;
-use sealflow::policy::VerifiedPolicy;
+use sealflow::policy::{ClientSealed, VerifiedPolicy};
 
 use crate::config::{self, Environment, PipelineConfig};
 use crate::failure::{Failure, Result};
@@ -117,6 +117,7 @@ async fn services(config: &PipelineConfig, dev: Option<PathBuf>, list: &mut Chec
     };
     say_policy(&policy, list);
     dead_letters(config, &policy, list);
+    replay_memory(config, &policy, list);
     let kms = match open_kms(&config.kms).await {
         Ok(kms) => kms,
         Err(failure) => {
@@ -182,6 +183,28 @@ fn dead_letters(config: &PipelineConfig, policy: &VerifiedPolicy, list: &mut Che
             "none: a bad record stops the pipeline",
             "add `dead_letters` to the policy and to the pipeline file",
         ),
+    }
+}
+
+/// Whether columns whose values count once have something that remembers them.
+fn replay_memory(config: &PipelineConfig, policy: &VerifiedPolicy, list: &mut Checklist) {
+    let columns = &policy.policy().columns;
+    let needs_one = columns.iter().any(|rule| rule.client_sealed == ClientSealed::Once);
+    match &config.replay_memory {
+        Some(memory) if needs_one => list.ok("replay memory", format_args!("topic {}", memory.topic)),
+        None if needs_one => list.failed(
+            "replay memory",
+            &Failure::config(
+                "the policy has columns with client_sealed: once, and nothing remembers which values were taken",
+                "add `replay_memory: { topic: NAME, create: true }` to the pipeline file",
+            ),
+        ),
+        Some(_) => list.warn(
+            "replay memory",
+            "no column of the policy has client_sealed: once",
+            "take `replay_memory` out, or let the policy ask for it",
+        ),
+        None => {}
     }
 }
 

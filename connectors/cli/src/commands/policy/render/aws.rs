@@ -10,7 +10,7 @@ use sealflow::clock::UnixMillis;
 use sealflow::policy::{Policy, VerifiedPolicy};
 
 use super::Readers;
-use super::client::{self, Kind};
+use super::client;
 use super::statement::{Document, Statement, Whom, against, for_principals, root_of};
 
 /// What administrators of a key may do: everything but cryptography, and no grants, with which they could give it to
@@ -105,8 +105,8 @@ pub(super) struct Rendered {
     pub(super) keys: BTreeMap<String, Document>,
     /// Policies of identities by name.
     pub(super) identities: BTreeMap<String, Document>,
-    /// The keys among them that are RSA keys.
-    pub(super) rsa_keys: BTreeSet<String>,
+    /// What those among them are used for that do not wrap keys, in KMS's words.
+    pub(super) usages: BTreeMap<String, &'static str>,
     /// What these documents cannot say.
     pub(super) unsaid: BTreeSet<String>,
 }
@@ -139,8 +139,10 @@ pub(super) fn render(subject: &Subject<'_>, parties: &Parties) -> Rendered {
     }
     rendering.describe();
     let client_keys = client::keys(subject.policies);
-    let rsa = client_keys.iter().filter(|(_, kind)| matches!(kind, Kind::Rsa));
-    rendering.out.rsa_keys = rsa.map(|(key, _)| key.clone()).collect();
+    let usages = client_keys
+        .iter()
+        .filter_map(|(key, kind)| Some((key.clone(), kind.usage()?)));
+    rendering.out.usages = usages.collect();
     if parties.deny_others {
         rendering.deny_others(subject);
     }
@@ -173,6 +175,7 @@ impl Rendering<'_> {
         let mut seal = sealing(policy, subject);
         seal.extend(client::opening(policy));
         seal.extend(client::publishing(policy));
+        seal.extend(client::proving(policy));
         self.give(&self.parties.sealers.clone(), &seal);
         self.identity(&format!("sealflow-{dataset}-seal"), &seal);
         for (name, acl) in &policy.acls {
@@ -213,6 +216,7 @@ impl Rendering<'_> {
         let mut maintain = maintaining(policy);
         maintain.extend(client::publishing(policy));
         maintain.extend(client::making(policy));
+        maintain.extend(client::proving(policy));
         self.give(&self.parties.maintainers.clone(), &maintain);
         if !self.parties.services.is_empty() {
             self.identity(&format!("sealflow-{dataset}-serve"), &serve);

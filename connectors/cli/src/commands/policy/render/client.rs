@@ -1,11 +1,12 @@
-//! What AWS is told of the KMS keys behind what clients seal to: RSA keys, and keys that wrapped the private halves of pairs.
+//! What AWS is told of the KMS keys of clients: RSA keys that they seal to, keys that wrapped the private halves of pairs, and HMAC
+//! keys that theirs are derived from.
 //!
-//! A kind of key that joins them (HMAC keys, say) gets a variant of [`Kind`], and an arm in each function here.
+//! A kind of key that joins them gets a variant of [`Kind`], and an arm in each function here.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use sealflow::keys::CLIENT_PAIR_PURPOSE;
-use sealflow::policy::{Policy, RsaKey, VerifiedPolicy};
+use sealflow::policy::{ClientRule, MacRule, Policy, RsaKey, VerifiedPolicy};
 
 use super::aws::{CONTEXT_KEYS, DATASET, Rule, sid};
 use super::statement::Statement;
@@ -28,12 +29,28 @@ const NEVER_OF_PAIRS: &[&str] = &[
     "kms:ReEncryptTo",
 ];
 
+/// What this program never asks for of an HMAC key: it compares for itself.
+const NEVER_OF_HMAC: &[&str] = &["kms:CreateGrant", "kms:VerifyMac"];
+
 /// What a KMS key is for.
 pub(super) enum Kind {
     /// It is an RSA key that clients seal to.
     Rsa,
     /// It wrapped the private halves of pairs, for clients of these datasets.
     Pairs { datasets: BTreeSet<String> },
+    /// Clients' HMAC keys are derived from it.
+    Hmac,
+}
+
+impl Kind {
+    /// KMS's `KeyUsage`, where it is not that of keys that wrap.
+    pub(super) fn usage(&self) -> Option<&'static str> {
+        match self {
+            Self::Rsa => Some("ENCRYPT_DECRYPT"),
+            Self::Pairs { .. } => None,
+            Self::Hmac => Some("GENERATE_VERIFY_MAC"),
+        }
+    }
 }
 
 /// The KMS keys behind clients' keys, current and previous, by ARN.
@@ -55,6 +72,9 @@ pub(super) fn keys<'a>(policies: impl IntoIterator<Item = &'a VerifiedPolicy>) -
                 }
             }
         }
+        for arn in hmac_keys(policy.policy()) {
+            keys.insert(arn.to_owned(), Kind::Hmac);
+        }
     }
     keys
 }
@@ -66,6 +86,16 @@ pub(super) fn opening(policy: &Policy) -> Vec<Rule> {
         RsaKey::Pair(pair) => Some(in_context(base.clone(), [pair.dataset.clone()])),
         _ => Some(base.clone().when("StringEquals", ALGORITHM, [OAEP])),
     })
+}
+
+/// What is asked for to know who sealed, and to hand a client its key: that of `keys client` and of the pipeline is the same.
+pub(super) fn proving(policy: &Policy) -> Vec<Rule> {
+    let statement = Statement::allow(&sid("ClientMacs", &[&policy.dataset]), &["kms:GenerateMac"]);
+    let rule = |arn: &str| Rule {
+        key: arn.to_owned(),
+        statement: statement.clone(),
+    };
+    hmac_keys(policy).map(rule).collect()
 }
 
 /// What is asked for to publish public halves: those of pairs are in the policy.
@@ -94,6 +124,7 @@ pub(super) fn deny_others(kind: &Kind) -> Vec<Statement> {
             Statement::deny("DenyWhatIsNeverNeeded", NEVER_OF_RSA),
             Statement::deny("DenyOtherAlgorithms", &["kms:Decrypt"]).when("StringNotEquals", ALGORITHM, [OAEP]),
         ],
+        Kind::Hmac => vec![Statement::deny("DenyWhatIsNeverNeeded", NEVER_OF_HMAC)],
         Kind::Pairs { datasets } => {
             let contextual = ["kms:Decrypt", "kms:GenerateDataKeyPairWithoutPlaintext"];
             let deny = || Statement::deny("DenyOtherContexts", &contextual);
@@ -107,7 +138,12 @@ pub(super) fn deny_others(kind: &Kind) -> Vec<Statement> {
 }
 
 fn rsa_keys(policy: &Policy) -> impl Iterator<Item = &RsaKey> {
-    policy.client.iter().flat_map(|rule| rule.rsa_keys())
+    policy.client.iter().flat_map(ClientRule::rsa_keys)
+}
+
+fn hmac_keys(policy: &Policy) -> impl Iterator<Item = &str> {
+    let macs = policy.client.iter().filter_map(|rule| rule.mac.as_ref());
+    macs.flat_map(MacRule::arns)
 }
 
 /// One rule for each KMS key; pairs may share one.
@@ -172,18 +208,21 @@ mod tests {
         )
     }
 
-    /// Two RSA keys and two pairs under one key.
+    /// Two RSA keys, two pairs under one key, and two HMAC keys.
     fn policy() -> VerifiedPolicy {
         let yaml = format!(
             "dataset: payments\nversion: 1\nkeys: {{ k: {{ arn: \"{}\" }} }}\n\
              acls: {{ a: {{ allow: [\"{READER}\"] }} }}\nclient:\n  keys:\n\
              \x20   web: {{ arn: \"{}\", previous: [\"{}\"] }}\n    app: {{ pair: {}, previous: [{}] }}\n\
-             columns: [{{ path: card, key: k, acl: a, flow: hybrid }}]\n",
+             \x20 mac: {{ arn: \"{}\", previous: [\"{}\"] }}\n\
+             columns: [{{ path: card, key: k, acl: a, flow: hybrid, client_sealed: authenticated }}]\n",
             arn("data"),
             arn("rsa"),
             arn("old"),
             pair("pairs"),
-            pair("pairs")
+            pair("pairs"),
+            arn("hmac"),
+            arn("oldhmac")
         );
         VerifiedPolicy::unsigned_for_development(yaml.as_bytes()).unwrap()
     }
@@ -261,6 +300,28 @@ mod tests {
                 }
                 assert!(!allows(&rendered, key, (who, "CreateGrant"), &[], None), "{who}");
             }
+        }
+    }
+
+    #[test]
+    fn of_an_hmac_key_pipelines_and_maintainers_make_macs_and_nobody_does_more() {
+        for (deny_others, key) in [(false, "hmac"), (false, "oldhmac"), (true, "hmac"), (true, "oldhmac")] {
+            let rendered = rendered(deny_others);
+            for who in ALL {
+                let may_make = [SEALER, MAINTAINER].contains(&who);
+                assert_eq!(
+                    allows(&rendered, key, (who, "GenerateMac"), &[], None),
+                    may_make,
+                    "{key} {who}"
+                );
+                for action in CRYPTOGRAPHY.into_iter().chain(["VerifyMac", "CreateGrant"]) {
+                    assert!(
+                        !allows(&rendered, key, (who, action), &[], None),
+                        "{key} {who} {action}"
+                    );
+                }
+            }
+            assert!(!allows(&rendered, "data", (SEALER, "GenerateMac"), &[], None));
         }
     }
 

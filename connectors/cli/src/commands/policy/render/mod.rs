@@ -16,7 +16,7 @@ use std::process::ExitCode;
 use clap::ValueEnum;
 use sealflow::acl::Principal;
 use sealflow::policy::publish::{domain_history, history};
-use sealflow::policy::{ColumnRule, Policy, PolicySourceError, VerifiedPolicy};
+use sealflow::policy::{ColumnRule, MacRule, Policy, PolicySourceError, VerifiedPolicy};
 use serde_json::json;
 
 use self::aws::{Domain, Parties, Subject};
@@ -444,7 +444,10 @@ fn for_clients_too(key: &str, what: &str) -> Failure {
 async fn refuse_to_lock_out(trusted: &Trusted, datasets: &BTreeSet<String>, loaded: &Loaded) -> Result<()> {
     let keys_of = |policy: &Policy| -> BTreeSet<String> {
         let previous = policy.previous.keys.iter().map(|key| key.arn.clone());
-        let clients = policy.client.iter().flat_map(|rule| rule.arns().map(str::to_owned));
+        let clients = policy.client.iter().flat_map(|rule| {
+            let macs = rule.mac.iter().flat_map(MacRule::arns);
+            rule.arns().chain(macs).map(str::to_owned)
+        });
         policy
             .keys
             .values()

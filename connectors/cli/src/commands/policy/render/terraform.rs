@@ -73,13 +73,13 @@ pub(super) fn blocks(rendered: &Rendered, import: bool) -> Vec<Block> {
             ));
             let mut body: Vec<Item> = provider(key.account).into_iter().collect();
             body.push(region());
-            let is_rsa = rendered.rsa_keys.contains(arn);
-            if is_rsa {
-                body.push(Item::Attribute("key_usage", Value::Text("ENCRYPT_DECRYPT".to_owned())));
+            let usage = rendered.usages.get(arn);
+            if let Some(usage) = usage {
+                body.push(Item::Attribute("key_usage", Value::Text((*usage).to_owned())));
             }
             body.extend([
                 Item::Attribute("deletion_window_in_days", Value::Number(30)),
-                Item::Block(Block::new("lifecycle", as_it_is(is_rsa))),
+                Item::Block(Block::new("lifecycle", as_it_is(usage.is_some()))),
             ]);
             let mut lines = vec![
                 arn.as_str(),
@@ -115,11 +115,11 @@ pub(super) fn blocks(rendered: &Rendered, import: bool) -> Vec<Block> {
     blocks
 }
 
-/// The lifecycle of an imported key: it is neither destroyed nor changed in what it had before. Which spec an RSA key has
-/// (`RSA_2048` to `RSA_4096`), KMS knows and the policy does not.
-fn as_it_is(is_rsa: bool) -> Vec<Item> {
+/// The lifecycle of an imported key: it is neither destroyed nor changed in what it had before. Which spec a key has that
+/// does not wrap keys (`RSA_2048` to `RSA_4096`, `HMAC_256`), KMS knows and the policy does not.
+fn as_it_is(has_spec: bool) -> Vec<Item> {
     let mut ignored = vec!["tags", "tags_all", "is_enabled", "enable_key_rotation", "description"];
-    if is_rsa {
+    if has_spec {
         ignored.push("customer_master_key_spec");
     }
     let names = ignored.iter().map(|name| Value::Reference((*name).to_owned()));

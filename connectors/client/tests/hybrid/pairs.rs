@@ -1,7 +1,5 @@
 //! Pairs whose private half the host holds, and how much is asked for at a time: with a key service in memory.
 
-#![allow(clippy::unwrap_used, clippy::panic)] // tests
-
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,7 +15,7 @@ use sealflow::keys::{
     ClientKeyService as _, DomainKeys, EncryptionContext, GeneratedPair, KeyServiceError, SealingKeys,
 };
 use sealflow::pipeline::{
-    Format, Header, KeysPlacement, Outcome, Position, Record, Route, SealTransform, Timestamp, Transform as _,
+    Clients, Format, Header, KeysPlacement, Outcome, Position, Record, Route, SealTransform, Timestamp, Transform as _,
     TransformError, apply_all,
 };
 use sealflow::policy::{FixedPolicies, Policy, VerifiedPolicy};
@@ -72,10 +70,11 @@ fn bench(kms: Arc<MemoryKms>, key: &str) -> Bench {
         keys: SealingKeys::new(kms.clone(), catalogue.clone(), clock.clone(), UsageLimits::STANDARD),
         domains: DomainKeys::new(kms.clone(), catalogue, policies, clock.clone(), AGE),
     };
-    let keys = ClientKeys::new(kms.clone(), clock.clone(), AGE, 10_000);
+    let clients = Clients::new(kms.clone(), clock.clone(), AGE, 10_000);
+    let keys = clients.keys.clone();
     let seal = SealTransform::new(policy, Format::Json, KeysPlacement::Header, sealer).unwrap();
     Bench {
-        seal: seal.with_client_keys(keys.clone()),
+        seal: seal.with_clients(clients),
         kms,
         clock,
         keys,
@@ -258,7 +257,7 @@ async fn forged_sessions_under_a_pair_cost_a_bounded_number_of_operations_and_no
     let values: Vec<Record> = (0..50)
         .map(|n| {
             record(
-                &seal_value(&to, "payments", "card", n.to_string().as_bytes(), None).unwrap(),
+                &seal_value(&to, "payments", "card", n.to_string().as_bytes(), None, None).unwrap(),
                 None,
             )
         })
