@@ -142,7 +142,7 @@ impl ForeignReader {
         if Texts::of(&metadata).are_ours() {
             return Err(TableError::NotForeign);
         }
-        let schema = arrow_schema(&metadata)?;
+        let schema = arrow_schema(&metadata).await?;
         let mut leaves = Vec::new();
         for (n, mut leaf) in file_leaves(&schema)?.into_iter().enumerate() {
             // Its values may be sealed, and there is no policy by which to open them.

@@ -291,7 +291,7 @@ impl TableReader {
         if !is_all_encrypted(&metadata) || !texts.carries(&claims) {
             return Err(TableError::Damaged);
         }
-        let schema = arrow_schema(&metadata)?;
+        let schema = arrow_schema(&metadata).await?;
         let found = file_leaves(&schema)?;
         // Each is looked up by its number in Parquet.
         if found.len() != metadata.file_metadata().schema_descr().num_columns() {
@@ -634,11 +634,13 @@ impl Texts {
     }
 }
 
-pub(super) fn arrow_schema(metadata: &ParquetMetaData) -> Result<SchemaRef, TableError> {
+pub(super) async fn arrow_schema(metadata: &ParquetMetaData) -> Result<SchemaRef, TableError> {
     let file = metadata.file_metadata();
-    parquet_to_arrow_schema(file.schema_descr(), file.key_value_metadata())
-        .map(Arc::new)
-        .map_err(|_| TableError::Damaged)
+    let (columns, texts) = (file.schema_descr_ptr(), file.key_value_metadata().cloned());
+    // What somebody made up may make the crate panic; then the task ends, and nothing else.
+    let read = tokio::task::spawn_blocking(move || parquet_to_arrow_schema(&columns, texts.as_ref()));
+    let schema = read.await.map_err(|_| TableError::Damaged)?;
+    schema.map(Arc::new).map_err(|_| TableError::Damaged)
 }
 
 fn access(policy: &Policy, label: &str, asking: Asking<'_>) -> crate::policy::Access {

@@ -1,6 +1,8 @@
 //! Files by somebody who has the footer's key, as every reader of a table does: what they gain by it, and what they can make.
 
 use arrow::datatypes::{DataType, Field, Schema};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 
 use super::surgery::{Footer, Kek, footer_material, put, put_first};
 use super::*;
@@ -276,6 +278,36 @@ async fn a_column_is_one_in_all_row_groups_and_leaves_are_counted_as_parquet_cou
     assert_eq!(put(&mut footer.thrift, stored.as_bytes(), other.as_bytes()), 1);
     let error = open(&bench, &footer.close(), &analyst()).await.unwrap_err();
     assert!(matches!(error, TableError::Damaged), "{error}");
+}
+
+/// Some of what can be written there makes the library that reads it panic.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_arrow_schema_ends_more_than_the_reading_of_its_file() {
+    let bench = Bench::new(POLICY);
+    let file = bench.file().await;
+    let table = open(&bench, &file, &analyst()).await.unwrap();
+    let texts = table.metadata.metadata().file_metadata().key_value_metadata().unwrap();
+    let stored = texts.iter().find(|text| text.key == "ARROW:schema").unwrap();
+    let stored = stored.value.as_ref().unwrap();
+    let schema = STANDARD.decode(stored).unwrap();
+    let mut refused = 0;
+    for n in (0..schema.len()).filter(|n| schema[*n] != 0) {
+        let mut other = schema.clone();
+        other[n] = 0;
+        let mut footer = Footer::open(&bench, &file).await;
+        assert_eq!(
+            put(&mut footer.thrift, stored.as_bytes(), STANDARD.encode(other).as_bytes()),
+            1
+        );
+        match open(&bench, &footer.close(), &analyst()).await {
+            Ok(_) => {}
+            Err(error) => {
+                assert!(matches!(error, TableError::Damaged), "byte {n}: {error}");
+                refused += 1;
+            }
+        }
+    }
+    assert!(refused > 0);
 }
 
 /// The footer of a genuine file, opened, changed and closed again over the genuine pages.
