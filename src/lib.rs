@@ -22,7 +22,7 @@ pub mod units;
 
 #[cfg(feature = "columns")]
 pub mod columns;
-#[cfg(feature = "pipeline")]
+#[cfg(feature = "flow")]
 pub mod flow;
 #[cfg(feature = "pipeline")]
 pub mod pipeline;

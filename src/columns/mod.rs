@@ -2,8 +2,9 @@
 //!
 //! [`Locator`] finds the byte ranges of a policy's columns in a record, [`json`] turns the JSON text there
 //! into plaintext encodings and back ([`coerce()`] does so for domains), [`splice`] puts sealed values in its
-//! place. [`mod@arrow`] maps Arrow arrays onto the same encodings. No keys, no sealing, no I/O here.
+//! place. `arrow` maps Arrow arrays onto the same encodings. No keys, no sealing, no I/O here.
 
+#[cfg(feature = "arrow")]
 pub mod arrow;
 mod coerce;
 pub(crate) mod grammar;

@@ -260,8 +260,7 @@ pub struct ThumbprintError;
 
 impl Thumbprint {
     /// Of an RFC 7638 hash.
-    #[cfg(feature = "jwe")]
-    pub(super) fn from_digest(digest: [u8; 32]) -> Self {
+    pub(crate) fn from_digest(digest: [u8; 32]) -> Self {
         Self(digest)
     }
 }

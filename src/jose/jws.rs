@@ -29,6 +29,10 @@ pub enum JwsType {
     Lease,
     /// A checkpoint of an audit log: `sealflow-audit`.
     Audit,
+    /// An answer of an enclave worker: `sealflow-enclave-answer`.
+    EnclaveAnswer,
+    /// The keys that clients seal enclave columns to: `sealflow-enclave-keys`.
+    EnclaveKeys,
 }
 
 impl JwsType {
@@ -40,6 +44,8 @@ impl JwsType {
             Self::Domain => "sealflow-domain",
             Self::Lease => "sealflow-lease",
             Self::Audit => "sealflow-audit",
+            Self::EnclaveAnswer => "sealflow-enclave-answer",
+            Self::EnclaveKeys => "sealflow-enclave-keys",
         }
     }
 }

@@ -51,6 +51,12 @@ impl<'a> ByteColumn<'a> {
         })
     }
 
+    /// Validity bitmap, offsets and bytes.
+    #[must_use]
+    pub fn parts(&self) -> (Option<&'a [u8]>, &'a [i32], &'a [u8]) {
+        (self.validity, self.offsets, self.bytes)
+    }
+
     /// Number of values, nulls included.
     #[must_use]
     pub fn len(&self) -> usize {
