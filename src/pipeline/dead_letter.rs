@@ -12,15 +12,36 @@ use zeroize::Zeroizing;
 use super::record::{Header, Position, Record, Timestamp};
 use crate::seal::value;
 
-/// Marks the format and its version.
+/// Marks the format and its version, of letters under a policy key.
 pub const FORMAT: &str = "dead-letter/1";
+/// Of letters that are sealed to a recipient.
+pub const RECIPIENT_FORMAT: &str = "dead-letter/2";
 /// The one code of all cryptographic failures: which check failed is nobody's business.
 pub const CANNOT_OPEN: &str = "cannot-open";
+
+/// How the record in a dead letter is sealed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// As a sealed value, under a data key that KMS unwraps: [`FORMAT`].
+    Key,
+    /// As a JWE, to an RSA key whose private half no service holds: [`RECIPIENT_FORMAT`].
+    Recipient,
+}
+
+impl Form {
+    fn of(sealflow: &str) -> Result<Self, NotADeadLetter> {
+        match sealflow {
+            FORMAT => Ok(Self::Key),
+            RECIPIENT_FORMAT => Ok(Self::Recipient),
+            _ => Err(NotADeadLetter),
+        }
+    }
+}
 
 /// What a dead letter says in clear.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeadLetter {
-    /// [`FORMAT`].
+    /// [`FORMAT`] or [`RECIPIENT_FORMAT`].
     pub sealflow: String,
     /// Stable code of the reason.
     pub code: String,
@@ -32,7 +53,7 @@ pub struct DeadLetter {
     pub partition: i32,
     /// Its offset.
     pub offset: i64,
-    /// The record (key, value, headers, time stamp), sealed as text.
+    /// The record (key, value, headers, time stamp): a sealed value as text, or a compact JWE.
     pub record: String,
 }
 
@@ -59,6 +80,22 @@ impl DeadLetter {
         }
     }
 
+    /// A dead letter to a recipient, whose record is still to be sealed.
+    pub(super) fn to_recipient(code: &str, stage: &str, position: &Position) -> Self {
+        Self {
+            sealflow: RECIPIENT_FORMAT.to_owned(),
+            record: String::new(),
+            ..Self::new(code, stage, position, &[])
+        }
+    }
+
+    /// How its record is sealed.
+    #[must_use]
+    pub fn form(&self) -> Form {
+        // Letters are made or read with one of the two.
+        Form::of(&self.sealflow).unwrap_or(Form::Key)
+    }
+
     /// The JSON that is written to the dead-letter topic.
     #[must_use]
     pub fn to_json(&self) -> Vec<u8> {
@@ -78,21 +115,13 @@ impl DeadLetter {
             code: Cow<'a, str>,
         }
         let head: Head<'_> = serde_json::from_slice(json).map_err(|_| NotADeadLetter)?;
-        if head.sealflow == FORMAT {
-            Ok(head.code)
-        } else {
-            Err(NotADeadLetter)
-        }
+        Form::of(&head.sealflow).map(|_| head.code)
     }
 
     /// Reads that JSON.
     pub fn from_json(json: &[u8]) -> Result<Self, NotADeadLetter> {
         let letter: Self = serde_json::from_slice(json).map_err(|_| NotADeadLetter)?;
-        if letter.sealflow == FORMAT {
-            Ok(letter)
-        } else {
-            Err(NotADeadLetter)
-        }
+        Form::of(&letter.sealflow).map(|_| letter)
     }
 }
 

@@ -8,13 +8,15 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use zeroize::Zeroizing;
 
-use super::dead_letter::{DeadLetter, decode_record};
+use super::dead_letter::{DeadLetter, Form, decode_record};
 use super::open::key_failure;
 use super::output::OutputLimits;
+use super::recipient::RecipientKey;
 use super::record::{Position, Record};
 use super::transform::{Outcome, Route, Transform, TransformError};
 use super::travelling::TravellingReader;
-use crate::keys::OpeningKeys;
+use crate::jose::rsa::RsaKeyError;
+use crate::keys::{OpeningKeys, PrivateHalf};
 use crate::policy::{DEAD_LETTER_LABEL, DEAD_LETTERS_SUFFIX};
 use crate::seal::{Plaintext, SealedValue, value};
 
@@ -42,21 +44,43 @@ impl LetterFilter {
     }
 }
 
-/// Opens dead letters of one dataset, for whoever has rights on their key.
+/// Opens dead letters of one dataset, for whoever has rights on their key or the key itself.
 #[derive(Clone)]
 pub struct LetterOpener {
-    keys: OpeningKeys,
     dataset: String,
+    keys: Option<OpeningKeys>,
+    recipient: Option<RecipientKey>,
 }
 
 impl LetterOpener {
-    /// Opens the dead letters of `dataset` with `keys`.
+    /// Opens the dead letters of `dataset` with `keys`; of those that are sealed to a recipient, none.
     #[must_use]
     pub fn new(dataset: &str, keys: OpeningKeys) -> Self {
         Self {
-            keys,
-            dataset: format!("{dataset}{DEAD_LETTERS_SUFFIX}"),
+            keys: Some(keys),
+            ..Self::without_keys(dataset)
         }
+    }
+
+    /// Opens nothing, until it has a [private half](Self::with_private_half).
+    #[must_use]
+    pub fn without_keys(dataset: &str) -> Self {
+        Self {
+            dataset: format!("{dataset}{DEAD_LETTERS_SUFFIX}"),
+            keys: None,
+            recipient: None,
+        }
+    }
+
+    /// Opens also the letters that are sealed to the public half of this key. No service is asked about them.
+    ///
+    /// # Errors
+    /// [`RsaKeyError`] if it is no key that letters are sealed to.
+    pub fn with_private_half(self, half: Arc<dyn PrivateHalf>) -> Result<Self, RsaKeyError> {
+        Ok(Self {
+            recipient: Some(RecipientKey::new(half)?),
+            ..self
+        })
     }
 
     /// The record that `letter` seals; `message` is the record that the letter came in, with its envelopes.
@@ -65,6 +89,19 @@ impl LetterOpener {
     /// # Errors
     /// If a service is away, or refuses this identity.
     pub async fn open(&self, letter: &DeadLetter, message: &Record) -> Result<Option<Record>, TransformError> {
+        match (letter.form(), &self.keys, &self.recipient) {
+            (Form::Key, Some(keys), _) => self.open_with(keys, letter, message).await,
+            (Form::Recipient, _, Some(recipient)) => recipient.open(letter, &self.dataset).await,
+            _ => Ok(None),
+        }
+    }
+
+    async fn open_with(
+        &self,
+        keys: &OpeningKeys,
+        letter: &DeadLetter,
+        message: &Record,
+    ) -> Result<Option<Record>, TransformError> {
         let mut sealed = Vec::new();
         if value::read_text(letter.record.as_bytes(), &mut sealed).is_err() {
             return Ok(None);
@@ -81,7 +118,7 @@ impl LetterOpener {
         };
         let envelopes = TravellingReader::new(&self.dataset).of(message).envelopes();
         let envelopes: Vec<&[u8]> = envelopes.iter().map(Bytes::as_ref).collect();
-        let key = match self.keys.get(key, &envelopes).await {
+        let key = match keys.get(key, &envelopes).await {
             Ok(key) => key,
             Err(error) => return key_failure(error).map(|_| None),
         };
@@ -145,7 +182,8 @@ impl ReplayTransform {
         else {
             return Ok(None);
         };
-        // The position stands in clear and proves nothing: it may lead nowhere but into this pipeline's topics.
+        // The position proves nothing, since anybody could have made the letter: it may lead nowhere but into this
+        // pipeline's topics.
         let is_known = |(topic, partitions): &(Arc<str>, i32)| {
             **topic == *letter.topic && (0..*partitions).contains(&letter.partition)
         };

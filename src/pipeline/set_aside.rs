@@ -4,20 +4,21 @@
 use bytes::Bytes;
 
 use super::dead_letter::{self, DeadLetter};
-use super::plan::{Plan, Rejection};
+use super::plan::{DeadLetterPlan, Plan, Rejection};
+use super::recipient::{self, LetterSealer};
 use super::record::{Header, Record};
 use super::seal::KeysPlacement;
 use super::transform::{Outcome, Route, StopKind, TransformError};
 use crate::flow::direct::{DirectError, DirectSealer};
 use crate::keys::envelope::{KEYS_HEADER, write_header};
 use crate::keys::{DomainError, KeyError};
-use crate::policy::PolicySourceError;
+use crate::policy::{PolicySourceError, Recipient};
 use crate::seal::{PlainColumn, Plaintext, SealedColumn, value};
 
 /// What a dead letter is beside the text of its record: JSON members, position, the header with its envelope.
 const LETTER_OVERHEAD: usize = 1_024;
 
-/// Seals dead letters under the key that the policy names for them.
+/// Seals dead letters as the policy says: under a key, or to a recipient.
 pub(super) struct SetAside<'a> {
     pub(super) plan: &'a Plan,
     pub(super) sealer: &'a DirectSealer,
@@ -28,9 +29,13 @@ pub(super) struct SetAside<'a> {
 
 impl SetAside<'_> {
     /// At least what a dead letter of `record` takes.
-    pub(super) fn letter_bytes(record: &Record) -> u64 {
+    pub(super) fn letter_bytes(&self, record: &Record) -> u64 {
         let headers = record.headers.len() * 16;
-        (value::text_len(record.payload_bytes() + headers + value::GCM_OVERHEAD) + LETTER_OVERHEAD) as u64
+        let overhead = match &self.plan.dead_letters {
+            Some(DeadLetterPlan::Recipient(_)) => LETTER_OVERHEAD + recipient::OVERHEAD,
+            _ => LETTER_OVERHEAD,
+        };
+        (value::text_len(record.payload_bytes() + headers + value::GCM_OVERHEAD) + overhead) as u64
     }
 
     /// Dead letters of the first of `records`, until together they pass `limit`; at least one.
@@ -42,7 +47,7 @@ impl SetAside<'_> {
     ) -> Result<Vec<Outcome>, TransformError> {
         let mut bytes = 0;
         let fitting = records.iter().position(|record| {
-            bytes += Self::letter_bytes(record);
+            bytes += self.letter_bytes(record);
             bytes >= limit
         });
         records.truncate(fitting.map_or(records.len(), |last| last + 1));
@@ -69,12 +74,14 @@ impl SetAside<'_> {
         let Some((first, rejection)) = rejected.first() else {
             return Ok(());
         };
-        let Some(spec) = &self.plan.dead_letters else {
-            return Err(TransformError::Stop {
+        let spec = match &self.plan.dead_letters {
+            Some(DeadLetterPlan::Key(spec)) => spec,
+            Some(DeadLetterPlan::Recipient(recipient)) => return self.seal_to(recipient, rejected, outcomes),
+            None => return Err(TransformError::Stop {
                 kind: StopKind::Data,
                 reason: format!("record {} cannot be processed ({}): {}", outcomes[*first].record.position, rejection.code, rejection.detail),
-                help: "mend the record, or add `dead_letters: {key, acl}` to the policy so that such records are set aside, sealed whole".to_owned(),
-            });
+                help: "mend the record, or add `dead_letters` to the policy so that such records are set aside, sealed whole".to_owned(),
+            }),
         };
         let plain = column_of(rejected, outcomes)?;
         let (key, sealed) = self
@@ -86,6 +93,25 @@ impl SetAside<'_> {
         let header: Bytes = write_header([key.envelope_bytes.as_slice()].into_iter()).into();
         let header = (self.placement == KeysPlacement::Header).then_some(header);
         self.write(rejected, outcomes, &sealed, header.as_ref())
+    }
+
+    /// Seals them to the recipient: no key service is asked, and no envelope travels.
+    fn seal_to(
+        &self,
+        recipient: &Recipient,
+        rejected: &[(usize, Rejection)],
+        outcomes: &mut [Outcome],
+    ) -> Result<(), TransformError> {
+        let sealer = LetterSealer::new(recipient, &self.plan.policy.policy().dataset)?;
+        for (n, rejection) in rejected {
+            let record = &mut outcomes[*n].record;
+            let cbor = dead_letter::encode_record(record);
+            empty(record);
+            let letter = sealer.seal(rejection.code, self.stage, &record.position, &cbor)?;
+            drop(cbor);
+            record.value = Some(letter.to_json().into());
+        }
+        Ok(())
     }
 
     fn write(
@@ -100,10 +126,7 @@ impl SetAside<'_> {
                 return Err(TransformError::bug("a sealed column lacks a value"));
             };
             let record = &mut outcomes[*n].record;
-            // The record goes before its letter is written: the largest messages are in memory as seldom as can be.
-            record.key = None;
-            record.value = None;
-            record.headers.clear();
+            empty(record);
             let letter = DeadLetter::new(rejection.code, self.stage, &record.position, bytes);
             record.value = Some(letter.to_json().into());
             record.headers.extend(header.cloned().map(|value| Header {
@@ -113,6 +136,13 @@ impl SetAside<'_> {
         }
         Ok(())
     }
+}
+
+/// The record goes before its letter is written: the largest messages are in memory as seldom as can be.
+fn empty(record: &mut Record) {
+    record.key = None;
+    record.value = None;
+    record.headers.clear();
 }
 
 /// The rejected records whole, as one column.

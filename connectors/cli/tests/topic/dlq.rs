@@ -11,7 +11,7 @@ use sealflow_testbed::{KEY_ARN, Kafka, Message, Site, Topics};
 use crate::support::{PARTITIONS, Running, binary, create_topics, pipeline, progress, run_to_end};
 
 const RECORDS: u32 = 1_500;
-const CANARY: &str = "canary-7f3a";
+pub(crate) const CANARY: &str = "canary-7f3a";
 
 fn policy(version: u64, column: &str) -> String {
     format!(
@@ -27,7 +27,7 @@ columns: [ {{ path: {column}, key: default, acl: pii }} ]
 }
 
 /// One of three has a name where the policy expects an object; one of a hundred is no JSON at all.
-fn record(n: u32) -> Message {
+pub(crate) fn record(n: u32) -> Message {
     let value = match n {
         n if n % 100 == 1 => format!(r#"{{"n":{n},"user":{{"name":"{CANARY}"}}}} trailing"#),
         n if n % 3 == 0 => format!(r#"{{"n":{n},"user":"{CANARY}"}}"#),
@@ -42,18 +42,18 @@ fn record(n: u32) -> Message {
     }
 }
 
-fn dlq(site: &Site, role: &str, args: &[&str], failpoints: &str) -> Output {
+pub(crate) fn dlq(site: &Site, role: &str, args: &[&str], failpoints: &str) -> Output {
     let args: Vec<&str> = std::iter::once("dlq").chain(args.iter().copied()).collect();
     let mut command = site.command(binary(), role, &args);
     command.env("FAILPOINTS", failpoints).output().unwrap()
 }
 
-fn text(output: &Output) -> String {
+pub(crate) fn text(output: &Output) -> String {
     let both = [&output.stdout[..], &output.stderr[..]].concat();
     String::from_utf8(both).unwrap()
 }
 
-fn listed(site: &Site, file: &str, more: &[&str]) -> serde_json::Value {
+pub(crate) fn listed(site: &Site, file: &str, more: &[&str]) -> serde_json::Value {
     let args: Vec<&str> = ["list", file, "--output", "json"].iter().chain(more).copied().collect();
     let output = dlq(site, "intern", &args, "");
     assert!(output.status.success(), "{}", text(&output));
@@ -62,7 +62,7 @@ fn listed(site: &Site, file: &str, more: &[&str]) -> serde_json::Value {
 }
 
 /// By record number: how often it is in the target, sealed, and as it was otherwise.
-fn sealed_once(topics: &Topics, target: &str) -> BTreeMap<u32, u32> {
+pub(crate) fn sealed_once(topics: &Topics, target: &str) -> BTreeMap<u32, u32> {
     let mut seen = BTreeMap::new();
     for message in topics.read_all(target) {
         let value = String::from_utf8(message.value.unwrap()).unwrap();

@@ -1,5 +1,6 @@
 //! `sealflow dlq`: what was set aside, by code and position, and back again once the reason is mended.
 
+mod key;
 mod list;
 mod read;
 mod replay;

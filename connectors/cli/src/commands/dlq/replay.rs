@@ -1,19 +1,22 @@
 //! `sealflow dlq replay`: the records of dead letters through the pipeline again, each once.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use sealflow::pipeline::{Counters, LetterOpener, ReplayTransform, StopKind, Transform};
+use sealflow::policy::Recipient;
 use sealflow_kafka::{FolderLetter, FolderSummary, ReplayTo, RunError, Runner, RunnerOptions, source_topics};
 use serde::Serialize;
 
+use super::key::{self, LetterKey};
 use super::{Place, Select, read};
 use crate::commands::run::{clients, close, services, transform};
-use crate::config::{self, Environment};
+use crate::config::{self, Environment, PipelineConfig};
 use crate::failure::{Exit, Failure, Result};
 use crate::metrics::Metrics;
+use crate::services::Services;
 use crate::signals;
 use crate::term::{OutputFormat, note, say, say_json};
 use crate::while_it_counts::WhileItCounts;
@@ -25,7 +28,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// One pass over the letters that are there at the start. Records and the replay's own offsets are committed
 /// together, so a replay that is killed goes on where it stopped. Records go through the pipeline's transform to
 /// its target, at their partition, with key, headers and time stamp. Letters that are not selected, do not open or
-/// fail again go to the end of the dead-letter topic, files of the oversize folder stay. Needs rights on the KMS key of the dead letters.
+/// fail again go to the end of the dead-letter topic, files of the oversize folder stay. Needs rights on the KMS key of the dead
+/// letters, or the private key that they are sealed to.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]
@@ -35,6 +39,9 @@ pub(crate) struct Args {
     /// Where records go: `target`, or `source` for the pipeline to read them again, in clear
     #[arg(long, value_enum, default_value_t)]
     to: To,
+    /// The private key (PKCS #8, PEM) of `dead_letters.recipient`, which no service holds
+    #[arg(long, value_name = "FILE")]
+    dead_letter_key: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -69,6 +76,7 @@ pub(super) async fn run(args: Args) -> Result<ExitCode> {
         // The pipeline itself may run, and has its log open.
         services.clients = clients(&config, &services, ".replay").await?;
     }
+    let opener = opener(&config, &services, args.dead_letter_key.as_deref())?;
     let kafka = config.kafka();
     let known = {
         let kafka = kafka.clone();
@@ -82,7 +90,6 @@ pub(super) async fn run(args: Args) -> Result<ExitCode> {
             None
         }
     };
-    let opener = LetterOpener::new(&config.dataset, services.opening_keys());
     let replay = ReplayTransform::new(opener, args.select.filter(), known, then);
     let options = RunnerOptions {
         pipeline: config.name.clone(),
@@ -123,6 +130,29 @@ pub(super) async fn run(args: Args) -> Result<ExitCode> {
         )),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What opens the letters: rights at KMS, and the key that was given. Where the policy names a recipient nothing is touched
+/// without a key.
+fn opener(config: &PipelineConfig, services: &Services, key: Option<&Path>) -> Result<LetterOpener> {
+    let opener = LetterOpener::new(&config.dataset, services.opening_keys());
+    let policy = services.policy.policy();
+    let recipient = policy.dead_letters.as_ref().and_then(|rule| rule.recipient());
+    let recipient = recipient.map(Recipient::thumbprint);
+    let Some(path) = key else {
+        return match recipient {
+            Some(recipient) => Err(key::is_needed(&recipient)),
+            None => Ok(opener),
+        };
+    };
+    let key = LetterKey::read(path)?;
+    if recipient != Some(key.name) {
+        note(format_args!(
+            "warning: version {} of the policy does not name the key {}: only letters that were sealed to it before open with it",
+            policy.version, key.name
+        ));
+    }
+    key.add_to(opener)
 }
 
 fn folder_letter(path: &Path) -> Result<FolderLetter, RunError> {

@@ -1,19 +1,20 @@
 //! `sealflow dlq show`: one dead letter; what it seals only on demand, to a terminal or a private file.
 
 use std::io::IsTerminal as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use sealflow::keys::envelope::read_header;
 use sealflow::keys::{Envelope, KEYS_HEADER};
-use sealflow::pipeline::{LetterFilter, LetterOpener};
+use sealflow::pipeline::{LetterFilter, LetterOpener, sealed_to};
 use sealflow::seal::{SealedValue, value};
 use sealflow_kafka::Letters;
 use serde::Serialize;
 use zeroize::Zeroizing;
 
 use super::Place;
+use super::key::{self, LetterKey};
 use super::read::{self, Found};
 use crate::commands::run::services;
 use crate::config::{self, Environment, PipelineConfig};
@@ -24,8 +25,8 @@ use crate::term::{OutputFormat, harmless, note, say, say_json};
 
 /// Show one dead letter; its record only with --open
 ///
-/// --open needs rights on the KMS key of the dead letters and shows plaintext: on a terminal, or in the file that
-/// --to names, readable for you alone. It is never written anywhere else.
+/// --open needs rights on the KMS key of the dead letters, or the private key that they are sealed to, and shows plaintext: on a
+/// terminal, or in the file that --to names, readable for you alone. It is never written anywhere else.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]
@@ -39,6 +40,9 @@ pub(crate) struct Args {
     /// Write the opened record's value to this file instead
     #[arg(long, value_name = "FILE", requires = "open")]
     to: Option<PathBuf>,
+    /// The private key (PKCS #8, PEM) of `dead_letters.recipient`, which no service holds
+    #[arg(long, value_name = "FILE", requires = "open")]
+    dead_letter_key: Option<PathBuf>,
 }
 
 #[derive(Serialize)]
@@ -48,6 +52,9 @@ struct Shown {
     record: String,
     letter: String,
     sealed_bytes: usize,
+    /// The RSA key that it says it is sealed to, if it is not under a data key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    recipient: Option<String>,
     key: Option<String>,
     /// What the envelope that travels with it says, which proves nothing.
     arn: Option<String>,
@@ -63,7 +70,7 @@ pub(super) async fn run(args: Args) -> Result<ExitCode> {
         OutputFormat::Text => shown.print(),
     }
     if args.open {
-        open(&config, &found, args.to.as_deref()).await?;
+        open(&config, &found, &args).await?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -118,6 +125,7 @@ async fn find(config: &PipelineConfig, filter: LetterFilter) -> Result<Found> {
 impl Shown {
     fn new(found: &Found) -> Self {
         let letter = &found.letter;
+        let recipient = sealed_to(letter);
         let mut sealed = Vec::new();
         let key = value::read_text(letter.record.as_bytes(), &mut sealed)
             .ok()
@@ -136,7 +144,8 @@ impl Shown {
             stage: letter.stage.clone(),
             record: format!("{}/{}/{}", letter.topic, letter.partition, letter.offset),
             letter: found.at.clone(),
-            sealed_bytes: sealed.len(),
+            sealed_bytes: recipient.as_ref().map_or(sealed.len(), |(_, bytes)| *bytes),
+            recipient: recipient.map(|(name, _)| name.to_string()),
             key: key.map(|key| key.to_string()),
             arn: envelope.as_ref().map(|envelope| envelope.arn.clone()),
             policy_version: envelope.map(|envelope| envelope.policy_version),
@@ -150,6 +159,9 @@ impl Shown {
         say(format_args!("record          {}", harmless(&self.record)));
         say(format_args!("letter          {}", harmless(&self.letter)));
         say(format_args!("sealed bytes    {}", self.sealed_bytes));
+        if let Some(recipient) = &self.recipient {
+            return say(format_args!("recipient       {recipient}"));
+        }
         say(format_args!("data key        {}", self.key.as_ref().unwrap_or(&none)));
         say(format_args!(
             "KMS key         {}",
@@ -161,21 +173,34 @@ impl Shown {
     }
 }
 
-async fn open(config: &PipelineConfig, found: &Found, to: Option<&std::path::Path>) -> Result<()> {
+/// What opens the letter, and what to do if it does not. For one to a recipient neither KMS nor catalogue are asked.
+async fn opener(config: &PipelineConfig, found: &Found, key: Option<&Path>) -> Result<(LetterOpener, &'static str)> {
+    let Some((recipient, _)) = sealed_to(&found.letter) else {
+        let services = services(config, None, &Arc::new(Metrics::new(&config.name))).await?;
+        return Ok((
+            LetterOpener::new(&config.dataset, services.opening_keys()),
+            "it was sealed for another dataset, or its key is gone: `sealflow keys list`",
+        ));
+    };
+    let key = LetterKey::read(key.ok_or_else(|| key::is_needed(&recipient))?)?;
+    let opener = key.add_to(LetterOpener::without_keys(&config.dataset))?;
+    Ok((
+        opener,
+        "it was sealed to another key or for another dataset, or edited: `sealflow dlq show` names its key",
+    ))
+}
+
+async fn open(config: &PipelineConfig, found: &Found, args: &Args) -> Result<()> {
+    let to = args.to.as_deref();
     if to.is_none() && !std::io::stdout().is_terminal() {
         return Err(Failure::usage(
             "an opened record goes to a terminal only",
             "write it to a file that only you can read: --to FILE",
         ));
     }
-    let services = services(config, None, &Arc::new(Metrics::new(&config.name))).await?;
-    let opener = LetterOpener::new(&config.dataset, services.opening_keys());
+    let (opener, help) = opener(config, found, args.dead_letter_key.as_deref()).await?;
     let Some(record) = opener.open(&found.letter, &found.message).await? else {
-        return Err(Failure::new(
-            Exit::Data,
-            "the dead letter does not open",
-            "it was sealed for another dataset, or its key is gone: `sealflow keys list`",
-        ));
+        return Err(Failure::new(Exit::Data, "the dead letter does not open", help));
     };
     note("warning: what follows is plaintext");
     let value = Zeroizing::new(record.value.as_deref().unwrap_or_default().to_vec());
