@@ -2,8 +2,10 @@
 //!
 //! A suite ends with `Err` and a sentence that says which part of the contract was broken.
 
+mod attested;
 mod client_keys;
 
+pub use attested::{Answer, Ask, Attested, AttestedKeyService, AttestedKeys, attested_key_service};
 pub use client_keys::client_key_service;
 
 use super::catalogue::{Catalogue, CatalogueError, MAX_OBJECT, Put};

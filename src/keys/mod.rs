@@ -17,7 +17,7 @@ pub mod testing;
 pub use catalogue::{Catalogue, CatalogueError, MAX_OBJECT, Put, check_path};
 pub use client_keys::{ClientKeyService, GeneratedPair, PrivateHalf, RsaBits};
 pub use domains::{Domain, DomainError, DomainKeys, create_domain_secret};
-#[cfg(feature = "pipeline")]
+#[cfg(feature = "flow")]
 pub(crate) use doubt::Doubt;
 pub use envelope::{Envelope, EnvelopeError, KEYS_HEADER, LabelEntry};
 pub use opening::{OpenKeyError, OpenedKey, OpeningKeys, UnwrappedMaterial, governing};

@@ -15,11 +15,14 @@ use super::envelope::{Envelope, EnvelopeParts, LabelEntry};
 use super::service::{EncryptionContext, KeyService};
 use super::{KeyError, envelope_path};
 use crate::clock::{Clock, Steady, UnixMillis};
+use crate::policy::{GroupLabel, KeyGroup, Policy};
 use crate::seal::{DATA_KEY_LEN, KeyId, SealError, SealingKey, UsageLimits, WrappingKey};
 use crate::secret::SecretBytes;
 
 /// Share of a limit, in percent, at which the next key is fetched in the background.
 const RENEW_AT_PERCENT: u64 = 80;
+/// Most data keys of one plain policy key at once: ACLs and policy versions multiply it.
+const MAX_LIVE_PLAIN: u64 = 64;
 /// How long a failure that may pass is answered from memory.
 const HOLD_RETRYABLE: Duration = Duration::from_secs(1);
 /// How long a failure that needs somebody's hand is answered from memory.
@@ -46,6 +49,34 @@ pub struct KeySpec {
     pub max_age: Duration,
     /// How many keys of the template are alive at once; the least recently used goes first.
     pub max_live: u64,
+}
+
+impl KeySpec {
+    /// That of a key group of this policy, for a template with no field filled in. `None` if the policy has no such key, which
+    /// cannot be for a group of its own.
+    #[must_use]
+    pub fn of(policy: &Policy, group: &KeyGroup) -> Option<Self> {
+        let key = policy.keys.get(&group.key)?;
+        let label = |label: &GroupLabel| LabelEntry {
+            label: label.label.clone(),
+            bind_row: label.bind_row.as_ref().map(ToString::to_string),
+        };
+        Some(Self {
+            dataset: group.dataset.clone(),
+            key_name: group.key.clone(),
+            template: group.key.clone(),
+            arn: key.arn.clone(),
+            acl: group.acl.clone(),
+            labels: group.labels.iter().map(label).collect(),
+            policy: (policy.version, policy.sha256),
+            max_age: key.max_age,
+            max_live: if key.name.is_template() {
+                key.max_live
+            } else {
+                MAX_LIVE_PLAIN
+            },
+        })
+    }
 }
 
 /// What a key service's 32 bytes are used as: a data key that seals values, the key-encryption key of a table.

@@ -17,8 +17,9 @@ use super::record::Record;
 use super::seal::FETCHES;
 use super::set_aside::{joined, service_stop};
 use super::transform::TransformError;
-use crate::columns::{grammar, json};
-use crate::flow::hybrid::values::{Found, check_place};
+use crate::columns::json;
+use crate::flow::enclave::ValueKey;
+use crate::flow::hybrid::values::{Found, NotOpened, check_place, open};
 use crate::flow::hybrid::{ClientKeyError, ClientKeys, MAX_SESSION_BYTES};
 use crate::jose::jwe::{ContentKey, Jwe, JweHeader, KeyManagement, session_id};
 use crate::jose::mac::MacJws;
@@ -56,7 +57,7 @@ pub(super) enum Opened {
 
 /// Whether `text`, a JSON value or the bytes of a key or header, was sealed by a client; an error if it had to be.
 pub(super) fn is_sealed(rule: &ColumnRule, place: Place, text: &[u8]) -> Result<bool, Rejection> {
-    if rule.flow != Flow::Hybrid {
+    if rule.flow == Flow::Direct {
         return Ok(false);
     }
     let text = match place {
@@ -111,6 +112,11 @@ impl Pending {
     /// Who it says that sealed it.
     pub(super) fn client(&self) -> Option<String> {
         self.proof.as_ref().map(|jws| jws.header.client.clone())
+    }
+
+    /// The row that it is bound to; empty if to none.
+    pub(super) fn row(&self) -> &[u8] {
+        &self.bound.row
     }
 
     /// A refusal of this value, of which it is known who sealed it if it says so at all.
@@ -168,7 +174,6 @@ impl Refusal {
 pub(super) struct ClientValues<'a> {
     plan: &'a Plan,
     rule: &'a ClientRule,
-    keys: &'a ClientKeys,
     /// What is to be unwrapped, and whether it is a session.
     wanted: Vec<(String, bool)>,
     /// Sessions among them by their name.
@@ -181,12 +186,11 @@ pub(super) struct ClientValues<'a> {
 pub(super) struct Unwrapped(Vec<Option<Arc<ContentKey>>>);
 
 impl<'a> ClientValues<'a> {
-    /// Of a policy with hybrid columns.
-    pub(super) fn new(plan: &'a Plan, rule: &'a ClientRule, keys: &'a ClientKeys) -> Self {
+    /// Of the hybrid or of the enclave columns of a policy, as the rule is that of the one or the other.
+    pub(super) fn new(plan: &'a Plan, rule: &'a ClientRule) -> Self {
         Self {
             plan,
             rule,
-            keys,
             wanted: Vec::new(),
             sessions: HashMap::new(),
             headers: HashMap::new(),
@@ -257,8 +261,23 @@ impl<'a> ClientValues<'a> {
         Ok(wanted)
     }
 
+    /// The sessions that are wanted, and for each that is wanted where the key is: what the enclave worker is asked with.
+    pub(super) fn into_sessions(self) -> (Vec<String>, Vec<ValueKey>) {
+        let (mut sessions, mut keys) = (Vec::new(), Vec::with_capacity(self.wanted.len()));
+        for (text, is_session) in self.wanted {
+            keys.push(match (is_session, u32::try_from(sessions.len())) {
+                (true, Ok(number)) => {
+                    sessions.push(text);
+                    ValueKey::Session(number)
+                }
+                _ => ValueKey::Own,
+            });
+        }
+        (sessions, keys)
+    }
+
     /// Has all that is wanted unwrapped, side by side.
-    pub(super) async fn unwrap(&mut self) -> Result<Unwrapped, TransformError> {
+    pub(super) async fn unwrap(&mut self, keys: &ClientKeys) -> Result<Unwrapped, TransformError> {
         let wanted = std::mem::take(&mut self.wanted);
         let mut unwrapped = vec![None; wanted.len()];
         let mut fetches = JoinSet::new();
@@ -286,7 +305,7 @@ impl<'a> ClientValues<'a> {
             {
                 break;
             }
-            let (keys, rule) = (self.keys.clone(), self.rule.clone());
+            let (keys, rule) = (keys.clone(), self.rule.clone());
             fetches.spawn(async move {
                 let key = match is_session {
                     true => keys.session(&rule, &text).await,
@@ -336,15 +355,11 @@ impl<'a> ClientValues<'a> {
         let key = key.ok_or_else(cannot_open)?;
         let text = value.jwe(record)?;
         let jwe = Jwe::parse(&text).map_err(|_| cannot_open())?;
-        let mut plain = Zeroizing::new(Vec::with_capacity(jwe.plaintext_len() + 3));
-        key.open(&jwe, &mut plain).map_err(|_| cannot_open())?;
-        if matches!(value.place, Place::Value { .. }) {
-            check_json(&plain)?;
-            // They stand between tokens only, and a line of a record stays one.
-            for byte in plain.iter_mut().filter(|byte| matches!(**byte, b'\n' | b'\r')) {
-                *byte = b' ';
-            }
-        }
+        let is_json = matches!(value.place, Place::Value { .. });
+        let plain = open(key, &jwe, is_json).map_err(|error| match error {
+            NotOpened::CannotOpen => cannot_open(),
+            NotOpened::NotJson => not_json(),
+        })?;
         if value.stays {
             all.push(Opened::Clear(value.place, plain));
             return Ok(());
@@ -435,16 +450,12 @@ fn in_field(record: &Record, field: Option<&Range<usize>>) -> Option<Bytes> {
     })
 }
 
-/// A plaintext becomes part of a JSON document when it is read: nothing else may come there.
-fn check_json(plain: &[u8]) -> Result<(), Rejection> {
-    let is_value = grammar::value(plain, 0, 0).is_ok_and(|end| end == plain.len());
-    if is_value && std::str::from_utf8(plain).is_ok() {
-        return Ok(());
-    }
-    Err(Rejection::new(
+/// What opens, and is not one JSON value.
+pub(super) fn not_json() -> Rejection {
+    Rejection::new(
         "not-json",
         "what the client sealed is not one JSON value without white space around it",
-    ))
+    )
 }
 
 /// Whatever is wrong with what a client sealed.

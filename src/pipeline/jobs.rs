@@ -7,6 +7,7 @@ use zeroize::Zeroizing;
 use super::hints::Domains;
 use super::plan::{Document, Place, Plan, Rejection, is_domain};
 use crate::columns::{coerce, json};
+use crate::flow::enclave::ValueKey;
 use crate::policy::{DomainDocument, DomainType};
 use crate::seal::{PlainColumn, Plaintext, value};
 
@@ -18,6 +19,8 @@ pub(super) struct Job {
     pub(super) plain: PlainColumn,
     pub(super) rows: Option<PlainColumn>,
     pub(super) len: usize,
+    /// Of an enclave column: where the key of each value is. Its values are as clients sealed them, and the worker seals them.
+    pub(super) of_clients: Option<Vec<ValueKey>>,
 }
 
 /// One value of a record: where its sealed form goes, and where it comes from.
@@ -100,6 +103,7 @@ impl Jobs {
                 plain: PlainColumn::with_capacity(0, 0),
                 rows,
                 len: 0,
+                of_clients: None,
             });
         }
         job
@@ -154,6 +158,35 @@ impl Jobs {
         let sealed = value::text_len(target.plain.byte_len() - before + overhead) + plan.opening(rule).len() + 1;
         let index = target.len - 1;
         self.bytes += (sealed + bound.row.len()) as u64;
+        Ok(Item { place, job, index })
+    }
+}
+
+impl Jobs {
+    /// Adds a value of an enclave column as it came.
+    pub(super) fn push_for_enclave(
+        &mut self,
+        plan: &Plan,
+        (rule, place): (usize, Place),
+        text: &[u8],
+        key: ValueKey,
+        row: &[u8],
+    ) -> Result<Item, Rejection> {
+        let job = self.of(rule, None, plan.row_field(rule).is_some());
+        let target = &mut self.list[job];
+        let column_full = |_| Rejection::new("batch-too-large", "more than 2 GiB of one column in a batch");
+        target.plain.push(text).map_err(column_full)?;
+        if let Some(rows) = &mut target.rows {
+            rows.push(row).map_err(column_full)?;
+        }
+        target.of_clients.get_or_insert_default().push(key);
+        target.len += 1;
+        let model = &plan.rules()[rule];
+        // A JWE is longer than what it holds; padding may make that longer again.
+        let longest = json::encode_len_bound(text.len(), model.pad_to) + value::GCM_OVERHEAD;
+        let sealed = value::text_len(longest) + plan.opening(rule).len() + 1;
+        let index = target.len - 1;
+        self.bytes += (sealed + row.len()) as u64;
         Ok(Item { place, job, index })
     }
 }

@@ -8,6 +8,7 @@ mod client_values;
 pub mod counters;
 pub mod dead_letter;
 mod edits;
+mod for_enclave;
 mod hints;
 mod jobs;
 mod open;
@@ -16,6 +17,7 @@ mod output;
 mod plan;
 mod read;
 mod read_column;
+mod recipient;
 pub mod record;
 mod refusals;
 mod replay;
@@ -32,9 +34,11 @@ pub use open::OpenTransform;
 pub use output::{OutputLimits, TOO_LARGE};
 pub use plan::Format;
 pub use read::{
-    ColumnDecision, ColumnOutcome, KEY_REFUSED, OpenedValues, ReadError, Reader, Reading, SealedText, Withheld,
+    ColumnDecision, ColumnOutcome, ENCLAVE_ONLY, EnclaveColumns, KEY_REFUSED, OpenedValues, ReadError, Reader, Reading,
+    SealedText, Withheld,
 };
 pub use read_column::{OpenedCells, SealedCells};
+pub use recipient::sealed_to;
 pub use record::{Header, Position, Record, Timestamp};
 pub use replay::{LetterFilter, LetterOpener, ReplayTransform};
 pub use seal::{KeysPlacement, SealTransform, TransformCounters};

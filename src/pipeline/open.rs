@@ -141,7 +141,7 @@ impl OpenTransform {
                 travelling: travelling.of(record),
             });
             // Opening makes records smaller, letters make them larger.
-            bytes += SetAside::letter_bytes(record);
+            bytes += self.set_aside().letter_bytes(record);
             all.push(extracted);
             if bytes >= self.limits.batch.0 {
                 break;

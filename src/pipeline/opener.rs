@@ -20,7 +20,7 @@ use super::transform::TransformError;
 use super::travelling::Travelling;
 use crate::columns::{Found, Locator, json};
 use crate::keys::{DomainError, DomainKeys, OpenKeyError, OpenedKey, OpeningKeys};
-use crate::policy::{ColumnPath, Root};
+use crate::policy::{ColumnPath, Flow, Root};
 use crate::seal::{DeterministicOpener, KeyId, RowId, SealedValue, value};
 
 /// Opens values by one policy.
@@ -114,6 +114,12 @@ impl Keyring {
 }
 
 impl Opener {
+    /// Whether the label is that of a column of the enclave.
+    pub(super) fn is_enclave(&self, label: &str) -> bool {
+        let mut rules = self.plan.rules().iter();
+        rules.any(|rule| rule.flow == Flow::Enclave && rule.label == label)
+    }
+
     /// Gives `take` every place of a column, in order, with what is there. Of a record that cannot be taken apart as a whole it may have given some.
     pub(super) fn extract(
         &self,

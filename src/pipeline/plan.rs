@@ -4,13 +4,11 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::columns::{FieldHit, Found, Locator, LocatorError, json, lines};
-use crate::keys::{KeySpec, LabelEntry};
+use crate::keys::KeySpec;
 use crate::policy::{
-    Cipher, ColumnPath, ColumnRule, KeyGroup, KeyTemplate, OnMissing, Policy, Root, Segment, VerifiedPolicy,
+    Cipher, ColumnPath, ColumnRule, KeyGroup, KeyTemplate, OnMissing, Policy, Recipient, Root, Segment, VerifiedPolicy,
 };
 
-/// Most data keys of one plain policy key at once: ACLs and policy versions multiply it.
-const MAX_LIVE_PLAIN: u64 = 64;
 /// Magic byte of a schema registry's prefix, which is followed by a four-byte schema id.
 const REGISTRY_MAGIC: u8 = 0;
 const REGISTRY_PREFIX_LEN: usize = 5;
@@ -67,8 +65,10 @@ pub(crate) struct Plan {
     fields: Vec<ColumnPath>,
     /// Per rule: index of its row-id field.
     row_fields: Vec<Option<usize>>,
-    /// Index of the field that holds a session.
+    /// Index of the field that holds a session for the backend.
     session_field: Option<usize>,
+    /// Index of the field that holds a session for the enclave.
+    enclave_session_field: Option<usize>,
     /// Per rule: the rules of its hints.
     hints: Vec<Vec<usize>>,
     /// Per rule: what stands before a sealed text in JSON. For hints that is their name too.
@@ -76,8 +76,16 @@ pub(crate) struct Plan {
     /// Per rule: its key group and the label's index in it; `None` for domain columns.
     pub(crate) columns: Vec<Option<(usize, u16)>>,
     pub(crate) groups: Vec<Group>,
-    /// Key spec of the dead letters.
-    pub(crate) dead_letters: Option<KeySpec>,
+    /// How dead letters are sealed.
+    pub(crate) dead_letters: Option<DeadLetterPlan>,
+}
+
+/// How dead letters are sealed.
+pub(crate) enum DeadLetterPlan {
+    /// Under a data key of this spec.
+    Key(Box<KeySpec>),
+    /// To this RSA key.
+    Recipient(Recipient),
 }
 
 /// One key group: what its data keys are made for.
@@ -128,6 +136,11 @@ impl Plan {
             .collect();
         let session = model.client.as_ref().and_then(|client| client.session.as_ref());
         let session_field = session.map(&mut field);
+        let session = model
+            .enclave
+            .as_ref()
+            .and_then(|enclave| enclave.client.session.as_ref());
+        let enclave_session_field = session.map(&mut field);
         let compiled = groups
             .iter()
             .filter_map(|group| compile_group(model, group, &mut field))
@@ -146,10 +159,12 @@ impl Plan {
             }
         }
         let openings = model.columns.iter().map(opening).collect();
-        let dead_letters = model
+        let recipient = model.dead_letters.as_ref().and_then(|rule| rule.recipient());
+        let letter_key = model
             .dead_letter_group()
             .and_then(|group| compile_group(model, &group, &mut |_| 0))
-            .map(|group| group.spec);
+            .map(|group| DeadLetterPlan::Key(Box::new(group.spec)));
+        let dead_letters = recipient.cloned().map(DeadLetterPlan::Recipient).or(letter_key);
         Ok(Self {
             policy,
             format,
@@ -159,6 +174,7 @@ impl Plan {
             fields,
             row_fields,
             session_field,
+            enclave_session_field,
             hints,
             openings,
             columns,
@@ -292,9 +308,14 @@ impl Plan {
         }
     }
 
-    /// The field that holds a session, if the policy names one.
+    /// The field that holds a session for the backend, if the policy names one.
     pub(crate) fn session_field(&self) -> Option<usize> {
         self.session_field
+    }
+
+    /// The same for the enclave.
+    pub(crate) fn enclave_session_field(&self) -> Option<usize> {
+        self.enclave_session_field
     }
 
     /// Where in the record's value a field is that occurs once or not at all.
@@ -381,25 +402,7 @@ fn column_of(groups: &[KeyGroup], rule: usize) -> Option<(usize, u16)> {
 /// `None` cannot happen for a checked policy: every rule's key exists.
 fn compile_group(model: &Policy, group: &KeyGroup, field: &mut impl FnMut(&ColumnPath) -> usize) -> Option<Group> {
     let key = model.keys.get(&group.key)?;
-    let label = |label: &crate::policy::GroupLabel| LabelEntry {
-        label: label.label.clone(),
-        bind_row: label.bind_row.as_ref().map(ToString::to_string),
-    };
-    let spec = KeySpec {
-        dataset: group.dataset.clone(),
-        key_name: group.key.clone(),
-        template: group.key.clone(),
-        arn: key.arn.clone(),
-        acl: group.acl.clone(),
-        labels: group.labels.iter().map(label).collect(),
-        policy: (model.version, model.sha256),
-        max_age: key.max_age,
-        max_live: if key.name.is_template() {
-            key.max_live
-        } else {
-            MAX_LIVE_PLAIN
-        },
-    };
+    let spec = KeySpec::of(model, group)?;
     Some(Group {
         template: key.name.clone(),
         fields: key.name.fields().iter().map(field).collect(),

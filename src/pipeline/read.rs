@@ -16,7 +16,7 @@ use super::open::{domain_failure, key_failure};
 use super::opener::{Failures, Item, Keyring, Opener, UNKNOWN, cannot_open, not_sealed};
 use super::output::OutputLimits;
 use super::plan::{self, Format, Plan, Rejection};
-use super::record::{Position, Record, Timestamp};
+use super::record::{Header, Position, Record, Timestamp};
 use super::set_aside::service_stop;
 use super::transform::{StopKind, TransformError};
 use super::travelling::{Travelling, TravellingReader};
@@ -26,13 +26,49 @@ use crate::clock::UnixMillis;
 use crate::columns::{Found, json};
 use crate::flow::hybrid::AnswerKey;
 use crate::keys::{DomainError, DomainKeys, KeyServiceError, OpenKeyError, OpeningKeys};
-use crate::policy::{Access, PolicySource, PolicySourceError, VerifiedDomain, VerifiedPolicy};
+use crate::policy::{Access, Flow, PolicySource, PolicySourceError, VerifiedDomain, VerifiedPolicy};
 use crate::seal::{SealedValue, value};
 
 /// Code of a value whose key the key service does not unwrap for this process.
 pub const KEY_REFUSED: &str = "key-refused";
+/// Code of a value that only the enclave opens.
+pub const ENCLAVE_ONLY: &str = "enclave-only";
 /// Reasons of failure that are told apart, per column, partition and batch.
 const MAX_REASONS: usize = 8;
+
+/// What a reader does about columns of the enclave, whose keys the backend does not get.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum EnclaveColumns {
+    /// They do not open: a null is shown, with the code [`ENCLAVE_ONLY`].
+    #[default]
+    Masked,
+    /// They stay as they are: what the worker has put there.
+    Left,
+    /// They alone are opened, and all others stay as they are: the worker's own reader.
+    Only,
+}
+
+impl EnclaveColumns {
+    /// Whether columns of that flow stay as they are.
+    fn leaves(self, flow: Flow) -> bool {
+        match self {
+            Self::Masked => false,
+            Self::Left => flow == Flow::Enclave,
+            Self::Only => flow != Flow::Enclave,
+        }
+    }
+
+    /// Why a column of that flow is not opened, if it is not.
+    pub(super) fn refuses(self, flow: Flow) -> Option<Rejection> {
+        let only = || {
+            Rejection::new(
+                ENCLAVE_ONLY,
+                "only the enclave opens values of this column, and seals them to a reader",
+            )
+        };
+        (self == Self::Masked && flow == Flow::Enclave).then(only)
+    }
+}
 
 /// Reads records of one dataset, by the newest policy at every call.
 pub struct Reader {
@@ -43,6 +79,7 @@ pub struct Reader {
     domains: DomainKeys,
     most_bytes: u64,
     pub(super) moved: bool,
+    pub(super) enclave: EnclaveColumns,
     /// Of the policy that was the newest at the last call.
     compiled: RwLock<Option<Arc<Opener>>>,
 }
@@ -328,6 +365,7 @@ impl Reader {
             domains,
             most_bytes: OutputLimits::default().record.0,
             moved: false,
+            enclave: EnclaveColumns::default(),
             compiled: RwLock::default(),
         }
     }
@@ -337,6 +375,13 @@ impl Reader {
     #[must_use]
     pub fn with_moved(mut self, moved: bool) -> Self {
         self.moved = moved;
+        self
+    }
+
+    /// The same reader, which does something else about columns of the enclave.
+    #[must_use]
+    pub fn with_enclave_columns(mut self, enclave: EnclaveColumns) -> Self {
+        self.enclave = enclave;
         self
     }
 
@@ -440,6 +485,22 @@ impl Reader {
         now: UnixMillis,
         seal_to: Option<&AnswerKey>,
     ) -> Result<OpenedValues, ReadError> {
+        self.open_values_with(values, &[], who, purpose, now, seal_to).await
+    }
+
+    /// As [`Reader::open_values_to`]; `headers` have the envelopes that travel with the values.
+    ///
+    /// # Errors
+    /// As [`Reader::read`].
+    pub async fn open_values_with(
+        &self,
+        values: &[SealedText<'_>],
+        headers: &[Header],
+        who: &Identity,
+        purpose: Option<&str>,
+        now: UnixMillis,
+        seal_to: Option<&AnswerKey>,
+    ) -> Result<OpenedValues, ReadError> {
         let mut asked = self.asked(who, purpose, now).await?;
         let opener = Arc::clone(&asked.opener);
         let mut nowhere = Record {
@@ -451,7 +512,7 @@ impl Reader {
             timestamp: Timestamp::None,
             key: None,
             value: None,
-            headers: Vec::new(),
+            headers: headers.to_vec(),
         };
         let travelling = TravellingReader::new(&self.dataset).of(&nowhere);
         let fingerprint = travelling.fingerprint();
@@ -468,7 +529,11 @@ impl Reader {
                 None => !is_any_open,
             };
             // Nobody asks for a key for a reader who is refused anyway.
-            items.push(if refused { None } else { Some(lone_item(&opener, value)) });
+            items.push(if refused {
+                None
+            } else {
+                Some(self.lone_item(&opener, value))
+            });
         }
         let wanted = items.iter().flatten().flatten();
         let mut ring = opener.keyring(std::iter::once((wanted, &travelling))).await?;
@@ -490,6 +555,10 @@ impl Reader {
             };
             let opened = claimed.and_then(|claimed| {
                 if value.label.is_some_and(|label| opener.current(label) != claimed) {
+                    return Err(cannot_open());
+                }
+                // Known only now for values without a label.
+                if self.enclave == EnclaveColumns::Only && !opener.is_enclave(&claimed) {
                     return Err(cannot_open());
                 }
                 let (is_allowed, refused) = (asked.access(&claimed).is_allowed(), asked.access(&claimed).refused);
@@ -597,12 +666,28 @@ impl Reader {
         Ok(opener)
     }
 
+    fn lone_item(&self, opener: &Opener, value: &SealedText<'_>) -> Result<Item, Rejection> {
+        let label = value.label.map(|label| opener.current(label));
+        match label.filter(|label| opener.is_enclave(label)) {
+            Some(_) => self
+                .enclave
+                .refuses(Flow::Enclave)
+                .map_or_else(|| lone_item(opener, value), Err),
+            None => lone_item(opener, value),
+        }
+    }
+
     fn extract(&self, opener: &Opener, records: &[Record]) -> Vec<Result<Extracted, Rejection>> {
         let mut found = Found::default();
         let mut travelling = TravellingReader::new(&self.dataset);
         let extract = |record| {
             let mut places = Vec::new();
             opener.extract(record, self.most_bytes, &mut found, |(rule, place, item)| {
+                let flow = opener.plan.rules()[rule].flow;
+                if self.enclave.leaves(flow) {
+                    return Ok(());
+                }
+                let item = item.map(|item| self.enclave.refuses(flow).map_or(item, Err));
                 // A null hides nothing.
                 places.extend(item.map(|item| (rule, place, item)));
                 Ok(())

@@ -75,7 +75,8 @@ impl Reader {
         let travelling = TravellingReader::new(&self.dataset).of(&nowhere);
         let fingerprint = travelling.fingerprint();
         // Nobody asks for a key for a reader who is refused anyway.
-        let asks = self.moved || asked.access(own).is_allowed();
+        let unasked = rule.and_then(|rule| self.enclave.refuses(opener.plan.rules()[rule].flow));
+        let asks = unasked.is_none() && (self.moved || asked.access(own).is_allowed());
         let item = |(n, value): (usize, &&[u8])| {
             if !asks || SealedValue::parse(value).is_err() {
                 return None;
@@ -114,7 +115,9 @@ impl Reader {
                     decisions.add(named, ColumnOutcome::Refused, || asked.because(&label), at);
                     return Ok(Some(asked.access(&label).refused));
                 }
-                let item = item.as_ref().ok_or_else(not_sealed)?;
+                let item = item
+                    .as_ref()
+                    .ok_or_else(|| unasked.clone().unwrap_or_else(not_sealed))?;
                 encoding.clear();
                 if item.sealed.len() > encoding.capacity() {
                     encoding = Zeroizing::new(Vec::with_capacity(item.sealed.len().next_power_of_two()));

@@ -12,11 +12,12 @@ use tokio::task::JoinSet;
 use tracing::Instrument as _;
 use zeroize::Zeroizing;
 
-use super::client_proofs::{Clients, OfRecord, Proofs};
+use super::client_proofs::{Claims, Clients, OfRecord, Proofs};
 use super::client_values::{ClientValues, MAX_WRAPPED, NOT_CLIENT_SEALED, Opened, Pending, Refusal, is_sealed};
 use super::dead_letter::CANNOT_OPEN;
+use super::for_enclave::{Resealing, refuse_by_worker};
 use super::hints::{self, Domains};
-use super::jobs::{Bound, Item, Jobs};
+use super::jobs::{Bound, Item, Job, Jobs};
 use super::output::{OutputLimits, too_large, too_large_unread};
 use super::plan::{Document, Format, Place, Plan, Rejection};
 use super::record::{Header, Position, Record};
@@ -25,10 +26,11 @@ use super::set_aside::{SetAside, from_direct, from_domain, joined};
 use super::transform::{Outcome, Route, SPANS, Transform, TransformError};
 use crate::columns::{Found, LocatorError, MAX_HITS, member_range};
 use crate::flow::direct::DirectSealer;
+use crate::flow::enclave::{EnclaveWorker, ValueRefusal};
 use crate::keys::envelope::{KEYS_HEADER, MAX_ENVELOPES, write_header};
 use crate::keys::{ActiveKey, KeyError};
-use crate::policy::{Placement, Root, SESSION_HEADER, VerifiedPolicy};
-use crate::seal::{PlainColumn, SealedColumn, value};
+use crate::policy::{Flow, Placement, Root, SESSION_HEADER, VerifiedPolicy};
+use crate::seal::{KeyId, PlainColumn, SealedColumn, value};
 
 /// Keys that are fetched side by side for one batch.
 pub(super) const FETCHES: usize = 16;
@@ -60,33 +62,100 @@ pub struct TransformCounters {
 
 /// Seals the columns of one policy.
 pub struct SealTransform {
-    plan: Plan,
+    pub(super) plan: Plan,
     sealer: DirectSealer,
     clients: Option<Clients>,
+    pub(super) enclave: Option<Arc<dyn EnclaveWorker>>,
     placement: KeysPlacement,
     limits: OutputLimits,
     counters: Arc<TransformCounters>,
     for_table: bool,
 }
 
-/// What was found in a record.
+/// What came of opening what clients sealed.
 #[derive(Default)]
-struct Extracted {
-    /// Values that are sealed with the batch.
-    items: Vec<Item>,
-    /// Values that clients sealed.
-    pending: Vec<Pending>,
-    /// Plaintexts of these that stay in place, because their columns are encrypted as a whole.
-    clear: Vec<(Place, Zeroizing<Vec<u8>>)>,
-    /// Sessions in the record's value, which do not stay.
-    sessions: Vec<Range<usize>>,
+struct OfClients {
+    /// How many values were.
+    opened: u64,
+    /// What is to be claimed for which record.
+    to_take: Vec<(usize, Claims)>,
 }
 
-/// A sealed job: its rule, the column, and the data key unless it is a domain's.
-struct Sealed {
-    rule: usize,
-    column: SealedColumn,
-    key: Option<Arc<ActiveKey>>,
+/// What was found in a record.
+#[derive(Default)]
+pub(super) struct Extracted {
+    /// Values that are sealed with the batch.
+    pub(super) items: Vec<Item>,
+    /// Values that clients sealed for the backend.
+    pending: Vec<Pending>,
+    /// Values that clients sealed for the enclave.
+    pub(super) for_enclave: Vec<Pending>,
+    /// Plaintexts of these that stay in place, because their columns are encrypted as a whole.
+    clear: Vec<(Place, Zeroizing<Vec<u8>>)>,
+    /// Sessions in the record's value: for the backend, for the enclave.
+    pub(super) sessions: [Vec<Range<usize>>; 2],
+}
+
+impl Extracted {
+    /// Takes a value that a client sealed, where it belongs.
+    fn pend(&mut self, flow: Flow, value: Pending) {
+        match flow {
+            Flow::Enclave => self.for_enclave.push(value),
+            Flow::Direct | Flow::Hybrid => self.pending.push(value),
+        }
+    }
+}
+
+/// Which of a record's sessions values of a flow are sealed under.
+fn side(flow: Flow) -> usize {
+    usize::from(flow == Flow::Enclave)
+}
+
+/// A sealed job: its rule, the column, the data key unless it is a domain's, and what the enclave worker refused.
+pub(super) struct Sealed {
+    pub(super) rule: usize,
+    pub(super) column: SealedColumn,
+    pub(super) key: Option<TravellingKey>,
+    pub(super) refused: Vec<(u32, ValueRefusal)>,
+}
+
+/// A data key that sealed values, as it travels with them.
+pub(super) struct TravellingKey {
+    pub(super) id: KeyId,
+    pub(super) envelope: EnvelopeBytes,
+}
+
+/// Of a key that this process sealed with, or the enclave worker.
+pub(super) enum EnvelopeBytes {
+    Ours(Arc<ActiveKey>),
+    Workers(Vec<u8>),
+}
+
+impl Sealed {
+    fn nothing(rule: usize) -> Self {
+        Self {
+            rule,
+            column: SealedColumn::with_capacity(0, 0),
+            key: None,
+            refused: Vec::new(),
+        }
+    }
+}
+
+impl TravellingKey {
+    fn ours(key: Arc<ActiveKey>) -> Self {
+        Self {
+            id: key.key.id(),
+            envelope: EnvelopeBytes::Ours(key),
+        }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        match &self.envelope {
+            EnvelopeBytes::Ours(key) => &key.envelope_bytes,
+            EnvelopeBytes::Workers(bytes) => bytes,
+        }
+    }
 }
 
 impl SealTransform {
@@ -101,6 +170,7 @@ impl SealTransform {
             plan: Plan::new(policy, format)?,
             sealer,
             clients: None,
+            enclave: None,
             placement,
             limits: OutputLimits::default(),
             counters: Arc::default(),
@@ -122,6 +192,14 @@ impl SealTransform {
     #[must_use]
     pub fn with_clients(mut self, clients: Clients) -> Self {
         self.clients = Some(clients);
+        self
+    }
+
+    /// The same transform for a policy with enclave columns: their values are carried to this worker. Without it they do not open,
+    /// and their records become dead letters.
+    #[must_use]
+    pub fn with_enclave(mut self, worker: Arc<dyn EnclaveWorker>) -> Self {
+        self.enclave = Some(worker);
         self
     }
 
@@ -179,8 +257,10 @@ impl SealTransform {
                         .map(|(rule, ..)| self.padding(rule, domains))
                         .sum::<usize>();
                     check_padding(padding)?;
-                    let session = self.session_of(&document)?;
-                    all.sessions.extend(session.clone());
+                    let sessions = self.sessions_of(&document)?;
+                    for (all, found) in all.sessions.iter_mut().zip(&sessions) {
+                        all.extend(found.clone());
+                    }
                     // Readers find values and hints alike.
                     let mut room = MAX_HITS.saturating_sub(document.found.hits.len());
                     for (rule, place, indexes) in self.plan.hits(&document) {
@@ -193,11 +273,12 @@ impl SealTransform {
                             continue;
                         }
                         let stays = self.stays_in_place(rule);
+                        let flow = self.plan.rules()[rule].flow;
                         if is_sealed(&self.plan.rules()[rule], place, text)? {
                             let bound = Bound::of(&self.plan, rule, indexes, Some(&document))?;
-                            let session = session.clone();
+                            let session = sessions[side(flow)].clone();
                             let value = Pending::note(&self.plan, (rule, place), text, bound, session, stays, jobs);
-                            all.pending.push(value);
+                            all.pend(flow, value);
                             check_wrapped(jobs.wrapped - wrapped)?;
                             // Its hints are derived once it is open.
                             let hints = self.plan.hints(rule).len();
@@ -206,7 +287,7 @@ impl SealTransform {
                         } else if !stays {
                             let bound = Bound::of(&self.plan, rule, indexes, Some(&document))?;
                             all.items
-                                .push(jobs.push(&self.plan, domains, (rule, place), text, bound)?);
+                                .push(self.push_clear(jobs, domains, (rule, place), text, bound)?);
                             self.check_room(record, before, jobs)?;
                         }
                         for hint in self.plan.hints(rule) {
@@ -236,16 +317,21 @@ impl SealTransform {
         Ok(all)
     }
 
-    /// Where in the record's value a document holds its session, if the policy names a field for it.
-    fn session_of(&self, document: &Document<'_>) -> Result<Option<Range<usize>>, Rejection> {
-        match self.plan.session_field() {
+    /// Where in the record's value a document holds its sessions, for the backend and for the enclave, if the policy names fields
+    /// for them.
+    fn sessions_of(&self, document: &Document<'_>) -> Result<[Option<Range<usize>>; 2], Rejection> {
+        let range = |field: Option<usize>| match field {
             Some(field) => self.plan.field_range(document, field),
             None => Ok(None),
-        }
+        };
+        Ok([
+            range(self.plan.session_field())?,
+            range(self.plan.enclave_session_field())?,
+        ])
     }
 
     /// Whether the record, sealed as far as it has been read, is still within the limit.
-    fn check_room(&self, record: &Record, before: u64, jobs: &Jobs) -> Result<(), Rejection> {
+    pub(super) fn check_room(&self, record: &Record, before: u64, jobs: &Jobs) -> Result<(), Rejection> {
         if record.payload_bytes() as u64 + (jobs.bytes - before) <= self.limits.record.0 {
             return Ok(());
         }
@@ -266,7 +352,7 @@ impl SealTransform {
             // What a rejected record has put into the columns stays there, and is counted too.
             jobs.bytes += match &extracted {
                 Ok(_) => record.payload_bytes() as u64,
-                Err(_) => SetAside::letter_bytes(record),
+                Err(_) => self.set_aside().letter_bytes(record),
             };
             all.push(extracted);
             if jobs.bytes >= self.limits.batch.0 || jobs.wrapped >= MAX_WRAPPED {
@@ -320,15 +406,16 @@ impl SealTransform {
             let stays = self.stays_in_place(*rule);
             check_padding(places.len() * self.padding(*rule, domains))?;
             for (place, bytes) in places {
+                let flow = self.plan.rules()[*rule].flow;
                 if is_sealed(&self.plan.rules()[*rule], place, bytes)? {
-                    let session = all.sessions.first().cloned();
+                    let session = all.sessions[side(flow)].first().cloned();
                     let bound = Bound::of(&self.plan, *rule, &[], document)?;
                     let value = Pending::note(&self.plan, (*rule, place), bytes, bound, session, stays, jobs);
-                    all.pending.push(value);
+                    all.pend(flow, value);
                 } else if !stays {
                     let bound = Bound::of(&self.plan, *rule, &[], document)?;
                     all.items
-                        .push(jobs.push(&self.plan, domains, (*rule, place), bytes, bound)?);
+                        .push(self.push_clear(jobs, domains, (*rule, place), bytes, bound)?);
                 }
             }
         }
@@ -347,21 +434,21 @@ impl SealTransform {
         pad_to.unwrap_or(0) as usize + hints.sum::<usize>()
     }
 
-    /// Opens what clients sealed, and adds it to the jobs; how many values these are, and what was refused. A record of which
-    /// something does not open is rejected.
+    /// Opens what clients sealed, and adds it to the jobs; what that came to, and what was refused. A record of which something does
+    /// not open is rejected.
     async fn open_pending(
         &self,
         records: &[Record],
         extracted: &mut [Result<Extracted, Rejection>],
         domains: &Domains,
         jobs: &mut Jobs,
-    ) -> Result<(u64, Vec<(Position, Refusal)>), TransformError> {
+    ) -> Result<(OfClients, Vec<(Position, Refusal)>), TransformError> {
         let rule = self.plan.policy.policy().client.as_ref();
         let Some((clients, rule)) = self.clients.as_ref().zip(rule) else {
             for one in extracted.iter_mut().filter(|one| has_pending(one)) {
                 *one = Err(Rejection::new(CANNOT_OPEN, "nothing here opens what clients seal"));
             }
-            return Ok((0, Vec::new()));
+            return Ok((OfClients::default(), Vec::new()));
         };
         let mut refusals = Vec::new();
         let mut refuse = |n: usize, one: &mut Result<Extracted, Rejection>, refusal: Refusal| {
@@ -370,19 +457,13 @@ impl SealTransform {
                 refusals.push((records[n].position.clone(), refusal));
             }
         };
-        let proofs = rule.mac.as_ref().map(|mac| Proofs {
-            plan: &self.plan,
-            rule: mac,
-            keys: &clients.macs,
-            taken: clients.taken.as_deref(),
-            clock: &*clients.clock,
-        });
+        let proofs = self.proofs();
         if let Some(proofs) = &proofs {
             for (n, refusal) in proofs.verify(&pending_of(records, extracted)).await? {
                 refuse(n, &mut extracted[n], refusal);
             }
         }
-        let mut values = ClientValues::new(&self.plan, rule, &clients.keys);
+        let mut values = ClientValues::new(&self.plan, rule);
         let mut wanted = Vec::new();
         for (n, (record, one)) in records.iter().zip(extracted.iter_mut()).enumerate() {
             let looked = match one {
@@ -406,7 +487,7 @@ impl SealTransform {
                 Err(refusal) => refuse(n, &mut extracted[n], refusal),
             }
         }
-        let unwrapped = values.unwrap().await?;
+        let unwrapped = values.unwrap(&clients.keys).await?;
         let mut sealed = 0;
         for (n, ((record, one), wanted)) in records.iter().zip(extracted.iter_mut()).zip(wanted).enumerate() {
             let Ok(found) = one else { continue };
@@ -432,14 +513,45 @@ impl SealTransform {
                 Err(refusal) => refuse(n, one, refusal),
             }
         }
-        // Last of all, so that no record takes values and is set aside then.
-        if let Some(proofs) = &proofs {
-            to_take.retain(|(n, _)| extracted[*n].is_ok());
-            for (n, refusal) in proofs.take(to_take).await? {
-                refuse(n, &mut extracted[n], refusal);
+        let opened = OfClients {
+            opened: sealed,
+            to_take,
+        };
+        Ok((opened, refusals))
+    }
+
+    /// Takes the values that count once: last of all, so that no record takes values and is set aside then.
+    async fn take(
+        &self,
+        records: &[Record],
+        extracted: &mut [Result<Extracted, Rejection>],
+        mut to_take: Vec<(usize, Claims)>,
+    ) -> Result<Vec<(Position, Refusal)>, TransformError> {
+        let mut refusals = Vec::new();
+        let Some(proofs) = self.proofs() else {
+            return Ok(refusals);
+        };
+        to_take.retain(|(n, _)| extracted[*n].is_ok());
+        for (n, refusal) in proofs.take(to_take).await? {
+            if extracted[n].is_ok() {
+                extracted[n] = Err(refusal.rejection.clone());
+                refusals.push((records[n].position.clone(), refusal));
             }
         }
-        Ok((sealed, refusals))
+        Ok(refusals)
+    }
+
+    /// What verifies and claims, if clients prove who they are.
+    fn proofs(&self) -> Option<Proofs<'_>> {
+        let rule = self.plan.policy.policy().client.as_ref()?.mac.as_ref()?;
+        let clients = self.clients.as_ref()?;
+        Some(Proofs {
+            plan: &self.plan,
+            rule,
+            keys: &clients.macs,
+            taken: clients.taken.as_deref(),
+            clock: &*clients.clock,
+        })
     }
 
     /// Values that came in clear where the policy wants them sealed by the client.
@@ -462,7 +574,7 @@ impl SealTransform {
     async fn fetch_keys(&self, jobs: &Jobs) -> Result<(), TransformError> {
         let mut wanted = HashSet::new();
         let mut fetches = JoinSet::<Result<(), KeyError>>::new();
-        for job in &jobs.list {
+        for job in jobs.list.iter().filter(|job| !self.is_workers(job)) {
             let Some((group, _)) = self.plan.columns[job.rule] else {
                 continue;
             };
@@ -486,14 +598,29 @@ impl SealTransform {
         Ok(())
     }
 
-    /// Seals all jobs of the batch.
-    async fn seal_jobs(&self, jobs: &Jobs, domains: &Domains) -> Result<Vec<Sealed>, TransformError> {
+    /// Whether only the enclave worker seals a job.
+    pub(super) fn is_workers(&self, job: &Job) -> bool {
+        self.plan.rules()[job.rule].flow == Flow::Enclave
+    }
+
+    /// Seals all jobs of the batch. Those of the enclave are `resealing` while the others are sealed here.
+    async fn seal_jobs(
+        &self,
+        jobs: &Jobs,
+        mut resealing: Resealing,
+        domains: &Domains,
+    ) -> Result<Vec<Sealed>, TransformError> {
         let fetching = tracing::debug_span!(target: SPANS, "fetch_keys");
         self.fetch_keys(jobs).instrument(fetching).await?;
-        let mut sealed = Vec::with_capacity(jobs.list.len());
-        for job in &jobs.list {
+        let (mut sealed, mut workers) = (Vec::with_capacity(jobs.list.len()), Vec::new());
+        for (n, job) in jobs.list.iter().enumerate() {
             let model = &self.plan.rules()[job.rule];
             sealed.push(match self.plan.columns[job.rule] {
+                // In its place comes what the worker seals.
+                Some(_) if self.is_workers(job) => {
+                    workers.push(n);
+                    Sealed::nothing(job.rule)
+                }
                 Some((group, column)) => {
                     let spec = self.plan.groups[group].spec(job.key_name.as_deref());
                     let path = model.bind_row.as_ref().map(ToString::to_string);
@@ -506,7 +633,8 @@ impl SealTransform {
                     Sealed {
                         rule: job.rule,
                         column,
-                        key: Some(key),
+                        key: Some(TravellingKey::ours(key)),
+                        refused: Vec::new(),
                     }
                 }
                 None => {
@@ -522,10 +650,14 @@ impl SealTransform {
                         rule: job.rule,
                         column,
                         key: None,
+                        refused: Vec::new(),
                     }
                 }
             });
             self.counters.values.fetch_add(job.len as u64, Ordering::Relaxed);
+        }
+        for (n, column) in workers.into_iter().zip(resealing.finish().await?) {
+            sealed[n] = column;
         }
         Ok(sealed)
     }
@@ -567,8 +699,9 @@ impl SealTransform {
                 }
             }
         }
-        let client = self.plan.policy.policy().client.as_ref();
-        if client.is_some() {
+        let policy = self.plan.policy.policy();
+        let rules = [policy.client.as_ref(), policy.enclave.as_ref().map(|rule| &rule.client)];
+        if rules.iter().any(Option::is_some) {
             for (place, plain) in &found.clear {
                 match *place {
                     Place::Value { start, end } => replacements.push((start..end, plain.to_vec())),
@@ -579,10 +712,16 @@ impl SealTransform {
             // Values of clients come after all others.
             replacements.sort_by_key(|(range, _)| range.start);
         }
-        if client.is_some_and(|client| !client.keep_session) {
+        let mut in_headers = rules.iter().flatten().filter(|rule| rule.session.is_none()).peekable();
+        // A header does not say for whom its session is: they stay if one of the two wants to keep its own.
+        if in_headers.peek().is_some() && in_headers.all(|rule| !rule.keep_session) {
             record.headers.retain(|header| header.name != SESSION_HEADER);
-            if let Some(original) = &record.value {
-                cut_sessions(original, &found.sessions, &mut replacements);
+        }
+        for (rule, sessions) in rules.iter().zip(&found.sessions) {
+            if rule.is_some_and(|rule| !rule.keep_session)
+                && let Some(original) = &record.value
+            {
+                cut_sessions(original, sessions, &mut replacements);
             }
         }
         if let Some(original) = &record.value
@@ -676,11 +815,11 @@ fn too_many_values() -> Rejection {
 
 /// The header with the envelopes of `jobs`, each key once; no more than readers take. The catalogue has them all.
 fn keys_header(jobs: &[usize], sealed: &[Sealed]) -> Bytes {
-    let mut keys: Vec<&Arc<ActiveKey>> = jobs.iter().filter_map(|job| sealed[*job].key.as_ref()).collect();
-    keys.sort_unstable_by_key(|key| key.key.id());
-    keys.dedup_by_key(|key| key.key.id());
+    let mut keys: Vec<&TravellingKey> = jobs.iter().filter_map(|job| sealed[*job].key.as_ref()).collect();
+    keys.sort_unstable_by_key(|key| key.id);
+    keys.dedup_by_key(|key| key.id);
     keys.truncate(MAX_ENVELOPES);
-    write_header(keys.iter().map(|key| key.envelope_bytes.as_slice())).into()
+    write_header(keys.iter().map(|key| key.bytes())).into()
 }
 
 #[async_trait]
@@ -697,7 +836,9 @@ impl Transform for SealTransform {
             self.extract_prefix(&records, &domains, &mut jobs)
         };
         records.truncate(extracted.len());
-        let (mut of_clients, mut refused) = (0, self.refused_in_clear(&records, &extracted));
+        let (mut of_clients, mut refused) = (OfClients::default(), self.refused_in_clear(&records, &extracted));
+        // Under way while the backend opens and seals what is its own.
+        let resealing = self.pass_on(&records, &mut extracted, &mut jobs, &mut refused)?;
         if extracted.iter().flatten().any(|found| !found.pending.is_empty()) {
             let opening = tracing::debug_span!(target: SPANS, "open_client_values");
             let opened = self.open_pending(&records, &mut extracted, &domains, &mut jobs);
@@ -707,7 +848,10 @@ impl Transform for SealTransform {
         }
         let values: usize = jobs.list.iter().map(|job| job.len).sum();
         let sealing = tracing::debug_span!(target: SPANS, "seal", values, columns = jobs.list.len());
-        let sealed = self.seal_jobs(&jobs, &domains).instrument(sealing).await?;
+        let sealed = self.seal_jobs(&jobs, resealing, &domains).instrument(sealing).await?;
+        refuse_by_worker(&records, &mut extracted, &sealed, &mut refused);
+        refused.extend(self.take(&records, &mut extracted, of_clients.to_take).await?);
+        let of_clients = of_clients.opened;
         self.counters.client_values.fetch_add(of_clients, Ordering::Relaxed);
         drop(jobs);
         let mut headers = HashMap::new();

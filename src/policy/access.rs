@@ -6,6 +6,7 @@ use super::domain::DomainDocument;
 use super::model::{DEAD_LETTER_LABEL, Policy};
 use crate::acl::{Acl, Decision, Identity, Refusal, Refused};
 use crate::clock::UnixMillis;
+use crate::jose::Thumbprint;
 
 /// A decision about one label, with what is needed to explain it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,6 +64,11 @@ pub enum Because {
     },
     /// The policy knows no such label, neither now nor under `previous`.
     UnknownLabel,
+    /// Dead letters that no ACL is about: whoever has the private half of this key opens them.
+    SealedTo {
+        /// The key's name.
+        recipient: Thumbprint,
+    },
     /// The ACL of a domain counts, and its document is not at hand.
     UnknownDomain {
         /// Its name.
@@ -129,6 +135,10 @@ impl fmt::Display for Because {
             Self::Purpose { rule, purposes } => write!(f, "{rule} names it, but only for {}", purposes.join(", ")),
             Self::NotNamed { list } => write!(f, "nothing in {list}.allow names it"),
             Self::UnknownLabel => f.write_str("the policy has no such label, neither now nor under `previous`"),
+            Self::SealedTo { recipient } => write!(
+                f,
+                "no list says who opens them: whoever has the private half of dead_letters.recipient ({recipient}) does"
+            ),
             Self::UnknownDomain { domain } => write!(f, "the document of domain {domain} is not at hand"),
         }
     }
@@ -164,6 +174,10 @@ impl Policy {
     /// As [`Policy::access`], of the records that were set aside whole.
     #[must_use]
     pub fn dead_letter_access(&self, who: &Identity, purpose: Option<&str>, now: UnixMillis) -> Access {
+        if let Some(recipient) = self.dead_letters.as_ref().and_then(|rule| rule.recipient()) {
+            let recipient = recipient.thumbprint();
+            return Access::refused(Because::SealedTo { recipient });
+        }
         let group = self.dead_letter_group();
         let has_label = |group: &super::model::KeyGroup| group.labels.iter().any(|l| l.label == DEAD_LETTER_LABEL);
         let name = group.filter(has_label).map(|group| group.acl);

@@ -8,7 +8,7 @@ use super::model::{ColumnRule, Flow};
 use super::parse::{check_arn, check_clear_scalar, check_name, path};
 use super::path::{ColumnPath, Root, Segment};
 use super::problem::{Found, Problem};
-use super::raw::{RawClient, RawClientMac, RawPreviousClientKey};
+use super::raw::{RawClient, RawClientKey, RawClientMac, RawPreviousClientKey};
 use super::rsa_key::{KeyPair, RsaKey};
 use crate::jose::is_client_name;
 
@@ -24,7 +24,7 @@ const MAX_REVOKED: usize = 1_024;
 const LONGEST_AGE: Duration = Duration::from_secs(7 * 86_400);
 const LONGEST_MEMORY: Duration = Duration::from_secs(30 * 86_400);
 
-/// How clients seal. Columns with `flow: hybrid` need it.
+/// How clients seal. Columns with `flow: hybrid` need it, and those with `flow: enclave` one of their own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ClientRule {
@@ -98,41 +98,8 @@ pub(super) fn client(
             None => Ok(None),
         };
     };
-    if raw.keys.is_empty() {
-        return Err(Problem::NoClientKeys.at(&at.key("keys")));
-    }
-    let mut seen: Vec<RsaKey> = Vec::new();
-    let mut keys = BTreeMap::new();
-    for (name, raw) in &raw.keys {
-        let at = at.key("keys").key(name);
-        check_name(name, "client key", MAX_KEY_NAME_BYTES).map_err(|problem| problem.at(&at))?;
-        let mut add = |key: Result<RsaKey, Found>, at: &KeyPath| {
-            let key = key?;
-            check_own(&key, &seen, data_keys).map_err(|problem| problem.at(at))?;
-            seen.push(key.clone());
-            Ok(key)
-        };
-        let key = match (&raw.arn, &raw.pair) {
-            (Some(arn), None) => add(in_kms(arn, &at.key("arn")), &at.key("arn"))?,
-            (None, Some(pair)) => add(
-                KeyPair::new(pair, dataset, &at.key("pair")).map(RsaKey::Pair),
-                &at.key("pair"),
-            )?,
-            _ => return Err(Problem::ArnOrPair.at(&at)),
-        };
-        let mut previous = Vec::with_capacity(raw.previous.len());
-        for (n, raw) in raw.previous.iter().enumerate() {
-            let at = at.key("previous").index(n);
-            previous.push(match raw {
-                RawPreviousClientKey::Arn(arn) => add(in_kms(arn, &at), &at)?,
-                RawPreviousClientKey::Pair(pair) => add(KeyPair::new(pair, dataset, &at).map(RsaKey::Pair), &at)?,
-            });
-        }
-        keys.insert(name.clone(), ClientKey { key, previous });
-    }
-    if seen.len() > MAX_CLIENT_KEYS {
-        return Err(Problem::TooManyEntries { max: MAX_CLIENT_KEYS }.at(&at.key("keys")));
-    }
+    let mut seen = Vec::new();
+    let keys = keys(&raw.keys, dataset, data_keys, &mut seen, &at.key("keys"))?;
     let mac = match &raw.mac {
         Some(raw) => {
             let others = data_keys.iter().copied().chain(seen.iter().map(RsaKey::arn));
@@ -156,6 +123,52 @@ pub(super) fn client(
         session,
         keep_session: raw.keep_session,
     }))
+}
+
+/// Checks the RSA keys of `client` or `enclave`, and adds them to those that were `seen`.
+pub(super) fn keys(
+    raw: &BTreeMap<String, RawClientKey>,
+    dataset: &str,
+    data_keys: &[&str],
+    seen: &mut Vec<RsaKey>,
+    at: &KeyPath,
+) -> Result<BTreeMap<String, ClientKey>, Found> {
+    if raw.is_empty() {
+        return Err(Problem::NoClientKeys.at(at));
+    }
+    let before = seen.len();
+    let mut keys = BTreeMap::new();
+    for (name, raw) in raw {
+        let at = at.key(name);
+        check_name(name, "client key", MAX_KEY_NAME_BYTES).map_err(|problem| problem.at(&at))?;
+        let mut add = |key: Result<RsaKey, Found>, at: &KeyPath| {
+            let key = key?;
+            check_own(&key, seen, data_keys).map_err(|problem| problem.at(at))?;
+            seen.push(key.clone());
+            Ok(key)
+        };
+        let key = match (&raw.arn, &raw.pair) {
+            (Some(arn), None) => add(in_kms(arn, &at.key("arn")), &at.key("arn"))?,
+            (None, Some(pair)) => add(
+                KeyPair::new(pair, dataset, &at.key("pair")).map(RsaKey::Pair),
+                &at.key("pair"),
+            )?,
+            _ => return Err(Problem::ArnOrPair.at(&at)),
+        };
+        let mut previous = Vec::with_capacity(raw.previous.len());
+        for (n, raw) in raw.previous.iter().enumerate() {
+            let at = at.key("previous").index(n);
+            previous.push(match raw {
+                RawPreviousClientKey::Arn(arn) => add(in_kms(arn, &at), &at)?,
+                RawPreviousClientKey::Pair(pair) => add(KeyPair::new(pair, dataset, &at).map(RsaKey::Pair), &at)?,
+            });
+        }
+        keys.insert(name.clone(), ClientKey { key, previous });
+    }
+    if seen.len() - before > MAX_CLIENT_KEYS {
+        return Err(Problem::TooManyEntries { max: MAX_CLIENT_KEYS }.at(at));
+    }
+    Ok(keys)
 }
 
 fn mac<'a>(raw: &'a RawClientMac, mut seen: Vec<&'a str>, at: &KeyPath) -> Result<MacRule, Found> {
@@ -219,7 +232,7 @@ fn check_own(key: &RsaKey, others: &[RsaKey], data_keys: &[&str]) -> Result<(), 
 }
 
 /// One clear string per record.
-fn session(text: &str, columns: &[ColumnRule], at: &KeyPath) -> Result<ColumnPath, Found> {
+pub(super) fn session(text: &str, columns: &[ColumnRule], at: &KeyPath) -> Result<ColumnPath, Found> {
     let path = path(text, at)?;
     if *path.root() != Root::Value || path.segments().contains(&Segment::Each) {
         return Err(Problem::BadSession.at(at));

@@ -12,6 +12,9 @@ pub mod catalogue_source;
 pub mod client;
 pub mod domain;
 pub mod domain_type;
+pub mod enclave;
+#[cfg(feature = "jwe")]
+pub mod enclave_keys;
 pub mod highest;
 mod hints;
 pub mod key_path;
@@ -22,6 +25,7 @@ pub mod path;
 pub mod problem;
 pub mod publish;
 mod raw;
+pub mod recipient;
 pub mod rsa_key;
 pub mod signed;
 pub mod source;
@@ -34,6 +38,9 @@ pub use catalogue_source::CataloguePolicies;
 pub use client::{ClientKey, ClientRule, MacRule, SESSION_HEADER};
 pub use domain::DomainDocument;
 pub use domain_type::DomainType;
+pub use enclave::{EnclaveRule, Measurements};
+#[cfg(feature = "jwe")]
+pub use enclave_keys::{EnclaveKeys, EnclaveKeysError, Evidence, VerifiedEnclaveKeys};
 pub use highest::{Highest, Seen};
 pub use key_path::KeyPath;
 pub use model::{
@@ -44,6 +51,7 @@ pub use model::{
 pub use path::{ColumnPath, PathError, Root, Segment};
 pub use problem::{PolicyError, Problem};
 pub use publish::{HistoryEntry, PublishError, Published};
+pub use recipient::Recipient;
 pub use rsa_key::{KeyPair, RsaKey};
 pub use signed::{OwnerKey, TrustError, VerifiedDomain, VerifiedPolicy};
 pub use source::{FixedPolicies, PolicySource, PolicySourceError};

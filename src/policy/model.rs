@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::client::ClientRule;
+use super::enclave::EnclaveRule;
 use super::path::ColumnPath;
+use super::recipient::Recipient;
 use super::template::KeyTemplate;
 use crate::jose::Thumbprint;
 
@@ -26,6 +28,8 @@ pub struct Policy {
     pub columns: Vec<ColumnRule>,
     /// How clients seal; without it none do.
     pub client: Option<ClientRule>,
+    /// What the enclave worker opens, and which images of it may; without it no column is an enclave's.
+    pub enclave: Option<EnclaveRule>,
     /// Where records go that cannot be sealed; without it they stop the pipeline.
     pub dead_letters: Option<DeadLetterRule>,
     /// How tables of it are written; without it none are.
@@ -62,7 +66,7 @@ pub struct ColumnRule {
     pub label: String,
     /// By which flow.
     pub flow: Flow,
-    /// Of hybrid columns: whether values in clear are refused.
+    /// Of hybrid and enclave columns: whether values in clear are refused.
     pub client_sealed: ClientSealed,
     /// Name or template of its policy key. Empty for domain columns: the domain's document names the key.
     pub key: String,
@@ -159,11 +163,11 @@ pub enum Flow {
     Direct,
     /// Client and backend: the client seals, the backend opens and seals again.
     Hybrid,
-    /// Client and enclave only. Not built yet: refused when a pipeline starts.
+    /// Client and enclave only: the backend carries ciphertext.
     Enclave,
 }
 
-/// Whether the values of a hybrid column must come sealed by the client.
+/// Whether the values of a hybrid or enclave column must come sealed by the client.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ClientSealed {
     /// A value in clear makes its record a dead letter.
@@ -204,13 +208,38 @@ pub enum OnMissing {
     Reject,
 }
 
-/// Key and ACL of the dead-letter dataset, whose name is the dataset's plus [`DEAD_LETTERS_SUFFIX`].
+/// Who can open the dead letters, a dataset whose name is the dataset's plus [`DEAD_LETTERS_SUFFIX`].
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DeadLetterRule {
-    /// Name of a policy key (no template).
-    pub key: String,
-    /// Name of an ACL.
-    pub acl: String,
+pub enum DeadLetterRule {
+    /// Whoever may use a KMS key: they are sealed under a data key of it.
+    Key {
+        /// Name of a policy key (no template).
+        key: String,
+        /// Name of an ACL.
+        acl: String,
+    },
+    /// Whoever has the private half of this key, which no service holds. No KMS key and no ACL count.
+    Recipient(Recipient),
+}
+
+impl DeadLetterRule {
+    /// Names of the policy key and of the ACL, if they are sealed under one.
+    #[must_use]
+    pub fn key_and_acl(&self) -> Option<(&str, &str)> {
+        match self {
+            Self::Key { key, acl } => Some((key, acl)),
+            Self::Recipient(_) => None,
+        }
+    }
+
+    /// The key that they are sealed to, if no service can open them.
+    #[must_use]
+    pub fn recipient(&self) -> Option<&Recipient> {
+        match self {
+            Self::Key { .. } => None,
+            Self::Recipient(recipient) => Some(recipient),
+        }
+    }
 }
 
 /// How tables are written: encrypted Parquet.
@@ -361,10 +390,11 @@ impl Policy {
         groups
     }
 
-    /// The group of the dead letters, a dataset of their own with the one label [`DEAD_LETTER_LABEL`].
+    /// The group of the dead letters, a dataset of their own with the one label [`DEAD_LETTER_LABEL`]. None if they are
+    /// sealed to a recipient: no data key is theirs.
     #[must_use]
     pub fn dead_letter_group(&self) -> Option<KeyGroup> {
-        let rule = self.dead_letters.as_ref()?;
+        let (key, acl) = self.dead_letters.as_ref()?.key_and_acl()?;
         let label = GroupLabel {
             label: DEAD_LETTER_LABEL.to_owned(),
             column: None,
@@ -372,8 +402,8 @@ impl Policy {
         };
         Some(KeyGroup {
             dataset: self.dead_letters_dataset(),
-            key: rule.key.clone(),
-            acl: rule.acl.clone(),
+            key: key.to_owned(),
+            acl: acl.to_owned(),
             labels: vec![label],
         })
     }
@@ -493,20 +523,6 @@ impl Policy {
     /// What this policy says and this version cannot do yet. A pipeline refuses to start unless it is empty.
     #[must_use]
     pub fn unsupported(&self) -> Vec<Unsupported> {
-        let mut found = Vec::new();
-        for (n, rule) in self.columns.iter().enumerate() {
-            let flow = match rule.flow {
-                Flow::Direct | Flow::Hybrid => None,
-                Flow::Enclave => Some("enclave"),
-            };
-            if let Some(flow) = flow {
-                found.push(Unsupported {
-                    path: format!("columns[{n}].flow"),
-                    message: format!("flow: {flow} is not built yet"),
-                    help: "use flow: direct or hybrid, or wait for a version that has it".to_owned(),
-                });
-            }
-        }
-        found
+        Vec::new()
     }
 }

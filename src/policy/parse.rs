@@ -7,6 +7,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::arn::check_key_arn;
 use super::client::{SESSION_HEADER, client};
+use super::enclave::enclave;
 use super::hints::{self, key_path};
 use super::key_path::KeyPath;
 use super::model::{
@@ -19,6 +20,7 @@ use super::raw::{
     RawAcl, RawClientSealed, RawColumn, RawDeadLetters, RawFlow, RawFooter, RawGrant, RawKey, RawLease, RawOnMissing,
     RawPlacement, RawPolicy, RawPrevious, RawProfile, RawRefused, RawTable,
 };
+use super::recipient::Recipient;
 use super::template::KeyTemplate;
 use super::yaml::{closest, from_yaml, utf8};
 use crate::acl::{Acl, Grant, MAX_PURPOSE_BYTES, Principal, Refused};
@@ -92,10 +94,16 @@ fn check(raw: RawPolicy, sha256: [u8; 32]) -> Result<Policy, Found> {
         .chain(raw.previous.keys.iter().map(|key| key.arn.as_str()))
         .collect();
     let client = client(raw.client.as_ref(), &raw.dataset, &columns, &data_keys)?;
+    let enclave = enclave(
+        raw.enclave.as_ref(),
+        &raw.dataset,
+        &columns,
+        (&data_keys, client.as_ref()),
+    )?;
     let dead_letters = raw
         .dead_letters
         .as_ref()
-        .map(|rule| dead_letters(rule, &names))
+        .map(|rule| dead_letters(rule, &names, &columns))
         .transpose()?;
     let table = raw
         .table
@@ -107,6 +115,9 @@ fn check(raw: RawPolicy, sha256: [u8; 32]) -> Result<Policy, Found> {
         RawLease::None => Lease::None,
         RawLease::Required => Lease::Required,
     };
+    if lease == Lease::None && columns.iter().any(|rule| rule.flow == Flow::Enclave) {
+        return Err(Problem::EnclaveWithoutLease.at(&root.key("lease")));
+    }
     let policy = Policy {
         dataset: raw.dataset,
         version: raw.version,
@@ -115,6 +126,7 @@ fn check(raw: RawPolicy, sha256: [u8; 32]) -> Result<Policy, Found> {
         acls,
         columns,
         client,
+        enclave,
         dead_letters,
         table,
         previous,
@@ -349,7 +361,10 @@ fn column(raw: &RawColumn, names: &Names<'_>, at: &KeyPath) -> Result<ColumnRule
         RawPlacement::Column => Placement::Column,
     };
     let client_sealed = match raw.client_sealed {
-        Some(_) if flow != Flow::Hybrid => return Err(Problem::ClientSealedInFlow.at(&at.key("client_sealed"))),
+        Some(_) if flow == Flow::Direct => return Err(Problem::ClientSealedInFlow.at(&at.key("client_sealed"))),
+        Some(RawClientSealed::Authenticated | RawClientSealed::Once) if flow == Flow::Enclave => {
+            return Err(Problem::ProofInEnclave.at(&at.key("client_sealed")));
+        }
         Some(RawClientSealed::Optional) => ClientSealed::Optional,
         Some(RawClientSealed::Authenticated) => ClientSealed::Authenticated,
         Some(RawClientSealed::Once) => ClientSealed::Once,
@@ -549,11 +564,8 @@ fn check_enclave_keys(
         }
     }
     let (root, table) = (KeyPath::root(), raw.table.as_ref());
+    // Dead letters have no key here: those of enclave datasets go to a recipient.
     let others = [
-        (
-            raw.dead_letters.as_ref().map(|rule| &rule.key),
-            root.key("dead_letters"),
-        ),
         (table.map(|rule| &rule.key), root.key("table")),
         (
             table.and_then(|rule| rule.extra.as_ref()).map(|rule| &rule.key),
@@ -612,16 +624,27 @@ fn table(raw: &RawTable, names: &Names<'_>, columns: &[ColumnRule]) -> Result<Ta
     })
 }
 
-fn dead_letters(raw: &RawDeadLetters, names: &Names<'_>) -> Result<DeadLetterRule, Found> {
+fn dead_letters(raw: &RawDeadLetters, names: &Names<'_>, columns: &[ColumnRule]) -> Result<DeadLetterRule, Found> {
     let at = KeyPath::root().key("dead_letters");
-    let key = names.key(&raw.key, &at.key("key"))?;
-    names.acl(&raw.acl, &at.key("acl"))?;
-    if key.name.is_template() {
-        return Err(Problem::TemplateForDeadLetters { name: raw.key.clone() }.at(&at.key("key")));
+    let (name, acl) = match (&raw.key, &raw.acl, &raw.recipient) {
+        (Some(key), Some(acl), None) => (key, acl),
+        (None, None, Some(recipient)) => {
+            return Recipient::new(recipient, &at.key("recipient")).map(DeadLetterRule::Recipient);
+        }
+        _ => return Err(Problem::DeadLettersForm.at(&at)),
+    };
+    // What came in clear by mistake is in the letter, and the host could open what it sealed.
+    if columns.iter().any(|rule| rule.flow == Flow::Enclave) {
+        return Err(Problem::DeadLettersInEnclave.at(&at.key("key")));
     }
-    Ok(DeadLetterRule {
-        key: raw.key.clone(),
-        acl: raw.acl.clone(),
+    let key = names.key(name, &at.key("key"))?;
+    names.acl(acl, &at.key("acl"))?;
+    if key.name.is_template() {
+        return Err(Problem::TemplateForDeadLetters { name: name.clone() }.at(&at.key("key")));
+    }
+    Ok(DeadLetterRule::Key {
+        key: name.clone(),
+        acl: acl.clone(),
     })
 }
 

@@ -188,13 +188,6 @@ fn lease_keys_are_thumbprints() {
 }
 
 #[test]
-fn what_is_not_built_yet_parses_and_is_listed() {
-    let policy = parse(&of_columns("  - { path: a, key: k, acl: a, flow: enclave }")).unwrap();
-    let paths: Vec<String> = policy.unsupported().into_iter().map(|found| found.path).collect();
-    assert_eq!(paths, ["columns[0].flow"]);
-}
-
-#[test]
 fn clients_seal_to_keys_that_serve_nothing_else() {
     const THIRD_ARN: &str = "arn:aws:kms:eu-central-1:111122223333:key/eeeeeeee-12ab-34cd-56ef-1234567890ab";
     let with =
@@ -673,23 +666,111 @@ fn deterministic_columns_of_clients_and_enclaves_are_refused() {
     }
 }
 
+/// RFC 7638, section 3.1.
+const MODULUS: &str = "0vx7agoebGcQSuuPiLJXZptN9nndrQmbXEps2aiAFbWhM78LhWx4cbbfAAtVT86zwu1RK7aPFFxuhDR1L6tSoc_BJECPebWKRXjBZCiFV4n3oknjhMstn64tZ_2W-5JsGY4Hc5n9yBXArwl93lqt7_RN5w6Cf0h4QyQ5v-65YGjQR0_FDW2QvzqY368QQMicAtaSqzs8KJZgnYb9c7d0zgdAZHzu6qMQvRL5hajrn1n91CbOpbISD08qNLyrdkt-bFTWhAI4vMQFh6WeZu0fM4lFd2NcRwr3XPksINHaQ-G_xBniIqbw0Ls1jF44-csFCur-kEgU8awapJzKnqDKgw";
+const THUMBPRINT: &str = "NzbLsXh8uDCcd-6MNwXF4W_7noWXFZAfHkxZsRGC9Xs";
+
+/// Columns, and dead letters to the recipient with these members.
+fn to_recipient(flow: &str, members: &str) -> String {
+    with_enclave(&of_columns(&format!(
+        "  - {{ path: a, key: k, acl: a, flow: {flow} }}\ndead_letters: {{ recipient: {{ {members} }} }}"
+    )))
+}
+
+/// The policy with what enclave columns need.
+fn with_enclave(yaml: &str) -> String {
+    const WEB: &str = "arn:aws:kms:eu-central-1:111122223333:key/dddddddd-12ab-34cd-56ef-1234567890ab";
+    format!(
+        "{yaml}\nlease: required\nenclave: {{ keys: {{ web: {{ arn: \"{WEB}\" }} }}, measurements: {{ v1: {{ image: \"{}\" }} }} }}\n",
+        "a1".repeat(48)
+    )
+}
+
 #[test]
-fn enclave_columns_have_plain_keys_of_their_own_and_no_tables_by_the_host() {
-    let template = "  - { path: a, key: \"t-{tenant}\", acl: a, flow: enclave }";
+fn dead_letters_of_any_dataset_may_go_to_a_recipient_and_then_have_neither_key_nor_acl() {
+    let jwk = format!("kty: RSA, n: {MODULUS}, e: AQAB");
+    let printed = format!("alg: RSA-OAEP-256, e: AQAB, kid: {THUMBPRINT}, kty: RSA, n: {MODULUS}, use: enc");
+    for (flow, members) in [("direct", &jwk), ("enclave", &jwk), ("enclave", &printed)] {
+        let policy = parse(&to_recipient(flow, members)).unwrap();
+        assert!(policy.dead_letter_group().is_none());
+        let rule = policy.dead_letters.as_ref().unwrap();
+        let recipient = rule.recipient().unwrap();
+        assert_eq!(
+            (
+                recipient.thumbprint().to_string().as_str(),
+                recipient.bits(),
+                rule.key_and_acl()
+            ),
+            (THUMBPRINT, 2_048, None)
+        );
+    }
+}
+
+#[test]
+fn dead_letters_of_enclave_datasets_go_to_a_recipient() {
+    for key in ["k", "other"] {
+        let columns =
+            format!("  - {{ path: a, key: k, acl: a, flow: enclave }}\ndead_letters: {{ key: {key}, acl: a }}");
+        let yaml = of_columns(&columns).replace("acls:", &format!("  other: {{ arn: \"{OTHER_ARN}\" }}\nacls:"));
+        assert_eq!(
+            refused(&with_enclave(&yaml)),
+            found("dead_letters.key", Problem::DeadLettersInEnclave)
+        );
+    }
+}
+
+#[test]
+fn dead_letters_have_either_key_and_acl_or_a_recipient() {
+    let jwk = format!("recipient: {{ kty: RSA, n: {MODULUS}, e: AQAB }}");
+    for members in [
+        "",
+        "key: k",
+        "acl: a",
+        &format!("key: k, {jwk}"),
+        &format!("key: k, acl: a, {jwk}"),
+    ] {
+        let columns = format!("  - {{ path: a, key: k, acl: a }}\ndead_letters: {{ {members} }}");
+        assert_eq!(
+            refused_columns(&columns),
+            found("dead_letters", Problem::DeadLettersForm),
+            "{members}"
+        );
+    }
+}
+
+#[test]
+fn a_recipient_is_the_public_half_of_an_rsa_key_and_says_nothing_else() {
+    let good = format!("kty: RSA, n: {MODULUS}, e: AQAB");
+    let at = |members: &str| refused(&to_recipient("direct", members));
+    for (from, to) in [
+        ("RSA", "EC"),
+        ("AQAB", "Aw"),
+        ("AQAB", "AAEAAQ"),
+        ("0vx7", "AAAA"),
+        ("qDKgw", "qDKgg"),
+        ("qDKgw", "qDKgw=="),
+        (MODULUS, "qDKgw"),
+        (MODULUS, &"_".repeat(4_000)),
+        ("AQAB", "AQAB, alg: RSA-OAEP"),
+        ("AQAB", "AQAB, use: sig"),
+    ] {
+        let refused = at(&good.replace(from, to));
+        assert_eq!(refused, found("dead_letters.recipient", Problem::BadRecipient), "{to}");
+    }
+    for member in ["d", "p", "q", "dp", "dq", "qi", "oth"] {
+        let refused = at(&format!("{good}, {member}: AQAB"));
+        assert_eq!(
+            refused,
+            found("dead_letters.recipient", Problem::PrivateRecipient),
+            "{member}"
+        );
+    }
     assert_eq!(
-        refused_columns(template),
-        found("columns[0].key", Problem::TemplateInEnclave)
+        at(&format!("{good}, kid: web")),
+        found("dead_letters.recipient.kid", Problem::WrongRecipientKid)
     );
-    let column = "  - { path: a, key: k, acl: a, flow: enclave, at: column }";
-    assert_eq!(
-        refused_columns(column),
-        found("columns[0].at", Problem::ColumnInEnclave)
-    );
-    let shared = || Problem::SharedEnclaveKey { key: "k".to_owned() };
-    let both = "  - { path: b, key: k, acl: a }\n  - { path: a, key: k, acl: a, flow: enclave }";
-    assert_eq!(refused_columns(both), found("columns[0].key", shared()));
-    let dead = "  - { path: a, key: k, acl: a, flow: enclave }\ndead_letters: { key: k, acl: a }";
-    assert_eq!(refused_columns(dead), found("dead_letters.key", shared()));
+    let error = parse(&to_recipient("direct", &format!("{good}, x5c: x"))).unwrap_err();
+    assert!(matches!(*error.problem, Problem::Yaml { .. }), "{error}");
 }
 
 #[test]

@@ -176,6 +176,18 @@ pub enum Problem {
     ClientSealedInFlow,
     #[error("flow: hybrid needs a key that clients seal to")]
     NoClientKeys,
+    #[error("a column of the enclave, but no `enclave`")]
+    NoEnclave,
+    #[error("no image of the worker may have keys")]
+    NoMeasurements,
+    #[error("a measurement is 96 hexadecimal digits, and not all zeros")]
+    BadMeasurement,
+    #[error("a dataset with enclave columns needs a lease, or an old policy could be shown to the worker for ever")]
+    EnclaveWithoutLease,
+    #[error("only hybrid columns have proofs of which client sealed a value")]
+    ProofInEnclave,
+    #[error("the sessions of `client` are in this field")]
+    SharedSession,
     #[error("a key that clients seal to is used for nothing else, and only once")]
     SharedClientKey,
     #[error("values that say which client sealed them need `client.mac`")]
@@ -214,6 +226,20 @@ pub enum Problem {
     SharedEnclaveKey { key: String },
     #[error("dead letters need a plain key name, not the template {name}")]
     TemplateForDeadLetters { name: String },
+    #[error("dead letters have either `key` and `acl`, or a `recipient`")]
+    DeadLettersForm,
+    #[error(
+        "dead letters of a dataset with enclave columns go to a recipient: what is under a key of this policy the host can open"
+    )]
+    DeadLettersInEnclave,
+    #[error(
+        "not an RSA key of 2048 to 4096 bits with the exponent 65537 (a JWK with kty RSA, n and e, for RSA-OAEP-256)"
+    )]
+    BadRecipient,
+    #[error("the kid is not the thumbprint of this key (RFC 7638)")]
+    WrongRecipientKid,
+    #[error("this is a private key, and a policy is read by many")]
+    PrivateRecipient,
     #[error("{0}")]
     BadPrincipal(PrincipalError),
     #[error("{0}")]
@@ -309,10 +335,21 @@ impl Problem {
             }
             Self::Last4WithDomain => "remove `domain`".to_owned(),
             Self::TemplateOfHint { .. } => "leave `key` out to use the column's, or name a plain key".to_owned(),
-            Self::ClientSealedInFlow => "remove `client_sealed`, or use flow: hybrid".to_owned(),
+            Self::ClientSealedInFlow => "remove `client_sealed`, or use flow: hybrid or enclave".to_owned(),
             Self::NoClientKeys => {
                 "add `client: { keys: { NAME: { arn: … } } }` with the full ARN of an RSA key in KMS".to_owned()
             }
+            Self::NoEnclave => {
+                "add `enclave: { keys: { NAME: { pair: … } }, measurements: { NAME: { image: … } } }`; `sealflow enclave build` \
+                 prints measurements"
+                    .to_owned()
+            }
+            Self::NoMeasurements | Self::BadMeasurement => {
+                "take the digits from `sealflow enclave build`; zeros are an enclave in debug mode".to_owned()
+            }
+            Self::EnclaveWithoutLease => "add `lease: required`, and sign leases with `sealflow policy lease`".to_owned(),
+            Self::ProofInEnclave => "write `client_sealed: required` or `optional`".to_owned(),
+            Self::SharedSession => "name another field, or none: headers may hold both".to_owned(),
             Self::NoClientMac => {
                 "add `client: { mac: { arn: … } }` with the full ARN of an HMAC_256 key in KMS".to_owned()
             }
@@ -347,6 +384,18 @@ impl Problem {
             Self::SharedEnclaveKey { .. } => "make a KMS key of its own for the enclave columns".to_owned(),
             Self::TemplateForDeadLetters { .. } => {
                 "name a plain key: a record that cannot be sealed may lack the template's fields".to_owned()
+            }
+            Self::DeadLettersForm => "write dead_letters: { key: NAME, acl: NAME }, or { recipient: JWK }".to_owned(),
+            Self::DeadLettersInEnclave => {
+                "make a key with `sealflow client keygen`, keep it away from every service, and write what it prints as \
+                 dead_letters: { recipient: JWK }"
+                    .to_owned()
+            }
+            Self::BadRecipient => "take the JWK that `sealflow client keygen` prints".to_owned(),
+            Self::WrongRecipientKid => "leave `kid` out, or take the whole JWK from one place".to_owned(),
+            Self::PrivateRecipient => {
+                "do not use this key any more: make another with `sealflow client keygen`, and write what it prints"
+                    .to_owned()
             }
             Self::BadPrincipal(error) => error.help().to_owned(),
             Self::BadUntil(_) => "write for example until: 2027-01-01T00:00:00Z".to_owned(),

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::de::value::MapAccessDeserializer;
-use serde::de::{self, MapAccess, Visitor};
+use serde::de::{self, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
 use crate::units::Span;
@@ -34,7 +34,9 @@ pub(super) struct RawPolicy {
     pub(super) columns: Vec<RawColumn>,
     /// Keys that clients seal to, and where their sessions ride. `flow: hybrid` needs it.
     pub(super) client: Option<RawClient>,
-    /// Key and ACL for records that cannot be sealed. Without it such a record stops the pipeline.
+    /// Keys that clients seal to, and the images of the worker that may have them. `flow: enclave` needs it.
+    pub(super) enclave: Option<RawEnclave>,
+    /// Key and ACL, or the recipient, of records that cannot be sealed. Without it such a record stops the pipeline.
     pub(super) dead_letters: Option<RawDeadLetters>,
     /// Key and ACL of tables. Without it no table of this dataset is written.
     pub(super) table: Option<RawTable>,
@@ -161,8 +163,9 @@ pub(super) struct RawColumn {
     /// Who sees the plaintext: `direct` (default), `hybrid`, `enclave`.
     #[serde(default)]
     pub(super) flow: RawFlow,
-    /// For `flow: hybrid`: whether values must come sealed by the client (`required`, the default), or may come in clear too
-    /// (`optional`); sealed with a proof of which client did (`authenticated`), and each but once (`once`).
+    /// For `flow: hybrid` and `enclave`: whether values must come sealed by the client (`required`, the default), or may come in
+    /// clear too (`optional`). For `hybrid` also: sealed with a proof of which client did (`authenticated`), and each but once
+    /// (`once`).
     pub(super) client_sealed: Option<RawClientSealed>,
     /// Seal deterministically in this domain, so that equal values can be joined. The domain's document then
     /// names key, ACL, type and padding.
@@ -230,6 +233,43 @@ pub(super) struct RawClient {
     /// Keep the session with the stored record. It is removed by default: nobody needs it once values are sealed again.
     #[serde(default)]
     pub(super) keep_session: bool,
+}
+
+/// Clients that seal to the enclave.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "Enclave")]
+pub(super) struct RawEnclave {
+    /// RSA keys that clients seal to, by name: none of `client`. Only the worker gets their private halves.
+    #[schemars(length(min = 1))]
+    pub(super) keys: BTreeMap<String, RawClientKey>,
+    /// The images of the worker that may have keys, by name: what `sealflow enclave build` printed.
+    #[schemars(length(min = 1))]
+    pub(super) measurements: BTreeMap<String, RawMeasurements>,
+    /// Path of the string that holds a record's session; left out: the header `sealflow-session`.
+    pub(super) session: Option<String>,
+    /// Keep the session with the stored record. It is removed by default: nobody needs it once values are sealed again.
+    #[serde(default)]
+    pub(super) keep_session: bool,
+}
+
+/// What was measured of an image of the worker: SHA-384, 96 hexadecimal digits each.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "Measurements")]
+pub(super) struct RawMeasurements {
+    /// The image (PCR0 on Nitro).
+    pub(super) image: String,
+    /// Kernel and boot ramdisk (PCR1).
+    pub(super) kernel: Option<String>,
+    /// The application (PCR2).
+    pub(super) application: Option<String>,
+    /// The IAM role of the parent instance (PCR3).
+    pub(super) parent_role: Option<String>,
+    /// The parent instance (PCR4).
+    pub(super) parent_instance: Option<String>,
+    /// The certificate that signed the image (PCR8).
+    pub(super) signing_certificate: Option<String>,
 }
 
 /// The KMS key that clients seal to.
@@ -322,15 +362,60 @@ fn remember() -> Span {
     Span(Duration::from_secs(86_400))
 }
 
-/// Key and ACL of dead letters.
+/// Under which key and ACL dead letters are sealed, or to whom.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-#[schemars(rename = "DeadLetters")]
+#[schemars(rename = "DeadLetters", extend("oneOf" = [{ "required": ["key", "acl"] }, { "required": ["recipient"] }]))]
 pub(super) struct RawDeadLetters {
     /// Name of a policy key (no template).
-    pub(super) key: String,
+    pub(super) key: Option<String>,
     /// Name of an ACL.
-    pub(super) acl: String,
+    pub(super) acl: Option<String>,
+    /// Instead of both: an RSA key whose private half no service holds. Datasets with enclave columns need it.
+    pub(super) recipient: Option<RawRecipient>,
+}
+
+/// The public half of an RSA key, as a JWK: what `sealflow client keygen` prints.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "Recipient")]
+pub(super) struct RawRecipient {
+    /// `RSA`.
+    pub(super) kty: String,
+    /// The modulus of 2048 to 4096 bits, in base64url.
+    pub(super) n: String,
+    /// `AQAB`: the exponent 65537.
+    pub(super) e: String,
+    /// `RSA-OAEP-256`.
+    pub(super) alg: Option<String>,
+    /// `enc`.
+    #[serde(rename = "use")]
+    pub(super) usage: Option<String>,
+    /// Its RFC 7638 thumbprint.
+    pub(super) kid: Option<String>,
+    // Members of private keys (RFC 7518, section 6.3.2), known in order to be refused by what they are.
+    #[schemars(skip)]
+    pub(super) d: Option<IgnoredAny>,
+    #[schemars(skip)]
+    pub(super) p: Option<IgnoredAny>,
+    #[schemars(skip)]
+    pub(super) q: Option<IgnoredAny>,
+    #[schemars(skip)]
+    pub(super) dp: Option<IgnoredAny>,
+    #[schemars(skip)]
+    pub(super) dq: Option<IgnoredAny>,
+    #[schemars(skip)]
+    pub(super) qi: Option<IgnoredAny>,
+    #[schemars(skip)]
+    pub(super) oth: Option<IgnoredAny>,
+}
+
+impl RawRecipient {
+    /// Whether it has a member of a private key.
+    pub(super) fn is_private(&self) -> bool {
+        let members = [&self.d, &self.p, &self.q, &self.dp, &self.dq, &self.qi, &self.oth];
+        members.into_iter().any(Option::is_some)
+    }
 }
 
 /// Tables: encrypted Parquet files.
@@ -425,7 +510,7 @@ pub(super) enum RawFlow {
     Direct,
     /// Client and backend: the client seals, the backend opens and seals again.
     Hybrid,
-    /// Client and enclave only. Not built yet.
+    /// Client and enclave only: the backend carries ciphertext.
     Enclave,
 }
 

@@ -167,6 +167,15 @@ impl TrustedOwners {
         Self::new(pins.iter().map(rule).collect())
     }
 
+    /// This key for every dataset and domain.
+    #[must_use]
+    pub fn of(owner: Thumbprint) -> Self {
+        Self(vec![TrustRule {
+            dataset: everything(),
+            owners: vec![owner],
+        }])
+    }
+
     /// These keys for every dataset and domain.
     ///
     /// # Errors

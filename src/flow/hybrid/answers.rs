@@ -50,13 +50,19 @@ impl AnswerKey {
     /// # Errors
     /// [`JweError`] after 2^20 values, or if the operating system gives no random numbers.
     pub fn seal(&self, label: &str, json: &[u8]) -> Result<String, JweError> {
+        self.seal_in_row(label, None, json)
+    }
+
+    /// As [`AnswerKey::seal`], with `sf_row` in the header too; the bytes need not be JSON.
+    pub(crate) fn seal_in_row(&self, label: &str, row: Option<&str>, bytes: &[u8]) -> Result<String, JweError> {
         if self.sealed.fetch_add(1, Ordering::Relaxed) >= MAX_VALUES {
             return Err(JweError);
         }
         let mut header = JweHeader::wrapped(&self.reader);
         header.dataset = Some(self.dataset.clone());
         header.label = Some(label.to_owned());
-        self.key.seal(&header.to_part(), &self.encrypted_key, json)
+        header.row = row.map(str::to_owned);
+        self.key.seal(&header.to_part(), &self.encrypted_key, bytes)
     }
 }
 

@@ -1,9 +1,10 @@
 //! What a client's value must say of itself before it is sealed again.
 
 use serde_json::Value;
+use zeroize::Zeroizing;
 
-use crate::columns::json;
-use crate::jose::jwe::{JweError, JweHeader};
+use crate::columns::{grammar, json};
+use crate::jose::jwe::{ContentKey, Jwe, JweError, JweHeader};
 use crate::policy::Policy;
 
 /// Where a value was found.
@@ -46,6 +47,35 @@ pub fn check_place(header: &JweHeader, found: Found<'_>) -> Result<(), JweError>
         Some(row) if row_id(header.row.as_deref().ok_or(JweError)?)? == row => Ok(()),
         Some(_) => Err(JweError),
     }
+}
+
+/// Why there is no plaintext.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotOpened {
+    /// It does not open under that key.
+    CannotOpen,
+    /// It opens, and is not one JSON value without white space around it.
+    NotJson,
+}
+
+/// The plaintext of a value. Where it becomes part of a JSON document it is one JSON value of one line, and nothing else.
+///
+/// # Errors
+/// [`NotOpened`]
+pub fn open(key: &ContentKey, jwe: &Jwe<'_>, is_json: bool) -> Result<Zeroizing<Vec<u8>>, NotOpened> {
+    let mut plain = Zeroizing::new(Vec::with_capacity(jwe.plaintext_len() + 3));
+    key.open(jwe, &mut plain).map_err(|_| NotOpened::CannotOpen)?;
+    if is_json {
+        let is_value = grammar::value(&plain, 0, 0).is_ok_and(|end| end == plain.len());
+        if !is_value || std::str::from_utf8(&plain).is_err() {
+            return Err(NotOpened::NotJson);
+        }
+        // They stand between tokens only, and a line of a record stays one.
+        for byte in plain.iter_mut().filter(|byte| matches!(**byte, b'\n' | b'\r')) {
+            *byte = b' ';
+        }
+    }
+    Ok(plain)
 }
 
 /// The canonical row id of `sf_row`: `["order-7"]`, `[7, 0, 2]`, the id of the row and then the list indexes.
