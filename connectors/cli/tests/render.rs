@@ -3,12 +3,14 @@
 
 mod common;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
 
 use common::{Place, Ran, policy};
 use sealflow::keys::RsaBits;
 use sealflow::secret::SecretString;
 use sealflow_local_kms::{KeySpec, Principal, RunningServer, Server, ServerConfig};
+use sealflow_testbed::{Enclave, OTHER_IMAGE};
 
 const KEY: &str = "00000000-0000-4000-8000-000000000001";
 const ARN: &str = "arn:aws:kms:eu-central-1:111122223333:key/00000000-0000-4000-8000-000000000001";
@@ -41,6 +43,11 @@ struct Kms {
 
 impl Kms {
     fn start() -> Self {
+        Self::believing(None)
+    }
+
+    /// A KMS that believes attestation documents under that root.
+    fn believing(attestation_root: Option<PathBuf>) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -65,10 +72,32 @@ impl Kms {
         ];
         let ours = roles.iter().map(|role| session("111122223333", role));
         let principals = ours.chain([session("999999999999", "support-1")]).collect();
-        let server = runtime
-            .block_on(Server::start(ServerConfig::in_memory(principals)))
-            .unwrap();
+        let config = ServerConfig {
+            attestation_root,
+            ..ServerConfig::in_memory(principals)
+        };
+        let server = runtime.block_on(Server::start(config)).unwrap();
         Self { runtime, server }
+    }
+
+    /// AWS's client, as that role.
+    fn client(&self, role: &str) -> aws_sdk_kms::Client {
+        use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
+        let id = format!("{}111122223333", role.replace('-', "").to_uppercase());
+        let http = aws_smithy_http_client::Builder::new();
+        let config = aws_sdk_kms::Config::builder()
+            .behavior_version(aws_sdk_kms::config::BehaviorVersion::latest())
+            .region(aws_sdk_kms::config::Region::new("eu-central-1"))
+            .credentials_provider(aws_sdk_kms::config::Credentials::new(
+                id,
+                "tests-only",
+                None,
+                None,
+                "test",
+            ))
+            .endpoint_url(self.server.endpoint())
+            .http_client(http.tls_provider(Provider::Rustls(CryptoMode::AwsLc)).build_https());
+        aws_sdk_kms::Client::from_conf(config.build())
     }
 
     /// A command of that role.
@@ -574,6 +603,197 @@ fn the_rendered_policies_let_the_pipeline_open_for_clients_and_others_publish_or
     let elsewhere = ["keys", "pair", "--key", &pairs, "--dataset", "orders", "--bits", "2048"];
     assert_eq!(kms.run(&place, "maintainer", &elsewhere).code, 77);
     drop(kms.runtime);
+}
+
+#[test]
+fn the_rendered_policies_of_enclave_columns_give_keys_to_the_attested_worker_alone() {
+    use aws_sdk_kms::error::ProvideErrorMetadata as _;
+    use aws_sdk_kms::primitives::Blob;
+    use aws_sdk_kms::types::{DataKeyPairSpec, DataKeySpec, KeyEncryptionMechanism, RecipientInfo};
+
+    let place = Place::new();
+    let enclave = Enclave::new();
+    let ids = ["1", "2", "3"].map(|n| KEY.replace("000000000001", &format!("00000000000{n}")));
+    let [data, sealed, pairs] = ids.each_ref().map(|id| ARN.replace(KEY, id));
+    let kms = Kms::believing(Some(enclave.root_file()));
+    for id in &ids {
+        kms.server.create_key(Some(id), "", None).unwrap();
+    }
+    let pair = || {
+        let args = [
+            "keys",
+            "pair",
+            "--key",
+            &pairs,
+            "--dataset",
+            "payments",
+            "--bits",
+            "2048",
+        ];
+        kms.run(&place, "maintainer", &args)
+    };
+    // Before there is a key policy; only its form is needed here.
+    let made = pair();
+    assert_eq!(made.code, 0, "{}", made.err);
+    let indented: String = made.out.lines().map(|line| format!("    {line}\n")).collect();
+    let image = "1a".repeat(48);
+    let (policy, _) = POLICY.split_once("dead_letters:").unwrap();
+    let policy = policy
+        .replace("key: default, acl: cards", "key: sealed, acl: cards, flow: enclave")
+        .replace(
+            "keys: { default:",
+            &format!("keys: {{ sealed: {{ arn: \"{sealed}\" }}, default:"),
+        );
+    place.write(
+        "policy.yaml",
+        format!(
+            "{policy}lease: required\nenclave:\n  measurements: {{ v1: {{ image: \"{image}\" }} }}\n  keys:\n{indented}"
+        ),
+    );
+    let role = |name: &str| format!("{ROLE}{name}");
+    let (pipeline, maintainer, admin) = (role("pipeline"), role("maintainer"), role("admin"));
+    let parties = ["--sealer", &pipeline, "--maintainer", &maintainer];
+    // Somebody must be named who alone may change such a key policy.
+    let render = ["policy", "render", "--terraform", "aws", "--dev", "policy.yaml"];
+    for more in [&[][..], &["--admin", "arn:aws:iam::111122223333:root"]] {
+        let ran = place.run(&[&render[..], &parties[..], more].concat());
+        assert!(
+            ran.code == 64 && ran.err.contains("enclave columns"),
+            "{}{}",
+            ran.code,
+            ran.err
+        );
+    }
+    let ring = [
+        "policy",
+        "render",
+        "--terraform",
+        "gcp",
+        "--dev",
+        "policy.yaml",
+        "--key-ring",
+    ];
+    let google = place.run(&[&ring[..], &["projects/p/locations/l/keyRings/r"]].concat());
+    assert!(
+        google.code == 78 && google.err.contains("attestation"),
+        "{}",
+        google.err
+    );
+    let rendered = key_policies(&place, &[&parties[..], &["--admin", &admin, "--deny-others"]].concat());
+    assert_eq!(rendered.len(), 3);
+    for arn in [&data, &sealed, &pairs] {
+        kms.server.set_key_policy(arn, &rendered[arn]).unwrap();
+    }
+
+    let recipient = |document: Vec<u8>| {
+        let info = RecipientInfo::builder().key_encryption_algorithm(KeyEncryptionMechanism::RsaesOaepSha256);
+        Some(info.attestation_document(Blob::new(document)).build())
+    };
+    let good = || recipient(enclave.document_of(|_| {}));
+    let other = || {
+        recipient(enclave.document_of(|document| {
+            document.pcrs.insert(0, OTHER_IMAGE.to_vec());
+        }))
+    };
+    let context = |pairs: &[(&str, &str)]| -> Option<HashMap<String, String>> {
+        Some(
+            pairs
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+                .collect(),
+        )
+    };
+    let of_cards = [
+        ("sealflow:dataset", "payments"),
+        ("sealflow:key", "sealed"),
+        ("sealflow:acl", "cards"),
+    ];
+    let of_pairs = [
+        ("sealflow:dataset", "payments"),
+        ("sealflow:purpose", "client-key-pair"),
+    ];
+    let generate = |role: &str, pairs: &[(&str, &str)], info: Option<RecipientInfo>| {
+        let request = kms
+            .client(role)
+            .generate_data_key()
+            .key_id(&sealed)
+            .key_spec(DataKeySpec::Aes256);
+        let answer = request
+            .set_encryption_context(context(pairs))
+            .set_recipient(info)
+            .send();
+        kms.runtime
+            .block_on(answer)
+            .map_err(|error| error.code().unwrap_or_default().to_owned())
+    };
+    let key = generate("pipeline", &of_cards, good()).unwrap();
+    assert!(key.plaintext.is_none() && key.ciphertext_for_recipient.is_some());
+    let wrapped = key.ciphertext_blob.unwrap();
+    let denied = || Some("AccessDeniedException".to_owned());
+    for (role, pairs, info) in [
+        ("pipeline", &of_cards[..], None),
+        ("pipeline", &of_cards[..], other()),
+        ("pipeline", &of_pairs[..], good()),
+        ("pipeline", &of_cards[..2], good()),
+        ("cards", &of_cards[..], good()),
+        ("admin", &of_cards[..], good()),
+    ] {
+        assert_eq!(generate(role, pairs, info).err(), denied(), "{role} {pairs:?}");
+    }
+    let decrypt = |role: &str, info: Option<RecipientInfo>| {
+        let request = kms
+            .client(role)
+            .decrypt()
+            .key_id(&sealed)
+            .ciphertext_blob(wrapped.clone());
+        let answer = request
+            .set_encryption_context(context(&of_cards))
+            .set_recipient(info)
+            .send();
+        kms.runtime
+            .block_on(answer)
+            .map_err(|error| error.code().unwrap_or_default().to_owned())
+    };
+    assert!(decrypt("cards", good()).unwrap().plaintext.is_none());
+    for (role, info) in [
+        ("cards", None),
+        ("cards", other()),
+        ("support-1", good()),
+        ("pipeline", good()),
+    ] {
+        assert!(decrypt(role, info).is_err(), "{role}");
+    }
+    // Pairs are made by the worker: what `keys pair` asks for is denied to everybody.
+    let by_hand = pair();
+    assert!(by_hand.code == 77, "{}{}", by_hand.code, by_hand.err);
+    let make = |role: &str, info: Option<RecipientInfo>| {
+        let request = kms.client(role).generate_data_key_pair().key_id(&pairs);
+        let request = request
+            .key_pair_spec(DataKeyPairSpec::Rsa2048)
+            .set_encryption_context(context(&of_pairs));
+        let answer = request.set_recipient(info).send();
+        kms.runtime
+            .block_on(answer)
+            .map_err(|error| error.code().unwrap_or_default().to_owned())
+    };
+    assert!(make("maintainer", good()).unwrap().private_key_plaintext.is_none());
+    for (role, info) in [("maintainer", None), ("maintainer", other()), ("pipeline", good())] {
+        assert_eq!(make(role, info).err(), denied(), "{role}");
+    }
+    let put = |role: &str| {
+        let request = kms
+            .client(role)
+            .put_key_policy()
+            .key_id(&sealed)
+            .policy(&rendered[&sealed]);
+        kms.runtime
+            .block_on(request.send())
+            .map_err(|error| error.code().unwrap_or_default().to_owned())
+    };
+    assert!(put("admin").is_ok());
+    for role in ["maintainer", "pipeline", "cards"] {
+        assert_eq!(put(role).err(), denied(), "{role}");
+    }
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use schemars::JsonSchema;
 use sealflow::secret::SecretString;
+use sealflow_tls::TlsConfig;
 use serde::Deserialize;
 
 use crate::vault::Unlock;
@@ -16,7 +17,7 @@ pub struct ServerConfig {
     /// Address and port; port 0 takes a free one. Default: `127.0.0.1:0`.
     #[serde(default = "default_listen")]
     pub listen: SocketAddr,
-    /// Allows an address other than loopback. There is no TLS: keys would cross the network in clear.
+    /// Allows an address other than loopback. Without `tls`, keys would cross the network in clear.
     #[serde(default)]
     pub allow_remote: bool,
     /// The region of all keys, and of the signatures that are taken.
@@ -37,6 +38,13 @@ pub struct ServerConfig {
     pub master_key_file: Option<PathBuf>,
     /// Who may call: access keys, and the principals that they stand for.
     pub principals: Vec<Principal>,
+    /// Speak TLS (1.2 and 1.3), with this certificate. Without it, HTTP in clear.
+    #[serde(default)]
+    pub tls: Option<TlsConfig>,
+    /// A root certificate (PEM) of attestation documents for development, believed beside AWS's own. Whoever has its key is
+    /// believed to be any enclave.
+    #[serde(default)]
+    pub attestation_root: Option<PathBuf>,
     /// The most connections at a time; more wait.
     #[serde(default = "default_connections")]
     pub max_connections: usize,
@@ -103,6 +111,9 @@ pub enum ConfigError {
     /// Ways to wrap keys that exclude each other, or keys that are in memory.
     #[error("{0}")]
     Unlock(&'static str),
+    /// A development root, in a build for real use.
+    #[error("attestation_root: this build believes AWS's attestation root alone (it is without dev-software-nsm)")]
+    DevelopmentRoot,
     /// No connection could be made.
     #[error("max_connections: expected at least 1")]
     NoConnections,
@@ -121,6 +132,8 @@ impl ServerConfig {
             passphrase: None,
             master_key_file: None,
             principals,
+            tls: None,
+            attestation_root: None,
             max_connections: default_connections(),
         }
     }
@@ -151,6 +164,9 @@ impl ServerConfig {
             if !is_principal_arn(&principal.arn) {
                 return Err(ConfigError::PrincipalArn(index));
             }
+        }
+        if self.attestation_root.is_some() && !cfg!(feature = "dev-software-nsm") {
+            return Err(ConfigError::DevelopmentRoot);
         }
         if self.max_connections == 0 {
             return Err(ConfigError::NoConnections);
@@ -248,6 +264,20 @@ mod tests {
             Err(ConfigError::Unlock(_))
         ));
         assert_eq!(with(|c| c.max_connections = 0), Err(ConfigError::NoConnections));
+    }
+
+    #[test]
+    fn a_development_root_is_for_builds_that_say_so() {
+        let believing = ServerConfig {
+            attestation_root: Some("root.pem".into()),
+            ..config()
+        };
+        let expected = if cfg!(feature = "dev-software-nsm") {
+            Ok(())
+        } else {
+            Err(ConfigError::DevelopmentRoot)
+        };
+        assert_eq!(believing.check(), expected);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Starts and stops a local KMS, and gives tests and the demo a handle on it.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -8,9 +9,13 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use sealflow::clock::{Clock, UnixMillis};
+use sealflow_enclave_protocol::attestation::Trust;
+use sealflow_tls::{Certificate, TlsError};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
 
 use crate::config::{ConfigError, ServerConfig};
 use crate::error::ApiError;
@@ -24,7 +29,10 @@ use crate::vault::{Vault, VaultError};
 const MAX_HEADERS: usize = 64;
 /// The request line and all headers together.
 const MAX_HEAD: usize = 32 * 1024;
+/// A handshake has as long as a head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// How often files of the certificate are looked at.
+const CERTIFICATE_EVERY: Duration = Duration::from_secs(10);
 /// How long requests that are under way may take after the stop.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -38,6 +46,15 @@ pub enum StartError {
     /// The folder of keys cannot be used.
     #[error(transparent)]
     Vault(#[from] VaultError),
+    /// The certificate cannot be used.
+    #[error("tls: {0}")]
+    Tls(#[source] TlsError),
+    /// The root of attestation documents cannot be used.
+    #[error("attestation_root: {reason}")]
+    AttestationRoot {
+        /// What is wrong, with the file's path.
+        reason: String,
+    },
     /// The address cannot be listened on.
     #[error("cannot listen on {address}: {source}")]
     Listen {
@@ -87,6 +104,16 @@ impl Server {
             None => None,
         };
         let store = KeyStore::load(vault)?;
+        let trust = trust(&config)?;
+        let tls = match &config.tls {
+            Some(files) => {
+                let certificate = Certificate::open(files).map_err(StartError::Tls)?;
+                let acceptor = TlsAcceptor::from(certificate.server_config().map_err(StartError::Tls)?);
+                Some(Tls { certificate, acceptor })
+            }
+            None => None,
+        };
+        let scheme = if tls.is_some() { "https" } else { "http" };
         let listen = |source| StartError::Listen {
             address: config.listen,
             source,
@@ -94,7 +121,7 @@ impl Server {
         let listener = TcpListener::bind(config.listen).await.map_err(listen)?;
         let addr = listener.local_addr().map_err(listen)?;
         let endpoint = Arc::new(Endpoint {
-            service: Service::new(config.region.clone(), config.account, Arc::clone(&clock), store),
+            service: Service::new(config.region.clone(), config.account, Arc::clone(&clock), store, trust),
             principals: config.principals,
             region: config.region,
             clock,
@@ -103,12 +130,13 @@ impl Server {
         tracing::warn!(
             %addr,
             "the local KMS is FOR DEVELOPMENT ONLY: its keys are in the memory of this process and, if it has a folder, on \
-             this machine's disk; it has no TLS, no audit log and no hardware protection. Use AWS KMS for real data"
+             this machine's disk; it has no audit log and no hardware protection. Use AWS KMS for real data"
         );
         let (stop, stopped) = watch::channel(false);
-        let accepting = accept(listener, Arc::clone(&endpoint), config.max_connections, stopped);
+        let accepting = accept(listener, Arc::clone(&endpoint), tls, config.max_connections, stopped);
         Ok(RunningServer {
             addr,
+            scheme,
             endpoint,
             stop,
             accepting: Some(tokio::spawn(accepting)),
@@ -120,6 +148,7 @@ impl Server {
 #[derive(Debug)]
 pub struct RunningServer {
     addr: SocketAddr,
+    scheme: &'static str,
     endpoint: Arc<Endpoint>,
     stop: watch::Sender<bool>,
     accepting: Option<JoinHandle<()>>,
@@ -132,10 +161,10 @@ impl RunningServer {
         self.addr
     }
 
-    /// Its endpoint, `http://ADDRESS:PORT`, for the configuration of a KMS client.
+    /// Its endpoint, `http://ADDRESS:PORT` or `https://ADDRESS:PORT`, for the configuration of a KMS client.
     #[must_use]
     pub fn endpoint(&self) -> String {
-        format!("http://{}", self.addr)
+        format!("{}://{}", self.scheme, self.addr)
     }
 
     /// Stops listening, gives requests that are under way three seconds to end, and closes the folder.
@@ -167,6 +196,14 @@ impl RunningServer {
             create_key(&endpoint.service, spec, id.as_deref(), &description, policy.as_deref())
         });
         made.await.unwrap_or_else(|_| Err(ApiError::internal().into()))
+    }
+
+    /// The public half of an RSA key (`SubjectPublicKeyInfo`, DER), as the account's root is told it by `GetPublicKey`.
+    ///
+    /// # Errors
+    /// [`KeyError`]
+    pub fn public_key(&self, arn: &str) -> Result<Vec<u8>, KeyError> {
+        Ok(self.endpoint.service.public_half(arn)?)
     }
 
     /// Gives the key another policy.
@@ -220,9 +257,56 @@ impl Drop for RunningServer {
     }
 }
 
-async fn accept(listener: TcpListener, endpoint: Arc<Endpoint>, most: usize, mut stopped: watch::Receiver<bool>) {
+/// What a server that speaks TLS needs.
+struct Tls {
+    certificate: Arc<Certificate>,
+    acceptor: TlsAcceptor,
+}
+
+/// AWS's root, and the development root if there is one.
+fn trust(config: &ServerConfig) -> Result<Trust, StartError> {
+    let Some(path) = &config.attestation_root else {
+        return Ok(Trust::nitro());
+    };
+    let failed = |reason: String| StartError::AttestationRoot { reason };
+    let roots = sealflow_tls::certificates(path).map_err(|error| failed(error.to_string()))?;
+    match &roots[..] {
+        [root] => with_development_root(root, path),
+        _ => Err(failed(format!(
+            "{}: there is more than one certificate in it",
+            path.display()
+        ))),
+    }
+}
+
+#[cfg(feature = "dev-software-nsm")]
+fn with_development_root(root: &[u8], path: &Path) -> Result<Trust, StartError> {
+    let trust = Trust::with_dev_root(root).map_err(|error| StartError::AttestationRoot {
+        reason: format!("{}: {error}", path.display()),
+    })?;
+    tracing::warn!(
+        root = %path.display(),
+        "attestation documents of a DEVELOPMENT ROOT are believed: whoever has its key is taken for any enclave"
+    );
+    Ok(trust)
+}
+
+/// The configuration was checked: it has none.
+#[cfg(not(feature = "dev-software-nsm"))]
+fn with_development_root(_: &[u8], _: &Path) -> Result<Trust, StartError> {
+    Err(StartError::Config(ConfigError::DevelopmentRoot))
+}
+
+async fn accept(
+    listener: TcpListener,
+    endpoint: Arc<Endpoint>,
+    tls: Option<Tls>,
+    most: usize,
+    mut stopped: watch::Receiver<bool>,
+) {
     let places = Arc::new(Semaphore::new(most));
     let mut connections = tokio::task::JoinSet::new();
+    let mut look = tokio::time::interval(CERTIFICATE_EVERY);
     loop {
         let place = tokio::select! {
             // The semaphore is never closed.
@@ -230,12 +314,20 @@ async fn accept(listener: TcpListener, endpoint: Arc<Endpoint>, most: usize, mut
             _ = stopped.wait_for(|stop| *stop) => break,
         };
         let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+            accepted = listener.accept() => Some(accepted),
+            _ = look.tick(), if tls.is_some() => None,
             _ = stopped.wait_for(|stop| *stop) => break,
+        };
+        let Some(accepted) = accepted else {
+            if let Some(tls) = &tls {
+                refresh(&tls.certificate).await;
+            }
+            continue;
         };
         match accepted {
             Ok((stream, _)) => {
-                let serving = serve(stream, Arc::clone(&endpoint), stopped.clone());
+                let acceptor = tls.as_ref().map(|tls| tls.acceptor.clone());
+                let serving = serve(stream, acceptor, Arc::clone(&endpoint), stopped.clone());
                 connections.spawn(async move {
                     serving.await;
                     drop(place);
@@ -253,8 +345,40 @@ async fn accept(listener: TcpListener, endpoint: Arc<Endpoint>, most: usize, mut
     connections.shutdown().await;
 }
 
-async fn serve(stream: TcpStream, endpoint: Arc<Endpoint>, mut stopped: watch::Receiver<bool>) {
+async fn refresh(certificate: &Arc<Certificate>) {
+    let certificate = Arc::clone(certificate);
+    let refreshed = tokio::task::spawn_blocking(move || certificate.refresh()).await;
+    match refreshed {
+        Ok(Ok(true)) => tracing::info!("took the new certificate"),
+        Ok(Err(error)) => {
+            tracing::warn!(%error, "the certificate cannot be read again; the one before goes on to count");
+        }
+        _ => {}
+    }
+}
+
+async fn serve(
+    stream: TcpStream,
+    acceptor: Option<TlsAcceptor>,
+    endpoint: Arc<Endpoint>,
+    stopped: watch::Receiver<bool>,
+) {
     let _ = stream.set_nodelay(true);
+    match acceptor {
+        None => http(stream, endpoint, stopped).await,
+        Some(acceptor) => {
+            // Whoever speaks no TLS, or too slowly, is no event.
+            if let Ok(Ok(stream)) = tokio::time::timeout(HEAD_TIMEOUT, acceptor.accept(stream)).await {
+                http(stream, endpoint, stopped).await;
+            }
+        }
+    }
+}
+
+async fn http<S>(stream: S, endpoint: Arc<Endpoint>, mut stopped: watch::Receiver<bool>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let service = service_fn(move |request| Arc::clone(&endpoint).answer(request));
     let mut builder = http1::Builder::new();
     builder

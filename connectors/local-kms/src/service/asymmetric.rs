@@ -5,12 +5,12 @@ use base64::engine::general_purpose::STANDARD;
 use sealflow::keys::RsaBits;
 use serde::Deserialize;
 use serde_json::json;
-use zeroize::Zeroizing;
 
 use super::algorithm::{OAEP, symmetric, wrong_usage};
-use super::crypto::wrap;
+use super::crypto::{plaintext_or_sealed, wrap};
+use super::recipient::{RecipientInfo, refuse_recipient};
 use super::wire::{Answer, answer, check_context, concat, parse, refuse_dry_run, refuse_grants};
-use super::{OneKey, Service};
+use super::{Ask, OneKey, Service};
 use crate::blob::Context;
 use crate::error::ApiError;
 use crate::keys::{KeySpec, RsaKey, Secret};
@@ -26,6 +26,7 @@ struct GenerateDataKeyPair {
     grant_tokens: Vec<String>,
     #[serde(default)]
     dry_run: bool,
+    recipient: Option<RecipientInfo>,
 }
 
 impl Service {
@@ -50,6 +51,16 @@ impl Service {
         }))
     }
 
+    /// The public half of the RSA key `arn`, for whoever runs the server.
+    pub(crate) fn public_half(&self, arn: &str) -> Result<Vec<u8>, ApiError> {
+        let root = format!("arn:aws:iam::{}:root", self.account);
+        let key = self.usable_key(arn, &root, "kms:GetPublicKey", &Context::new())?;
+        match &key.secret {
+            Secret::Rsa(rsa) => Ok(rsa.public().to_vec()),
+            _ => Err(wrong_usage(&key, arn, "GetPublicKey")),
+        }
+    }
+
     /// The private half (PKCS #8, DER) is wrapped as a data key is: `Decrypt` opens it.
     pub(super) fn generate_data_key_pair(
         &self,
@@ -66,8 +77,18 @@ impl Service {
         } else {
             "GenerateDataKeyPairWithoutPlaintext"
         };
-        let action = format!("kms:{operation}");
-        let key = self.usable_key(&request.key_id, caller, &action, &request.encryption_context)?;
+        if !with_plaintext {
+            refuse_recipient(request.recipient.as_ref(), operation)?;
+        }
+        let recipient = self.recipient(request.recipient.as_ref())?;
+        let key = self.usable(&Ask {
+            key_id: &request.key_id,
+            caller,
+            action: &format!("kms:{operation}"),
+            context: &request.encryption_context,
+            algorithm: None,
+            evidence: recipient.as_ref().map(|recipient| &recipient.evidence),
+        })?;
         let arn = self.arn(&key.id);
         let symmetric = symmetric(&key, &arn, operation)?;
         refuse_dry_run(request.dry_run)?;
@@ -86,12 +107,14 @@ impl Service {
             }));
         }
         // By hand, because a JSON tree would leave a copy of the private key behind. Base64 and ARNs need no escapes.
-        let private = Zeroizing::new(STANDARD.encode(&private));
+        let (member, value) = plaintext_or_sealed(recipient.as_ref(), "PrivateKeyPlaintext", &private)?;
         Ok(concat(&[
             r#"{"PrivateKeyCiphertextBlob":""#,
             &blob,
-            r#"","PrivateKeyPlaintext":""#,
-            &private,
+            r#"",""#,
+            member,
+            r#"":""#,
+            &value,
             r#"","PublicKey":""#,
             &public,
             r#"","KeyId":""#,

@@ -6,12 +6,14 @@ use serde::Deserialize;
 use serde_json::json;
 use zeroize::Zeroizing;
 
-use super::Service;
 use super::algorithm::{Algorithm, Cipher, OAEP, symmetric};
+use super::recipient::{Recipient, RecipientInfo, refuse_recipient};
 use super::wire::{Answer, Base64, answer, check_context, concat, parse, refuse_dry_run, refuse_grants};
+use super::{Ask, Service};
 use crate::blob::{self, Context, MAX_BLOB};
 use crate::error::ApiError;
 use crate::keys::{Key, KeySpec, Symmetric};
+use crate::policy::Evidence;
 
 const MAX_ENCRYPT: usize = 4096;
 const MAX_DATA_KEY: usize = 1024;
@@ -28,6 +30,7 @@ struct GenerateDataKey {
     grant_tokens: Vec<String>,
     #[serde(default)]
     dry_run: bool,
+    recipient: Option<RecipientInfo>,
 }
 
 #[derive(Deserialize)]
@@ -56,6 +59,7 @@ struct Decrypt {
     grant_tokens: Vec<String>,
     #[serde(default)]
     dry_run: bool,
+    recipient: Option<RecipientInfo>,
 }
 
 #[derive(Deserialize)]
@@ -103,8 +107,18 @@ impl Service {
         } else {
             "GenerateDataKeyWithoutPlaintext"
         };
-        let action = format!("kms:{operation}");
-        let key = self.usable_key(&request.key_id, caller, &action, &request.encryption_context)?;
+        if !with_plaintext {
+            refuse_recipient(request.recipient.as_ref(), operation)?;
+        }
+        let recipient = self.recipient(request.recipient.as_ref())?;
+        let key = self.usable(&Ask {
+            key_id: &request.key_id,
+            caller,
+            action: &format!("kms:{operation}"),
+            context: &request.encryption_context,
+            algorithm: None,
+            evidence: recipient.as_ref().map(|recipient| &recipient.evidence),
+        })?;
         let arn = self.arn(&key.id);
         let symmetric = symmetric(&key, &arn, operation)?;
         refuse_dry_run(request.dry_run)?;
@@ -116,12 +130,14 @@ impl Service {
             return answer(&json!({ "KeyId": arn, "CiphertextBlob": blob, "KeyMaterialId": material }));
         }
         // By hand, because a JSON tree would leave a copy of the plaintext behind. Base64 and ARNs need no escapes.
-        let plaintext = Zeroizing::new(STANDARD.encode(&plaintext));
+        let (member, value) = plaintext_or_sealed(recipient.as_ref(), "Plaintext", &plaintext)?;
         let parts = [
             r#"{"CiphertextBlob":""#,
             &blob,
-            r#"","Plaintext":""#,
-            &plaintext,
+            r#"",""#,
+            member,
+            r#"":""#,
+            &value,
             r#"","KeyMaterialId":""#,
             &material,
             r#"","KeyId":""#,
@@ -139,8 +155,14 @@ impl Service {
         if request.plaintext.0.is_empty() || request.plaintext.0.len() > MAX_ENCRYPT {
             return Err(ApiError::validation("Plaintext must have 1 to 4096 bytes"));
         }
-        let call = (caller, "kms:Encrypt");
-        let key = self.usable_key_by(&request.key_id, call, &request.encryption_context, algorithm)?;
+        let key = self.usable(&Ask {
+            key_id: &request.key_id,
+            caller,
+            action: "kms:Encrypt",
+            context: &request.encryption_context,
+            algorithm: Some(algorithm),
+            evidence: None,
+        })?;
         let arn = self.arn(&key.id);
         let cipher = Cipher::sealing(&key, &arn, algorithm, "Encrypt")?;
         refuse_dry_run(request.dry_run)?;
@@ -162,12 +184,14 @@ impl Service {
             key_id: request.key_id.as_deref(),
             context: &request.encryption_context,
         };
-        let key = self.source_key(&source, (caller, "kms:Decrypt"), algorithm)?;
+        let recipient = self.recipient(request.recipient.as_ref())?;
+        let evidence = recipient.as_ref().map(|recipient| &recipient.evidence);
+        let key = self.source_key(&source, (caller, "kms:Decrypt"), algorithm, evidence)?;
         let arn = self.arn(&key.id);
         let cipher = Cipher::opening(&key, &arn, algorithm, "Decrypt")?;
         refuse_dry_run(request.dry_run)?;
         let opened = open(&cipher, &arn, &source)?;
-        let plaintext = Zeroizing::new(STANDARD.encode(&opened.plaintext));
+        let (member, value) = plaintext_or_sealed(recipient.as_ref(), "Plaintext", &opened.plaintext)?;
         let material = opened
             .material
             .map(|id| format!(r#""KeyMaterialId":"{id}","#))
@@ -177,8 +201,10 @@ impl Service {
             &arn,
             r#"","#,
             &material,
-            r#""Plaintext":""#,
-            &plaintext,
+            r#"""#,
+            member,
+            r#"":""#,
+            &value,
             r#"","EncryptionAlgorithm":""#,
             algorithm.as_str(),
             r#""}"#,
@@ -199,10 +225,16 @@ impl Service {
             key_id: request.source_key_id.as_deref(),
             context: &request.source_encryption_context,
         };
-        let from = self.source_key(&source, (caller, "kms:ReEncryptFrom"), from_algorithm)?;
+        let from = self.source_key(&source, (caller, "kms:ReEncryptFrom"), from_algorithm, None)?;
         let context = &request.destination_encryption_context;
-        let call = (caller, "kms:ReEncryptTo");
-        let to = self.usable_key_by(&request.destination_key_id, call, context, to_algorithm)?;
+        let to = self.usable(&Ask {
+            key_id: &request.destination_key_id,
+            caller,
+            action: "kms:ReEncryptTo",
+            context,
+            algorithm: Some(to_algorithm),
+            evidence: None,
+        })?;
         let (from_arn, to_arn) = (self.arn(&from.id), self.arn(&to.id));
         let opening = Cipher::opening(&from, &from_arn, from_algorithm, "ReEncrypt")?;
         let sealing = Cipher::sealing(&to, &to_arn, to_algorithm, "ReEncrypt")?;
@@ -225,7 +257,13 @@ impl Service {
     }
 
     /// The key that opens the blob, if the caller may do the action with it and its state allows that.
-    fn source_key(&self, source: &Source<'_>, call: (&str, &str), algorithm: Algorithm) -> Result<Key, ApiError> {
+    fn source_key(
+        &self,
+        source: &Source<'_>,
+        (caller, action): (&str, &str),
+        algorithm: Algorithm,
+        evidence: Option<&Evidence>,
+    ) -> Result<Key, ApiError> {
         if source.blob.is_empty() || source.blob.len() > MAX_BLOB {
             return Err(ApiError::validation("CiphertextBlob must have 1 to 6144 bytes"));
         }
@@ -234,7 +272,26 @@ impl Service {
             (None, Ok(blob)) => blob.key_arn,
             (None, Err(_)) => return Err(ApiError::invalid_ciphertext()),
         };
-        self.usable_key_by(named, call, source.context, algorithm)
+        self.usable(&Ask {
+            key_id: named,
+            caller,
+            action,
+            context: source.context,
+            algorithm: Some(algorithm),
+            evidence,
+        })
+    }
+}
+
+/// A member of an answer and its value: the plaintext, in base64, or `CiphertextForRecipient` in its place. Never both.
+pub(super) fn plaintext_or_sealed(
+    recipient: Option<&Recipient>,
+    in_clear: &'static str,
+    plaintext: &[u8],
+) -> Result<(&'static str, Zeroizing<String>), ApiError> {
+    match recipient {
+        Some(recipient) => Ok(("CiphertextForRecipient", Zeroizing::new(recipient.seal(plaintext)?))),
+        None => Ok((in_clear, Zeroizing::new(STANDARD.encode(plaintext)))),
     }
 }
 

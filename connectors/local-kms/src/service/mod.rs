@@ -6,19 +6,24 @@ mod asymmetric;
 mod crypto;
 mod mac;
 mod manage;
+mod random;
+mod recipient;
+mod refused;
 mod rotation;
 mod wire;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use sealflow::clock::Clock;
+use sealflow_enclave_protocol::attestation::Trust;
 use serde::Deserialize;
 
 use self::algorithm::Algorithm;
+use self::recipient::{Recipient, RecipientInfo};
 use crate::blob::Context;
 use crate::error::ApiError;
 use crate::keys::{Key, KeyState, KeyStore};
-use crate::policy::Call;
+use crate::policy::{Call, Evidence};
 use crate::vault::VaultError;
 
 pub(crate) use wire::Answer;
@@ -30,6 +35,19 @@ pub(crate) struct Service {
     account: String,
     clock: Arc<dyn Clock>,
     store: Mutex<KeyStore>,
+    /// Whose attestation documents are believed.
+    trust: Trust,
+}
+
+/// Who asks for what with which key.
+struct Ask<'a> {
+    key_id: &'a str,
+    caller: &'a str,
+    action: &'a str,
+    context: &'a Context,
+    algorithm: Option<Algorithm>,
+    /// What the caller's attestation document says, which was verified.
+    evidence: Option<&'a Evidence>,
 }
 
 #[derive(Deserialize)]
@@ -41,12 +59,13 @@ struct OneKey {
 }
 
 impl Service {
-    pub(crate) fn new(region: String, account: String, clock: Arc<dyn Clock>, store: KeyStore) -> Self {
+    pub(crate) fn new(region: String, account: String, clock: Arc<dyn Clock>, store: KeyStore, trust: Trust) -> Self {
         Self {
             region,
             account,
             clock,
             store: Mutex::new(store),
+            trust,
         }
     }
 
@@ -70,6 +89,9 @@ impl Service {
             "GetPublicKey" => self.get_public_key(caller, body),
             "GenerateMac" => self.generate_mac(caller, body),
             "VerifyMac" => self.verify_mac(caller, body),
+            "GenerateRandom" => self.generate_random(body),
+            "DeriveSharedSecret" => self.derive_shared_secret(caller, body),
+            "CreateGrant" => self.create_grant(caller, body),
             "Encrypt" => self.encrypt(caller, body),
             "Decrypt" => self.decrypt(caller, body),
             "EnableKey" => self.set_enabled(caller, body, true),
@@ -90,22 +112,26 @@ impl Service {
         }
     }
 
-    /// The key named by `key_id`, if its policy lets `caller` do `action` and its state allows cryptography.
-    fn usable_key(&self, key_id: &str, caller: &str, action: &str, context: &Context) -> Result<Key, ApiError> {
-        let key = self.authorized_key(key_id, caller, action, context)?;
-        self.refuse_unusable(&key)?;
-        Ok(key)
+    /// Who is proven by `info`, if it is there.
+    fn recipient(&self, info: Option<&RecipientInfo>) -> Result<Option<Recipient>, ApiError> {
+        Recipient::believe(info, &self.trust, self.clock.now())
     }
 
-    /// As [`usable_key`](Self::usable_key), for a request that names an encryption algorithm.
-    fn usable_key_by(
-        &self,
-        key_id: &str,
-        (caller, action): (&str, &str),
-        context: &Context,
-        algorithm: Algorithm,
-    ) -> Result<Key, ApiError> {
-        let key = self.authorized_key_by(key_id, (caller, action), context, Some(algorithm.as_str()))?;
+    /// The key named by `key_id`, if its policy lets `caller` do `action` and its state allows cryptography.
+    fn usable_key(&self, key_id: &str, caller: &str, action: &str, context: &Context) -> Result<Key, ApiError> {
+        self.usable(&Ask {
+            key_id,
+            caller,
+            action,
+            context,
+            algorithm: None,
+            evidence: None,
+        })
+    }
+
+    /// As [`usable_key`](Self::usable_key), for requests that say more.
+    fn usable(&self, ask: &Ask<'_>) -> Result<Key, ApiError> {
+        let key = self.authorized(ask)?;
         self.refuse_unusable(&key)?;
         Ok(key)
     }
@@ -120,27 +146,30 @@ impl Service {
     }
 
     fn authorized_key(&self, key_id: &str, caller: &str, action: &str, context: &Context) -> Result<Key, ApiError> {
-        self.authorized_key_by(key_id, (caller, action), context, None)
+        self.authorized(&Ask {
+            key_id,
+            caller,
+            action,
+            context,
+            algorithm: None,
+            evidence: None,
+        })
     }
 
-    fn authorized_key_by(
-        &self,
-        key_id: &str,
-        (caller, action): (&str, &str),
-        context: &Context,
-        algorithm: Option<&str>,
-    ) -> Result<Key, ApiError> {
-        let key = self.find_key(key_id)?;
+    fn authorized(&self, ask: &Ask<'_>) -> Result<Key, ApiError> {
+        let key = self.find_key(ask.key_id)?;
         let arn = self.arn(&key.id);
         let call = Call {
-            principal: caller,
-            action,
+            principal: ask.caller,
+            action: ask.action,
             key_arn: &arn,
-            context,
-            algorithm,
+            context: ask.context,
+            algorithm: ask.algorithm.map(Algorithm::as_str),
+            evidence: ask.evidence,
             now: self.clock.now(),
         };
         if !key.policy.allows(&call) {
+            let (caller, action) = (ask.caller, ask.action);
             let message = format!(
                 "User: {caller} is not authorized to perform: {action} on resource: {arn} because the key policy does \
                  not allow it"

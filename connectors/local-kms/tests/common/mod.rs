@@ -12,7 +12,7 @@ use sealflow::clock::{ManualClock, UnixMillis};
 use sealflow::secret::SecretString;
 use sealflow_local_kms::{Principal, RunningServer, Server, ServerConfig};
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 pub(crate) const ADMIN: &str = "arn:aws:iam::111122223333:user/admin";
@@ -192,6 +192,11 @@ impl Request {
     }
 
     pub(crate) async fn send(&self, addr: SocketAddr) -> Answer {
+        exchange(addr, &self.bytes(addr)).await
+    }
+
+    /// As it goes over the wire.
+    pub(crate) fn bytes(&self, addr: SocketAddr) -> Vec<u8> {
         let mut text = format!(
             "{}\r\nhost: {addr}\r\nconnection: close\r\ncontent-length: {}\r\n",
             self.head,
@@ -201,7 +206,7 @@ impl Request {
             text.push_str(&format!("{name}: {value}\r\n"));
         }
         text.push_str("\r\n");
-        exchange(addr, &[text.as_bytes(), &self.body].concat()).await
+        [text.as_bytes(), &self.body].concat()
     }
 
     pub(crate) async fn call(self, addr: SocketAddr) -> Answer {
@@ -211,7 +216,11 @@ impl Request {
 
 /// Sends bytes and reads all that comes back.
 pub(crate) async fn exchange(addr: SocketAddr, bytes: &[u8]) -> Answer {
-    let mut stream = TcpStream::connect(addr).await.unwrap();
+    exchange_over(TcpStream::connect(addr).await.unwrap(), bytes).await
+}
+
+/// The same over a connection that is there.
+pub(crate) async fn exchange_over<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, bytes: &[u8]) -> Answer {
     // The server may answer and close before it has read everything.
     let _ = stream.write_all(bytes).await;
     let mut answer = Vec::new();

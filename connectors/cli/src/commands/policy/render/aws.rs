@@ -11,6 +11,7 @@ use sealflow::policy::{Policy, VerifiedPolicy};
 
 use super::Readers;
 use super::client;
+use super::enclave::{self, Measured};
 use super::statement::{Document, Statement, Whom, against, for_principals, root_of};
 
 /// What administrators of a key may do: everything but cryptography, and no grants, with which they could give it to
@@ -96,6 +97,11 @@ impl Subject<'_> {
         let mut columns = self.policies.iter().flat_map(|policy| &policy.policy().columns);
         columns.any(|rule| rule.domain() == Some(domain))
     }
+
+    /// The keys behind enclave columns, with the measurements of each dataset that has such columns.
+    pub(super) fn enclave_keys(&self) -> BTreeMap<String, Vec<BTreeSet<Measured>>> {
+        enclave::keys(self.policies)
+    }
 }
 
 /// The documents.
@@ -138,6 +144,11 @@ pub(super) fn render(subject: &Subject<'_>, parties: &Parties) -> Rendered {
         rendering.of_domain(name, domain, subject);
     }
     rendering.describe();
+    for (key, of_datasets) in subject.enclave_keys() {
+        let measurements: BTreeSet<Measured> = of_datasets.into_iter().flatten().collect();
+        let statements = enclave::statements(&measurements, &parties.admins);
+        rendering.document(&key).extend(statements);
+    }
     let client_keys = client::keys(subject.policies);
     let usages = client_keys
         .iter()
@@ -189,7 +200,7 @@ impl Rendering<'_> {
                 datasets.insert(dataset.clone());
             }
             // No service opens these: `dlq` does, with its caller's own rights.
-            if policy.dead_letters.as_ref().is_some_and(|rule| rule.acl == *name) {
+            if policy.dead_letter_group().is_some_and(|group| group.acl == *name) {
                 datasets.insert(policy.dead_letters_dataset());
             }
             if datasets.is_empty() {
@@ -532,7 +543,14 @@ fn maintaining(policy: &Policy) -> Vec<Rule> {
         datasets: BTreeSet::from([dataset.to_owned(), policy.dead_letters_dataset()]),
         acls: policy.acls.keys().chain(policy.previous.acls.keys()).cloned().collect(),
     };
-    for old in &policy.previous.keys {
+    // Nothing is moved from or to a key of enclave columns: whoever could, could move it to a key of their own.
+    let enclave = enclave::of_policy(policy);
+    for old in policy
+        .previous
+        .keys
+        .iter()
+        .filter(|old| !enclave.contains(old.arn.as_str()))
+    {
         let names = BTreeSet::from([pattern(&old.name)]);
         let moved = |verb: &str, key: &str, action| Rule {
             key: key.to_owned(),
@@ -545,7 +563,7 @@ fn maintaining(policy: &Policy) -> Vec<Rule> {
         let targets = policy
             .keys
             .values()
-            .filter(|key| key.arn != old.arn && key.name.overlaps(&old.name));
+            .filter(|key| key.arn != old.arn && key.name.overlaps(&old.name) && !enclave.contains(key.arn.as_str()));
         let targets: BTreeSet<&String> = targets.map(|key| &key.arn).collect();
         if !targets.is_empty() {
             rules.push(moved("RewrapFrom", &old.arn, "kms:ReEncryptFrom"));

@@ -29,15 +29,48 @@ const NEVER_OF_PAIRS: &[&str] = &[
     "kms:ReEncryptTo",
 ];
 
+/// The same of a key whose pairs are made by a worker, which alone sees the half that `GenerateDataKeyPair` makes.
+const NEVER_OF_WORKERS_PAIRS: &[&str] = &[
+    "kms:CreateGrant",
+    "kms:Encrypt",
+    "kms:GenerateDataKey",
+    "kms:GenerateDataKeyPairWithoutPlaintext",
+    "kms:GenerateDataKeyWithoutPlaintext",
+    "kms:ReEncryptFrom",
+    "kms:ReEncryptTo",
+];
+
 /// What this program never asks for of an HMAC key: it compares for itself.
 const NEVER_OF_HMAC: &[&str] = &["kms:CreateGrant", "kms:VerifyMac"];
+
+/// Who makes pairs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Maker {
+    /// `keys pair`, which sees no private half.
+    Maintainer,
+    /// An enclave's worker, to whom KMS seals the private half: one that nobody saw could be of a caller who knows another.
+    Worker,
+}
+
+impl Maker {
+    fn action(self) -> &'static str {
+        match self {
+            Self::Maintainer => "kms:GenerateDataKeyPairWithoutPlaintext",
+            Self::Worker => "kms:GenerateDataKeyPair",
+        }
+    }
+}
 
 /// What a KMS key is for.
 pub(super) enum Kind {
     /// It is an RSA key that clients seal to.
     Rsa,
     /// It wrapped the private halves of pairs, for clients of these datasets.
-    Pairs { datasets: BTreeSet<String> },
+    Pairs {
+        datasets: BTreeSet<String>,
+        /// Who makes them.
+        made_by: Maker,
+    },
     /// Clients' HMAC keys are derived from it.
     Hmac,
 }
@@ -57,13 +90,14 @@ impl Kind {
 pub(super) fn keys<'a>(policies: impl IntoIterator<Item = &'a VerifiedPolicy>) -> BTreeMap<String, Kind> {
     let mut keys = BTreeMap::new();
     for policy in policies {
-        for key in rsa_keys(policy.policy()) {
+        for (key, made_by) in rsa_keys(policy.policy()) {
             let pairs = || Kind::Pairs {
                 datasets: BTreeSet::new(),
+                made_by,
             };
             match key {
                 RsaKey::Pair(pair) => {
-                    if let Kind::Pairs { datasets } = keys.entry(pair.arn.clone()).or_insert_with(pairs) {
+                    if let Kind::Pairs { datasets, .. } = keys.entry(pair.arn.clone()).or_insert_with(pairs) {
                         datasets.insert(pair.dataset.clone());
                     }
                 }
@@ -82,7 +116,7 @@ pub(super) fn keys<'a>(policies: impl IntoIterator<Item = &'a VerifiedPolicy>) -
 /// What a pipeline asks for to open what clients sealed.
 pub(super) fn opening(policy: &Policy) -> Vec<Rule> {
     let base = Statement::allow(&sid("OpenSessions", &[&policy.dataset]), &["kms:Decrypt"]);
-    rules(policy, |key| match key {
+    rules(policy, |key, _| match key {
         RsaKey::Pair(pair) => Some(in_context(base.clone(), [pair.dataset.clone()])),
         _ => Some(base.clone().when("StringEquals", ALGORITHM, [OAEP])),
     })
@@ -101,18 +135,20 @@ pub(super) fn proving(policy: &Policy) -> Vec<Rule> {
 /// What is asked for to publish public halves: those of pairs are in the policy.
 pub(super) fn publishing(policy: &Policy) -> Vec<Rule> {
     let base = Statement::allow("PublicKey", &["kms:GetPublicKey"]);
-    rules(policy, |key| match key {
+    rules(policy, |key, _| match key {
         RsaKey::Pair(_) => None,
         _ => Some(base.clone()),
     })
 }
 
-/// What `keys pair` asks for. Nobody sees a private half by it.
+/// What is asked for to make pairs: by `keys pair`, or by a worker in the name of whoever maintains the keys. Neither of them
+/// shows a private half to anybody outside.
 pub(super) fn making(policy: &Policy) -> Vec<Rule> {
-    let action = "kms:GenerateDataKeyPairWithoutPlaintext";
-    let base = Statement::allow(&sid("MakePairs", &[&policy.dataset]), &[action]);
-    rules(policy, |key| match key {
-        RsaKey::Pair(pair) => Some(in_context(base.clone(), [pair.dataset.clone()])),
+    rules(policy, |key, made_by| match key {
+        RsaKey::Pair(pair) => {
+            let base = Statement::allow(&sid("MakePairs", &[&policy.dataset]), &[made_by.action()]);
+            Some(in_context(base, [pair.dataset.clone()]))
+        }
         _ => None,
     })
 }
@@ -125,11 +161,15 @@ pub(super) fn deny_others(kind: &Kind) -> Vec<Statement> {
             Statement::deny("DenyOtherAlgorithms", &["kms:Decrypt"]).when("StringNotEquals", ALGORITHM, [OAEP]),
         ],
         Kind::Hmac => vec![Statement::deny("DenyWhatIsNeverNeeded", NEVER_OF_HMAC)],
-        Kind::Pairs { datasets } => {
-            let contextual = ["kms:Decrypt", "kms:GenerateDataKeyPairWithoutPlaintext"];
+        Kind::Pairs { datasets, made_by } => {
+            let contextual = ["kms:Decrypt", made_by.action()];
+            let never = match made_by {
+                Maker::Maintainer => NEVER_OF_PAIRS,
+                Maker::Worker => NEVER_OF_WORKERS_PAIRS,
+            };
             let deny = || Statement::deny("DenyOtherContexts", &contextual);
             vec![
-                Statement::deny("DenyWhatIsNeverNeeded", NEVER_OF_PAIRS),
+                Statement::deny("DenyWhatIsNeverNeeded", never),
                 deny().when("StringNotEquals", DATASET, datasets.iter().cloned()),
                 deny().when("StringNotEquals", PURPOSE, [CLIENT_PAIR_PURPOSE]),
             ]
@@ -137,8 +177,12 @@ pub(super) fn deny_others(kind: &Kind) -> Vec<Statement> {
     }
 }
 
-fn rsa_keys(policy: &Policy) -> impl Iterator<Item = &RsaKey> {
-    policy.client.iter().flat_map(ClientRule::rsa_keys)
+/// The RSA keys that clients seal to, for the host and for a worker, and who makes pairs among them.
+fn rsa_keys(policy: &Policy) -> impl Iterator<Item = (&RsaKey, Maker)> {
+    let of_host = policy.client.iter().flat_map(ClientRule::rsa_keys);
+    let of_worker = policy.enclave.iter().flat_map(|rule| rule.client.rsa_keys());
+    let of_host = of_host.map(|key| (key, Maker::Maintainer));
+    of_host.chain(of_worker.map(|key| (key, Maker::Worker)))
 }
 
 fn hmac_keys(policy: &Policy) -> impl Iterator<Item = &str> {
@@ -147,10 +191,10 @@ fn hmac_keys(policy: &Policy) -> impl Iterator<Item = &str> {
 }
 
 /// One rule for each KMS key; pairs may share one.
-fn rules(policy: &Policy, statement: impl Fn(&RsaKey) -> Option<Statement>) -> Vec<Rule> {
+fn rules(policy: &Policy, statement: impl Fn(&RsaKey, Maker) -> Option<Statement>) -> Vec<Rule> {
     let mut rules: Vec<Rule> = Vec::new();
-    for key in rsa_keys(policy) {
-        if let Some(statement) = statement(key).filter(|_| rules.iter().all(|rule| rule.key != key.arn())) {
+    for (key, made_by) in rsa_keys(policy) {
+        if let Some(statement) = statement(key, made_by).filter(|_| rules.iter().all(|rule| rule.key != key.arn())) {
             let key = key.arn().to_owned();
             rules.push(Rule { key, statement });
         }
@@ -265,6 +309,7 @@ mod tests {
             key_arn: &key_arn,
             context: &context,
             algorithm,
+            evidence: None,
             now: UnixMillis(1_767_225_600_000),
         })
     }
@@ -379,6 +424,7 @@ mod tests {
                 key_arn: &arn(key),
                 context: &context,
                 algorithm: Some(algorithm),
+                evidence: None,
                 now: UnixMillis(1_767_225_600_000),
             })
         };

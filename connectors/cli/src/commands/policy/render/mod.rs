@@ -2,6 +2,9 @@
 
 mod aws;
 mod client;
+mod enclave;
+#[cfg(test)]
+mod enclave_tests;
 mod gcp;
 mod hcl;
 mod statement;
@@ -16,7 +19,7 @@ use std::process::ExitCode;
 use clap::ValueEnum;
 use sealflow::acl::Principal;
 use sealflow::policy::publish::{domain_history, history};
-use sealflow::policy::{ColumnRule, MacRule, Policy, PolicySourceError, VerifiedPolicy};
+use sealflow::policy::{ColumnRule, DeadLetterRule, MacRule, Policy, PolicySourceError, VerifiedPolicy};
 use serde_json::json;
 
 use self::aws::{Domain, Parties, Subject};
@@ -30,7 +33,8 @@ use crate::term::{harmless, note, say};
 /// Render keys, key policies and IAM policies that match a policy, as Terraform
 ///
 /// For AWS: the whole key policy of every KMS key that the policy names, in which each Allow of cryptography has the
-/// encryption contexts that the policy gives as its condition; and an IAM policy for every role, which matches. For Google
+/// encryption contexts that the policy gives as its condition; and an IAM policy for every role, which matches. Keys behind
+/// enclave columns give plaintext to workers of the policy's measurements alone. For Google
 /// Cloud: a crypto key for each policy key and ACL, since Cloud KMS has no such conditions. This version of Sealflow calls AWS
 /// KMS only, so what is rendered for Google Cloud prepares keys and roles.
 ///
@@ -53,7 +57,8 @@ pub(crate) struct Args {
     /// Who opens for others and enforces the ACLs itself: a service's role; may be repeated
     #[arg(long = "service", value_name = "ARN|MEMBER")]
     services: Vec<String>,
-    /// Who administers the keys, without cryptography; default on AWS: the account of each key
+    /// Who administers the keys, without cryptography; default on AWS: the account of each key. Keys behind enclave columns need a
+    /// role: it alone may change their key policies
     #[arg(long = "admin", value_name = "ARN|MEMBER")]
     admins: Vec<String>,
     /// Who runs `keys rotate`, `keys rewrap` and `keys pair`. Whoever may rewrap can open: they can wrap a key under one of their own
@@ -180,6 +185,7 @@ impl Args {
             readers,
             deny_others: self.deny_others,
         };
+        enclave::check(&subject.enclave_keys(), &parties.admins)?;
         let mut rendered = aws::render(subject, &parties);
         let short = |(name, document)| (terraform::policy_name(name), document);
         rendered.identities = rendered
@@ -229,6 +235,12 @@ impl Args {
             return Err(Failure::usage(
                 "--maintainer, --deny-others, --import-keys and --documents are for AWS",
                 "leave them out",
+            ));
+        }
+        if let Some(key) = subject.enclave_keys().into_keys().next() {
+            return Err(Failure::config(
+                format_args!("{key} is behind enclave columns, and Cloud KMS takes no attestation documents of Nitro"),
+                "render them for AWS",
             ));
         }
         let members = Members {
@@ -362,8 +374,8 @@ async fn sealed_otherwise(trusted: &Trusted, now: &Policy) -> Result<BTreeSet<St
             let last = columns.entry((rule.label.clone(), rule.acl.clone())).or_default();
             *last = entry.version.max(*last);
         }
-        if let Some(rule) = &before.dead_letters {
-            let last = letters.entry(rule.acl.clone()).or_default();
+        if let Some(group) = before.dead_letter_group() {
+            let last = letters.entry(group.acl).or_default();
             *last = entry.version.max(*last);
         }
     }
@@ -397,16 +409,18 @@ async fn sealed_otherwise(trusted: &Trusted, now: &Policy) -> Result<BTreeSet<St
             "{dataset}: values of {label} from version {version} and before were sealed under ACL {acl}, and {still}"
         ));
     }
-    let counts = now.dead_letters.as_ref().map(|rule| rule.acl.as_str());
     for (acl, version) in letters {
-        if let (Some(sealed), Some(counts)) = (now.current_acl(&acl), counts)
-            && sealed != counts
-        {
-            notes.insert(format!(
-                "{dataset}: dead letters from version {version} and before were sealed under ACL {acl}, and ACL {counts} counts for \
-                 them now: KMS opens them for nobody"
-            ));
-        }
+        let counts = match now.dead_letters.as_ref().map(|rule| (rule, now.current_acl(&acl))) {
+            Some((DeadLetterRule::Key { acl: counts, .. }, Some(sealed))) if sealed != counts => {
+                format!("ACL {counts} counts for them now")
+            }
+            Some((DeadLetterRule::Recipient(_), _)) => "later ones go to a recipient".to_owned(),
+            _ => continue,
+        };
+        notes.insert(format!(
+            "{dataset}: dead letters from version {version} and before were sealed under ACL {acl}, and {counts}: KMS opens them \
+             for nobody"
+        ));
     }
     Ok(notes)
 }
@@ -428,6 +442,35 @@ fn refuse_two_purposes(subject: &Subject<'_>) -> Result<()> {
             return Err(for_clients_too(key, &format!("domain {name}")));
         }
     }
+    refuse_enclave_keys_of_others(subject)
+}
+
+/// An enclave's key serves nothing else: the backend has no rights there without a worker, and needs them elsewhere.
+fn refuse_enclave_keys_of_others(subject: &Subject<'_>) -> Result<()> {
+    let enclave = subject.enclave_keys();
+    let refused = |key: &str, what: String| {
+        Failure::config(
+            format_args!("{key} is behind enclave columns, and serves {what} too"),
+            "give enclave columns KMS keys of their own",
+        )
+    };
+    for policy in subject.policies {
+        let policy = policy.policy();
+        if let Some(key) = enclave::of_backend(policy)
+            .into_iter()
+            .find(|key| enclave.contains_key(*key))
+        {
+            return Err(refused(
+                key,
+                format!("what the backend opens in dataset {}", policy.dataset),
+            ));
+        }
+    }
+    for (name, domain) in &subject.domains {
+        if let Some(key) = domain.keys.iter().find(|key| enclave.contains_key(*key)) {
+            return Err(refused(key, format!("domain {name}")));
+        }
+    }
     Ok(())
 }
 
@@ -444,7 +487,8 @@ fn for_clients_too(key: &str, what: &str) -> Failure {
 async fn refuse_to_lock_out(trusted: &Trusted, datasets: &BTreeSet<String>, loaded: &Loaded) -> Result<()> {
     let keys_of = |policy: &Policy| -> BTreeSet<String> {
         let previous = policy.previous.keys.iter().map(|key| key.arn.clone());
-        let clients = policy.client.iter().flat_map(|rule| {
+        let of_enclave = policy.enclave.iter().map(|rule| &rule.client);
+        let clients = policy.client.iter().chain(of_enclave).flat_map(|rule| {
             let macs = rule.mac.iter().flat_map(MacRule::arns);
             rule.arns().chain(macs).map(str::to_owned)
         });

@@ -12,7 +12,7 @@ pub(super) const MAX_KEY_POLICY: usize = 32 * 1024;
 pub(super) const MAX_MANAGED_POLICY: usize = 6_144;
 
 /// The condition key of somebody's ARN; of a session that of its role.
-const PRINCIPAL_ARN: &str = "aws:PrincipalArn";
+pub(super) const PRINCIPAL_ARN: &str = "aws:PrincipalArn";
 
 /// A policy document.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use sealflow::acl::Identity;
 use sealflow::clock::UnixMillis;
 use sealflow::policy::{DomainDocument, Policy, VerifiedPolicy};
-use sealflow_local_kms::policy::{Call, KeyPolicy};
+use sealflow_local_kms::policy::{Call, Evidence, KeyPolicy};
 
 use super::aws::{self, Domain, Parties, Rendered, Subject};
 use super::gcp::{self, Members};
@@ -15,21 +15,21 @@ use super::hcl::{self, Block, Item, Value};
 use super::statement::Effect;
 use super::{Readers, terraform};
 
-const NOW: UnixMillis = UnixMillis(1_767_225_600_000); // 2026-01-01T00:00:00Z
+pub(super) const NOW: UnixMillis = UnixMillis(1_767_225_600_000); // 2026-01-01T00:00:00Z
 const DAY: u64 = 86_400_000;
 const KEYS: [&str; 3] = ["a", "b", "c"];
 const SEALER: &str = "arn:aws:iam::111111111111:role/pipeline";
 const SERVICE: &str = "arn:aws:iam::111111111111:role/reading-service";
 
-fn arn(key: &str) -> String {
+pub(super) fn arn(key: &str) -> String {
     format!("arn:aws:kms:eu-central-1:111111111111:key/{key}")
 }
 
-fn unsigned(yaml: &str) -> VerifiedPolicy {
+pub(super) fn unsigned(yaml: &str) -> VerifiedPolicy {
     VerifiedPolicy::unsigned_for_development(yaml.as_bytes()).unwrap()
 }
 
-fn parties(readers: Readers, deny_others: bool) -> Parties {
+pub(super) fn parties(readers: Readers, deny_others: bool) -> Parties {
     let one = |arn: &str| BTreeSet::from([arn.to_owned()]);
     Parties {
         sealers: one(SEALER),
@@ -44,7 +44,7 @@ fn parties(readers: Readers, deny_others: bool) -> Parties {
     }
 }
 
-fn domain(keys: &[&str], acl: &str) -> Domain {
+pub(super) fn domain(keys: &[&str], acl: &str) -> Domain {
     let yaml = format!(
         "domain: customers\nversion: 1\nkey: {{ arn: \"{}\" }}\nkey_id: \"{}\"\ntype: utf8\nacl: {acl}\n",
         arn(keys[0]),
@@ -57,7 +57,7 @@ fn domain(keys: &[&str], acl: &str) -> Domain {
     }
 }
 
-fn rendered(policy: &VerifiedPolicy, domains: BTreeMap<String, Domain>, parties: &Parties) -> Rendered {
+pub(super) fn rendered(policy: &VerifiedPolicy, domains: BTreeMap<String, Domain>, parties: &Parties) -> Rendered {
     let subject = Subject {
         policies: std::slice::from_ref(policy),
         domains,
@@ -67,14 +67,14 @@ fn rendered(policy: &VerifiedPolicy, domains: BTreeMap<String, Domain>, parties:
 }
 
 /// Key policies as KMS reads them.
-fn key_policies(rendered: &Rendered) -> BTreeMap<String, KeyPolicy> {
+pub(super) fn key_policies(rendered: &Rendered) -> BTreeMap<String, KeyPolicy> {
     let parse = |(arn, document): (&String, &super::statement::Document)| {
         (arn.clone(), KeyPolicy::parse(&document.to_json().to_string()).unwrap())
     };
     rendered.keys.iter().map(parse).collect()
 }
 
-type Context<'a> = Vec<(&'a str, &'a str)>;
+pub(super) type Context<'a> = Vec<(&'a str, &'a str)>;
 
 fn allows(
     policies: &BTreeMap<String, KeyPolicy>,
@@ -83,6 +83,17 @@ fn allows(
     action: &str,
     context: &Context<'_>,
     at: u64,
+) -> bool {
+    allows_attested(policies, key, (who, action), context, at, None)
+}
+
+pub(super) fn allows_attested(
+    policies: &BTreeMap<String, KeyPolicy>,
+    key: &str,
+    (who, action): (&str, &str),
+    context: &Context<'_>,
+    at: u64,
+    evidence: Option<&Evidence>,
 ) -> bool {
     let key_arn = arn(key);
     let context = context
@@ -98,11 +109,12 @@ fn allows(
         key_arn: &key_arn,
         context: &context,
         algorithm: Some("SYMMETRIC_DEFAULT"),
+        evidence,
         now: UnixMillis(at),
     })
 }
 
-fn data_key<'a>(dataset: &'a str, key: &'a str, acl: &'a str) -> Context<'a> {
+pub(super) fn data_key<'a>(dataset: &'a str, key: &'a str, acl: &'a str) -> Context<'a> {
     vec![
         ("sealflow:dataset", dataset),
         ("sealflow:key", key),
@@ -111,7 +123,7 @@ fn data_key<'a>(dataset: &'a str, key: &'a str, acl: &'a str) -> Context<'a> {
 }
 
 /// Callers as KMS sees them.
-const CALLERS: [&str; 12] = [
+pub(super) const CALLERS: [&str; 12] = [
     "arn:aws:sts::111111111111:assumed-role/x/s",
     "arn:aws:sts::111111111111:assumed-role/xy/s",
     "arn:aws:sts::111111111111:assumed-role/y/x",
@@ -161,8 +173,11 @@ fn acls() -> impl Strategy<Value = String> {
     lists.prop_map(|(allow, deny)| format!("{{ allow: [{}], deny: [{}] }}", allow.join(", "), deny.join(", ")))
 }
 
+/// RFC 7638, section 3.1.
+const RECIPIENT: &str = "{ kty: RSA, e: AQAB, n: 0vx7agoebGcQSuuPiLJXZptN9nndrQmbXEps2aiAFbWhM78LhWx4cbbfAAtVT86zwu1RK7aPFFxuhDR1L6tSoc_BJECPebWKRXjBZCiFV4n3oknjhMstn64tZ_2W-5JsGY4Hc5n9yBXArwl93lqt7_RN5w6Cf0h4QyQ5v-65YGjQR0_FDW2QvzqY368QQMicAtaSqzs8KJZgnYb9c7d0zgdAZHzu6qMQvRL5hajrn1n91CbOpbISD08qNLyrdkt-bFTWhAI4vMQFh6WeZu0fM4lFd2NcRwr3XPksINHaQ-G_xBniIqbw0Ls1jF44-csFCur-kEgU8awapJzKnqDKgw }";
+
 /// Policies of two keys and two ACLs, with former keys and ACL names.
-fn policies() -> impl Strategy<Value = String> {
+pub(super) fn policies() -> impl Strategy<Value = String> {
     let key = || prop::sample::select(KEYS.to_vec());
     let acl = || prop::sample::select(vec!["p", "q"]);
     let name = || prop::sample::select(vec!["one", "tenant-{t}"]);
@@ -191,8 +206,11 @@ fn policies() -> impl Strategy<Value = String> {
         if domain {
             yaml.push_str("  - { path: customer, domain: customers }\n");
         }
-        if let Some(acl) = letters {
-            yaml.push_str(&format!("dead_letters: {{ key: one, acl: {acl} }}\n"));
+        match letters {
+            Some(acl) => yaml.push_str(&format!("dead_letters: {{ key: one, acl: {acl} }}\n")),
+            // Nobody's at KMS.
+            None if domain => yaml.push_str(&format!("dead_letters: {{ recipient: {RECIPIENT} }}\n")),
+            None => {}
         }
         yaml.push_str("previous:\n  labels: { was: c0 }\n");
         if let Some(old) = old_acl {
@@ -207,7 +225,7 @@ fn policies() -> impl Strategy<Value = String> {
 }
 
 /// What the policy says: there is something that this data key may have sealed, and the reader may open that.
-fn may_open(policy: &Policy, who: &Identity, key: &str, context: (&str, &str, &str), at: u64) -> bool {
+pub(super) fn may_open(policy: &Policy, who: &Identity, key: &str, context: (&str, &str, &str), at: u64) -> bool {
     let (dataset, name, acl) = context;
     if !policy.opens(name, &arn(key), acl) {
         return false;
@@ -222,9 +240,8 @@ fn may_open(policy: &Policy, who: &Identity, key: &str, context: (&str, &str, &s
         }),
         "payments#dead-letters" => {
             policy
-                .dead_letters
-                .as_ref()
-                .is_some_and(|rule| Some(rule.acl.as_str()) == current)
+                .dead_letter_group()
+                .is_some_and(|group| Some(group.acl.as_str()) == current)
                 && policy.dead_letter_access(who, None, now).is_allowed()
         }
         _ => false,
