@@ -5,7 +5,8 @@ use aws_sdk_kms::primitives::Blob;
 use aws_smithy_types::retry::RetryConfig;
 use sealflow::keys::{EncryptionContext, KeyAdmin, KeyServiceError};
 
-use crate::client::{AwsKms, bad_answer, check_key, pairs};
+use crate::answer::{bad_answer, check_key, pairs};
+use crate::client::AwsKms;
 use crate::error::Request;
 
 #[async_trait]

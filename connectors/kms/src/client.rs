@@ -18,17 +18,12 @@ use sealflow::keys::{EncryptionContext, GeneratedKey, KeyDescription, KeyService
 use sealflow::secret::SecretBytes;
 use sha2::{Digest as _, Sha256};
 
+use crate::answer::{MAX_DATA_KEY, MAX_UNWRAPPED, bad_answer, check_key, pairs, secret};
+use crate::arn::region_of_key;
 use crate::chain::{AwsChain, ChainConfig};
-use crate::config::{KmsConfig, KmsConfigError, is_region};
+use crate::config::{KmsConfig, KmsConfigError};
 use crate::credentials::{CachedCredentials, are_same, chain_error};
 use crate::error::{Request, classify, is_stale_credentials};
-
-/// The most bytes that `GenerateDataKey` makes.
-const MAX_DATA_KEY: usize = 1024;
-
-/// The most bytes that are unwrapped: private keys of RSA-4096 pairs (some 2,400 bytes) are longer than data keys. It is
-/// what KMS encrypts at most.
-const MAX_UNWRAPPED: usize = 4096;
 
 /// Where STS is asked when no region is configured: its global endpoint.
 const STS_REGION: &str = "us-east-1";
@@ -267,38 +262,6 @@ fn sts_client(sdk: &SdkConfig, config: &KmsConfig) -> aws_sdk_sts::Client {
     aws_sdk_sts::Client::from_conf(builder.build())
 }
 
-/// The region of `arn:PARTITION:kms:REGION:ACCOUNT:key/ID`; `None` for anything else, aliases too.
-fn region_of_key(arn: &str) -> Option<&str> {
-    let parts: Vec<&str> = arn.splitn(6, ':').collect();
-    let ["arn", partition, "kms", region, account, resource] = parts[..] else {
-        return None;
-    };
-    let id = resource.strip_prefix("key/")?;
-    let is_id = !id.is_empty() && id.len() <= 128 && id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
-    let is_account = account.len() == 12 && account.bytes().all(|b| b.is_ascii_digit());
-    (partition.starts_with("aws") && is_region(region) && is_account && is_id).then_some(region)
-}
-
-pub(crate) fn check_key(answered: Option<&str>, arn: &str) -> Result<(), KeyServiceError> {
-    if answered == Some(arn) {
-        Ok(())
-    } else {
-        Err(bad_answer("it names another key than asked for"))
-    }
-}
-
-pub(crate) fn pairs(context: &EncryptionContext) -> std::collections::HashMap<String, String> {
-    context
-        .iter()
-        .map(|(name, value)| (name.to_owned(), value.to_owned()))
-        .collect()
-}
-
-/// Takes the bytes over without a copy, to be wiped; the client's own buffers (the JSON text) are not ours to wipe.
-pub(crate) fn secret(blob: Blob) -> SecretBytes {
-    SecretBytes::new(blob.into_inner())
-}
-
 fn hashed(access_key_id: &str) -> String {
     let digest = Sha256::new()
         .chain_update(b"sealflow identity v1")
@@ -308,34 +271,9 @@ fn hashed(access_key_id: &str) -> String {
     format!("access-key:{hex}")
 }
 
-pub(crate) fn bad_answer(reason: &str) -> KeyServiceError {
-    KeyServiceError::BadAnswer {
-        reason: reason.to_owned(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn only_full_key_arns_have_a_region() {
-        let good = "arn:aws-cn:kms:cn-north-1:111122223333:key/mrk-1234abcd";
-        assert_eq!(region_of_key(good), Some("cn-north-1"));
-        for bad in [
-            "1234abcd",
-            "alias/a",
-            "arn:aws:kms:eu-central-1:111122223333:alias/a",
-            "arn:aws:s3:eu-central-1:111122223333:key/a",
-            "arn:aws:kms:evil.example/:111122223333:key/a",
-            "arn:aws:kms::111122223333:key/a",
-            "arn:aws:kms:eu-central-1:1:key/a",
-            "arn:aws:kms:eu-central-1:111122223333:key/",
-            "arn:aws:kms:eu-central-1:111122223333:key/a/b",
-        ] {
-            assert_eq!(region_of_key(bad), None, "{bad}");
-        }
-    }
 
     #[test]
     fn an_identity_without_sts_does_not_show_the_access_key() {

@@ -10,15 +10,10 @@ use sealflow::keys::{
 };
 use sealflow::secret::SecretBytes;
 
-use crate::client::{AwsKms, bad_answer, check_key, pairs, secret};
+use crate::answer::{MAX_PUBLIC_KEY, MAX_SEALED, bad_answer, check_key, pairs, secret, wrong_kind};
+use crate::client::AwsKms;
 use crate::error::Request;
 use crate::held::HeldKey;
-
-/// The largest `SubjectPublicKeyInfo` of an RSA key of 4,096 bits is some 550 bytes; KMS answers up to 8,192.
-const MAX_PUBLIC_KEY: usize = 8192;
-
-/// The most bytes that OAEP with SHA-256 seals to an RSA key of 4,096 bits (RFC 8017, section 7.1.1).
-const MAX_SEALED: usize = 446;
 
 /// The most bytes that a MAC is asked of.
 const MAX_MESSAGE: usize = 4096;
@@ -175,11 +170,4 @@ fn check_message(message: &[u8]) -> Result<(), KeyServiceError> {
         return Err(bad_answer("a message of a MAC has 1 to 4,096 bytes"));
     }
     Ok(())
-}
-
-fn wrong_kind(arn: &str) -> KeyServiceError {
-    KeyServiceError::KeyUnusable {
-        arn: arn.to_owned(),
-        code: "NotAnEncryptionKey".to_owned(),
-    }
 }

@@ -7,6 +7,8 @@ use sealflow::secret::SecretString;
 use sealflow::units::Span;
 use serde::Deserialize;
 
+use crate::arn::is_region;
+
 const MAX_ATTEMPTS: u32 = 20;
 const MAX_TIMEOUT: Duration = Duration::from_secs(300);
 
@@ -150,15 +152,6 @@ impl KmsConfig {
         let shared = self.endpoint.as_deref().filter(|url| !host(url).is_some_and(is_amazon));
         self.sts_endpoint.as_deref().or(shared)
     }
-}
-
-/// Whether `text` can be the region of an endpoint's name.
-#[must_use]
-pub fn is_region(text: &str) -> bool {
-    let plain = text
-        .bytes()
-        .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
-    plain && !text.is_empty() && text.len() <= 32 && !text.starts_with('-') && !text.ends_with('-')
 }
 
 /// Whether `url` is `http://HOST[:PORT]` or `https://HOST[:PORT]`, without user, path or query.

@@ -9,6 +9,7 @@ use sealflow::keys::KeyServiceError;
 
 /// What was asked for: some codes mean something else for wrapped bytes than for a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(not(feature = "chain"), allow(dead_code, reason = "some only `AwsKms` asks for"))]
 pub(crate) enum Request {
     Generate,
     Unwrap,

@@ -12,20 +12,27 @@ use zeroize::Zeroizing;
 pub(crate) struct HeldKey {
     opener: OaepPrivateDecryptingKey,
     public: Vec<u8>,
+    bits: RsaBits,
 }
 
 impl HeldKey {
     /// Of PKCS #8, DER; `None` for all but an RSA key of 2048, 3072 or 4096 bits. It is checked, which takes milliseconds.
     pub(crate) fn from_pkcs8(der: &[u8]) -> Option<Self> {
         let key = PrivateDecryptingKey::from_pkcs8(der).ok()?;
-        if !RsaBits::ALL.iter().any(|bits| bits.bits() == key.key_size_bits()) {
-            return None;
-        }
+        let bits = RsaBits::ALL
+            .into_iter()
+            .find(|bits| bits.bits() == key.key_size_bits())?;
         let public: PublicKeyX509Der<'_> = key.public_key().as_der().ok()?;
         Some(Self {
             public: public.as_ref().to_vec(),
             opener: OaepPrivateDecryptingKey::new(key).ok()?,
+            bits,
         })
+    }
+
+    /// The size of its modulus.
+    pub(crate) fn bits(&self) -> RsaBits {
+        self.bits
     }
 }
 
@@ -65,6 +72,7 @@ mod tests {
         let key = PrivateDecryptingKey::generate(KeySize::Rsa2048).unwrap();
         let der: Pkcs8V1Der<'_> = key.as_der().unwrap();
         let held = HeldKey::from_pkcs8(der.as_ref()).unwrap();
+        assert_eq!(held.bits(), RsaBits::Rsa2048);
         let sealer = OaepPublicEncryptingKey::new(key.public_key()).unwrap();
         let mut sealed = vec![0; sealer.ciphertext_size()];
         sealer
