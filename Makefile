@@ -1,9 +1,9 @@
-# Six front doors. The work is in scripts/, each of which also runs on its own.
+# Seven front doors. The work is in scripts/, each of which also runs on its own.
 .DEFAULT_GOAL := help
-.PHONY: help deps demo test soak lint bench
+.PHONY: help deps demo test test-nitro soak lint bench
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 deps: ## Install what a build and the tests need (the only step that may need root)
 	@scripts/deps.sh all
@@ -13,6 +13,9 @@ demo: ## Seal and open 100,000 log records with an embedded Kafka and KMS, and s
 
 test: ## Run every test, and ten seconds of each fuzz target
 	@scripts/test.sh
+
+test-nitro: ## Boot an enclave image in QEMU's nitro-enclave machine and compare its measurements
+	@scripts/test_nitro.sh
 
 soak: ## Run the long tests: a million records through every fault, 100 MB messages, more fuzzing
 	@scripts/soak.sh
