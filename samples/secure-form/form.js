@@ -1,12 +1,12 @@
 // The form: seals the inputs marked `data-seal` before anything is sent, and opens the answers that are sealed to this browser.
 // What is typed into them, and what is opened, goes into no address, no storage and no log.
 
-import { Session, openAnswer, publicKey } from './seal.js'
-import { ownKeys } from './own-keys.js'
+import { Session, enclaveKey, openAnswer, publicKey } from './seal.js'
+import { ownKeys, sawEnclaveKeys, seenEnclaveKeys } from './own-keys.js'
 
 const order = document.querySelector('#order')
 const look = document.querySelector('#look')
-const { dataset, pins } = order.dataset
+const { dataset, pins, owners } = order.dataset
 let own
 
 order.addEventListener('submit', (event) => {
@@ -43,16 +43,33 @@ act('', async () => {
 
 /** The record with its marked inputs sealed, and the session that they are sealed in. Empties the inputs. */
 async function seal() {
-  const session = await Session.begin(await backendKey(), dataset)
+  const marked = [...order.querySelectorAll('[data-seal]')]
+  const session = await begin(marked)
   const record = { reader: own.publicJwk.kid }
   for (const input of order.querySelectorAll('input[name]')) record[input.name] = input.value
-  const marked = order.querySelectorAll('[data-seal]')
   for (const input of marked) {
     const label = input.dataset.seal
     put(record, label.split('.'), await session.seal(label, input.value, [record.reader]))
   }
   clear(marked)
   return { record, session: session.token }
+}
+
+/** A session for the marked inputs. One that is `data-enclave` is never sealed to a key that its server alone vouches for. */
+async function begin(marked) {
+  const ofEnclave = marked.filter((input) => 'enclave' in input.dataset)
+  if (!ofEnclave.length) return Session.begin(await backendKey(), dataset)
+  if (ofEnclave.length < marked.length) throw new Error('This form seals to two places; it can seal to one. Nothing was sent.')
+  const labels = marked.map((input) => input.dataset.seal)
+  const documents = JSON.stringify(await ask('GET', 'enclave-keys.json'))
+  try {
+    const pinned = { owners: owners.split(' ').filter(Boolean), dataset, labels, seen: await seenEnclaveKeys(dataset) }
+    const key = await enclaveKey(documents, pinned)
+    await sawEnclaveKeys(dataset, key.iat)
+    return await Session.beginForEnclave(key)
+  } catch (problem) {
+    throw new Error(`The server offers no key of the enclave that this page can believe: ${problem.message}. Nothing was sent.`)
+  }
 }
 
 /** The key that the backend publishes, if it is one of those that the page was given. */

@@ -4,6 +4,8 @@
 const MAX_VALUES = 2 ** 20
 const MAX_AGE_MS = 3_600_000
 const RSA = { name: 'RSA-OAEP', hash: 'SHA-256' }
+const LONGEST_ENCLAVE_KEYS_S = 400 * 86_400
+const CLOCK_SKEW_S = 300
 const { subtle } = crypto
 
 /** The backend's key: what `sealflow keys public` prints, a JWK set (whose first key is the current one) or a JWK. */
@@ -17,6 +19,60 @@ export async function publicKey(document) {
   return { key, kid: await thumbprint({ e, kty, n }) }
 }
 
+// Keys that `enclaveKey` gave out: nothing else is one.
+const believed = new WeakSet()
+
+/**
+ * The enclave's key out of what a server hands out at /.well-known/enclave-keys, or out of one document of it. Who serves it may have made it up:
+ * it is believed only if one of `owners`, the thumbprints of policy owners that this page was given, signed it for this dataset and
+ * these labels. `seen` is the `iat` of the latest that this page has seen: what is older is refused. Of several the latest counts.
+ */
+export async function enclaveKey(text, { owners, dataset, labels, seen = 0 }) {
+  const documents = text.trimStart().startsWith('{') ? JSON.parse(text).documents : [text.trim()]
+  if (!Array.isArray(documents)) throw new Error('a bare key, or nothing that an owner signed')
+  let newest
+  let refused = new Error('there are no enclave keys')
+  for (const document of documents.slice(0, 64)) {
+    try {
+      const key = await ownersKey(document, { owners, dataset, labels, seen })
+      if (!newest || newest.iat < key.iat) newest = key
+    } catch (error) {
+      refused = error
+    }
+  }
+  if (!newest) throw refused
+  believed.add(newest)
+  return newest
+}
+
+async function ownersKey(jws, { owners, dataset, labels, seen }) {
+  const isJws = typeof jws === 'string' && jws.length <= 131_072 && /^[\w-]+\.[\w-]+\.[\w-]+$/.test(jws)
+  if (!isJws) throw new Error('this is not what an owner signs')
+  const [header, payload, signature] = jws.split('.')
+  const { alg, typ, kid, jwk, ...more } = JSON.parse(decode(bytes(header)))
+  const isOurs = alg === 'EdDSA' && typ === 'sealflow-enclave-keys' && !Object.keys(more).length
+  if (!isOurs || jwk?.kty !== 'OKP' || jwk.crv !== 'Ed25519') throw new Error('this is not what an owner signs')
+  const { crv, kty, x } = jwk
+  const owner = base64url(await sha256(JSON.stringify({ crv, kty, x })))
+  if (owner !== kid || !owners.includes(owner)) throw new Error('signed by somebody whom this page does not know')
+  const verifying = await subtle.importKey('jwk', { crv, kty, x }, 'Ed25519', false, ['verify'])
+  const signed = encode(`${header}.${payload}`)
+  if (!(await subtle.verify('Ed25519', verifying, bytes(signature), signed))) throw new Error('the signature does not verify')
+  // From here on the owner speaks.
+  const claims = JSON.parse(decode(bytes(payload)))
+  const { iat, exp } = claims
+  if (Object.keys(claims).sort().join() !== 'dataset,exp,iat,keys,labels') throw new Error('members are missing, or unknown')
+  if (claims.dataset !== dataset) throw new Error('these are the keys of another dataset')
+  if (!labels.every((label) => claims.labels.includes(label))) throw new Error('these keys are for other fields')
+  const now = Date.now() / 1000
+  if (!Number.isSafeInteger(iat) || !(exp > iat && exp - iat <= LONGEST_ENCLAVE_KEYS_S)) throw new Error('no span that can be')
+  if (now >= exp) throw new Error('these keys have ended')
+  if (iat > now + CLOCK_SKEW_S) throw new Error('these keys begin in the future')
+  if (iat < seen) throw new Error('there have been newer keys')
+  const key = await publicKey(JSON.stringify(claims.keys[0]))
+  return Object.freeze({ ...key, dataset, labels: claims.labels, iat, exp })
+}
+
 /**
  * A fresh key, wrapped once to the backend's key. `token` goes along with the values that are sealed under it. With `mac`, this
  * client's `macKey`, each value says who sealed it, and is taken once.
@@ -26,8 +82,19 @@ export class Session {
   #id
   #dataset
   #mac
+  #labels
   #left = MAX_VALUES
   #ends = performance.now() + MAX_AGE_MS
+
+  /** A session for the values of an enclave, of the labels that the owner signed: `to` is what `enclaveKey` gave. */
+  static async beginForEnclave(to, mac) {
+    const left = believed.has(to) ? to.exp * 1000 - Date.now() : 0
+    if (left <= 0) throw new Error('this is no enclave key, or it has ended')
+    const session = await Session.begin(to, to.dataset, mac)
+    session.#labels = to.labels
+    session.#ends = Math.min(session.#ends, performance.now() + left)
+    return session
+  }
 
   static async begin(to, dataset, mac) {
     const session = new Session()
@@ -49,6 +116,7 @@ export class Session {
   /** A JSON value as a compact JWE. `row` for columns with `bind_row`: its id, then the index at each `[*]`. */
   async seal(label, value, row) {
     if (this.isUsedUp) throw new Error('the session is used up: begin the next one')
+    if (this.#labels && !this.#labels.includes(label)) throw new Error('the owner said nothing of this field')
     this.#left -= 1
     const header = { alg: 'dir', enc: 'A256GCM', kid: this.#id, ...place(this.#dataset, label, row, this.#mac) }
     return proved(this.#mac, await encrypt(header, '', this.#key, toJson(value)))

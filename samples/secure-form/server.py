@@ -228,6 +228,8 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
         if self.path == "/keys.json":
             self.answering("GET /keys.json", lambda: (200, "application/json", self.server.keys.read_bytes()))
+        elif self.path == "/enclave-keys.json" and self.server.enclave_keys:
+            self.answering("GET /enclave-keys.json", lambda: (200, "application/json", self.server.enclave_keys.read_bytes()))
         elif self.path in FILES:
             name, kind = FILES[self.path]
             self.answering("GET a file", lambda: (200, kind, (HERE / name).read_bytes()))
@@ -304,9 +306,9 @@ class Handler(BaseHTTPRequestHandler):
 class Server(ThreadingHTTPServer):
     daemon_threads = True
 
-    def __init__(self, address, keys, orders, answers):
+    def __init__(self, address, keys, enclave_keys, orders, answers):
         super().__init__(address, Handler)
-        self.keys, self.orders, self.answers = keys, orders, answers
+        self.keys, self.enclave_keys, self.orders, self.answers = keys, enclave_keys, orders, answers
         self.slots = threading.BoundedSemaphore(MAX_CONNECTIONS)
 
     def process_request(self, request, client_address):
@@ -334,6 +336,7 @@ def arguments():
     parser.add_argument("--brokers", required=True, help="HOST:PORT of Kafka")
     parser.add_argument("--topic", default="orders", help="topic that orders go to")
     parser.add_argument("--keys", type=Path, required=True, help="what `sealflow keys public` printed; read for every page")
+    parser.add_argument("--enclave-keys", type=Path, help="the answer of a service's /.well-known/enclave-keys, if an input is data-enclave")
     parser.add_argument("--table", required=True, help="where the pipeline lands orders")
     parser.add_argument("--pipeline", required=True, help="the pipeline's file, for catalogue, owners and KMS")
     parser.add_argument("--sealflow", default="sealflow", help="the command, run with this process's AWS credentials")
@@ -345,7 +348,7 @@ def main():
     orders = Orders(options.brokers, options.topic)
     answers = Answers(options.sealflow, options.table, options.pipeline)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    with Server(("127.0.0.1", options.port), options.keys, orders, answers) as server:
+    with Server(("127.0.0.1", options.port), options.keys, options.enclave_keys, orders, answers) as server:
         say(f"listening on http://127.0.0.1:{server.server_port}")
         try:
             server.serve_forever()

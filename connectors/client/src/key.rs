@@ -8,7 +8,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use sealflow::jose::jwe::{ContentKey, Jwe, KeyManagement};
 use sealflow::jose::rsa::RsaPublicJwk;
-use sealflow::keys::RsaBits;
+use sealflow::keys::{PrivateHalf, RsaBits};
 use sealflow::secret::SecretBytes;
 use zeroize::Zeroizing;
 
@@ -35,7 +35,11 @@ pub enum KeyError {
 }
 
 /// An RSA private key. `Debug` shows nothing of it.
-pub struct PrivateKey(PrivateDecryptingKey);
+pub struct PrivateKey {
+    key: PrivateDecryptingKey,
+    /// `SubjectPublicKeyInfo` of the public half, DER.
+    public: Vec<u8>,
+}
 
 impl PrivateKey {
     /// A new key.
@@ -48,9 +52,13 @@ impl PrivateKey {
             RsaBits::Rsa3072 => KeySize::Rsa3072,
             RsaBits::Rsa4096 => KeySize::Rsa4096,
         };
-        PrivateDecryptingKey::generate(size)
-            .map(Self)
-            .map_err(|_| KeyError::NoRandom)
+        Self::of(PrivateDecryptingKey::generate(size).map_err(|_| KeyError::NoRandom)?)
+    }
+
+    fn of(key: PrivateDecryptingKey) -> Result<Self, KeyError> {
+        let der: PublicKeyX509Der<'_> = key.public_key().as_der().map_err(|_| KeyError::BadKey)?;
+        let public = der.as_ref().to_vec();
+        Ok(Self { key, public })
     }
 
     /// Reads a key file (PKCS #8, RFC 5958, in PEM, RFC 7468).
@@ -65,7 +73,7 @@ impl PrivateKey {
         let mut text = Zeroizing::new(String::with_capacity(pem.len()));
         text.extend(body.ok_or(KeyError::NotPem)?.split_ascii_whitespace());
         let der = Zeroizing::new(STANDARD.decode(text.as_bytes()).map_err(|_| KeyError::NotPem)?);
-        let key = Self(PrivateDecryptingKey::from_pkcs8(&der).map_err(|_| KeyError::BadKey)?);
+        let key = Self::of(PrivateDecryptingKey::from_pkcs8(&der).map_err(|_| KeyError::BadKey)?)?;
         key.public().map(|_| key)
     }
 
@@ -74,7 +82,7 @@ impl PrivateKey {
     /// # Errors
     /// [`KeyError::BadKey`]: never for a key that was read or made.
     pub fn to_pem(&self) -> Result<SecretBytes, KeyError> {
-        let der: Pkcs8V1Der<'_> = self.0.as_der().map_err(|_| KeyError::BadKey)?;
+        let der: Pkcs8V1Der<'_> = self.key.as_der().map_err(|_| KeyError::BadKey)?;
         let text = Zeroizing::new(STANDARD.encode(der.as_ref()));
         // With room for everything, so that no copy is left behind by growing.
         let mut pem = Vec::with_capacity(text.len() + text.len() / 64 + BEGIN.len() + END.len() + 8);
@@ -94,8 +102,7 @@ impl PrivateKey {
     /// # Errors
     /// [`KeyError::BadKey`] for a size or exponent that nobody seals to.
     pub fn public(&self) -> Result<RsaPublicJwk, KeyError> {
-        let der: PublicKeyX509Der<'_> = self.0.public_key().as_der().map_err(|_| KeyError::BadKey)?;
-        RsaPublicJwk::from_spki_der(der.as_ref()).map_err(|_| KeyError::BadKey)
+        RsaPublicJwk::from_spki_der(&self.public).map_err(|_| KeyError::BadKey)
     }
 
     /// Opens a compact JWE that was sealed to this key (`RSA-OAEP-256`, `A256GCM`).
@@ -109,15 +116,26 @@ impl PrivateKey {
             return Err(OpenError::DoesNotOpen);
         }
         let wrapped = parsed.encrypted_key().map_err(|_| OpenError::DoesNotOpen)?;
-        let key = OaepPrivateDecryptingKey::new(self.0.clone()).map_err(|_| OpenError::DoesNotOpen)?;
-        let mut out = Zeroizing::new(vec![0; key.min_output_size()]);
-        let decrypted = key.decrypt(&OAEP_SHA256_MGF1SHA256, &wrapped, &mut out, None);
-        let secret: &[u8] = decrypted.map_err(|_| OpenError::DoesNotOpen)?;
-        let secret: &[u8; 32] = secret.try_into().map_err(|_| OpenError::DoesNotOpen)?;
+        let secret = self.decrypt(&wrapped).ok_or(OpenError::DoesNotOpen)?;
+        let secret: &[u8; 32] = secret.expose().try_into().map_err(|_| OpenError::DoesNotOpen)?;
         let mut plain = Zeroizing::new(Vec::with_capacity(parsed.plaintext_len() + 3));
         let opened = ContentKey::new(secret).open(&parsed, &mut plain);
         opened.map_err(|_| OpenError::DoesNotOpen)?;
         Ok(SecretBytes::new(std::mem::take(&mut *plain)))
+    }
+}
+
+/// What is sealed to this key opens with it wherever the core asks for a private half: dead letters to a recipient.
+impl PrivateHalf for PrivateKey {
+    fn public(&self) -> &[u8] {
+        &self.public
+    }
+
+    fn decrypt(&self, ciphertext: &[u8]) -> Option<SecretBytes> {
+        let key = OaepPrivateDecryptingKey::new(self.key.clone()).ok()?;
+        let mut out = Zeroizing::new(vec![0; key.min_output_size()]);
+        let secret = key.decrypt(&OAEP_SHA256_MGF1SHA256, ciphertext, &mut out, None).ok()?;
+        Some(SecretBytes::new(secret.to_vec()))
     }
 }
 

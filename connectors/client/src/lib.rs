@@ -17,8 +17,35 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! Values of **enclave** columns are sealed to a key that the policy's owner vouches for, never to a bare one, since whoever serves
+//! the key could serve their own. The client pins the owner's thumbprint, which it has from the owner and not from the server:
+//!
+//! ```
+//! use sealflow_client::{EnclaveKey, EnclavePins, Session};
+//! # use sealflow::{clock::UnixMillis, jose::PrivateJwk, policy::{EnclaveKeys, enclave_keys::signed}};
+//! # use sealflow_client::{PrivateKey, RsaBits};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let owner = PrivateJwk::generate()?;
+//! # let enclave = PrivateKey::generate(RsaBits::Rsa2048)?;
+//! # let keys = EnclaveKeys::new("payments", vec!["card.number".to_owned()], vec![enclave.public()?])?;
+//! # let millis = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_millis();
+//! # let span = std::time::Duration::from_secs(86_400);
+//! # let document = signed::sign(&keys, UnixMillis(u64::try_from(millis)?), span, &owner)?;
+//! # let thumbprint = owner.thumbprint().to_string();
+//! // In life: the answer of the service's `/.well-known/enclave-keys`, and what `sealflow policy keygen` printed for the owner.
+//! let pins = EnclavePins::owner(thumbprint.parse()?);
+//! let key = EnclaveKey::believe(&document, &pins, "payments", None)?;
+//! let mut session = Session::begin_for_enclave(&key)?;
+//! let sealed = session.seal("card.number", br#""4111111111111111""#)?;
+//! assert!(session.seal("note", b"1").is_err(), "the owner said nothing of this label");
+//! # Ok(())
+//! # }
+//! ```
 
 mod answer;
+mod enclave;
 mod key;
 mod mac;
 mod places;
@@ -26,9 +53,15 @@ mod session;
 mod value;
 
 pub use answer::{Answers, DocumentError, OpenError};
+pub use enclave::{EnclaveKey, EnclaveLabels, EnclavePins};
 pub use key::{KeyError, PrivateKey};
 pub use mac::{ClientMac, MacKeyError};
+pub use sealflow::clock::UnixMillis;
+pub use sealflow::jose::Thumbprint;
 pub use sealflow::jose::rsa::{RsaKeyError, RsaPublicJwk};
 pub use sealflow::keys::RsaBits;
+#[cfg(feature = "attestation")]
+pub use sealflow::policy::enclave_keys::attested;
+pub use sealflow::policy::{EnclaveKeysError, Evidence, TrustedOwners};
 pub use session::{RowId, SealError, Session};
-pub use value::seal_value;
+pub use value::{seal_value, seal_value_beside, seal_value_for_enclave};

@@ -8,6 +8,7 @@ use sealflow::jose::jwe::{ContentKey, JweHeader, MAX_HEADER_CHARS, session_id};
 use sealflow::jose::rsa::RsaPublicJwk;
 use zeroize::Zeroizing;
 
+use crate::enclave::{EnclaveKey, EnclaveLabels};
 use crate::mac::ClientMac;
 
 /// Values that a session seals at most: each draws a nonce of 96 random bits, as a batch does under a data key.
@@ -36,6 +37,32 @@ pub enum SealError {
     /// The operating system gave no random numbers.
     #[error("the operating system gives no random numbers")]
     NoRandom,
+    /// The document that the enclave's key came from says nothing of this label.
+    #[error("the label is none that the enclave's key is for")]
+    NotOfTheEnclave,
+    /// A label whose values go to an enclave, and a key that nobody vouches for.
+    #[error("values of this label are sealed to an enclave's verified key, never to a bare one")]
+    OfAnEnclave,
+    /// The document that the enclave's key came from has ended.
+    #[error("the enclave's key has ended: fetch the newest document")]
+    KeyEnded,
+}
+
+/// The labels of a session.
+enum Labels {
+    All,
+    Except(EnclaveLabels),
+    Of(EnclaveKey),
+}
+
+impl Labels {
+    fn check(&self, label: &str) -> Result<(), SealError> {
+        match self {
+            Self::All => Ok(()),
+            Self::Except(enclave) => enclave.check(label),
+            Self::Of(key) => key.check(label),
+        }
+    }
 }
 
 /// The row that a value belongs to: for columns that the policy binds (`bind_row`).
@@ -65,8 +92,10 @@ pub struct Session {
     token: String,
     id: String,
     dataset: String,
+    labels: Labels,
     mac: Option<Arc<ClientMac>>,
     began: Instant,
+    max_age: Duration,
     values: u64,
     bytes: u64,
 }
@@ -90,11 +119,37 @@ impl Session {
             id: session_id(&token),
             token,
             dataset: dataset.to_owned(),
+            labels: Labels::All,
             mac: None,
             began: Instant::now(),
+            max_age: MAX_AGE,
             values: 0,
             bytes: 0,
         })
+    }
+
+    /// Begins a session for values that an enclave opens: of the dataset and the labels of the key's document, and not beyond its end.
+    ///
+    /// # Errors
+    /// [`SealError::KeyEnded`], [`SealError::NoRandom`]
+    pub fn begin_for_enclave(to: &EnclaveKey) -> Result<Self, SealError> {
+        let remaining = to.remaining()?;
+        let session = Self::begin(to.jwk(), to.dataset())?;
+        Ok(Self {
+            labels: Labels::Of(to.clone()),
+            max_age: remaining.min(MAX_AGE),
+            ..session
+        })
+    }
+
+    /// The same session, which refuses these labels: their values go to an enclave, and this key is a bare one. A session that
+    /// [is for an enclave](Self::begin_for_enclave) has its own labels, and stays as it is.
+    #[must_use]
+    pub fn never_for(mut self, enclave: EnclaveLabels) -> Self {
+        if !matches!(self.labels, Labels::Of(_)) {
+            self.labels = Labels::Except(enclave);
+        }
+        self
     }
 
     /// The same session, whose values say who sealed them: for columns with `client_sealed: authenticated` or `once`. Each becomes a
@@ -130,13 +185,16 @@ impl Session {
     /// Whether it can seal that many values more.
     #[must_use]
     pub fn has_room(&self, values: u64) -> bool {
-        self.values.saturating_add(values) <= MAX_VALUES && self.bytes < MAX_BYTES && self.began.elapsed() < MAX_AGE
+        self.values.saturating_add(values) <= MAX_VALUES
+            && self.bytes < MAX_BYTES
+            && self.began.elapsed() < self.max_age
     }
 
     fn seal_with(&mut self, label: &str, json: &[u8], row: Option<&RowId>) -> Result<String, SealError> {
+        self.labels.check(label)?;
         check_json(json)?;
         let bytes = self.bytes.saturating_add(json.len() as u64);
-        if self.values >= MAX_VALUES || bytes > MAX_BYTES || self.began.elapsed() >= MAX_AGE {
+        if self.values >= MAX_VALUES || bytes > MAX_BYTES || self.began.elapsed() >= self.max_age {
             return Err(SealError::UsedUp);
         }
         (self.values, self.bytes) = (self.values + 1, bytes);

@@ -3,6 +3,7 @@
 use sealflow::jose::jwe::{ContentKey, JweHeader, MAX_HEADER_CHARS};
 use sealflow::jose::rsa::RsaPublicJwk;
 
+use crate::enclave::{EnclaveKey, EnclaveLabels};
 use crate::mac::ClientMac;
 use crate::session::{RowId, SealError, check_json, proved, random};
 
@@ -35,6 +36,39 @@ pub fn seal_value(
     let wrapped = to.wrap(&key).map_err(|_| SealError::NoRandom)?;
     let jwe = ContentKey::new(&key).seal(&part, &wrapped, json);
     proved(jwe.map_err(|_| SealError::NoRandom)?, mac)
+}
+
+/// As [`seal_value`], to an enclave's key: of the dataset and the labels of its document.
+///
+/// # Errors
+/// [`SealError`]
+pub fn seal_value_for_enclave(
+    to: &EnclaveKey,
+    label: &str,
+    json: &[u8],
+    row: Option<&RowId>,
+    mac: Option<&ClientMac>,
+) -> Result<String, SealError> {
+    to.remaining()?;
+    to.check(label)?;
+    seal_value(to.jwk(), to.dataset(), label, json, row, mac)
+}
+
+/// As [`seal_value`], where the values of some labels go to an enclave: to a bare key none of them is sealed.
+///
+/// # Errors
+/// [`SealError`]
+pub fn seal_value_beside(
+    enclave: &EnclaveLabels,
+    to: &RsaPublicJwk,
+    dataset: &str,
+    label: &str,
+    json: &[u8],
+    row: Option<&RowId>,
+    mac: Option<&ClientMac>,
+) -> Result<String, SealError> {
+    enclave.check(label)?;
+    seal_value(to, dataset, label, json, row, mac)
 }
 
 #[cfg(test)]

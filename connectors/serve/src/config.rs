@@ -1,7 +1,6 @@
 //! Sections of the service's configuration that are its own: TLS, identity, limits; and what they may not say although
 //! their form is right.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use schemars::JsonSchema;
@@ -33,16 +32,6 @@ fn wrong<T>(path: impl Into<String>, message: impl Into<String>, help: &str) -> 
         message: message.into(),
         help: help.to_owned(),
     })
-}
-
-/// The service's certificate, as PEM files. They are read again when they change.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct TlsConfig {
-    /// The certificate, and those that lead from it to a root.
-    pub certificate: PathBuf,
-    /// Its private key.
-    pub key: PathBuf,
 }
 
 /// Who is believed to be whom. At least one of `sts` and `oidc`.

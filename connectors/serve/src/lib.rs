@@ -10,6 +10,8 @@ pub mod api;
 #[cfg(feature = "server")]
 pub mod config;
 #[cfg(feature = "server")]
+mod enclave_keys;
+#[cfg(feature = "server")]
 pub mod identity;
 #[cfg(feature = "server")]
 mod limits;
@@ -30,11 +32,11 @@ mod server;
 mod service;
 #[cfg(feature = "server")]
 mod timed;
-#[cfg(feature = "server")]
-mod tls;
 
 #[cfg(feature = "server")]
-pub use config::{ConfigError, IdentityConfig, LimitsConfig, OidcConfig, StsConfig, TlsConfig};
+pub use config::{ConfigError, IdentityConfig, LimitsConfig, OidcConfig, StsConfig};
+#[cfg(feature = "server")]
+pub use enclave_keys::PublishedEnclaveKeys;
 #[cfg(feature = "server")]
 pub use metrics::Metrics;
 #[cfg(feature = "server")]
@@ -42,8 +44,8 @@ pub use open::{MOST_READERS, Opening};
 #[cfg(feature = "server")]
 pub use published::PublishedKeys;
 #[cfg(feature = "server")]
+pub use sealflow_tls::{Certificate, TlsConfig, TlsError};
+#[cfg(feature = "server")]
 pub use server::{ServeError, Server};
 #[cfg(feature = "server")]
 pub use service::{Parts, Service};
-#[cfg(feature = "server")]
-pub use tls::{Certificate, TlsError};

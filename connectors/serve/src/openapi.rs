@@ -46,6 +46,21 @@ pub fn document() -> Value {
     });
     let content = json!({ "application/jwk-set+json": { "schema": set } });
     client_keys["responses"]["200"]["content"] = content;
+    let set = json!({
+        "type": "object",
+        "required": ["documents"],
+        "properties": { "documents": { "type": "array", "items": { "type": ["string", "object"] } } },
+    });
+    let enclave_keys = json!({
+        "operationId": "enclaveKeys",
+        "summary": "What clients seal enclave columns to, if this service publishes it",
+        "description": "Documents that clients verify by their own pins: an owner's JWS (a string), or keys with an attestation \
+            document (an object). This service cannot vouch for them.",
+        "security": [],
+        "responses": responses("Documents, those of each dataset newest first", &set, &problem, |code| {
+            code.status().is_server_error() || [400, 404].contains(&code.status().as_u16())
+        }),
+    });
     let definitions: Map<String, Value> = schemas.take_definitions(true);
     json!({
         "openapi": "3.1.0",
@@ -61,6 +76,7 @@ pub fn document() -> Value {
             "/v1/open": { "post": open },
             "/v1/whoami": { "get": whoami },
             "/.well-known/jwks.json": { "get": client_keys },
+            "/.well-known/enclave-keys": { "get": enclave_keys },
         },
         "components": {
             "schemas": definitions,

@@ -7,6 +7,7 @@ use std::time::Duration;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use sealflow_tls::{Certificate, TlsError};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
@@ -16,7 +17,6 @@ use tokio_rustls::TlsAcceptor;
 use crate::limits::{Places, of_peer};
 use crate::service::{LAST_LINE, Service};
 use crate::timed::{Patience, Timed};
-use crate::tls::{Certificate, TlsError};
 
 const MAX_HEADERS: usize = 64;
 /// The request line and all headers together: a presigned request has 16 KiB at most.

@@ -25,6 +25,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use crate::answer::Whoami;
 use crate::api::{self, Most, OpenRequest};
 use crate::config::LimitsConfig;
+use crate::enclave_keys::PublishedEnclaveKeys;
 use crate::identity::{Proven, Prover, whole_seconds};
 use crate::limits::{Buckets, Place, Places};
 use crate::metrics::Metrics;
@@ -53,6 +54,8 @@ pub struct Parts {
     pub metrics: Metrics,
     /// The public keys that clients seal to, if they are published here.
     pub published: Option<PublishedKeys>,
+    /// The documents of enclave keys, if they are published here.
+    pub enclave_keys: Option<PublishedEnclaveKeys>,
 }
 
 /// The reading service, without its connections.
@@ -75,6 +78,7 @@ pub struct Service {
     values: Buckets,
     openapi: Bytes,
     published: Option<PublishedKeys>,
+    enclave_keys: Option<PublishedEnclaveKeys>,
 }
 
 /// What can be asked for.
@@ -84,6 +88,7 @@ enum Route {
     Whoami,
     OpenApi,
     ClientKeys,
+    EnclaveKeys,
 }
 
 impl Route {
@@ -93,6 +98,7 @@ impl Route {
             "/v1/whoami" => (Self::Whoami, Method::GET),
             "/v1/openapi.json" => (Self::OpenApi, Method::GET),
             "/.well-known/jwks.json" => (Self::ClientKeys, Method::GET),
+            "/.well-known/enclave-keys" => (Self::EnclaveKeys, Method::GET),
             _ => {
                 let help = "GET /v1/openapi.json says what there is";
                 return Err(Problem::new(Code::NotFound, "there is nothing of that path", help));
@@ -112,6 +118,7 @@ impl Route {
             Self::Whoami => "whoami",
             Self::OpenApi => "openapi",
             Self::ClientKeys => "client_keys",
+            Self::EnclaveKeys => "enclave_keys",
         }
     }
 }
@@ -128,6 +135,7 @@ impl Service {
             limits,
             metrics,
             published,
+            enclave_keys,
         } = parts;
         let buckets = |rate, burst| Buckets::new(rate, burst, Arc::clone(&clock));
         Arc::new(Self {
@@ -147,6 +155,7 @@ impl Service {
             limits,
             metrics,
             published,
+            enclave_keys,
         })
     }
 
@@ -238,17 +247,15 @@ impl Service {
         let route = route?;
         if route == Route::ClientKeys {
             let Some(published) = &self.published else {
-                let help = "the service's operator lists datasets under `client_keys`";
-                return Err(Problem::new(
-                    Code::NotFound,
-                    "no keys of clients are published here",
-                    help,
-                ));
+                return Err(not_published("keys of clients", "client_keys"));
             };
-            let mut response = respond(StatusCode::OK, "application/jwk-set+json", published.document().await?);
-            let headers = response.headers_mut();
-            headers.insert(CACHE_CONTROL, HeaderValue::from_static("public, max-age=300"));
-            return Ok(response);
+            return Ok(public("application/jwk-set+json", published.document().await?));
+        }
+        if route == Route::EnclaveKeys {
+            let Some(published) = &self.enclave_keys else {
+                return Err(not_published("enclave keys", "enclave_keys"));
+            };
+            return Ok(public("application/json", published.document().await?));
         }
         if route == Route::OpenApi {
             return Ok(respond(StatusCode::OK, "application/json", self.openapi.clone()));
@@ -534,6 +541,22 @@ fn unwritten(error: &AuditError) -> Problem {
         "try again; the service's operator finds the reason in its log",
     )
     .retry_after(5)
+}
+
+/// What everybody may have, and keep for five minutes.
+fn public(kind: &'static str, body: Bytes) -> Response<Full<Bytes>> {
+    let mut response = respond(StatusCode::OK, kind, body);
+    let headers = response.headers_mut();
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("public, max-age=300"));
+    response
+}
+
+fn not_published(what: &str, option: &str) -> Problem {
+    Problem::new(
+        Code::NotFound,
+        format!("no {what} are published here"),
+        format!("the service's operator lists datasets under `{option}`"),
+    )
 }
 
 fn respond(status: StatusCode, media_type: &'static str, body: Bytes) -> Response<Full<Bytes>> {

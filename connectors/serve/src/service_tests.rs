@@ -14,8 +14,10 @@ use sealflow::keys::ClientKeyService as _;
 use sealflow::keys::testing::{MemoryCatalogue, MemoryKms};
 use sealflow::keys::{DomainKeys, OpeningKeys, SealingKeys};
 use sealflow::pipeline::{Format, KeysPlacement, Position, Record, SealTransform, Timestamp, Transform as _};
+use sealflow::policy::enclave_keys::attested::Trust;
+use sealflow::policy::enclave_keys::signed;
 use sealflow::policy::signed::sign;
-use sealflow::policy::{CataloguePolicies, OwnerKey, PolicySource, TrustedOwners};
+use sealflow::policy::{CataloguePolicies, EnclaveKeys, OwnerKey, PolicySource, TrustedOwners};
 use sealflow::seal::UsageLimits;
 use sealflow::units::Span;
 use sealflow_client::{Answers, OpenError, PrivateKey, RsaBits};
@@ -168,6 +170,16 @@ impl Bench {
             vec!["payments".to_owned()],
             clock.clone(),
         );
+        let owners = TrustedOwners::of(owner.thumbprint());
+        let datasets = vec!["payments".to_owned()];
+        let enclave_keys = PublishedEnclaveKeys::new(
+            catalogue.clone(),
+            owners,
+            policies.clone(),
+            Trust::nitro(),
+            datasets,
+            clock.clone(),
+        );
         let prover = Prover::new(&identity, &limits, web, clock.clone()).unwrap();
         prover.warm_up().await.unwrap();
         let service = Service::new(Parts {
@@ -178,6 +190,7 @@ impl Bench {
             limits,
             metrics: Metrics::default(),
             published: Some(published),
+            enclave_keys: Some(enclave_keys),
         });
         Self {
             sealed: sealed["note"].as_str().unwrap().to_owned(),
@@ -529,5 +542,31 @@ async fn the_keys_that_clients_seal_to_are_published_to_everybody_and_asked_for_
     bench.kms.set_unusable(RSA_ARN, true);
     bench.clock.advance(Duration::from_secs(61));
     assert_eq!(ask("GET").await.2, set);
+    assert_eq!(ask("POST").await.0, StatusCode::METHOD_NOT_ALLOWED);
+}
+
+#[tokio::test(start_paused = true)]
+async fn documents_of_enclave_keys_are_for_everybody_and_may_be_kept_for_five_minutes() {
+    let bench = Bench::new(LimitsConfig::default()).await;
+    let ask = async |method: &str| {
+        let request = Request::builder()
+            .method(method)
+            .uri("/.well-known/enclave-keys")
+            .body(Full::new(Bytes::new()))
+            .unwrap();
+        let answer = Arc::clone(&bench.service).answer(request, PEER).await;
+        let (status, headers) = (answer.status(), answer.headers().clone());
+        let body = answer.into_body().collect().await.unwrap().to_bytes();
+        (status, headers, serde_json::from_slice::<Value>(&body).unwrap())
+    };
+    let key = PrivateKey::generate(RsaBits::Rsa2048).unwrap().public().unwrap();
+    let keys = EnclaveKeys::new("payments", vec!["card".to_owned()], vec![key]).unwrap();
+    let document = signed::sign(&keys, NOW, Duration::from_secs(600), &bench.owner).unwrap();
+    let path = "enclave-keys/payments/0000000000";
+    bench.catalogue.overwrite(path, document.as_bytes());
+    let (status, headers, answer) = ask("GET").await;
+    assert_eq!((status, &answer), (StatusCode::OK, &json!({ "documents": [document] })));
+    assert_eq!(headers[CONTENT_TYPE], "application/json");
+    assert_eq!(headers[CACHE_CONTROL], "public, max-age=300");
     assert_eq!(ask("POST").await.0, StatusCode::METHOD_NOT_ALLOWED);
 }

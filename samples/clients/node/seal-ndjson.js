@@ -5,13 +5,15 @@
 import { readFile } from 'node:fs/promises'
 import { createInterface } from 'node:readline'
 import { parseArgs } from 'node:util'
-import { Session, macKey, publicKey, sealValue } from './sealed.js'
+import { Session, enclaveKey, macKey, publicKey, sealValue } from './sealed.js'
 
 if (!JSON.rawJSON) throw new Error('numbers would be rounded: use Node 22, or node --harmony-json-parse-with-source')
 
 const { values: args } = parseArgs({
   options: {
     key: { type: 'string' }, // what `sealflow keys public` printed
+    'enclave-keys': { type: 'string' }, // instead of it, for an enclave's columns: the answer of /.well-known/enclave-keys
+    owner: { type: 'string', multiple: true, default: [] }, // thumbprint of an owner whose enclave keys are believed
     dataset: { type: 'string' },
     field: { type: 'string', multiple: true }, // as the policy names it
     row: { type: 'string' }, // the field that names the record's row, for `bind_row`
@@ -20,9 +22,14 @@ const { values: args } = parseArgs({
     'mac-key': { type: 'string' }, // what `sealflow keys client` wrote: proves who sealed
   },
 })
-for (const name of ['key', 'dataset', 'field']) if (!args[name]) throw new Error(`--${name} is missing`)
+const documents = args['enclave-keys']
+for (const name of [documents ? 'owner' : 'key', 'dataset', 'field']) if (!args[name]) throw new Error(`--${name} is missing`)
+if (documents && (args.key || args['per-value'])) throw new Error("an enclave's columns have their own keys, and a session")
 
-const key = await publicKey(await readFile(args.key, 'utf8'))
+const to = documents
+  ? await enclaveKey(await readFile(documents, 'utf8'), { owners: args.owner, dataset: args.dataset })
+  : await publicKey(await readFile(args.key, 'utf8'))
+const begin = () => (documents ? Session.beginForEnclave(to, mac) : Session.begin(to, args.dataset, mac))
 const mac = args['mac-key'] && (await macKey(await readFile(args['mac-key'], 'utf8')))
 let session
 let lines = 0
@@ -30,10 +37,10 @@ for await (const line of createInterface({ input: process.stdin, crlfDelay: Infi
   const record = parse(line, (lines += 1))
   const row = args.row && [steps(args.row).reduce((value, step) => value[step], record)]
   if (args['per-value']) {
-    await sealFields((label, value, row) => sealValue(key, args.dataset, label, value, row, mac), record, row)
+    await sealFields((label, value, row) => sealValue(to, args.dataset, label, value, row, mac), record, row)
   } else {
     if (Object.hasOwn(record, args.session)) throw new Error('the record has a member for the session already')
-    if (!session || session.isUsedUp) session = await Session.begin(key, args.dataset, mac)
+    if (!session || session.isUsedUp) session = await begin()
     await sealFields((label, value, row) => session.seal(label, value, row), record, row)
     record[args.session] = session.token
   }

@@ -10,12 +10,15 @@ import sys
 from decimal import Decimal
 from pathlib import Path
 
-from sealed import Session, mac_key, public_key, seal_value, to_json
+from sealed import Session, enclave_key, mac_key, public_key, seal_value, to_json
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--key", required=True, type=Path, help="what `sealflow keys public` printed")
+    to = parser.add_mutually_exclusive_group(required=True)
+    to.add_argument("--key", type=Path, help="what `sealflow keys public` printed")
+    to.add_argument("--enclave-keys", type=Path, help="for an enclave's columns: the answer of /.well-known/enclave-keys")
+    parser.add_argument("--owner", action="append", default=[], help="thumbprint of an owner whose enclave keys are believed")
     parser.add_argument("--dataset", required=True)
     parser.add_argument("--field", required=True, action="append", help="as the policy names it; may be repeated")
     parser.add_argument("--row", metavar="FIELD", help="the field that names the record's row, for `bind_row`")
@@ -24,7 +27,14 @@ def main():
     parser.add_argument("--mac-key", type=Path, help="what `sealflow keys client` wrote: proves who sealed")
     args = parser.parse_args()
 
-    key = public_key(args.key.read_text())
+    if args.enclave_keys:
+        if args.per_value:
+            raise ValueError("an enclave's columns are sealed in a session")
+        enclave = enclave_key(args.enclave_keys.read_text(), args.owner, args.dataset)
+        begin = lambda: Session.for_enclave(enclave, mac)
+    else:
+        key = public_key(args.key.read_text())
+        begin = lambda: Session(key, args.dataset, mac)
     mac = mac_key(args.mac_key.read_text()) if args.mac_key else None
     session = None
     for line in sys.stdin.buffer:
@@ -38,7 +48,7 @@ def main():
             if args.session in record:
                 raise ValueError("the record has a member for the session already")
             if session is None or session.is_used_up:
-                session = Session(key, args.dataset, mac)
+                session = begin()
             for label in args.field:
                 seal = lambda value, index: session.seal(label, value, row and row + index)
                 replace(record, steps(label), seal)

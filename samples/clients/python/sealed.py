@@ -5,14 +5,19 @@ import hashlib
 import json
 import secrets
 import time
+import warnings
+from dataclasses import dataclass
 from decimal import Decimal
 
 from joserfc import jwe, jws
-from joserfc.jwk import OctKey, RSAKey
+from joserfc.errors import JoseError, SecurityWarning
+from joserfc.jwk import OctKey, OKPKey, RSAKey
 from joserfc.registry import HeaderParameter
 
 MAX_VALUES = 1 << 20
 MAX_AGE_SECONDS = 3600
+LONGEST_ENCLAVE_KEYS_SECONDS = 400 * 86_400
+CLOCK_SKEW_SECONDS = 300
 
 
 class _Registry(jwe.JWERegistry):
@@ -29,6 +34,7 @@ _PROOFS = jws.JWSRegistry(
     header_registry={"iat": HeaderParameter("when it was sealed", "int"), "jti": HeaderParameter("its name", "str")},
     algorithms=["HS256"],
 )
+_OWNERS = jws.JWSRegistry(algorithms=["EdDSA"])
 
 
 def public_key(document: str) -> RSAKey:
@@ -40,11 +46,84 @@ def public_key(document: str) -> RSAKey:
     return key
 
 
+@dataclass(frozen=True)
+class EnclaveKey:
+    """What the values of an enclave's columns are sealed to. `enclave_key` makes it: no other code should."""
+
+    key: RSAKey
+    dataset: str
+    labels: frozenset
+    issued: int  # keep it for the next time's `seen`
+    expires: int
+
+
+def enclave_key(text: str, owners, dataset: str, seen: int = 0) -> EnclaveKey:
+    """The enclave's key out of what a server hands out at /.well-known/enclave-keys, or out of one document of it. Who serves it may have made
+    it up: it is believed only if one of `owners`, thumbprints that you have from the policy's owners, signed it for this dataset. What was
+    issued before `seen` is refused. Of several the latest counts."""
+    if text.lstrip().startswith("{"):
+        documents = json.loads(text).get("documents")
+        if not isinstance(documents, list):
+            raise ValueError("a bare key, or nothing that an owner signed")
+    else:
+        documents = [text.strip()]
+    newest, refused = None, ValueError("there are no enclave keys")
+    for document in documents[:64]:
+        try:
+            key = _owners_key(document, owners, dataset, seen)
+        except (ValueError, TypeError, KeyError, IndexError, JoseError) as error:
+            refused = error
+        else:
+            newest = key if newest is None or newest.issued < key.issued else newest
+    if newest is None:
+        raise refused
+    return newest
+
+
+def _owners_key(document, owners, dataset: str, seen: int) -> EnclaveKey:
+    if not isinstance(document, str) or len(document) > 131_072 or document.count(".") != 2:
+        raise ValueError("this is not what an owner signs")
+    header = json.loads(base64.urlsafe_b64decode(document.split(".")[0] + "=="))
+    if header.keys() != {"alg", "jwk", "kid", "typ"} or (header["alg"], header["typ"]) != ("EdDSA", "sealflow-enclave-keys"):
+        raise ValueError("this is not what an owner signs")
+    owner = OKPKey.import_key({name: header["jwk"][name] for name in ("kty", "crv", "x")})
+    if owner.curve_name != "Ed25519" or owner.thumbprint() != header["kid"] or header["kid"] not in owners:
+        raise ValueError("signed by somebody who is not pinned")
+    with warnings.catch_warnings():
+        # RFC 9864 calls the algorithm Ed25519; owners sign by its older name (RFC 8037), and with that curve alone.
+        warnings.simplefilter("ignore", SecurityWarning)
+        claims = json.loads(jws.deserialize_compact(document, owner, registry=_OWNERS).payload)
+    # From here on the owner speaks.
+    if claims.keys() != {"dataset", "labels", "keys", "iat", "exp"}:
+        raise ValueError("members are missing, or unknown")
+    if claims["dataset"] != dataset:
+        raise ValueError("these are the keys of another dataset")
+    issued, expires, now = claims["iat"], claims["exp"], time.time()
+    if type(issued) is not int or type(expires) is not int or not 0 < expires - issued <= LONGEST_ENCLAVE_KEYS_SECONDS:
+        raise ValueError("no span that can be")
+    if now >= expires:
+        raise ValueError("these keys have ended")
+    if issued > now + CLOCK_SKEW_SECONDS:
+        raise ValueError("these keys begin in the future")
+    if issued < seen:
+        raise ValueError("there have been newer keys")
+    return EnclaveKey(public_key(json.dumps(claims["keys"][0])), dataset, frozenset(claims["labels"]), issued, expires)
+
+
 class Session:
     """A fresh key, wrapped once to the backend's key. `token` goes along with the values that are sealed under it. With `mac`,
     this client's `mac_key`, each value says who sealed it, and is taken once."""
 
+    @classmethod
+    def for_enclave(cls, to: EnclaveKey, mac: OctKey | None = None) -> "Session":
+        """For the values of an enclave: of the dataset and labels that the owner signed, and until the document ends."""
+        session = cls(to.key, to.dataset, mac)
+        session._labels = to.labels
+        session._ends = min(session._ends, time.monotonic() + to.expires - time.time())
+        return session
+
     def __init__(self, key: RSAKey, dataset: str, mac: OctKey | None = None):
+        self._labels = None
         self._key = OctKey.generate_key(256)
         self._dataset = dataset
         self._mac = mac
@@ -64,6 +143,8 @@ class Session:
         """A JSON value as a compact JWE. `row` for columns with `bind_row`: its id, then the index at each `[*]`."""
         if self.is_used_up:
             raise RuntimeError("the session is used up: begin the next one")
+        if self._labels is not None and label not in self._labels:
+            raise ValueError(f"the owner said nothing of {label}")
         self._left -= 1
         place = _place(self._dataset, label, row, self._mac)
         return _proved(self._mac, _seal("dir", self._id, place, to_json(value), self._key))

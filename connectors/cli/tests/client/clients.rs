@@ -180,6 +180,11 @@ impl Sample {
         self.run(self.seal, args, input).unwrap_err()
     }
 
+    /// What the script comes to with these arguments.
+    pub(crate) fn seal_with(&self, args: &[&str], input: &str) -> Result<String, String> {
+        self.run(self.seal, args, input)
+    }
+
     pub(crate) fn write(&self, name: &str, text: &str) {
         self.place.write(name, text);
     }

@@ -4,7 +4,7 @@ use crate::bench::{CANARY, another_key, answer_of, private_key, small_key};
 use crate::common::Place;
 
 /// Runs a command that must fail; nothing is written, and no value shown.
-fn expect(place: &Place, args: &[&str], input: &str, code: i32, said: &str) {
+pub(crate) fn expect(place: &Place, args: &[&str], input: &str, code: i32, said: &str) {
     let before = place.files();
     let ran = place.run_with_input(args, input.as_bytes());
     assert_eq!((ran.code, ran.out.as_str()), (code, ""), "{args:?}: {}", ran.err);

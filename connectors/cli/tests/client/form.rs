@@ -15,6 +15,7 @@ use crate::bench::another_key;
 use crate::clean::assert_clean;
 use crate::clients::Browser;
 use crate::common::Place;
+use crate::enclave::Owner;
 use crate::form_bench::{Form, LABEL, PATIENCE, Page, Server, copy_sample, order, python};
 
 /// No test number of anybody's, so that nothing else writes it.
@@ -314,6 +315,72 @@ fn the_page_says_what_is_wrong_and_shows_nothing_that_is_not_its_own() {
     let canary = Canary::new(CARD);
     assert!(proxy.recorded().iter().all(|piece| !shows_card(&canary, piece)));
     assert_clean(&place.path(""), &|bytes| shows_card(&canary, bytes));
+}
+
+#[test]
+fn a_server_that_serves_keys_as_it_likes_gets_no_value_of_the_enclave_out_of_the_page() {
+    let test = "enclave keys in the browser form";
+    let (place, owner, (_, bare)) = (Place::new(), Owner::new(), another_key());
+    let Some(server) = lonely_server(test, &place, &bare, "sealflow") else {
+        return;
+    };
+    let html = place
+        .read("index.html")
+        .replace("data-seal=\"card.number\"", "data-seal=\"card.number\" data-enclave");
+    assert!(html.contains(" data-enclave required"));
+    let pinned = |owners: &str| html.replace("data-owners=\"\"", &format!("data-owners=\"{owners}\""));
+    place.write("index.html", pinned(&owner.thumbprint()));
+    let Some(browser) = Browser::of_steps(test, &place.path("chromium")) else {
+        return;
+    };
+    let proxy = Proxy::start(&format!("127.0.0.1:{}", server.port), 1).unwrap();
+    proxy.record();
+    let mut page = Page(browser);
+    let address = format!("http://{}/", proxy.address());
+    let mut send = |document: &str, said: &str| {
+        place.write("enclave-keys.json", document);
+        page.open(&address);
+        page.send("order-1", NAME, CARD);
+        let error = page.text("#error");
+        assert!(error.contains(said), "{document}: {error}");
+    };
+    let answer = |document: &str| match document.starts_with('{') {
+        true => document.to_owned(),
+        false => format!("{{\"documents\":[\"{document}\"]}}"),
+    };
+    let older = answer(&owner.signed_ago("orders", &[LABEL], Duration::from_secs(600)));
+    for (_, document) in owner.hostile("orders", LABEL) {
+        send(&answer(&document), "no key of the enclave that this page can believe");
+    }
+    // Nothing of it has left the page, sealed or not.
+    let sent = proxy.recorded().concat();
+    assert!(contains(&sent, b"GET /enclave-keys.json") && !contains(&sent, b"POST /") && !contains(&sent, b"order-1"));
+
+    // The owner's word: the page seals, and what it sends the enclave opens. There is no broker to take it.
+    send(
+        &answer(&owner.signed_ago("orders", &[LABEL], Duration::ZERO)),
+        "it is not known whether",
+    );
+    let sent = String::from_utf8_lossy(&proxy.recorded().concat()).into_owned();
+    let body = sent.split("\r\n\r\n").find(|body| body.starts_with("{\"record\""));
+    let body = serde_json::Deserializer::from_str(body.unwrap())
+        .into_iter::<Value>()
+        .next();
+    let order = body.unwrap().unwrap();
+    let number = order["record"]["card"]["number"].as_str().unwrap();
+    assert_eq!(
+        owner.open(order["session"].as_str().unwrap(), number),
+        format!("\"{CARD}\"")
+    );
+    // From then on this browser takes nothing older, and without a pinned owner nothing at all.
+    send(&older, "there have been newer keys");
+    place.write("index.html", pinned(""));
+    send(
+        &answer(&owner.signed_ago("orders", &[LABEL], Duration::ZERO)),
+        "does not know",
+    );
+    let canary = Canary::new(CARD);
+    assert!(proxy.recorded().iter().all(|piece| !shows_card(&canary, piece)));
 }
 
 #[test]

@@ -50,6 +50,7 @@ impl Server {
     /// `command` is Python, in a folder with the sample.
     pub(crate) fn start(mut command: Command, brokers: &str, sealflow: &str, log: &Path) -> Self {
         command.args(["server.py", "--port", "0", "--brokers", brokers, "--keys", "keys.json"]);
+        command.args(["--enclave-keys", "enclave-keys.json"]);
         command.args(["--table", "lake", "--pipeline", "pipeline.yaml", "--sealflow", sealflow]);
         let mut process = Instance::start(command, log);
         let until = Instant::now() + PATIENCE;
@@ -73,9 +74,9 @@ impl Server {
     pub(crate) fn ask(&self, head: &str, body: &str) -> (u16, String, String) {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        write!(stream, "{head}\r\n\r\n{body}").unwrap();
+        // One that is refused before it was read is answered, and then reset: maybe before all of it was written.
+        let _ = stream.write_all(format!("{head}\r\n\r\n{body}").as_bytes());
         let mut answer = Vec::new();
-        // One that is refused before it was read is answered, and then reset.
         let _ = stream.read_to_end(&mut answer);
         let answer = String::from_utf8(answer).unwrap();
         let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));

@@ -8,6 +8,7 @@ mod clients;
 mod commands;
 #[path = "../common/mod.rs"]
 mod common;
+mod enclave;
 mod form;
 mod form_bench;
 mod pairs;

@@ -1,6 +1,6 @@
 // What the tests have Chromium do: `samples/secure-form/seal.js`, called as a page would.
 
-import { Session, macKey, makeKeyPair, openAnswer, publicKey, sealValue } from './seal.js'
+import { Session, enclaveKey, macKey, makeKeyPair, openAnswer, publicKey, sealValue } from './seal.js'
 
 let keyPair
 
@@ -54,4 +54,21 @@ export async function stealKey() {
     await crypto.subtle.exportKey(format, keyPair.privateKey).then(() => stolen.push(format), () => {})
   }
   return stolen
+}
+
+/** A value of an enclave's column with its session, if the documents are believed. */
+export async function sealForEnclave({ documents, owners, dataset, label, value, seen }) {
+  const key = await enclaveKey(documents, { owners, dataset, labels: [label], seen })
+  const session = await Session.beginForEnclave(key)
+  return JSON.stringify({ session: session.token, value: await session.seal(label, value) })
+}
+
+/** Whether a session for an enclave begins with what `enclaveKey` did not give, or takes a label that nobody signed. */
+export async function trickSession({ key, documents, owners, dataset, label }) {
+  const bare = await publicKey(key)
+  const made = { ...bare, dataset, labels: [label], iat: 0, exp: 1e12 }
+  const began = await Session.beginForEnclave(made).then(() => true, () => false)
+  const session = await Session.beginForEnclave(await enclaveKey(documents, { owners, dataset, labels: [label] }))
+  const sealed = await session.seal(`${label}2`, 1).then(() => true, () => false)
+  return began || sealed
 }

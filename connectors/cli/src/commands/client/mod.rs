@@ -1,8 +1,10 @@
 //! `sealflow client`: what a client does, without a policy and without KMS: sealing before anything leaves, opening what is
 //! answered to it.
 
+mod enclave;
 mod keygen;
 mod open;
+mod recipient;
 mod seal;
 
 use std::path::Path;
@@ -17,7 +19,7 @@ use crate::files;
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
     Keygen(keygen::Args),
-    Seal(seal::Args),
+    Seal(Box<seal::Args>),
     Open(open::Args),
 }
 

@@ -1,19 +1,20 @@
 //! `client seal`: fields of JSON records, sealed as a client does before they leave.
 
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
-use sealflow::columns::{Found, Hit, Locator, json, splice};
+use sealflow::columns::{Found, Hit, Locator, splice};
 use sealflow::pipeline::{Outcome, Record, Route, StopKind, Transform, TransformError};
-use sealflow::policy::{ColumnPath, Root, Segment};
-use sealflow_client::{ClientMac, RowId, RsaPublicJwk, SealError, Session, seal_value};
+use sealflow::policy::ColumnPath;
+use sealflow_client::{ClientMac, EnclaveKey, EnclaveLabels, RowId, RsaPublicJwk, SealError, Session};
 
 use zeroize::Zeroizing;
 
+use super::enclave::EnclaveArgs;
 use super::read_public_key;
+use super::recipient::{Carrier, Recipient, To, written};
 use crate::commands::stream::{Input, Outputs, Passed, StreamArgs, pass_if};
 use crate::failure::{Exit, Failure, Result};
 use crate::files;
@@ -22,25 +23,26 @@ use crate::term::note;
 
 /// Values with a key of their own in one record: pipelines open no more.
 const MAX_OF_THEIR_OWN: usize = 1_024;
-const MEND: &str = "mend the record; nothing of it was written";
+pub(super) const MEND: &str = "mend the record; nothing of it was written";
 
-/// Seal fields of JSON records to the backend's RSA key
+/// Seal fields of JSON records to the backend's RSA key, or to an enclave's
 ///
 /// Each value becomes a JWE under the key of a session, and each record carries its session in a field. The policy that opens
-/// them has `flow: hybrid` for the columns, and names that field as `client: { session: … }`. Every other byte stays. A record
-/// without one of the columns is refused, and null stays null.
+/// them has `flow: hybrid` for the columns, and names that field as `client: { session: … }`; or `flow: enclave`, and
+/// `enclave: { session: … }`. Every other byte stays. A record without one of the columns is refused, and null stays null.
+/// Enclave columns are sealed to a key that the policy's owner vouches for, and never to a bare one.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]
     stream: StreamArgs,
-    /// The backend's public key: a JWK, or a JWK set whose first key is taken
-    #[arg(long, value_name = "FILE")]
-    key: PathBuf,
+    /// The backend's public key, for --column: a JWK, or a JWK set whose first key is taken
+    #[arg(long, value_name = "FILE", required_unless_present = "enclave_keys")]
+    key: Option<PathBuf>,
     /// The dataset that the values belong to
     #[arg(long, value_name = "NAME")]
     dataset: String,
     /// A field to seal, as the policy names it: `user.email`, `cards[*].number`; may be repeated. Every record has it
-    #[arg(long = "column", value_name = "PATH", required_unless_present = "optional_columns")]
+    #[arg(long = "column", value_name = "PATH", required_unless_present_any = ["optional_columns", "enclave_columns", "optional_enclave_columns"])]
     columns: Vec<ColumnPath>,
     /// A field to seal that not every record has; may be repeated
     #[arg(long = "optional-column", value_name = "PATH")]
@@ -58,14 +60,71 @@ pub(crate) struct Args {
     /// authenticated` or `once`
     #[arg(long, value_name = "FILE")]
     mac_key: Option<PathBuf>,
+    #[command(flatten)]
+    enclave: EnclaveArgs,
+    /// A field to seal for the enclave, as the policy names it; may be repeated. Every record has it
+    #[arg(long = "enclave-column", value_name = "PATH", help_heading = "Enclave columns")]
+    enclave_columns: Vec<ColumnPath>,
+    /// A field to seal for the enclave that not every record has; may be repeated
+    #[arg(
+        long = "optional-enclave-column",
+        value_name = "PATH",
+        help_heading = "Enclave columns"
+    )]
+    optional_enclave_columns: Vec<ColumnPath>,
+    /// Where the session for the enclave goes, as the policy names it
+    #[arg(
+        long,
+        value_name = "PATH",
+        default_value = "enclave_session",
+        conflicts_with = "per_value",
+        help_heading = "Enclave columns"
+    )]
+    enclave_session: ColumnPath,
+}
+
+impl Args {
+    fn has_enclave_columns(&self) -> bool {
+        !self.enclave_columns.is_empty() || !self.optional_enclave_columns.is_empty()
+    }
+
+    /// Which key is for which columns, said before any file is read.
+    fn check(&self) -> Result<()> {
+        let has_others = !self.columns.is_empty() || !self.optional_columns.is_empty();
+        match (&self.enclave.enclave_keys, &self.key) {
+            (None, _) if self.has_enclave_columns() => Err(Failure::usage(
+                "--enclave-column without --enclave-keys: a bare key is not enough for an enclave's column",
+                "whoever serves a bare key could serve their own; give the document that the policy's owner signed, and \
+                 --owner THUMBPRINT",
+            )),
+            (Some(_), _) if !self.has_enclave_columns() => Err(Failure::usage(
+                "--enclave-keys, and no column that is sealed to them",
+                "name the fields by --enclave-column",
+            )),
+            (_, None) if has_others => Err(Failure::usage(
+                "--column without --key",
+                "give the key that `sealflow keys public` prints; what is the enclave's is named by --enclave-column",
+            )),
+            (_, Some(_)) if !has_others => Err(Failure::usage(
+                "--key, and no column that is sealed to it",
+                "leave it out: the enclave's columns have their own keys",
+            )),
+            _ => Ok(()),
+        }
+    }
 }
 
 pub(super) async fn run(args: &Args) -> Result<ExitCode> {
+    args.check()?;
     args.stream.check_outputs(&[])?;
     signals::remove_half_written_files()?;
-    let key = read_public_key(&args.key)?;
+    let enclave = match &args.enclave.enclave_keys {
+        Some(path) => Some(args.enclave.read(path, &args.dataset)?),
+        None => None,
+    };
+    let key = args.key.as_deref().map(read_public_key).transpose()?;
     let mac = args.mac_key.as_deref().map(read_mac_key).transpose()?;
-    let sealing = Sealing::new(args, key, mac)?;
+    let sealing = Sealing::new(args, key, enclave, mac)?;
     let input = Input::open(&args.stream)?;
     let outputs = Outputs::create(&args.stream, files::Access::Shared, None, None)?;
     let found_something = |passed: &Passed| {
@@ -102,74 +161,147 @@ fn read_mac_key(path: &Path) -> Result<ClientMac> {
     })
 }
 
+/// A field to seal.
+struct Column {
+    label: String,
+    /// Whether every record has to have it.
+    is_needed: bool,
+    /// Index of whom it is sealed to.
+    recipient: usize,
+}
+
 /// What is sealed, and how.
 struct Sealing {
     locator: Locator,
-    labels: Vec<String>,
-    /// How many of the labels every record has to have: the first ones.
-    needed: usize,
+    columns: Vec<Column>,
     is_bound: bool,
-    /// `None` if each value has a key of its own.
-    carrier: Option<Carrier>,
-    key: RsaPublicJwk,
+    recipients: Vec<Recipient>,
     /// Proves who sealed.
     mac: Option<Arc<ClientMac>>,
-    dataset: String,
     state: Mutex<State>,
 }
 
 #[derive(Default)]
 struct State {
-    session: Option<Session>,
+    /// Of each recipient.
+    sessions: Vec<Option<Session>>,
     values: u64,
     /// Places of columns, nulls too.
     found: u64,
 }
 
-/// Where sessions go: a member of the record, or of an object in it.
-struct Carrier {
-    /// The member's name as JSON.
-    name: String,
-    /// The object that gets it; `None` for the record itself.
-    within: Option<(String, Locator)>,
-}
-
 /// Why a record is not sealed, and what to do.
-struct Refusal {
+pub(super) struct Refusal {
     reason: String,
     help: String,
 }
 
 impl Refusal {
-    fn new(reason: impl Into<String>, help: impl Into<String>) -> Self {
+    pub(super) fn new(reason: impl Into<String>, help: impl Into<String>) -> Self {
         let (reason, help) = (reason.into(), help.into());
         Self { reason, help }
     }
 }
 
-impl Sealing {
-    fn new(args: &Args, key: RsaPublicJwk, mac: Option<ClientMac>) -> Result<Self> {
-        let columns: Vec<ColumnPath> = args.columns.iter().chain(&args.optional_columns).cloned().collect();
-        let carrier = match args.per_value {
-            true => None,
-            false => Some(Carrier::new(&args.session)?),
+impl From<SealError> for Refusal {
+    fn from(error: SealError) -> Self {
+        let help = match error {
+            SealError::KeyEnded => "fetch the newest enclave keys from the service; nothing of the record was written",
+            SealError::NoRandom => "try again",
+            _ => MEND,
         };
-        // The session's member is looked for, so that none is there twice.
-        let session = carrier.is_some().then(|| args.session.clone());
-        let fields: Vec<ColumnPath> = session.into_iter().chain(args.bind_row.clone()).collect();
-        let locator = Locator::new(&columns, &fields)
+        Self::new(error.to_string(), help)
+    }
+}
+
+impl Sealing {
+    fn new(
+        args: &Args,
+        key: Option<RsaPublicJwk>,
+        enclave: Option<EnclaveKey>,
+        mac: Option<ClientMac>,
+    ) -> Result<Self> {
+        let mut paths: Vec<ColumnPath> = Vec::new();
+        let mut columns: Vec<Column> = Vec::new();
+        let mut recipients: Vec<Recipient> = Vec::new();
+        let mut add = |to: To, option: &str, session: &ColumnPath, needed: &[ColumnPath], others: &[ColumnPath]| {
+            for path in needed.iter().chain(others) {
+                paths.push(path.clone());
+                columns.push(Column {
+                    label: path.to_string(),
+                    is_needed: needed.contains(path),
+                    recipient: recipients.len(),
+                });
+            }
+            let carrier = match args.per_value {
+                true => None,
+                false => Some(Carrier::new(option, session)?),
+            };
+            recipients.push(Recipient { to, carrier });
+            Ok::<_, Failure>(())
+        };
+        let of_enclave: EnclaveLabels = enclave.iter().flat_map(|key| key.labels().iter().cloned()).collect();
+        if let Some(key) = key {
+            for path in args.columns.iter().chain(&args.optional_columns) {
+                check_bare(path, enclave.as_ref())?;
+            }
+            let to = To::Bare {
+                key,
+                dataset: args.dataset.clone(),
+                enclave: of_enclave,
+            };
+            add(to, "--session", &args.session, &args.columns, &args.optional_columns)?;
+        }
+        if let Some(key) = enclave {
+            for path in args.enclave_columns.iter().chain(&args.optional_enclave_columns) {
+                check_enclave(path, &key)?;
+            }
+            let (needed, others) = (&args.enclave_columns, &args.optional_enclave_columns);
+            add(
+                To::Enclave(key),
+                "--enclave-session",
+                &args.enclave_session,
+                needed,
+                others,
+            )?;
+        }
+        // The sessions' members are looked for, so that none is there twice.
+        let mut fields: Vec<ColumnPath> = Vec::new();
+        for recipient in &recipients {
+            match (&recipient.carrier, &recipient.to) {
+                (Some(_), To::Bare { .. }) => fields.push(args.session.clone()),
+                (Some(_), To::Enclave(_)) => fields.push(args.enclave_session.clone()),
+                (None, _) => {}
+            }
+        }
+        if let [one, other] = &fields[..]
+            && one == other
+        {
+            return Err(Failure::usage(
+                format_args!("{one} for both sessions"),
+                "one field holds one session: choose another --enclave-session, and name it in the policy",
+            ));
+        }
+        fields.extend(args.bind_row.clone());
+        let locator = Locator::new(&paths, &fields)
             .map_err(|error| Failure::usage(format_args!("--column: {error}"), "name fields that do not overlap"))?;
+        let state = State {
+            sessions: recipients.iter().map(|_| None).collect(),
+            ..State::default()
+        };
         Ok(Self {
             locator,
-            labels: columns.iter().map(ToString::to_string).collect(),
-            needed: args.columns.len(),
+            columns,
             is_bound: args.bind_row.is_some(),
-            carrier,
-            key,
+            recipients,
             mac: mac.map(Arc::new),
-            dataset: args.dataset.clone(),
-            state: Mutex::default(),
+            state: Mutex::new(state),
         })
+    }
+
+    fn column(&self, hit: &Hit) -> &Column {
+        // The locator was made of these columns.
+        &self.columns[usize::from(hit.column)]
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -181,7 +313,9 @@ impl Sealing {
         let located = self.locator.locate(&text, found);
         located.map_err(|error| Refusal::new(error.to_string(), MEND))?;
         self.check_columns(found)?;
-        let row_field = u16::from(self.carrier.is_some());
+        let carriers = self.recipients.iter().filter(|recipient| recipient.carrier.is_some());
+        // There are two at most.
+        let row_field = u16::try_from(carriers.count()).unwrap_or(u16::MAX);
         if found.fields.iter().any(|field| field.field < row_field) {
             return Err(Refusal::new("the record has a member for the session already", MEND));
         }
@@ -194,40 +328,41 @@ impl Sealing {
             }
             (true, ..) => return Err(Refusal::new("the field of --bind-row is not there once", MEND)),
         };
-        let mut replaced = Vec::new();
         let is_null = |hit: &Hit| &text[hit.range()] == b"null";
         let hits: Vec<&Hit> = found.hits.iter().filter(|hit| !is_null(hit)).collect();
-        let mut session = None;
-        if let Some(carrier) = self.carrier.as_ref().filter(|_| !hits.is_empty()) {
-            // One session for the whole record: near its limits the next one begins before.
-            let begun = self.session(state, hits.len())?;
-            replaced.push(carrier.place(&text, begun.token())?);
-            session = Some(begun);
-        } else if hits.len() > MAX_OF_THEIR_OWN {
+        let mut members = Vec::new();
+        let mut of_their_own = 0;
+        for (n, recipient) in self.recipients.iter().enumerate() {
+            let values = hits.iter().filter(|hit| self.column(hit).recipient == n).count();
+            match &recipient.carrier {
+                // One session for the whole record: near its limits the next one begins before.
+                Some(carrier) if values > 0 => {
+                    let session = session(&mut state.sessions[n], values, recipient, self.mac.as_ref())?;
+                    members.push(carrier.place(&text, session.token())?);
+                }
+                Some(_) => {}
+                None => of_their_own += values,
+            }
+        }
+        if of_their_own > MAX_OF_THEIR_OWN {
             return Err(Refusal::new(
                 format!("more than {MAX_OF_THEIR_OWN} values with a key of their own in one record: nobody opens them"),
                 "seal them in a session: leave --per-value out",
             ));
         }
+        let mut replaced = written(members);
         for hit in &hits {
-            let row = row.map(|row| RowId::new(row, found.indexes(hit))).transpose();
-            let sealed = row.and_then(|row| {
-                let (label, value) = (&self.labels[usize::from(hit.column)], &text[hit.range()]);
-                match (&mut session, &row) {
-                    (Some(session), Some(row)) => session.seal_in_row(label, value, row),
-                    (Some(session), None) => session.seal(label, value),
-                    (None, row) => seal_value(
-                        &self.key,
-                        &self.dataset,
-                        label,
-                        value,
-                        row.as_ref(),
-                        self.mac.as_deref(),
-                    ),
+            let row = row.map(|row| RowId::new(row, found.indexes(hit))).transpose()?;
+            let column = self.column(hit);
+            let (label, value) = (&column.label, &text[hit.range()]);
+            let sealed = match (&mut state.sessions[column.recipient], &row) {
+                (Some(session), Some(row)) => session.seal_in_row(label, value, row),
+                (Some(session), None) => session.seal(label, value),
+                (None, row) => {
+                    self.recipients[column.recipient].seal_value(label, value, row.as_ref(), self.mac.as_deref())
                 }
-            });
-            let text = sealed.map_err(|error| Refusal::new(error.to_string(), MEND))?;
-            replaced.push((hit.range(), format!("\"{text}\"")));
+            };
+            replaced.push((hit.range(), format!("\"{}\"", sealed?)));
         }
         state.found += found.hits.len() as u64;
         state.values += hits.len() as u64;
@@ -244,10 +379,10 @@ impl Sealing {
 
     /// A column that is not there may be one that is spelled in another way, and would leave in clear.
     fn check_columns(&self, found: &Found) -> std::result::Result<(), Refusal> {
-        for (n, label) in self.labels.iter().enumerate().take(self.needed) {
+        for (n, column) in self.columns.iter().enumerate().filter(|(_, column)| column.is_needed) {
             if !found.hits.iter().any(|hit| usize::from(hit.column) == n) {
                 return Err(Refusal::new(
-                    format!("there is no {label} in it"),
+                    format!("there is no {} in it", column.label),
                     "correct --column, or name a field that not every record has by --optional-column; nothing of the record \
                      was written",
                 ));
@@ -255,79 +390,45 @@ impl Sealing {
         }
         Ok(())
     }
-
-    fn session<'s>(&self, state: &'s mut State, values: usize) -> std::result::Result<&'s mut Session, Refusal> {
-        let is_usable = |session: &Session| session.has_room(values as u64);
-        let usable = state.session.take().filter(is_usable);
-        let session = match usable {
-            Some(session) => session,
-            None => {
-                let begun = Session::begin(&self.key, &self.dataset);
-                let begun = begun.map_err(|error: SealError| Refusal::new(error.to_string(), "try again"))?;
-                match &self.mac {
-                    Some(mac) => begun.with_mac(Arc::clone(mac)),
-                    None => begun,
-                }
-            }
-        };
-        Ok(state.session.insert(session))
-    }
 }
 
-impl Carrier {
-    fn new(path: &ColumnPath) -> Result<Self> {
-        let wrong = |error: &dyn std::fmt::Display| {
-            let help = "name a field without [*], as `client: { session: … }` of the policy does; or seal --per-value";
-            Failure::usage(format_args!("--session: {error}"), help)
-        };
-        let is_clear = *path.root() == Root::Value && !path.segments().contains(&Segment::Each);
-        let Some((Segment::Name(last), within)) = path.segments().split_last().filter(|_| is_clear) else {
-            return Err(wrong(&"a session is one string in the value of a record"));
-        };
-        let mut name = Vec::new();
-        json::write_string(last, &mut name);
-        let within = match within {
-            [] => None,
-            within => {
-                let within = ColumnPath::into_value(within.to_vec());
-                let locator = Locator::new(std::slice::from_ref(&within), &[]).map_err(|error| wrong(&error))?;
-                Some((within.to_string(), locator))
-            }
-        };
-        Ok(Self {
-            name: String::from_utf8_lossy(&name).into_owned(),
-            within,
-        })
-    }
+/// The session for a record of so many values: the one that is used, or the next.
+fn session<'s>(
+    used: &'s mut Option<Session>,
+    values: usize,
+    recipient: &Recipient,
+    mac: Option<&Arc<ClientMac>>,
+) -> std::result::Result<&'s Session, Refusal> {
+    let usable = used.take().filter(|session| session.has_room(values as u64));
+    let session = match usable {
+        Some(session) => session,
+        None => recipient.begin(mac)?,
+    };
+    Ok(used.insert(session))
+}
 
-    /// What is written where, so that `text` has the session.
-    fn place(&self, text: &[u8], token: &str) -> std::result::Result<(Range<usize>, String), Refusal> {
-        let is_space = |byte: &u8| b" \t\r\n".contains(byte);
-        let after_space = |from: usize| from + text[from..].iter().take_while(|byte| is_space(byte)).count();
-        let (what, start) = match &self.within {
-            None => ("the record".to_owned(), after_space(0)),
-            Some((path, locator)) => {
-                let mut found = Found::default();
-                let located = locator.locate(text, &mut found);
-                located.map_err(|error| Refusal::new(error.to_string(), MEND))?;
-                let [hit] = found.hits[..] else {
-                    let reason = format!("there is not one {path} in it, into which the session goes");
-                    return Err(Refusal::new(reason, MEND));
-                };
-                (path.clone(), hit.range().start)
-            }
-        };
-        if text.get(start) != Some(&b'{') {
-            return Err(Refusal::new(
-                format!("{what} is not an object, so that it has no member for the session"),
-                "give one object a record, or seal each value by itself (--per-value)",
-            ));
-        }
-        let at = start + 1;
-        let is_empty = text.get(after_space(at)) == Some(&b'}');
-        let comma = if is_empty { "" } else { "," };
-        Ok((at..at, format!("{}:\"{token}\"{comma}", self.name)))
+/// A column that the enclave's document names is the enclave's.
+fn check_bare(path: &ColumnPath, enclave: Option<&EnclaveKey>) -> Result<()> {
+    if enclave.is_some_and(|key| key.is_for(&path.to_string())) {
+        return Err(Failure::usage(
+            format_args!("--column {path}: it is one of the enclave's, as the policy's owner says"),
+            format_args!("name it by --enclave-column {path}"),
+        ));
     }
+    Ok(())
+}
+
+fn check_enclave(path: &ColumnPath, key: &EnclaveKey) -> Result<()> {
+    if key.is_for(&path.to_string()) {
+        return Ok(());
+    }
+    Err(Failure::config(
+        format_args!("--enclave-column {path}: the enclave keys are not for it"),
+        format_args!(
+            "they are for {}; correct the path, or ask the policy's owner",
+            key.labels().join(", ")
+        ),
+    ))
 }
 
 #[async_trait]

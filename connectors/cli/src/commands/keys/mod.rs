@@ -1,6 +1,7 @@
 //! `sealflow keys`: data keys and the KMS keys that they depend on. No data key is ever shown, wrapped or not.
 
 mod client;
+mod enclave;
 mod list;
 mod pair;
 mod public;
@@ -30,6 +31,7 @@ pub(crate) enum Command {
     Public(public::Args),
     /// Write the HMAC key by which one client proves that it sealed a value
     Client(client::Args),
+    Enclave(enclave::Args),
     /// Give the KMS keys of a policy new key material, now
     Rotate(rotate::Args),
     /// Wrap data keys anew under the KMS key that the policy names now
@@ -44,6 +46,7 @@ pub(crate) async fn run(command: Command) -> Result<ExitCode> {
         Command::Pair(args) => pair::run(&args).await,
         Command::Public(args) => public::run(&args).await,
         Command::Client(args) => client::run(&args).await,
+        Command::Enclave(args) => enclave::run(&args).await,
         Command::Usage(args) => usage::run(&args).await,
         Command::Rotate(args) => rotate::run(&args).await,
         Command::Rewrap(args) => rewrap::run(&args).await,

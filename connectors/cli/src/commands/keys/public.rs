@@ -109,7 +109,7 @@ async fn spki(kms: &dyn ClientKeyService, key: &RsaKey) -> Result<Vec<u8>, KeySe
     }
 }
 
-async fn public_key(kms: &dyn ClientKeyService, key: &RsaKey) -> Result<RsaPublicJwk> {
+pub(super) async fn public_key(kms: &dyn ClientKeyService, key: &RsaKey) -> Result<RsaPublicJwk> {
     let der = spki(kms, key).await?;
     RsaPublicJwk::from_spki_der(&der).map_err(|error| unusable(key.arn(), &error))
 }
