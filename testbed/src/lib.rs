@@ -13,6 +13,7 @@ mod broker;
 mod cluster;
 mod draw;
 mod elect;
+mod enclave;
 mod full;
 mod http_faults;
 mod instance;
@@ -32,6 +33,7 @@ use std::path::{Path, PathBuf};
 
 pub use cluster::{BROKERS, Cluster};
 pub use draw::Draw;
+pub use enclave::{Enclave, IMAGE, OTHER_IMAGE, measured_key_policy, spoiled, worker_program};
 pub use full::SmallDisk;
 pub use http_faults::{HttpFault, HttpProxy, HttpRule, When};
 pub use instance::{Instance, peak_memory_kib};

@@ -8,7 +8,7 @@ use sealflow::clock::UnixMillis;
 use sealflow::jose::{PrivateJwk, Thumbprint, jws};
 use sealflow::policy::{TrustedOwners, lease, signed};
 use sealflow::secret::SecretString;
-use sealflow_local_kms::{Principal, RunningServer, Server, ServerConfig};
+use sealflow_local_kms::{Principal, RunningServer, Server, ServerConfig, TlsConfig};
 use tokio::runtime::Runtime;
 
 use crate::{Proxy, Scratch};
@@ -18,12 +18,16 @@ const KEY_ID: &str = "00000000-0000-4000-8000-000000000001";
 /// The ARN that sample policies name.
 pub const KEY_ARN: &str = "arn:aws:kms:eu-central-1:111122223333:key/00000000-0000-4000-8000-000000000001";
 
+/// The certificate by which the KMS proves itself.
+const AUTHORITY: &str = "authority.pem";
+
 /// Roles that may use the key.
 const TRUSTED: [&str; 6] = ["pipeline", "analyst", "support", "temp", "guest", "fraud"];
 
 /// Everything beside the broker that `sealflow run` needs.
 pub struct Site {
     scratch: Scratch,
+    has_authority: bool,
     runtime: Runtime,
     kms: RunningServer,
     kms_proxy: Option<Proxy>,
@@ -71,6 +75,54 @@ impl Site {
     /// If something of it does not start.
     #[must_use]
     pub fn with_principals(brokers: &str, others: Vec<Principal>) -> Self {
+        Self::make(brokers, others, Scratch::new(), |_| {})
+    }
+
+    /// The same with a KMS that speaks TLS and believes evidence under this development root (DER).
+    ///
+    /// # Panics
+    /// If something of it does not start.
+    #[must_use]
+    pub fn for_enclave(brokers: &str, root: &[u8]) -> Self {
+        let scratch = Scratch::new();
+        let key = rcgen::KeyPair::generate().expect("random numbers");
+        let mut params = rcgen::CertificateParams::new(Vec::new()).expect("no names");
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let authority = params.self_signed(&key).expect("a certificate can be made");
+        let issuer = rcgen::Issuer::new(params, key);
+        let key = rcgen::KeyPair::generate().expect("random numbers");
+        let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
+        let params = rcgen::CertificateParams::new(names).expect("two names");
+        let certificate = params.signed_by(&key, &issuer).expect("a certificate can be made");
+        let file = |name: &str, text: String| {
+            let path = scratch.path().join(name);
+            std::fs::write(&path, text).expect("the folder is writable");
+            path
+        };
+        let tls = TlsConfig {
+            certificate: file("kms.pem", certificate.pem()),
+            key: file("kms.key", key.serialize_pem()),
+        };
+        let attestation_root = file("dev-root.pem", crate::enclave::pem(root));
+        file(AUTHORITY, authority.pem());
+        let mut site = Self::make(brokers, Vec::new(), scratch, |config| {
+            config.tls = Some(tls);
+            config.attestation_root = Some(attestation_root);
+        });
+        site.has_authority = true;
+        site
+    }
+
+    /// The certificate (PEM) of whoever signs that of the KMS.
+    ///
+    /// # Panics
+    /// Without [`Site::for_enclave`].
+    #[must_use]
+    pub fn authority(&self) -> String {
+        std::fs::read_to_string(self.path().join(AUTHORITY)).expect("the site is one for an enclave")
+    }
+
+    fn make(brokers: &str, others: Vec<Principal>, scratch: Scratch, change: impl FnOnce(&mut ServerConfig)) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -78,9 +130,9 @@ impl Site {
             .expect("a runtime starts");
         let ours = TRUSTED.iter().copied().chain(["intern"]).map(principal);
         let principals = ours.chain(others).collect();
-        let kms = runtime
-            .block_on(Server::start(ServerConfig::in_memory(principals)))
-            .expect("the local KMS starts");
+        let mut config = ServerConfig::in_memory(principals);
+        change(&mut config);
+        let kms = runtime.block_on(Server::start(config)).expect("the local KMS starts");
         let trusted: Vec<String> = TRUSTED.iter().map(|role| format!("\"{ROLE}{role}\"")).collect();
         let policy = format!(
             r#"{{"Version":"2012-10-17","Statement":[{{"Effect":"Allow","Principal":{{"AWS":[{}]}},"Action":"kms:*","Resource":"*"}}]}}"#,
@@ -92,7 +144,8 @@ impl Site {
         assert_eq!(arn, KEY_ARN);
         let owner = PrivateJwk::generate().expect("an owner key can be made");
         Self {
-            scratch: Scratch::new(),
+            scratch,
+            has_authority: false,
             runtime,
             kms,
             kms_proxy: None,
@@ -266,6 +319,9 @@ threads: 1
             .env("SEALFLOW_STATE", self.path().join("state"))
             .env_remove("AWS_SESSION_TOKEN")
             .env_remove("AWS_PROFILE");
+        if self.has_authority {
+            command.env("SSL_CERT_FILE", self.path().join(AUTHORITY));
+        }
         command
     }
 

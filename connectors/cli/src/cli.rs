@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    acl, audit, client, completion, demo, dlq, init, keys, kms, open, policy, read, run, schema, seal, serve, tables,
-    token, top, validate, version,
+    acl, audit, client, completion, demo, dlq, enclave, init, keys, kms, open, policy, read, run, schema, seal, serve,
+    tables, token, top, validate, version,
 };
 use crate::failure::{Exit, Failure, Result};
 use crate::log::{self, LogFormat};
@@ -65,6 +65,8 @@ enum Command {
     Keys(keys::Command),
     #[command(subcommand)]
     Dlq(dlq::Command),
+    #[command(subcommand)]
+    Enclave(enclave::Command),
     #[command(subcommand)]
     Kms(kms::Command),
     Top(top::Args),
@@ -148,7 +150,7 @@ async fn execute(command: Command) -> Result<ExitCode> {
         Command::Run(args) => run::run(args).await,
         Command::Seal(args) => Box::pin(seal::run(args)).await,
         Command::Open(args) => Box::pin(open::run(args)).await,
-        Command::Read(args) => read::run(args).await,
+        Command::Read(args) => Box::pin(read::run(args)).await,
         Command::Inspect(args) => Box::pin(tables::inspect::run(args)).await,
         Command::Verify(args) => tables::verify::run(args).await,
         Command::Serve(args) => serve::run(args).await,
@@ -159,6 +161,7 @@ async fn execute(command: Command) -> Result<ExitCode> {
         Command::Audit(command) => audit::run(command).await,
         Command::Keys(command) => keys::run(command).await,
         Command::Dlq(command) => dlq::run(command).await,
+        Command::Enclave(command) => Box::pin(enclave::run(command)).await,
         Command::Kms(command) => kms::run(command).await,
         Command::Top(args) => top::run(args).await,
         Command::Schema(args) => schema::run(&args),

@@ -7,6 +7,7 @@ mod cli;
 mod clock;
 mod commands;
 mod config;
+mod enclave;
 mod explain;
 mod failure;
 mod files;
@@ -31,6 +32,10 @@ mod trust;
 mod while_it_counts;
 
 fn main() -> std::process::ExitCode {
+    let arguments: Vec<_> = std::env::args_os().collect();
+    if let Some(ended) = commands::enclave::before_threads(&arguments) {
+        return ended;
+    }
     log::install_panic_hook();
     #[cfg(feature = "failpoints")]
     let _failpoints = sealflow_kafka::failpoints::of_environment();

@@ -26,6 +26,9 @@ pub(crate) const STATE: &str = "SEALFLOW_STATE";
 const FILE: &str = "versions.json";
 const LOCK: &str = "versions.lock";
 const NONE: &str = "none";
+/// What stands in the place of a catalogue for enclave keys, which clients have from anywhere. No catalogue is called so: folders
+/// are absolute, buckets begin with `s3:`.
+const ENCLAVE_KEYS: &str = "enclave-keys of clients";
 /// Some fifty thousand names.
 const MOST_BYTES: u64 = 16 << 20;
 /// Another process holds the lock for as long as a small file takes.
@@ -64,21 +67,17 @@ impl VersionsFile {
     /// That of this machine's user: in `SEALFLOW_STATE`, by default the XDG state folder. `None` where there is none: nothing
     /// is remembered then.
     pub(crate) fn of(catalogue: &Location, owners: &[Pin]) -> Option<Self> {
-        let variable = |name: &str| {
-            std::env::var_os(name)
-                .filter(|value| !value.is_empty())
-                .map(PathBuf::from)
-        };
-        let folder = match variable(STATE) {
-            Some(folder) if folder == Path::new(NONE) => return None,
-            Some(folder) => folder,
-            None => variable("XDG_STATE_HOME")
-                .filter(|folder| folder.is_absolute())
-                .or_else(|| variable("HOME").map(|home| home.join(".local/state")))?
-                .join("sealflow"),
-        };
         let owners: Vec<_> = owners.iter().map(|pin| pin.owner).collect();
-        Some(Self::in_folder(&folder, catalogue, &owners))
+        Some(Self::in_folder(&folder()?, catalogue, &owners))
+    }
+
+    /// The same for enclave keys as clients have seen them: versions are the seconds at which documents were made.
+    pub(crate) fn of_enclave_keys(owners: &[Pin]) -> Option<Self> {
+        Some(Self {
+            folder: folder()?,
+            catalogue: ENCLAVE_KEYS.to_owned(),
+            owners: owners.iter().map(|pin| pin.owner).collect(),
+        })
     }
 
     fn in_folder(folder: &Path, catalogue: &Location, owners: &[Thumbprint]) -> Self {
@@ -194,6 +193,25 @@ impl VersionsFile {
             format_args!("{}: the versions seen cannot be read: {why}", self.path().display()),
             "find out who changed it; if nobody can have put an old policy back, move it away, and versions are remembered anew",
         )
+    }
+}
+
+/// Where it is kept; `None` for nowhere.
+fn folder() -> Option<PathBuf> {
+    let variable = |name: &str| {
+        std::env::var_os(name)
+            .filter(|value| !value.is_empty())
+            .map(PathBuf::from)
+    };
+    match variable(STATE) {
+        Some(folder) if folder == Path::new(NONE) => None,
+        Some(folder) => Some(folder),
+        None => {
+            let state = variable("XDG_STATE_HOME")
+                .filter(|folder| folder.is_absolute())
+                .or_else(|| variable("HOME").map(|home| home.join(".local/state")))?;
+            Some(state.join("sealflow"))
+        }
     }
 }
 

@@ -11,6 +11,7 @@ use sealflow::pipeline::{Clients, Format, KeysPlacement, OpenTransform, SealTran
 use sealflow::policy::catalogue_source::{DEFAULT_MAX_STALE, DEFAULT_REFRESH};
 use sealflow::policy::{ClientSealed, FixedPolicies, Pin, PolicySource, VerifiedPolicy};
 use sealflow::seal::UsageLimits;
+use sealflow_enclave_host::Supervisor;
 use sealflow_kms::{AwsKms, KmsConfig};
 use sealflow_storage::{CatalogueConfig, Location};
 
@@ -66,6 +67,8 @@ pub(crate) struct Services {
     pub(crate) kms: Arc<dyn ClientKeyService>,
     /// What opens and judges the values of clients.
     pub(crate) clients: Clients,
+    /// The worker that alone opens columns of the enclave, if the policy has such.
+    pub(crate) enclave: Option<Supervisor>,
     /// All verified policies.
     pub(crate) policies: Arc<dyn PolicySource>,
     /// The dataset's newest.
@@ -169,6 +172,7 @@ impl Services {
             catalogue,
             kms,
             clients,
+            enclave: None,
             policies,
             policy,
             clock,
@@ -229,7 +233,11 @@ impl Services {
         sealer: DirectSealer,
     ) -> Result<SealTransform> {
         let transform = SealTransform::new(Arc::clone(&self.policy), format, placement, sealer)?;
-        Ok(transform.with_clients(self.clients.clone()))
+        let transform = transform.with_clients(self.clients.clone());
+        Ok(match &self.enclave {
+            Some(worker) => transform.with_enclave(Arc::new(worker.clone())),
+            None => transform,
+        })
     }
 
     /// A transform that opens.

@@ -3,8 +3,10 @@
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use sealflow::flow::enclave::EnclaveWorker;
 use sealflow::keys::{CacheCounters, OpeningKeys, SealingKeys};
 use sealflow::pipeline::{Clients, Counters, TransformCounters};
+use sealflow_enclave_host::Supervisor;
 use sealflow_kafka::LandingCounters;
 
 use crate::admin::Watched;
@@ -48,6 +50,8 @@ pub(crate) struct Status {
     /// Keys to open with.
     pub(crate) opening: Option<OpeningKeys>,
     pub(crate) clients: Option<Clients>,
+    /// The worker without which columns of the enclave are not sealed.
+    pub(crate) enclave: Option<Supervisor>,
     /// Files: counted by a landing.
     pub(crate) landed: Arc<LandingCounters>,
     /// What Prometheus reads.
@@ -89,6 +93,7 @@ impl Status {
             sealing,
             opening,
             clients: None,
+            enclave: None,
             landed: Arc::default(),
             metrics,
             exported: Mutex::default(),
@@ -98,6 +103,12 @@ impl Status {
     /// The same, with the keys of clients, which are forgotten when they are old.
     pub(crate) fn with_clients(mut self, clients: Clients) -> Self {
         self.clients = Some(clients);
+        self
+    }
+
+    /// The same, not ready while this worker is not.
+    pub(crate) fn with_enclave(mut self, enclave: Option<Supervisor>) -> Self {
+        self.enclave = enclave;
         self
     }
 
@@ -158,7 +169,8 @@ impl Status {
 
 impl Watched for Status {
     fn phase(&self) -> Phase {
-        if self.counters.is_ready() {
+        let has_worker = self.enclave.as_ref().is_none_or(EnclaveWorker::is_ready);
+        if self.counters.is_ready() && has_worker {
             Phase::Ready
         } else if self.counters.is_draining() {
             Phase::Draining

@@ -75,6 +75,75 @@ fn who_shows_each_principal_of_the_newest_signed_policy_by_column() {
     assert!(html.contains("for purpose audit"), "{html}");
 }
 
+/// RFC 7638, section 3.1, and its name.
+const RECIPIENT: &str = "{ kty: RSA, e: AQAB, n: 0vx7agoebGcQSuuPiLJXZptN9nndrQmbXEps2aiAFbWhM78LhWx4cbbfAAtVT86zwu1RK7aPFFxuhDR1L6tSoc_BJECPebWKRXjBZCiFV4n3oknjhMstn64tZ_2W-5JsGY4Hc5n9yBXArwl93lqt7_RN5w6Cf0h4QyQ5v-65YGjQR0_FDW2QvzqY368QQMicAtaSqzs8KJZgnYb9c7d0zgdAZHzu6qMQvRL5hajrn1n91CbOpbISD08qNLyrdkt-bFTWhAI4vMQFh6WeZu0fM4lFd2NcRwr3XPksINHaQ-G_xBniIqbw0Ls1jF44-csFCur-kEgU8awapJzKnqDKgw }";
+const RECIPIENT_NAME: &str = "NzbLsXh8uDCcd-6MNwXF4W_7noWXFZAfHkxZsRGC9Xs";
+
+#[test]
+fn letters_to_a_recipient_are_open_to_its_private_half_and_to_no_principal_and_show_and_diff_say_so() {
+    let (place, owner) = published();
+    let to_recipient = POLICY.replace("version: 1", "version: 2").replace(
+        "dead_letters: { key: k, acl: ops }",
+        &format!("dead_letters: {{ recipient: {RECIPIENT} }}"),
+    );
+    place.write("policy.yaml", to_recipient);
+    place.ok(&["policy", "publish", "--key", "owner.key", "--catalogue", "catalogue"]);
+    let trust = ["--catalogue", "catalogue", "--owner", &owner];
+    let who = place.ok(&[&["acl", "who", "payments"], &trust[..]].concat());
+    let open_to = "#dead-letters (open to whoever has the private half of dead_letters.recipient)";
+    assert_eq!(
+        who.matches("#dead-letters").count(),
+        who.matches(&format!("no       {open_to}")).count(),
+        "{who}"
+    );
+    assert!(who.contains(open_to), "{who}");
+    let why = [
+        "acl",
+        "why",
+        "arn:aws:sts::111122223333:assumed-role/ops/alice",
+        "#dead-letters",
+        "--dataset",
+        "payments",
+    ];
+    let why = place.run(&[&why[..], &trust[..]].concat());
+    assert_eq!(why.code, 1, "{}", why.err);
+    assert!(
+        why.out.contains(&format!("dead_letters.recipient ({RECIPIENT_NAME})")),
+        "{}",
+        why.out
+    );
+    let show = place.ok(&[&["policy", "show", "payments"], &trust[..]].concat());
+    assert!(
+        show.contains(&format!("private half of {RECIPIENT_NAME} (RSA-2048)")),
+        "{show}"
+    );
+    let json = place.ok(&[&["policy", "show", "payments", "--output", "json"], &trust[..]].concat());
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(
+        json["dead_letters"],
+        serde_json::json!({ "recipient": RECIPIENT_NAME, "bits": 2048 })
+    );
+    let diff = place.run(&[&["policy", "diff", "--dataset", "payments"], &trust[..]].concat());
+    assert!(
+        diff.out.contains(&format!("recipient {RECIPIENT_NAME}")),
+        "{}{}",
+        diff.out,
+        diff.err
+    );
+    assert!(
+        diff.out.contains(&format!(
+            "open for whoever has the private half of {RECIPIENT_NAME}, and for nobody else"
+        )),
+        "{}",
+        diff.out
+    );
+    assert!(
+        diff.out.contains("- arn:aws:iam::111122223333:role/ops: #dead-letters"),
+        "{}",
+        diff.out
+    );
+}
+
 #[test]
 fn why_names_the_rule_and_its_exit_code_is_the_answer() {
     let (place, owner) = published();

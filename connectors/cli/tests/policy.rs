@@ -91,7 +91,7 @@ fn what_must_not_be_believed_or_published_is_refused_with_two_lines() {
     place.write("shared.key", place.read("owner.key"));
     let cases: [(&str, &[&str], i32); 9] = [
         ("check_unknown_acl", &["policy", "check", "bad.yaml"], 78),
-        ("check_flow_not_built", &["policy", "check", "enclave.yaml"], 78),
+        ("check_no_enclave", &["policy", "check", "enclave.yaml"], 78),
         ("sign_unknown_acl", &["policy", "sign", "bad.yaml"], 78),
         ("keygen_would_replace", &["policy", "keygen"], 74),
         ("verify_other_owner", &["policy", "verify", "--owner", &other], 78),

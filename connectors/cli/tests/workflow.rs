@@ -3,10 +3,11 @@
 
 mod common;
 
+use std::io::{BufRead as _, BufReader};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use common::{LocalKms, Place};
+use common::{LocalKms, Place, policy};
 use rdkafka::ClientConfig;
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::{BaseProducer, BaseRecord, DefaultProducerContext, Producer};
@@ -209,7 +210,7 @@ fn get(address: &str, path: &str) -> String {
 
 #[test]
 fn a_running_pipeline_shows_health_and_metrics_and_drains_on_sigterm() {
-    use std::io::{BufRead as _, BufReader, Read as _};
+    use std::io::Read as _;
     let (place, cluster) = (Place::new(), broker(40));
     place.ok(&["init", "--topic", "payments", "--brokers", &cluster.bootstrap_servers()]);
     let kms = LocalKms::serve(&place);
@@ -326,4 +327,76 @@ fn init_reads_a_file_and_refuses_what_it_cannot_use() {
     ]);
     assert_eq!(ran.code, 64, "{}", ran.err);
     assert!(!place.path("other/policy.yaml").exists());
+}
+
+#[test]
+fn the_local_kms_speaks_tls_and_says_which_development_root_it_believes() {
+    let place = Place::new();
+    let enclave = sealflow_testbed::Enclave::new();
+    std::fs::copy(enclave.root_file(), place.path("root.pem")).unwrap();
+    let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+    place.write("cert.pem", made.cert.pem());
+    place.write("key.pem", made.signing_key.serialize_pem());
+    let arn = place.ok(&["kms", "create-key"]).trim().to_owned();
+    place.write("policy.yaml", policy(&arn));
+    let lines: Vec<u8> = sealflow_samples::generate(1, 3)
+        .flat_map(|record| [record.value, b"\n".to_vec()].concat())
+        .collect();
+    place.write("clear.ndjson", lines);
+
+    let serve = ["kms", "serve", "--listen", "127.0.0.1:0"];
+    let tls = [
+        "--tls-cert",
+        "cert.pem",
+        "--tls-key",
+        "key.pem",
+        "--attestation-root",
+        "root.pem",
+    ];
+    let mut server = place.command(&[&serve[..], &tls[..]].concat());
+    let mut server = server.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut endpoint = String::new();
+    BufReader::new(server.stdout.take().unwrap())
+        .read_line(&mut endpoint)
+        .unwrap();
+    let endpoint = endpoint.trim();
+    let seal = |out: &str, root: Option<&str>| {
+        let args = [
+            "seal",
+            "clear.ndjson",
+            "-o",
+            out,
+            "--dev",
+            "policy.yaml",
+            "--kms-endpoint",
+            endpoint,
+        ];
+        let mut command = place.command(&args);
+        if let Some(root) = root {
+            command.env("SSL_CERT_FILE", place.path(root));
+        }
+        command.output().unwrap().status.code()
+    };
+    let (trusting, others) = (
+        seal("sealed.ndjson", Some("cert.pem")),
+        seal("other.ndjson", Some("root.pem")),
+    );
+    server.kill().unwrap();
+    let banner = String::from_utf8(server.wait_with_output().unwrap().stderr).unwrap();
+    assert!(endpoint.starts_with("https://127.0.0.1:"), "{endpoint}\n{banner}");
+    assert_eq!((trusting, others), (Some(0), Some(69)), "{banner}");
+    assert!(
+        banner.contains("root.pem") && banner.contains("dev-software-nsm, not hardware"),
+        "{banner}"
+    );
+
+    for (more, code) in [
+        (&["--tls-cert", "cert.pem"][..], 64),
+        (&["--tls-cert", "key.pem", "--tls-key", "cert.pem"], 78),
+        (&["--tls-cert", "none.pem", "--tls-key", "key.pem"], 78),
+        (&["--attestation-root", "policy.yaml"], 78),
+    ] {
+        let ran = place.run(&[&serve[..], more].concat());
+        assert_eq!(ran.code, code, "{more:?}: {}", ran.err);
+    }
 }

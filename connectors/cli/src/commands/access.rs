@@ -145,7 +145,7 @@ impl Access {
         configured.or_else(|| variable("AWS_REGION").or_else(|| variable("AWS_DEFAULT_REGION")))
     }
 
-    fn kms_config(&self, loaded: Option<&PipelineConfig>) -> KmsConfig {
+    pub(crate) fn kms_config(&self, loaded: Option<&PipelineConfig>) -> KmsConfig {
         let mut kms = loaded.map(|config| config.kms.clone()).unwrap_or_default();
         kms.endpoint = self.kms_endpoint.clone().or(kms.endpoint);
         kms.region = self.kms_region.clone().or(kms.region);

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use sealflow::policy::yaml::from_yaml;
-use sealflow_local_kms::{KeySpec, RunningServer, Server, ServerConfig, StartError};
+use sealflow_local_kms::{KeySpec, RunningServer, Server, ServerConfig, StartError, TlsConfig};
 
 use crate::config::yaml_failure;
 use crate::failure::{Exit, Failure, Result};
@@ -16,7 +16,7 @@ use crate::term::{Style, note, say};
 /// A KMS for development
 ///
 /// It speaks the protocol of AWS KMS on loopback, so that everything else works as with AWS. Its keys are on this
-/// machine's disk, without TLS, audit log or hardware: never use it for real data.
+/// machine's disk, without audit log or hardware: never use it for real data.
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
     /// Run the KMS of a folder until it is stopped
@@ -40,6 +40,16 @@ pub(crate) struct ServeArgs {
     /// Listen here instead of where `kms.yaml` says
     #[arg(long, value_name = "ADDRESS:PORT")]
     listen: Option<SocketAddr>,
+    /// Speak TLS with this certificate (PEM, and those that lead from it to a root). Read again when it changes
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// The private key of the certificate (PEM)
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+    /// Believe attestation documents under this root too (PEM), beside AWS's: it is for development. Whoever has its key is
+    /// taken for any enclave
+    #[arg(long, value_name = "FILE")]
+    attestation_root: Option<PathBuf>,
 }
 
 /// Make a key in a folder, and the folder's configuration if it is new; prints the key's ARN
@@ -81,8 +91,13 @@ async fn serve(args: ServeArgs) -> Result<ExitCode> {
     let folder = KmsFolder::open_or_create(&args.folder)?;
     let mut config = folder.config()?;
     config.listen = args.listen.unwrap_or(config.listen);
+    if let (Some(certificate), Some(key)) = (args.tls_cert, args.tls_key) {
+        config.tls = Some(TlsConfig { certificate, key });
+    }
+    config.attestation_root = args.attestation_root.or(config.attestation_root);
+    let root = config.attestation_root.clone();
     let server = start(config, &args.folder).await?;
-    banner(&server, &folder);
+    banner(&server, &folder, root.as_deref());
     let stopped = tokio::signal::ctrl_c().await;
     server.shutdown().await;
     stopped.map_err(|error| {
@@ -96,13 +111,20 @@ async fn serve(args: ServeArgs) -> Result<ExitCode> {
 }
 
 /// Loud on purpose: this must not be mistaken for a KMS.
-fn banner(server: &RunningServer, folder: &KmsFolder) {
+fn banner(server: &RunningServer, folder: &KmsFolder, root: Option<&Path>) {
     let style = Style::of_stderr();
     let rule = "=".repeat(78);
     note(style.red(&rule));
     note(style.red("  LOCAL KMS - FOR DEVELOPMENT ONLY"));
-    note("  Its keys lie on this machine's disk: no TLS, no audit log, no hardware.");
+    note("  Its keys lie on this machine's disk: no audit log, no hardware.");
     note("  Whoever can read the folder or this process has every key. Never for real data.");
+    if let Some(root) = root {
+        note(format_args!(
+            "  It believes attestation documents under {}:",
+            root.display()
+        ));
+        note("  dev-software-nsm, not hardware. Whoever has that root's key is taken for any enclave.");
+    }
     note(style.red(&rule));
     note(format_args!(
         "listening on {}, keys in {}",
@@ -133,6 +155,14 @@ async fn start(config: ServerConfig, folder: &Path) -> Result<RunningServer> {
         StartError::Config(_) => Failure::config(
             format_args!("{}: {error}", folder.join(CONFIG_FILE).display()),
             "correct it; `sealflow schema kms` prints what it may say",
+        ),
+        StartError::Tls(_) => Failure::config(
+            &error,
+            "give --tls-cert and --tls-key a certificate and its key, both as PEM",
+        ),
+        StartError::AttestationRoot { .. } => Failure::config(
+            &error,
+            "give --attestation-root one root certificate for development, as PEM",
         ),
         StartError::Listen { .. } => Failure::new(
             Exit::Unavailable,
@@ -184,6 +214,11 @@ impl KmsFolder {
                 .folder
                 .map_or_else(|| self.path.clone(), |folder| self.path.join(folder)),
         );
+        config.tls = config.tls.map(|tls| TlsConfig {
+            certificate: self.path.join(tls.certificate),
+            key: self.path.join(tls.key),
+        });
+        config.attestation_root = config.attestation_root.map(|root| self.path.join(root));
         Ok(config)
     }
 
@@ -199,7 +234,9 @@ impl KmsFolder {
 
     /// Where the server will listen.
     pub(crate) fn endpoint(&self) -> Result<String> {
-        Ok(format!("http://{}", self.config()?.listen))
+        let config = self.config()?;
+        let scheme = if config.tls.is_some() { "https" } else { "http" };
+        Ok(format!("{scheme}://{}", config.listen))
     }
 
     /// ARNs of the symmetric keys in the folder, by what their files are called: a running server does not mind.
@@ -222,6 +259,7 @@ impl KmsFolder {
         let mut config = self.config()?;
         // A server on no port that anybody knows, only to write the folder.
         config.listen = SocketAddr::from(([127, 0, 0, 1], 0));
+        (config.tls, config.attestation_root) = (None, None);
         let server = start(config, &self.path).await?;
         let made = server.create_key_of(spec, None, description, policy).await;
         server.shutdown().await;

@@ -85,7 +85,8 @@ pub(super) async fn run(
         store,
     };
     let status = Status::new(Arc::new(Counters::default()), counted, sealer.keys, None, metrics);
-    let status = Arc::new(status.with_clients(services.clients.clone()));
+    let status = status.with_clients(services.clients.clone());
+    let status = Arc::new(status.with_enclave(services.enclave.clone()));
     let options = LandingOptions {
         pipeline: config.name.clone(),
         instance: config.instance.clone(),

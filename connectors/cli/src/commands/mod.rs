@@ -7,6 +7,7 @@ pub(crate) mod client;
 pub(crate) mod completion;
 pub(crate) mod demo;
 pub(crate) mod dlq;
+pub(crate) mod enclave;
 pub(crate) mod init;
 pub(crate) mod keys;
 pub(crate) mod kms;

@@ -16,6 +16,7 @@ use super::land;
 use crate::admin::AdminServer;
 use crate::audit;
 use crate::config::{self, Environment, Mode, PipelineConfig};
+use crate::enclave;
 use crate::failure::{Exit, Failure, Result};
 use crate::log::{self, LogFormat};
 use crate::metered::Metered;
@@ -137,8 +138,11 @@ pub(crate) async fn services(
     let refresh = config.policy_refresh.0 / 2;
     let (policies, policy) = open_policy_asked_every(refresh, &origin, &config.dataset, &catalogue).await?;
     let kms = Arc::new(Metered::new(open_kms(&config.kms).await?, Arc::clone(&metrics.kms)));
-    let services = Services::new(catalogue, kms, policies, policy);
+    let mut services = Services::new(catalogue, kms, policies, policy);
     services.check_supported()?;
+    if config.mode == Mode::Seal {
+        services.enclave = enclave::start(config.enclave.as_ref(), &config.kms, &services).await?;
+    }
     Ok(services)
 }
 
@@ -217,7 +221,8 @@ impl Assembled {
             keys.opening,
             metrics,
         );
-        let status = Arc::new(status.with_clients(services.clients.clone()));
+        let status = status.with_clients(services.clients.clone());
+        let status = Arc::new(status.with_enclave(services.enclave.clone()));
         Ok(Self {
             transform: Arc::clone(&reloading) as Arc<dyn Transform>,
             reloading,

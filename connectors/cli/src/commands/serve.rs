@@ -5,12 +5,15 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use sealflow::keys::{Catalogue, ClientKeyService, DomainKeys, OpeningKeys};
-use sealflow::policy::PolicySource;
 use sealflow::policy::catalogue_source::DEFAULT_MAX_STALE;
+use sealflow::policy::enclave_keys::attested::Trust;
+use sealflow::policy::{PolicySource, TrustedOwners};
 use sealflow_kafka::Shutdown;
 use sealflow_serve::identity::Prover;
 use sealflow_serve::identity::web::Https;
-use sealflow_serve::{Certificate, Metrics, Opening, Parts, PublishedKeys, ServeError, Server, Service, TlsError};
+use sealflow_serve::{
+    Certificate, Metrics, Opening, Parts, PublishedEnclaveKeys, PublishedKeys, ServeError, Server, Service, TlsError,
+};
 use tokio::sync::watch;
 
 use crate::admin::AdminServer;
@@ -55,6 +58,7 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
 struct Assembled {
     certificate: Option<Arc<Certificate>>,
     catalogue: Arc<dyn Catalogue>,
+    owners: TrustedOwners,
     policies: Arc<dyn PolicySource>,
     kms: Arc<dyn ClientKeyService>,
     kms_metrics: Arc<KmsMetrics>,
@@ -66,7 +70,8 @@ impl Assembled {
         let certificate = config.tls.as_ref().map(Certificate::open).transpose()?;
         let owners = trust::owners(&config.trust.owners)?;
         let catalogue = open_catalogue(&config.catalogue).await?;
-        let policies = trust::policies(&catalogue, owners).with_ages(config.policy_refresh.0, DEFAULT_MAX_STALE);
+        let policies =
+            trust::policies(&catalogue, owners.clone()).with_ages(config.policy_refresh.0, DEFAULT_MAX_STALE);
         let policies = trust::remembering(
             policies,
             VersionsFile::of(&config.catalogue.location, &config.trust.owners),
@@ -82,6 +87,7 @@ impl Assembled {
         Ok(Self {
             certificate,
             catalogue,
+            owners,
             policies,
             kms,
             kms_metrics,
@@ -125,6 +131,17 @@ async fn serve(config: &ServiceConfig, assembled: Assembled) -> Result<ExitCode>
     let datasets = config.client_keys.clone();
     let published =
         (!datasets.is_empty()).then(|| PublishedKeys::new(kms.clone(), Arc::clone(&policies), datasets, clock()));
+    let datasets = config.enclave_keys.clone();
+    let enclave_keys = (!datasets.is_empty()).then(|| {
+        PublishedEnclaveKeys::new(
+            Arc::clone(&catalogue),
+            assembled.owners,
+            Arc::clone(&policies),
+            Trust::nitro(),
+            datasets,
+            clock(),
+        )
+    });
     let keys = OpeningKeys::new(
         kms.clone(),
         Arc::clone(&catalogue),
@@ -143,6 +160,7 @@ async fn serve(config: &ServiceConfig, assembled: Assembled) -> Result<ExitCode>
         limits: config.limits.clone(),
         metrics: metrics.clone(),
         published,
+        enclave_keys,
     });
     let server = Server::bind(config.listen, assembled.certificate, Arc::clone(&service)).await?;
     let status = Arc::new(ServiceStatus::new(service, &metrics, &assembled.kms_metrics));

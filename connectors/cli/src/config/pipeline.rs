@@ -16,6 +16,7 @@ use serde::Deserialize;
 
 use super::secrets::SecretsConfig;
 use super::table::TableTarget;
+use crate::enclave::EnclaveConfig;
 use crate::telemetry::TelemetryConfig;
 
 /// A pipeline: where records come from, what happens to them, where they go.
@@ -51,6 +52,9 @@ pub(crate) struct PipelineConfig {
     /// The KMS. Without this section: the AWS credential chain and its region.
     #[serde(default)]
     pub(crate) kms: KmsConfig,
+    /// The worker that alone opens columns with `flow: enclave`.
+    #[serde(default)]
+    pub(crate) enclave: Option<EnclaveConfig>,
     /// Where records go that cannot be sealed (sealed whole; needs `dead_letters` in the policy).
     #[serde(default)]
     pub(crate) dead_letters: Option<DeadLetters>,

@@ -47,6 +47,9 @@ pub(crate) struct ServiceConfig {
     /// Datasets whose clients find here what they seal to: `GET /.well-known/jwks.json`, for everybody. Empty: none.
     #[serde(default)]
     pub(crate) client_keys: Vec<String>,
+    /// Datasets whose clients find here what they seal enclave columns to: `GET /.well-known/enclave-keys`, for everybody. Empty: none.
+    #[serde(default)]
+    pub(crate) enclave_keys: Vec<String>,
     /// Where every decision is written down. There is no service without.
     pub(crate) audit: AuditConfig,
     /// How long a policy counts before the catalogue is asked for a newer one: what is revoked is refused after this.

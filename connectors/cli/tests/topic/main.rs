@@ -17,6 +17,7 @@ mod leaks;
 mod leases;
 mod once;
 mod reading;
+mod recipient;
 mod refusals;
 mod reload;
 mod rewrap;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use sealflow::keys::envelope::read_header;
 use sealflow::keys::{Catalogue, Envelope, KEYS_HEADER, governing};
-use sealflow::pipeline::Record;
+use sealflow::pipeline::{DeadLetter, Record, sealed_to};
 use sealflow::policy::publish::{domain_history, newest_domain};
 use sealflow::policy::{DEAD_LETTER_LABEL, DEAD_LETTERS_SUFFIX, VerifiedDomain, VerifiedPolicy};
 use sealflow::seal::value::{TEXT_PREFIX, read_text};
@@ -39,6 +39,10 @@ const MAX_KEYS: usize = 1_000;
 /// and any number of envelopes of one key. Those of the catalogue are counted apart from those that travel, so that these
 /// do not keep those out.
 const MAX_ENVELOPES_OF_KEY: usize = 64;
+/// And any number of recipients.
+const MAX_RECIPIENTS: usize = 100;
+/// How a dead letter to a recipient begins.
+const LETTER_TO_RECIPIENT: &[u8] = br#"{"sealflow":"dead-letter/2","#;
 
 /// Where to look.
 pub(super) enum Place {
@@ -60,6 +64,9 @@ pub(super) struct Found {
     /// Of a topic.
     records: Option<u64>,
     values: u64,
+    /// Dead letters to RSA keys, by the thumbprint that each names: whoever has its private half opens them, no list counts.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    to_recipients: BTreeMap<String, u64>,
     /// Values whose key has no envelope here or in the catalogue: nobody opens them.
     without_envelope: u64,
     /// Envelopes that are damaged or of a newer version.
@@ -103,6 +110,8 @@ struct Seen {
     /// Keys and secrets of the values that are counted.
     keys: BTreeSet<KeyId>,
     envelopes: BTreeMap<KeyId, Vec<Envelope>>,
+    /// Dead letters by recipient.
+    letters: BTreeMap<String, u64>,
     /// SHA-256 of those that were read.
     headers: BTreeSet<[u8; 32]>,
     damaged: u64,
@@ -145,6 +154,7 @@ pub(super) async fn look(place: &Place, source: &Source) -> Result<Found> {
         place: name,
         records: seen.records,
         values: seen.randomised.values().chain(seen.deterministic.values()).sum::<u64>() + seen.values_left_out,
+        to_recipients: std::mem::take(&mut seen.letters),
         without_envelope,
         damaged_envelopes: seen.damaged,
         left_out: claims.len().saturating_sub(MAX_DATASETS),
@@ -230,7 +240,9 @@ async fn of_topic(topic: &TopicUrl, last: NonZeroU64, properties: &[String], sou
 
 fn of_file_at(path: &std::path::Path, keys: &std::path::Path) -> Result<Seen> {
     let mut seen = Seen::default();
-    seen.text(&files::read_capped(path, MAX_FILE)?);
+    let text = files::read_capped(path, MAX_FILE)?;
+    seen.text(&text);
+    text.split(|byte| *byte == b'\n').for_each(|line| seen.letter(line));
     if keys.exists() {
         for line in sidecar::read(keys)?.lines().map(str::trim) {
             if line.is_empty() || line.starts_with('#') {
@@ -242,7 +254,7 @@ fn of_file_at(path: &std::path::Path, keys: &std::path::Path) -> Result<Seen> {
             }
         }
     }
-    if seen.randomised.is_empty() && seen.deterministic.is_empty() {
+    if seen.randomised.is_empty() && seen.deterministic.is_empty() && seen.letters.is_empty() {
         let message = format!("{}: no sealed value in it", path.display());
         return Err(Failure::new(
             Exit::Data,
@@ -258,6 +270,7 @@ impl Seen {
         for bytes in record.key.iter().chain(&record.value) {
             self.text(bytes);
         }
+        self.letter(record.value.as_deref().unwrap_or_default());
         for header in &record.headers {
             let Some(value) = header.value.as_deref() else { continue };
             if header.name != KEYS_HEADER {
@@ -278,6 +291,21 @@ impl Seen {
                 Ok(envelope) => self.envelope(envelope),
                 Err(_) => self.damaged += 1,
             }
+        }
+    }
+
+    /// Counts a dead letter that names a recipient.
+    fn letter(&mut self, json: &[u8]) {
+        if !json.starts_with(LETTER_TO_RECIPIENT) {
+            return;
+        }
+        let letter = DeadLetter::from_json(json).ok();
+        let Some((recipient, _)) = letter.as_ref().and_then(sealed_to) else {
+            return;
+        };
+        let name = recipient.to_string();
+        if self.letters.contains_key(&name) || self.letters.len() < MAX_RECIPIENTS {
+            *self.letters.entry(name).or_default() += 1;
         }
     }
 
@@ -421,12 +449,15 @@ impl OfDataset {
         let mut columns = Vec::new();
         for (label, claim) in claims {
             let name = if label == DEAD_LETTERS_SUFFIX {
-                model.dead_letters.as_ref().map(|rule| rule.acl.as_str())
+                let rule = model.dead_letters.as_ref();
+                rule.and_then(|rule| rule.key_and_acl()).map(|(_, acl)| acl)
             } else {
                 model.acl_for_label(&label)
             };
+            let goes_to_recipient = label == DEAD_LETTERS_SUFFIX && model.dead_letters.is_some();
             let opens = claim.envelopes.iter().any(|(key, arn, acl)| model.opens(key, arn, acl));
             let acl = match name.and_then(|name| model.acls.get(name)) {
+                None if goes_to_recipient => Err("dead letters go to a recipient now"),
                 None => Err("the policy has no such label"),
                 Some(_) if !opens => Err("the policy no longer knows its key or ACL"),
                 Some(acl) => Ok(acl),
@@ -552,6 +583,12 @@ impl Found {
         text
     }
 
+    fn recipients(&self) -> impl Iterator<Item = String> {
+        self.to_recipients
+            .iter()
+            .map(|(name, count)| format!("{count} dead letters: open to whoever has the private half of {name}"))
+    }
+
     pub(super) fn print(&self) {
         let style = Style::of_stdout();
         say(format_args!(
@@ -559,6 +596,9 @@ impl Found {
             style.bold(&harmless(&self.place)),
             self.summary()
         ));
+        for line in self.recipients() {
+            say(line);
+        }
         for dataset in &self.datasets {
             say("");
             for label in &dataset.labels {
@@ -586,6 +626,9 @@ impl Found {
             escaped(&self.place),
             escaped(&self.summary())
         );
+        for line in self.recipients() {
+            out.push_str(&format!("<p>{}</p>\n", escaped(&line)));
+        }
         for dataset in &self.datasets {
             for label in &dataset.labels {
                 let closed = label

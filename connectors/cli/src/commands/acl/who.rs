@@ -64,6 +64,8 @@ pub(super) struct Column<'a> {
     pub(super) acl: Result<&'a Acl, &'static str>,
 }
 
+/// Why no list says who opens dead letters.
+const TO_RECIPIENT: &str = "open to whoever has the private half of dead_letters.recipient";
 /// Why nobody may open a column of a domain.
 pub(super) const NO_DOCUMENT: &str = "unknown: the document of its domain is not at hand";
 
@@ -309,7 +311,10 @@ fn columns(asked: &Asked) -> Vec<Column<'_>> {
     if let Some(rule) = &policy.dead_letters {
         columns.push(Column {
             label: DEAD_LETTERS_SUFFIX.to_owned(),
-            acl: policy.acls.get(&rule.acl).ok_or(NO_DOCUMENT),
+            acl: match rule.key_and_acl() {
+                Some((_, acl)) => policy.acls.get(acl).ok_or(NO_DOCUMENT),
+                None => Err(TO_RECIPIENT),
+            },
         });
     }
     columns

@@ -5,7 +5,8 @@ use std::process::ExitCode;
 
 use sealflow::policy::publish;
 use sealflow::policy::{
-    Cipher, ClientSealed, ColumnRule, Derivation, Flow, Lease, OnMissing, Policy, RsaKey, VerifiedPolicy,
+    Cipher, ClientSealed, ColumnRule, DeadLetterRule, Derivation, Flow, Lease, OnMissing, Policy, RsaKey,
+    VerifiedPolicy,
 };
 use serde::Serialize;
 
@@ -66,7 +67,7 @@ struct Shown {
     /// What clients seal to.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     client_keys: Vec<ShownClientKey>,
-    dead_letters: Option<ShownKeyAndAcl>,
+    dead_letters: Option<ShownLetters>,
     /// Of footers and clear columns.
     #[serde(skip_serializing_if = "Option::is_none")]
     table: Option<ShownKeyAndAcl>,
@@ -126,6 +127,29 @@ struct ShownKeyAndAcl {
     acl: String,
 }
 
+/// Who can open dead letters.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum ShownLetters {
+    Key(ShownKeyAndAcl),
+    Recipient { recipient: String, bits: usize },
+}
+
+impl ShownLetters {
+    fn new(rule: &DeadLetterRule) -> Self {
+        match rule {
+            DeadLetterRule::Key { key, acl } => Self::Key(ShownKeyAndAcl {
+                key: key.clone(),
+                acl: acl.clone(),
+            }),
+            DeadLetterRule::Recipient(recipient) => Self::Recipient {
+                recipient: recipient.thumbprint().to_string(),
+                bits: recipient.bits(),
+            },
+        }
+    }
+}
+
 impl Shown {
     fn new(policy: &VerifiedPolicy) -> Self {
         let owner = policy.owner().map(|owner| owner.to_string());
@@ -160,10 +184,7 @@ impl Shown {
                     previous: key.previous.iter().map(|key| key.arn().to_owned()).collect(),
                 })
                 .collect(),
-            dead_letters: policy.dead_letters.as_ref().map(|rule| ShownKeyAndAcl {
-                key: rule.key.clone(),
-                acl: rule.acl.clone(),
-            }),
+            dead_letters: policy.dead_letters.as_ref().map(ShownLetters::new),
             table: policy.table.as_ref().map(|rule| ShownKeyAndAcl {
                 key: rule.key.clone(),
                 acl: rule.acl.clone(),
@@ -190,7 +211,12 @@ impl Shown {
             }
         }
         if let Some(rule) = &self.dead_letters {
-            say(format_args!("dead ones  key {}, ACL {}", rule.key, rule.acl));
+            match rule {
+                ShownLetters::Key(rule) => say(format_args!("dead ones  key {}, ACL {}", rule.key, rule.acl)),
+                ShownLetters::Recipient { recipient, bits } => say(format_args!(
+                    "dead ones  for whoever has the private half of {recipient} (RSA-{bits}); no service opens them"
+                )),
+            }
         }
         if let Some(rule) = &self.table {
             say(format_args!("tables     key {}, ACL {}", rule.key, rule.acl));

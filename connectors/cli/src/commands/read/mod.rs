@@ -1,5 +1,6 @@
 //! `sealflow read`: records of a sealed topic, as somebody may see them.
 
+mod by_enclave;
 mod fields;
 pub(in crate::commands) mod source;
 pub(in crate::commands) mod told;
@@ -19,11 +20,12 @@ use sealflow::audit::{Event, Verdict};
 use sealflow::clock::UnixMillis;
 use sealflow::flow::hybrid::AnswerKey;
 use sealflow::jose::rsa::RsaPublicJwk;
-use sealflow::pipeline::{Format, ReadError, Reader, Reading, Record};
+use sealflow::pipeline::{EnclaveColumns, Format, ReadError, Reader, Reading, Record};
 use sealflow::table::{Filter, Query};
 use sealflow_kafka::{StartAt, TopicReading};
 use sealflow_storage::Location;
 
+use self::by_enclave::ByEnclave;
 use self::source::Start;
 pub(crate) use self::source::TopicUrl;
 use self::who::Asking;
@@ -227,7 +229,14 @@ async fn read(
         services.sealer().domains,
     )
     .with_moved(args.moved);
+    let kms = args.access.kms_config(config);
+    let enclave = ByEnclave::start(config, &kms, &services, seal_to.as_ref()).await?;
+    let reader = match &enclave {
+        Some(_) => reader.with_enclave_columns(EnclaveColumns::Left),
+        None => reader,
+    };
     let read = TopicRead {
+        enclave,
         reading: args.reading(url, config)?,
         args,
         services: &services,
@@ -364,6 +373,7 @@ struct TopicRead<'a> {
     reader: Reader,
     audit: &'a Log,
     seal_to: Option<RsaPublicJwk>,
+    enclave: Option<ByEnclave>,
 }
 
 impl TopicRead<'_> {
@@ -413,13 +423,21 @@ impl TopicRead<'_> {
             ),
             None => None,
         };
+        let purpose = self.args.purpose.as_deref();
+        let (records, mut decided) = match &self.enclave {
+            Some(enclave) => enclave.open(records, purpose).await?,
+            None => (records, Vec::new()),
+        };
         loop {
             let now = self.services.clock.now();
-            let (who, purpose) = (&self.asking.who, self.args.purpose.as_deref());
+            let who = &self.asking.who;
             let records = records.clone();
             let read = self.reader.read_to(records, who, purpose, now, seal_to.as_ref()).await;
             match read {
-                Ok(reading) => return Ok(reading),
+                Ok(mut reading) => {
+                    reading.decisions.append(&mut decided);
+                    return Ok(reading);
+                }
                 Err(error) if error.is_retryable() && started.elapsed() < PATIENCE => {
                     tracing::warn!(error = %error, "waiting for a service");
                     tokio::time::sleep(BETWEEN_TRIES).await;

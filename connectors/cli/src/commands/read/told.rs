@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{self, BufWriter, Write as _};
 
 use sealflow::pipeline::dead_letter::CANNOT_OPEN;
-use sealflow::pipeline::{ColumnDecision, ColumnOutcome, KEY_REFUSED};
+use sealflow::pipeline::{ColumnDecision, ColumnOutcome, ENCLAVE_ONLY, KEY_REFUSED};
 
 use crate::failure::{Exit, Failure, Result};
 use crate::term::{harmless, note};
@@ -80,9 +80,9 @@ impl Columns {
         }
     }
 
-    /// Values that were not shown for another reason than an ACL.
+    /// Values that were not shown for another reason than an ACL, or that this process is not to open.
     pub(in crate::commands) fn not_masked(&self) -> u64 {
-        self.count(|what| what != MASKED)
+        self.count(|what| what != MASKED && what != ENCLAVE_ONLY)
     }
 
     fn count(&self, is_wanted: fn(&str) -> bool) -> u64 {

@@ -167,11 +167,21 @@ fn say_policy(policy: &Arc<VerifiedPolicy>, list: &mut Checklist) {
 fn dead_letters(config: &PipelineConfig, policy: &VerifiedPolicy, list: &mut Checklist) {
     let check = "dead letters";
     match (config.dead_letters.is_some(), policy.policy().dead_letters.is_some()) {
-        (true, true) => list.ok(check, "sealed whole, under the policy's key and ACL for them"),
+        (true, true) => match policy.policy().dead_letters.as_ref().and_then(|rule| rule.recipient()) {
+            None => list.ok(check, "sealed whole, under the policy's key and ACL for them"),
+            Some(recipient) => list.ok(
+                check,
+                format_args!(
+                    "sealed whole, for whoever has the private half of {} (RSA-{})",
+                    recipient.thumbprint(),
+                    recipient.bits()
+                ),
+            ),
+        },
         (true, false) => list.warn(
             check,
             "the policy has no `dead_letters`, so a bad record stops the pipeline",
-            "add `dead_letters: {key, acl}` to the policy",
+            "add `dead_letters: {key, acl}` or `{recipient}` to the policy",
         ),
         (false, true) => list.warn(
             check,

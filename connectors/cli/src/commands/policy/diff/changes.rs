@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{Debug, Display};
 
 use sealflow::acl::{Acl, Grant};
-use sealflow::policy::{ColumnRule, Footer, Lease, Policy, PolicyKey, Profile, TableRule};
+use sealflow::policy::{ColumnRule, DeadLetterRule, Footer, Lease, Policy, PolicyKey, Profile, TableRule};
 use serde::Serialize;
 
 /// Something that was added, taken away, or is different.
@@ -225,7 +225,11 @@ fn rest(policy: &Policy) -> Properties {
     vec![
         (
             "dead_letters",
-            letters.map_or_else(String::new, |rule| format!("key {}, acl {}", rule.key, rule.acl)),
+            match letters {
+                Some(DeadLetterRule::Key { key, acl }) => format!("key {key}, acl {acl}"),
+                Some(DeadLetterRule::Recipient(recipient)) => format!("recipient {}", recipient.thumbprint()),
+                None => String::new(),
+            },
         ),
         ("table", policy.table.as_ref().map_or_else(String::new, table)),
         ("previous.keys", list(keys)),

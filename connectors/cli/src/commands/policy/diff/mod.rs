@@ -416,7 +416,8 @@ fn labels(policy: &Policy) -> BTreeSet<String> {
 /// The list that counts for a label; `None` if the policy does not know it, or a domain's document is not at hand.
 fn list<'a>(policy: &'a Policy, label: &str, domains: &'a Domains) -> Option<&'a Acl> {
     if label == DEAD_LETTERS_SUFFIX {
-        return policy.dead_letters.as_ref().and_then(|rule| policy.acls.get(&rule.acl));
+        let group = policy.dead_letter_group();
+        return group.and_then(|group| policy.acls.get(&group.acl));
     }
     if let Some(rule) = policy
         .columns
@@ -482,6 +483,13 @@ fn notes(old: &Policy, new: &Policy, domains: &Domains) -> BTreeSet<String> {
                 rule.label, rule.acl
             ));
         }
+    }
+    let recipient = |policy: &Policy| policy.dead_letters.as_ref().and_then(|rule| rule.recipient()).cloned();
+    if let (true, Some(to)) = (recipient(old) != recipient(new), recipient(new)) {
+        notes.insert(format!(
+            "dead letters from now on open for whoever has the private half of {}, and for nobody else; those before stay as they are",
+            to.thumbprint()
+        ));
     }
     for name in old.columns.iter().chain(&new.columns).filter_map(|rule| rule.domain()) {
         if !domains.contains_key(name) {

@@ -1,0 +1,144 @@
+//! `sealflow enclave attest` and `status`: what the worker of a pipeline proves, and how it is.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use sealflow_enclave_host::Supervisor;
+use serde::Serialize;
+
+use crate::commands::run::services;
+use crate::config::{self, Environment};
+use crate::failure::{Exit, Failure, Result};
+use crate::metrics::Metrics;
+use crate::term::{OutputFormat, say, say_json};
+
+/// How long a worker may take to be ready.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How often a start that has not succeeded is looked at.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(50);
+
+/// Start or reach the worker of a pipeline, and print what it proves
+///
+/// The evidence is asked for with a fresh nonce, verified to its root, and compared with the measurements that the policy
+/// allows. Ends with 77 if it is not believed.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The pipeline file
+    #[arg(value_name = "PIPELINE", env = "SEALFLOW_PIPELINE", hide_env_values = true)]
+    pipeline: PathBuf,
+    /// How to print it
+    #[arg(long, value_enum, default_value_t)]
+    output: OutputFormat,
+}
+
+/// Start or reach the worker of a pipeline, and print how it is
+#[derive(Debug, clap::Args)]
+pub(crate) struct StatusArgs {
+    /// The pipeline file
+    #[arg(value_name = "PIPELINE", env = "SEALFLOW_PIPELINE", hide_env_values = true)]
+    pipeline: PathBuf,
+    /// How to print it
+    #[arg(long, value_enum, default_value_t)]
+    output: OutputFormat,
+}
+
+#[derive(Serialize)]
+struct Proved {
+    tier: String,
+    image: String,
+    version: String,
+}
+
+#[derive(Serialize)]
+struct How {
+    #[serde(flatten)]
+    proved: Proved,
+    now: String,
+    kms_requests: u64,
+    values: u64,
+    refused: u64,
+    memory_bytes: u64,
+}
+
+/// Runs `attest`.
+pub(crate) async fn run(args: Args) -> Result<ExitCode> {
+    let (_, proved) = ready(&args.pipeline).await?;
+    match args.output {
+        OutputFormat::Json => say_json(&proved),
+        OutputFormat::Text => say(format_args!(
+            "tier     {}\nimage    {}\nversion  {}",
+            proved.tier, proved.image, proved.version
+        )),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Runs `status`.
+pub(crate) async fn status(args: StatusArgs) -> Result<ExitCode> {
+    let (worker, proved) = ready(&args.pipeline).await?;
+    let status = worker.status().await;
+    let status = status.map_err(|error| Failure::new(Exit::Unavailable, error, "look at the log of the worker"))?;
+    let how = How {
+        proved,
+        now: sealflow::clock::UnixMillis(status.now_ms).to_string(),
+        kms_requests: status.kms_requests,
+        values: status.values,
+        refused: status.refused,
+        memory_bytes: status.memory,
+    };
+    match args.output {
+        OutputFormat::Json => say_json(&how),
+        OutputFormat::Text => say(format_args!(
+            "tier     {}\nimage    {}\ntime     {}\nvalues   {} sealed, {} refused\nKMS      {} requests\nmemory   {} bytes",
+            how.proved.tier, how.proved.image, how.now, how.values, how.refused, how.kms_requests, how.memory_bytes
+        )),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn ready(pipeline: &std::path::Path) -> Result<(Supervisor, Proved)> {
+    let config = config::load(pipeline, &Environment::of_process())?;
+    let metrics = std::sync::Arc::new(Metrics::new(&config.name));
+    let services = services(&config, None, &metrics).await?;
+    let Some(worker) = services.enclave.clone() else {
+        return Err(Failure::config(
+            format_args!("the policy of {} has no columns with flow: enclave", config.dataset),
+            "there is nothing to attest",
+        ));
+    };
+    // One start that fails says enough: whoever asks wants to know why.
+    let settled = async {
+        tokio::select! {
+            () = worker.ready() => {}
+            () = failed(&worker) => {}
+        }
+    };
+    let waited = tokio::time::timeout(PATIENCE, settled).await;
+    match worker.known() {
+        Ok(known) if waited.is_ok() => {
+            let proved = Proved {
+                tier: known.tier,
+                image: known.image,
+                version: known.version,
+            };
+            Ok((worker, proved))
+        }
+        Ok(_) => Err(Failure::new(
+            Exit::Unavailable,
+            "the enclave worker is not ready",
+            "try again",
+        )),
+        Err(reason) => Err(Failure::new(
+            Exit::NotPermitted,
+            reason,
+            "compare `sealflow enclave build` with the measurements in the policy",
+        )),
+    }
+}
+
+async fn failed(worker: &Supervisor) {
+    while worker.why_not().is_none() {
+        tokio::time::sleep(BETWEEN_LOOKS).await;
+    }
+}

@@ -1,0 +1,298 @@
+//! The enclave worker of a pipeline or service: what the configuration says about it, and how it is started and believed.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::UNIX_EPOCH;
+
+use async_trait::async_trait;
+use schemars::JsonSchema;
+use sealflow::clock::Clock as _;
+use sealflow::policy::{EnclaveRule, Policy};
+use sealflow_enclave_host::launch::{Isolation, Launcher, NsmCommand, ProgramCommand};
+use sealflow_enclave_host::relay::RelayTarget;
+use sealflow_enclave_host::{
+    AttestationVerifier, AuditSink, CredentialSource, DEFAULT_DEPTH, SocketStarter, SoftwareStarter, Starter,
+    Supervisor, Terms, of_policy,
+};
+use sealflow_enclave_protocol::attestation::Trust;
+use sealflow_enclave_protocol::measurements::Measurements;
+use sealflow_enclave_protocol::message::Credentials;
+use sealflow_kms::{AwsChain, ChainConfig, KmsConfig};
+use serde::Deserialize;
+use zeroize::Zeroizing;
+
+use crate::clock::MachineClock;
+use crate::failure::{Exit, Failure, Result};
+use crate::services::Services;
+
+/// The enclave worker. Policies with `flow: enclave` need it: it alone gets the keys of such columns.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct EnclaveConfig {
+    /// Image of the software tier (`sealflow enclave build`): this process starts the worker. It proves protocol and policy, and
+    /// protects nothing from whoever is root on this machine.
+    #[serde(default)]
+    pub(crate) image: Option<PathBuf>,
+    /// Or a socket on which `sealflow enclave run` gives workers.
+    #[serde(default)]
+    pub(crate) socket: Option<PathBuf>,
+    /// Hosts and ports that the worker may reach, `HOST:PORT`: KMS, issuers of tokens, STS. It carries its own TLS; others learn
+    /// nothing of what it says.
+    pub(crate) relay: Vec<String>,
+    /// Folder of the development root of the software NSM: made if it is not there. Evidence says `dev-software-nsm`.
+    #[serde(default)]
+    pub(crate) dev_root: Option<PathBuf>,
+    /// The id that the worker wants in presigned requests (`sts.server_id` of its configuration): for `sealflow read --seal-to`.
+    #[serde(default)]
+    pub(crate) server_id: Option<String>,
+    /// Where the worker's own audit lines are kept. They are signed by the worker: `sealflow audit verify` reads them.
+    #[serde(default)]
+    pub(crate) audit: Option<PathBuf>,
+    /// Batches that are under way at a time.
+    #[serde(default = "depth")]
+    #[schemars(range(min = 1, max = 64))]
+    pub(crate) depth: usize,
+    /// Whether a worker of the software tier runs where the machine gives it no namespaces.
+    #[serde(default)]
+    pub(crate) isolation: IsolationConfig,
+}
+
+/// Whether a worker needs namespaces of its own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum IsolationConfig {
+    /// It does.
+    #[default]
+    Required,
+    /// It runs without where there are none, and says so.
+    IfAvailable,
+}
+
+fn depth() -> usize {
+    DEFAULT_DEPTH
+}
+
+impl EnclaveConfig {
+    fn targets(&self) -> Result<Vec<RelayTarget>> {
+        let target = |(n, text): (usize, &String)| {
+            text.parse().map_err(|error: sealflow_enclave_host::relay::NotATarget| {
+                Failure::config(
+                    format_args!("enclave.relay[{n}]: {error}"),
+                    "write for example kms.eu-central-1.amazonaws.com:443",
+                )
+            })
+        };
+        self.relay.iter().enumerate().map(target).collect()
+    }
+
+    /// The roots that are believed.
+    pub(crate) fn trust(&self) -> Result<Trust> {
+        let Some(folder) = &self.dev_root else {
+            return Ok(Trust::nitro());
+        };
+        with_dev_root(folder)
+    }
+}
+
+#[cfg(feature = "dev-software-nsm")]
+fn with_dev_root(folder: &Path) -> Result<Trust> {
+    use sealflow_enclave_host::nsm::{Root, certificate_of};
+    let made = Root::load_or_make(folder, MachineClock.now().0);
+    let certificate = made.and_then(|_| certificate_of(folder)).map_err(|error| {
+        Failure::config(
+            format_args!("enclave.dev_root: {error}"),
+            "name a folder that this process may write",
+        )
+    })?;
+    let trust = Trust::with_dev_root(&certificate);
+    trust.map_err(|error| {
+        Failure::config(
+            format_args!("enclave.dev_root: {error}"),
+            "remove the folder, and it is made again",
+        )
+    })
+}
+
+#[cfg(not(feature = "dev-software-nsm"))]
+fn with_dev_root(_: &Path) -> Result<Trust> {
+    Err(Failure::config(
+        "enclave.dev_root: this build believes no development root",
+        "remove it, and run the worker in a Nitro enclave",
+    ))
+}
+
+/// Starts the worker of a pipeline or service whose policy has enclave columns; `None` where neither wants one.
+pub(crate) async fn start(
+    config: Option<&EnclaveConfig>,
+    kms: &KmsConfig,
+    services: &Services,
+) -> Result<Option<Supervisor>> {
+    let policy = services.policy.policy();
+    let (config, rule) = match (config, &policy.enclave) {
+        (Some(config), Some(rule)) => (config, rule),
+        (None, Some(_)) => {
+            return Err(Failure::config(
+                format_args!(
+                    "enclave: the policy of {} has columns with flow: enclave, and no worker is configured",
+                    policy.dataset
+                ),
+                "add `enclave: { image: FILE, relay: [HOST:PORT] }`",
+            ));
+        }
+        (_, None) => return Ok(None),
+    };
+    let starter = starter(config, measurements(policy, rule)?, kms, services).await?;
+    say_clear(policy);
+    Ok(Some(Supervisor::start(starter, config.depth)))
+}
+
+/// What makes workers, and believes them.
+pub(crate) async fn starter(
+    config: &EnclaveConfig,
+    measurements: Vec<Measurements>,
+    kms: &KmsConfig,
+    services: &Services,
+) -> Result<Arc<dyn Starter>> {
+    let terms = Terms {
+        verifier: Arc::new(AttestationVerifier::new(
+            config.trust()?,
+            measurements,
+            Arc::clone(&services.clock),
+        )),
+        catalogue: Arc::clone(&services.catalogue),
+        allowed: config.targets()?,
+        credentials: Arc::new(Chain(AwsChain::load(&ChainConfig::from(kms)).await)),
+        audit: Arc::new(AuditFile::open(config.audit.as_deref())?),
+    };
+    match (&config.image, &config.socket) {
+        (Some(image), None) => {
+            let launcher = launcher(config, image)?;
+            tracing::warn!(
+                image = %launcher.measurement(),
+                "the enclave worker runs in the software tier (dev-software-nsm): it protects nothing from root on this machine"
+            );
+            Ok(Arc::new(SoftwareStarter::new(launcher, terms)))
+        }
+        (None, Some(socket)) => Ok(Arc::new(SocketStarter::new(socket.clone(), terms))),
+        _ => Err(Failure::config(
+            "enclave: one of image and socket is needed",
+            "name the one or the other",
+        )),
+    }
+}
+
+/// A launcher of this image.
+pub(crate) fn launcher(config: &EnclaveConfig, image: &Path) -> Result<Launcher> {
+    let Some(root) = &config.dev_root else {
+        return Err(Failure::config(
+            "enclave.dev_root: an image of the software tier needs a development root",
+            "name a folder for it: it is made, and evidence says dev-software-nsm",
+        ));
+    };
+    let own = std::env::current_exe();
+    let own = own.map_err(|error| {
+        Failure::new(
+            Exit::Internal,
+            format_args!("this program is nowhere: {error}"),
+            "report this bug",
+        )
+    })?;
+    let nsm: NsmCommand = ProgramCommand {
+        program: own,
+        arguments: vec!["enclave".into(), "nsm".into(), "--root-dir".into(), root.clone().into()],
+    };
+    let launcher = Launcher::new(image, nsm);
+    let launcher = launcher.map_err(|error| {
+        Failure::config(
+            format_args!("enclave.image: {error}"),
+            "`sealflow enclave build` makes images",
+        )
+    })?;
+    Ok(launcher.with_isolation(match config.isolation {
+        IsolationConfig::Required => Isolation::Required,
+        IsolationConfig::IfAvailable => Isolation::IfAvailable,
+    }))
+}
+
+/// The images that the policy allows.
+pub(crate) fn measurements(policy: &Policy, rule: &EnclaveRule) -> Result<Vec<Measurements>> {
+    let all: Option<Vec<Measurements>> = rule.measurements.values().map(of_policy).collect();
+    all.ok_or_else(|| {
+        let message = format!("the measurements in the policy of {} make no sense", policy.dataset);
+        Failure::config(message, "take the digits from `sealflow enclave build`")
+    })
+}
+
+/// Says which columns the backend may see all the same.
+fn say_clear(policy: &Policy) {
+    use sealflow::policy::{ClientSealed, Flow};
+    let optional = |rule: &&sealflow::policy::ColumnRule| {
+        rule.flow == Flow::Enclave && rule.client_sealed == ClientSealed::Optional
+    };
+    for rule in policy.columns.iter().filter(optional) {
+        tracing::warn!(
+            column = %rule.path,
+            "values in clear are sealed by the enclave, but this host has seen them: client_sealed: optional"
+        );
+    }
+}
+
+/// The credentials of the AWS chain, or of the configuration.
+struct Chain(Option<AwsChain>);
+
+#[async_trait]
+impl CredentialSource for Chain {
+    async fn credentials(&self) -> Option<Credentials> {
+        let credentials = match self.0.as_ref()?.credentials().await {
+            Ok(credentials) => credentials,
+            Err(error) => {
+                tracing::warn!(%error, "there are no credentials for the enclave worker");
+                return None;
+            }
+        };
+        let millis = |at: std::time::SystemTime| {
+            at.duration_since(UNIX_EPOCH)
+                .ok()
+                .and_then(|since| u64::try_from(since.as_millis()).ok())
+        };
+        Some(Credentials {
+            access_key_id: credentials.access_key_id().to_owned(),
+            secret_access_key: Zeroizing::new(credentials.secret_access_key().to_owned()),
+            session_token: credentials
+                .session_token()
+                .map(|token| Zeroizing::new(token.to_owned())),
+            expires_ms: credentials.expiry().and_then(millis),
+        })
+    }
+}
+
+/// A file of the worker's audit lines, or nothing.
+struct AuditFile(Option<Mutex<File>>);
+
+impl AuditFile {
+    fn open(path: Option<&Path>) -> Result<Self> {
+        let Some(path) = path else { return Ok(Self(None)) };
+        let file = OpenOptions::new().create(true).append(true).mode(0o600).open(path);
+        let file = file.map_err(|error| {
+            Failure::config(
+                format_args!("enclave.audit: {}: {error}", path.display()),
+                "name a file that this process may write",
+            )
+        })?;
+        Ok(Self(Some(Mutex::new(file))))
+    }
+}
+
+impl AuditSink for AuditFile {
+    fn keep(&self, line: &[u8]) {
+        let Some(file) = &self.0 else { return };
+        let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
+        let whole = [line, b"\n"].concat();
+        if let Err(error) = file.write_all(&whole) {
+            tracing::error!(%error, "a line of the enclave's audit log is lost");
+        }
+    }
+}

@@ -1,0 +1,11 @@
+//! The enclave flow whole: a real broker, a development KMS that demands attestation, the worker's own program in its sandbox under the
+//! software NSM. What it proves is in `docs/threat-model.md`, "The enclave's software tier".
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)] // tests
+
+mod bench;
+#[path = "../common/clean.rs"]
+mod clean;
+mod flow;
+mod hostile;
+mod memory;
