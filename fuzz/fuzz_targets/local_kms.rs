@@ -5,7 +5,7 @@
 use libfuzzer_sys::fuzz_target;
 use sealflow::clock::UnixMillis;
 use sealflow_local_kms::blob::{self, Context};
-use sealflow_local_kms::policy::{Call, KeyPolicy};
+use sealflow_local_kms::policy::{Call, Evidence, KeyPolicy};
 use sealflow_local_kms::presigned::Presigned;
 use sealflow_local_kms::sigv4::{SignedRequest, check_scope, check_signature, parse_authorization};
 
@@ -52,14 +52,18 @@ fuzz_target!(|bytes: &[u8]| {
             if let Ok(policy) = KeyPolicy::parse(text) {
                 assert_eq!(policy.text(), text);
                 let context = Context::from([("sealflow:acl".to_owned(), "pii".to_owned())]);
-                let _ = policy.allows(&Call {
-                    principal: "arn:aws:sts::111122223333:assumed-role/a/b",
-                    action: "kms:Decrypt",
-                    key_arn: "arn:aws:kms:eu-central-1:111122223333:key/a",
-                    context: &context,
-                    algorithm: Some("RSAES_OAEP_SHA_256"),
-                    now: UnixMillis(1_440_938_160_000),
-                });
+                let evidence = Evidence::of_registers([(0, [7; 48].as_slice()), (3, &[0; 48])]);
+                for evidence in [Some(&evidence), None] {
+                    let _ = policy.allows(&Call {
+                        principal: "arn:aws:sts::111122223333:assumed-role/a/b",
+                        action: "kms:Decrypt",
+                        key_arn: "arn:aws:kms:eu-central-1:111122223333:key/a",
+                        context: &context,
+                        algorithm: Some("RSAES_OAEP_SHA_256"),
+                        evidence,
+                        now: UnixMillis(1_440_938_160_000),
+                    });
+                }
             }
         }
         _ => {
