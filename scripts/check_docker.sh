@@ -11,7 +11,7 @@ main() {
     "$ROOT/scripts/deps.sh" lint
     with_linter files-of-docker python scripts/check_docker.py
     with_linter yaml yamllint --strict -d "$YAML_RULES" docker --no-warnings
-    with_linter dockerfile hadolint docker/Dockerfile
+    with_linter dockerfile hadolint docker/Dockerfile docker/enclave.Dockerfile
     with_linter helm-chart python scripts/check_chart.py
     alerts
     unit

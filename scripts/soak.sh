@@ -9,6 +9,7 @@
 #                 SEALFLOW_FAULT_SEED draws it all
 #   hostile       messages of SOAK_MESSAGE_MIB (100)
 #   tables        a table of SOAK_TABLE_MIB (10240) of records written and read in bounded memory
+#   enclave       the enclave's programs built twice, in two folders: the same bytes
 #   fuzz          SOAK_FUZZ_SECONDS (300) of each target that is short of its goal, added up over sessions and commits
 #                 in benchmarks/results/fuzz-tally.json
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -23,10 +24,10 @@ FAILED=0
 
 main() {
     local parts=("$@") part
-    [ "${#parts[@]}" -gt 0 ] || parts=(exactly-once landing faults hostile tables fuzz)
+    [ "${#parts[@]}" -gt 0 ] || parts=(exactly-once landing faults hostile tables enclave fuzz)
     for part in "${parts[@]}"; do
         case "$part" in
-            exactly-once | landing | faults | hostile | tables | fuzz) ;;
+            exactly-once | landing | faults | hostile | tables | enclave | fuzz) ;;
             *) fail "no such part: $part" "scripts/soak.sh names them" ;;
         esac
     done
@@ -83,6 +84,11 @@ part_tables() {
     export SEALFLOW_TABLE_MIB="${SOAK_TABLE_MIB:-10240}"
     step "a table of $SEALFLOW_TABLE_MIB MiB of records"
     supervised cargo test "${CARGO_ALL[@]}" --test table_memory -- --nocapture || FAILED=1
+}
+
+part_enclave() {
+    step "the enclave's programs, built twice"
+    supervised scripts/build_enclave_worker.sh --twice || FAILED=1
 }
 
 part_fuzz() {
