@@ -68,8 +68,8 @@ pub enum Request {
     GetTime,
 }
 
-/// What a worker is answered.
-#[derive(Clone, Debug, PartialEq, Eq, Decode, Encode)]
+/// What a worker is answered. `Debug` shows no random numbers.
+#[derive(Clone, PartialEq, Eq, Decode, Encode)]
 pub enum Answer {
     /// An attestation document (COSE_Sign1).
     #[n(0)]
@@ -83,6 +83,17 @@ pub enum Answer {
     /// There is no answer. The text says why.
     #[n(3)]
     Refused(#[n(0)] String),
+}
+
+impl std::fmt::Debug for Answer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Document(document) => write!(f, "Document({} bytes)", document.len()),
+            Self::Random(bytes) => write!(f, "Random({} bytes)", bytes.len()),
+            Self::Time(time) => write!(f, "Time({time})"),
+            Self::Refused(reason) => write!(f, "Refused({reason:?})"),
+        }
+    }
 }
 
 /// Why bytes are not a message.
@@ -173,6 +184,11 @@ mod tests {
         let (prefix, rest) = wire.split_first_chunk().unwrap();
         assert_eq!(length(*prefix).unwrap(), rest.len());
         rest
+    }
+
+    #[test]
+    fn random_numbers_are_not_shown() {
+        assert_eq!(format!("{:?}", Answer::Random(vec![7; 32])), "Random(32 bytes)");
     }
 
     #[test]

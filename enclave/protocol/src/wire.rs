@@ -5,9 +5,15 @@
 #[error("not a message of this protocol")]
 pub struct Malformed;
 
-/// Appends the parts of a body.
-#[derive(Debug, Default)]
+/// Appends the parts of a body. `Debug` shows nothing of it.
+#[derive(Default)]
 pub struct Writer(Vec<u8>);
+
+impl std::fmt::Debug for Writer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Writer({} bytes)", self.0.len())
+    }
+}
 
 impl Writer {
     /// An empty body with room for `bytes`.
@@ -67,9 +73,15 @@ impl Writer {
     }
 }
 
-/// Takes a body apart. Nothing is allocated for what is not there.
-#[derive(Clone, Copy, Debug)]
+/// Takes a body apart. Nothing is allocated for what is not there. `Debug` shows nothing of it.
+#[derive(Clone, Copy)]
 pub struct Reader<'a>(&'a [u8]);
+
+impl std::fmt::Debug for Reader<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Reader({} bytes)", self.0.len())
+    }
+}
 
 impl<'a> Reader<'a> {
     /// Of a whole body.

@@ -12,6 +12,11 @@ use sealflow_enclave_worker::{configuration, descriptors, sandbox};
 const THREADS: usize = 4;
 
 fn main() -> ExitCode {
+    // What a panic says can quote a value, and standard error ends in the host's log: it says where, and no more.
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map_or_else(String::new, ToString::to_string);
+        let _ = writeln!(std::io::stderr(), "error: the worker panicked at {place}");
+    }));
     match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
