@@ -11,7 +11,7 @@ use sealflow_testbed::{Instance, KEY_ARN, Kafka, Message, Pipeline, Scratch, Sit
 use sealflow_testbed::{measured_key_policy, worker_program};
 
 pub(crate) const PARTITIONS: i32 = 4;
-const BACKEND_RSA: &str = "00000000-0000-4000-8000-0000000000a1";
+pub(crate) const BACKEND_RSA: &str = "00000000-0000-4000-8000-0000000000a1";
 pub(crate) const REGULATED: &str = "00000000-0000-4000-8000-0000000000e1";
 pub(crate) const ENCLAVE_RSA: &str = "00000000-0000-4000-8000-0000000000e2";
 /// What the worker wants in presigned requests.

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)] // tests
 
 mod bench;
+mod by_hand;
 #[path = "../common/clean.rs"]
 mod clean;
 mod flow;
