@@ -30,6 +30,8 @@ main() {
     supervised cargo build --release -p sealflow-benchmarks
     # On its own, so that it has the features that it ships with and none of those that benchmarks ask for.
     supervised cargo build --release -p sealflow-cli
+    # The enclave's worker, static, as it ships.
+    scripts/build_enclave_worker.sh
     # After the build, which is load of its own.
     load="$(cut -d' ' -f1-3 /proc/loadavg 2>/dev/null || true)"
     started=$SECONDS

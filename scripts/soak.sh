@@ -9,7 +9,8 @@
 #                 SEALFLOW_FAULT_SEED draws it all
 #   hostile       messages of SOAK_MESSAGE_MIB (100)
 #   tables        a table of SOAK_TABLE_MIB (10240) of records written and read in bounded memory
-#   enclave       the enclave's programs built twice, in two folders: the same bytes
+#   enclave       the enclave's programs built twice, in two folders: the same bytes; and SOAK_ENCLAVE_RECORDS (200,000) through
+#                 a worker that is killed SOAK_KILLS times
 #   fuzz          SOAK_FUZZ_SECONDS (300) of each target that is short of its goal, added up over sessions and commits
 #                 in benchmarks/results/fuzz-tally.json
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -41,7 +42,7 @@ main() {
     local started=$SECONDS
 
     step "build"
-    supervised cargo test "${CARGO_ALL[@]}" --test topic --test landing --test faults --test table_memory --no-run
+    supervised cargo test "${CARGO_ALL[@]}" --test topic --test landing --test faults --test table_memory --test enclave --no-run
     for part in "${parts[@]}"; do
         "part_${part//-/_}"
     done
@@ -89,6 +90,10 @@ part_tables() {
 part_enclave() {
     step "the enclave's programs, built twice"
     supervised scripts/build_enclave_worker.sh --twice || FAILED=1
+    # The test that `make test` runs with 20,000 records and three kills.
+    export SEALFLOW_ENCLAVE_RECORDS="${SOAK_ENCLAVE_RECORDS:-200000}" SEALFLOW_ENCLAVE_KILLS="${SOAK_KILLS:-20}"
+    step "$SEALFLOW_ENCLAVE_RECORDS records, $SEALFLOW_ENCLAVE_KILLS kills of the enclave's worker"
+    supervised cargo test "${CARGO_ALL[@]}" --test enclave -- a_worker_that_is_killed --nocapture || FAILED=1
 }
 
 part_fuzz() {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use sealflow::clock::{Clock, ManualClock, UnixMillis};
 use sealflow::flow::direct::DirectSealer;
+use sealflow::flow::enclave::EnclaveWorker;
 use sealflow::keys::testing::{MemoryCatalogue, MemoryKms};
 use sealflow::keys::{ClientKeyService, DomainKeys, OpeningKeys, SealingKeys};
 use sealflow::pipeline::{
@@ -15,6 +16,7 @@ use sealflow::pipeline::{
 use sealflow::policy::{FixedPolicies, VerifiedPolicy};
 use sealflow::seal::UsageLimits;
 use tokio::runtime::Runtime;
+use tokio::task::JoinSet;
 
 use crate::Error;
 
@@ -28,7 +30,7 @@ const NO_LIMIT: UsageLimits = UsageLimits {
 /// Both transforms of one policy, on a runtime of one thread.
 pub struct Engine {
     runtime: Runtime,
-    seal: SealTransform,
+    seal: Arc<SealTransform>,
     open: OpenTransform,
 }
 
@@ -43,6 +45,23 @@ impl Engine {
 
     /// As [`Engine::new`], on a key service of the caller's.
     pub fn on(kms: Arc<dyn ClientKeyService>, policy: Arc<VerifiedPolicy>) -> Result<Self, Error> {
+        Self::made(kms, policy, |seal| seal)
+    }
+
+    /// As [`Engine::on`], with columns that this worker seals.
+    pub fn with_enclave(
+        kms: Arc<dyn ClientKeyService>,
+        policy: Arc<VerifiedPolicy>,
+        worker: Arc<dyn EnclaveWorker>,
+    ) -> Result<Self, Error> {
+        Self::made(kms, policy, |seal| seal.with_enclave(worker))
+    }
+
+    fn made(
+        kms: Arc<dyn ClientKeyService>,
+        policy: Arc<VerifiedPolicy>,
+        change: impl FnOnce(SealTransform) -> SealTransform,
+    ) -> Result<Self, Error> {
         let catalogue = Arc::new(MemoryCatalogue::new());
         let policies = Arc::new(FixedPolicies::new(vec![Arc::clone(&policy)]));
         let clock: Arc<dyn Clock> = Arc::new(ManualClock::at(UnixMillis(1_767_225_600_000)));
@@ -56,7 +75,9 @@ impl Engine {
         let (format, placement) = (Format::Json, KeysPlacement::Header);
         Ok(Self {
             runtime: tokio::runtime::Builder::new_current_thread().enable_time().build()?,
-            seal: SealTransform::new(Arc::clone(&policy), format, placement, sealer.clone())?.with_clients(clients),
+            seal: Arc::new(change(
+                SealTransform::new(Arc::clone(&policy), format, placement, sealer.clone())?.with_clients(clients),
+            )),
             open: OpenTransform::new(policy, format, placement, keys, sealer)?,
         })
     }
@@ -77,12 +98,38 @@ impl Engine {
     /// Seals a batch of any size, in as many pieces as the limits of output ask for.
     pub fn seal_all(&self, records: Vec<Record>) -> Result<Vec<Record>, Error> {
         let count = records.len();
-        passed(self.runtime.block_on(apply_all(&self.seal, records))?, count)
+        passed(self.runtime.block_on(apply_all(&*self.seal, records))?, count)
+    }
+
+    /// Seals batches, so many at a time, and says how many records passed: all of them, or it is an error.
+    pub fn seal_at_once(&self, batches: Vec<Vec<Record>>, depth: usize) -> Result<usize, Error> {
+        self.runtime.block_on(async {
+            let (mut under_way, mut sealed) = (JoinSet::new(), 0);
+            for batch in batches {
+                while under_way.len() >= depth
+                    && let Some(done) = under_way.join_next().await
+                {
+                    sealed += done??;
+                }
+                let seal = Arc::clone(&self.seal);
+                under_way.spawn(async move {
+                    let count = batch.len();
+                    let outcomes = apply_all(&*seal, batch).await.map_err(|error| error.to_string())?;
+                    passed(outcomes, count)
+                        .map(|sealed| sealed.len())
+                        .map_err(|error| error.to_string())
+                });
+            }
+            while let Some(done) = under_way.join_next().await {
+                sealed += done??;
+            }
+            Ok(sealed)
+        })
     }
 
     /// Seals a batch of which every record is to be refused. An error if one is not.
     pub fn refuse_all(&self, records: Vec<Record>) -> Result<(), Error> {
-        let outcomes = self.runtime.block_on(apply_all(&self.seal, records))?;
+        let outcomes = self.runtime.block_on(apply_all(&*self.seal, records))?;
         match outcomes.iter().all(|outcome| outcome.route == Route::DeadLetter) {
             true => Ok(()),
             false => Err("a record passed".into()),

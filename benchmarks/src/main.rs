@@ -8,6 +8,7 @@
 mod allocations;
 mod bytes;
 mod copier;
+mod enclave;
 mod hybrid;
 mod instructions;
 mod kroxylicious;
@@ -35,6 +36,7 @@ const SECTIONS: &[(&str, Section)] = &[
     ("tink", tink::run),
     ("sweep", sweep::run),
     ("hybrid", hybrid::run),
+    ("enclave", enclave::run),
     ("topic", topic::run),
     ("latency", latency::run),
     ("startup", startup::run),

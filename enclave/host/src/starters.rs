@@ -115,9 +115,9 @@ pub struct SoftwareStarter {
 impl SoftwareStarter {
     /// By this launcher.
     #[must_use]
-    pub fn new(launcher: Launcher, terms: Terms) -> Self {
+    pub fn new(launcher: impl Into<Arc<Launcher>>, terms: Terms) -> Self {
         Self {
-            launcher: Arc::new(launcher),
+            launcher: launcher.into(),
             terms,
         }
     }

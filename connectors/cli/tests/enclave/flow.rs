@@ -190,10 +190,10 @@ fn a_worker_that_is_killed_again_and_again_loses_nothing_and_repeats_nothing() {
         let amount = hybrid.seal("amount", b"1").unwrap();
         message(n, &sealed, &amount, &[session.token(), hybrid.token()])
     });
-    let messages: Vec<_> = messages.collect();
     bench
         .topics
-        .produce_with("killed", messages.into_iter(), &[("compression.codec", "none")]);
+        .produce_with("killed", messages, &[("compression.codec", "none")]);
+    let started = Instant::now();
     let mut running = bench.start(&bench.pipeline, &[]);
     let mut killed = 0;
     for kill in 1..=kills {
@@ -212,6 +212,7 @@ fn a_worker_that_is_killed_again_and_again_loses_nothing_and_repeats_nothing() {
     }
     assert!(killed >= kills, "{killed}");
     bench.wait_for("killed.sealed", records, &mut running);
+    let seconds = started.elapsed().as_secs_f64();
     running.terminate();
     let (status, log) = running.wait(Duration::from_secs(60));
     assert!(status.success(), "{log}");
@@ -224,6 +225,14 @@ fn a_worker_that_is_killed_again_and_again_loses_nothing_and_repeats_nothing() {
     assert_eq!(seen.len() as u64, records);
     assert!(seen.values().all(|times| *times == 1));
     assert_eq!(bench.topics.read_all("killed.dead").len(), 0);
+    sealflow_testbed::report(&serde_json::json!({
+        "name": "exactly once, by an enclave worker that is killed",
+        "records": records,
+        "kills": killed,
+        "lost": records - seen.len() as u64,
+        "repeated": seen.values().filter(|times| **times > 1).count(),
+        "seconds": seconds,
+    }));
     let holds = |bytes: &[u8]| bytes.windows(CANARY.len()).any(|window| window == CANARY.as_bytes());
     assert_clean(bench.site.path(), &holds);
 }

@@ -183,6 +183,12 @@ impl Bench {
         self.folder.0.join("lake")
     }
 
+    /// The folder of what belongs to the enclave.
+    #[cfg(feature = "dev-software-nsm")]
+    pub(super) fn enclave_folder(&self) -> PathBuf {
+        self.folder.0.join("enclave")
+    }
+
     pub(super) fn catalogue(&self) -> Arc<dyn Catalogue> {
         Arc::clone(&self.catalogue)
     }
@@ -272,7 +278,7 @@ impl Bench {
 }
 
 /// Credentials that the in-process KMS accepts; they are worth nothing anywhere else.
-fn principal(who: Who) -> Principal {
+pub(super) fn principal(who: Who) -> Principal {
     Principal {
         access_key_id: format!("DEMO{}", who.role().to_uppercase()),
         secret_access_key: SecretString::new(format!("demo-only-{}", who.role())),

@@ -128,7 +128,7 @@ pub(super) async fn run(bench: &Bench) -> Result<Shown> {
     })
 }
 
-fn record(n: u32, session: &mut Session, label: &str, card: &str) -> Result<Record> {
+pub(super) fn record(n: u32, session: &mut Session, label: &str, card: &str) -> Result<Record> {
     let sealed = session.seal(label, card.as_bytes());
     let sealed = sealed.map_err(|error| wrong(&error.to_string()))?;
     Ok(Record {
@@ -153,12 +153,12 @@ fn dead_letter(outcomes: &[Outcome]) -> Option<String> {
     Some(letter["code"].as_str()?.to_owned())
 }
 
-fn text(record: &Record) -> String {
+pub(super) fn text(record: &Record) -> String {
     String::from_utf8_lossy(record.value.as_deref().unwrap_or_default()).into_owned()
 }
 
 /// JWEs are long: their beginning and their end.
-fn shortened(record: &str) -> String {
+pub(super) fn shortened(record: &str) -> String {
     let parts = record.split('"').map(|part| match part.strip_prefix("eyJ") {
         Some(_) if part.len() > 48 => format!("{}…{}", &part[..24], &part[part.len() - 12..]),
         _ => part.to_owned(),

@@ -1,4 +1,4 @@
-//! `sealflow demo`: the direct and the hybrid flow in one process, with nothing to install.
+//! `sealflow demo`: the three flows, with nothing to install; all but the enclave's worker in one process.
 //!
 //! An embedded Kafka (librdkafka's mock cluster), the development KMS and a catalogue in a temporary folder;
 //! records go through the same runner and transforms as in `sealflow run`. Every claim it prints is checked,
@@ -7,10 +7,13 @@
 
 mod bench;
 mod client;
+#[cfg(feature = "dev-software-nsm")]
+mod enclave;
 mod refusals;
 mod stream;
 mod table;
 
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use crate::failure::Result;
@@ -27,6 +30,9 @@ pub(crate) struct Args {
     /// Seed of the generated records
     #[arg(long, default_value_t = 7)]
     seed: u64,
+    /// The enclave's worker, a static program (`scripts/build_enclave_worker.sh`): shows the enclave flow in its software tier too
+    #[arg(long, value_name = "FILE")]
+    enclave_worker: Option<PathBuf>,
 }
 
 /// Runs the demo.
@@ -96,11 +102,62 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
     say("");
     show_client(style, &client::run(&bench).await?);
     say("");
+    show_enclave(style, &bench, args.enclave_worker.as_deref()).await?;
+    say("");
     say(&style.bold("Where to go next"));
     say("  sealflow init --help       policy, owner key and pipeline for a topic of your own");
     say("  sealflow validate FILE     check a pipeline before it runs");
     say("  README.md                  five minutes to a sealed topic on your own broker");
     Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(feature = "dev-software-nsm")]
+async fn show_enclave(style: Style, bench: &bench::Bench, worker: Option<&Path>) -> Result<()> {
+    let say = |line: &str| term::say(line);
+    say(&style.bold("A field that the backend never sees: an attested worker opens it and seals it again"));
+    let Some(worker) = worker else {
+        say(&style.dim("  not shown: --enclave-worker names no worker; `make demo` builds one"));
+        return Ok(());
+    };
+    let shown = enclave::run(bench, worker).await?;
+    say(&shown.sent);
+    say(&format!(
+        "{} {} values went through a worker of image {}… ({}); KMS gave it keys in {} requests, and gives nobody else any",
+        style.tick(),
+        shown.records,
+        &shown.image[..16],
+        shown.tier,
+        shown.requests
+    ));
+    say(&paint_sealed(style, &shown.stored));
+    say(&format!(
+        "{} the backend, with all its rights, reads {}",
+        style.tick(),
+        style.dim(&shown.by_backend)
+    ));
+    say(&format!(
+        "{} role/auditor reads by the worker, under a key of their own: {}",
+        style.tick(),
+        style.dim(&shown.opened)
+    ));
+    say(&format!(
+        "{} the backend's key in that request: {}",
+        style.tick(),
+        style.dim(&shown.swapped)
+    ));
+    say(&format!(
+        "{} a worker that trusts another owner: {}",
+        style.tick(),
+        style.dim(&shown.other)
+    ));
+    say(&style.dim("  Software tier: it proves protocol and policy, and protects nothing from root on this machine."));
+    Ok(())
+}
+
+#[cfg(not(feature = "dev-software-nsm"))]
+async fn show_enclave(style: Style, _: &bench::Bench, _: Option<&Path>) -> Result<()> {
+    term::say(&style.dim("The enclave flow is not shown: this build believes no development root."));
+    Ok(())
 }
 
 fn show_client(style: Style, shown: &client::Shown) {
