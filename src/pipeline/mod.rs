@@ -3,6 +3,7 @@
 //! This module knows no broker: connectors implement the reading and writing around [`Transform`].
 
 pub mod batch;
+mod by_worker;
 mod client_proofs;
 mod client_values;
 pub mod counters;
@@ -27,6 +28,7 @@ pub mod transform;
 mod travelling;
 
 pub use batch::{BatchLimits, Collector};
+pub use by_worker::{ForWorker, WorkerAnswer, WorkerDecision, WorkerQuestion};
 pub use client_proofs::Clients;
 pub use counters::Counters;
 pub use dead_letter::DeadLetter;

@@ -82,6 +82,21 @@ impl Elements {
         };
         values.iter().map(id).collect()
     }
+
+    /// How many lists a value stands in.
+    pub(super) fn depth(&self) -> usize {
+        self.depth
+    }
+
+    /// The index of a value in each list that it stands in, outermost first.
+    pub(super) fn indexes(&self, value: usize) -> &[u32] {
+        &self.indexes[value * self.depth..][..self.depth]
+    }
+}
+
+/// The JSON of a clear scalar column of a row: what names the row to columns that are bound to it.
+pub(super) fn row_name(batch: &RecordBatch, bound: &[Segment], row: usize) -> Option<String> {
+    json_scalar(&find(batch, bound)?.array, row)
 }
 
 /// A value of a clear scalar column as JSON text.

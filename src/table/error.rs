@@ -1,5 +1,6 @@
 //! What goes wrong with tables. No error holds a value.
 
+use crate::flow::enclave::EnclaveError;
 use crate::keys::{KeyError, OpenKeyError};
 use crate::pipeline::ReadError;
 use crate::policy::{PolicySourceError, TrustError};
@@ -120,6 +121,17 @@ pub enum TableError {
     /// A sealed column cannot be read now.
     #[error(transparent)]
     Values(Box<ReadError>),
+    /// The enclave worker opens nothing of a column, now or at all.
+    #[error(transparent)]
+    Worker(#[from] EnclaveError),
+    /// A filter by a column that only the enclave opens.
+    #[error(
+        "filter: {name} is opened by the enclave alone, and to the reader's key: nothing here can compare its values"
+    )]
+    FilterInEnclave {
+        /// The column.
+        name: String,
+    },
     /// A filter that says nothing, or not what its column is.
     #[error("filter: {what}")]
     Filter {
@@ -164,6 +176,7 @@ impl TableError {
             Self::Footer(error) => error.is_retryable(),
             Self::Policy(error) => error.is_retryable(),
             Self::Values(error) => error.is_retryable(),
+            Self::Worker(error) => error.is_retryable(),
             Self::Source(SourceError::Unavailable { .. }) => true,
             _ => false,
         }
@@ -201,6 +214,9 @@ impl TableError {
             Self::Refused { .. } => "ask the owner of the policy",
             Self::NoColumn { .. } => "see its columns with `sealflow inspect`",
             Self::Values(_) => "check the key service, the catalogue and the policy",
+            Self::Worker(EnclaveError::Refused { .. }) => "`sealflow acl why` says what somebody may open",
+            Self::Worker(_) => "try again; the log says what the worker waits for",
+            Self::FilterInEnclave { .. } => "filter by other columns, or filter what comes out once it is opened",
             Self::Filter { .. } => "write for example --where 'amount >= 100 and country = \"DE\"'",
             Self::Source(_) => "check the path and the rights at it",
         }

@@ -145,6 +145,9 @@ impl Filter {
                 });
             }
             let leaf = &table.leaves()[term.leaf];
+            if table.is_of_enclave(leaf) {
+                return Err(TableError::FilterInEnclave { name });
+            }
             term.segments.clone_from(&leaf.leaf.segments);
             match &leaf.state {
                 LeafState::Shown { .. } => {}

@@ -4,6 +4,7 @@
 //! It knows no folder and no bucket: files are bytes that are handed in and out.
 
 mod buffers;
+mod by_worker;
 mod elements;
 mod encode;
 mod error;
@@ -31,6 +32,7 @@ mod source;
 mod values;
 mod write;
 
+pub use by_worker::AsksWorker;
 pub use encode::{RowEncoder, Rows, RowsError};
 pub use error::{SourceError, TableError};
 pub use extra::DUPLICATES;

@@ -15,6 +15,7 @@ use parquet::arrow::parquet_to_arrow_schema;
 use parquet::file::metadata::ParquetMetaData;
 use sha2::{Digest as _, Sha256};
 
+use super::by_worker::AsksWorker;
 use super::error::TableError;
 use super::footer::{ModuleKeys, Tail, column_material, is_all_encrypted};
 use super::leaves::{FileLeaf, file_leaves};
@@ -135,6 +136,7 @@ pub(super) struct Own {
     pub(super) envelopes: Vec<Bytes>,
     pub(super) values: Arc<Reader>,
     pub(super) policy: Arc<VerifiedPolicy>,
+    pub(super) worker: Option<Arc<dyn AsksWorker>>,
     claims: Claims,
     origin: Option<Origin>,
     embedded: Arc<VerifiedPolicy>,
@@ -154,6 +156,8 @@ pub struct OpenLeaf {
     pub is_encrypted: bool,
     /// Whether it is shown.
     pub state: LeafState,
+    /// Whether the enclave worker answers for its values: JWEs are shown then, as texts.
+    pub is_by_worker: bool,
 }
 
 /// Whether a leaf is shown.
@@ -346,6 +350,7 @@ impl TableReader {
             own: Some(Own {
                 envelopes: texts.envelopes(),
                 values: Arc::new(reader.with_moved(self.moved)),
+                worker: None,
                 claims,
                 origin: texts.origin(),
                 policy,
@@ -504,6 +509,7 @@ impl OpenLeaf {
             master_key: None,
             is_encrypted: true,
             state: LeafState::Shown { because: None },
+            is_by_worker: false,
         }
     }
 

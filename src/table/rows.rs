@@ -19,14 +19,14 @@ use parquet::arrow::push_decoder::{ParquetPushDecoder, ParquetPushDecoderBuilder
 use super::elements::{Elements, find};
 use super::error::TableError;
 use super::filter::Filter;
-use super::layout::{EXTRA_COLUMN, OFFSET_COLUMN};
+use super::layout::OFFSET_COLUMN;
 use super::pages::{Wanted, with_page_indexes};
 use super::read::{Asking, LeafState, OpenLeaf, OpenTable};
 use super::shown::Showing;
 use super::source::pieces;
 use super::values::{array_of, redacted};
 use crate::pipeline::{ColumnDecision, ColumnOutcome, Position, SealedCells};
-use crate::policy::{EXTRA_LABEL, Root};
+use crate::policy::Root;
 
 /// What is wanted of a file.
 #[derive(Clone, Debug)]
@@ -54,18 +54,18 @@ impl Default for Query {
 
 /// Rows on their way.
 pub struct RowStream<'a> {
-    table: &'a OpenTable,
-    asking: Asking<'a>,
+    pub(super) table: &'a OpenTable,
+    pub(super) asking: Asking<'a>,
     decoding: Decoding,
     filter: Filter,
-    left: u64,
+    pub(super) left: u64,
     /// Leaves that are shown, by their number in the file.
-    wanted: Vec<bool>,
+    pub(super) wanted: Vec<bool>,
     schema: SchemaRef,
     name: Arc<str>,
     /// Rows that were read, where the file has no offsets.
     row: i64,
-    decisions: Vec<ColumnDecision>,
+    pub(super) decisions: Vec<ColumnDecision>,
 }
 
 /// How far the file is decoded.
@@ -244,7 +244,7 @@ fn spread(values: &ArrayRef, like: &BinaryArray) -> Result<ArrayRef, TableError>
 }
 
 /// Where the rows of a batch come from: told of those that somebody asks for.
-struct Places {
+pub(super) struct Places {
     name: Arc<str>,
     partition: i32,
     offsets: Option<Int64Array>,
@@ -254,7 +254,7 @@ struct Places {
 }
 
 impl Places {
-    fn of(&self, row: usize) -> Position {
+    pub(super) fn of(&self, row: usize) -> Position {
         Position {
             topic: Arc::clone(&self.name),
             partition: self.partition,
@@ -335,6 +335,7 @@ impl RowStream<'_> {
             if is_asked
                 && leaf.is_shown()
                 && leaf.leaf.sealed.is_some()
+                && !leaf.is_by_worker
                 && let Some(found) = find(stored, &leaf.leaf.segments)
             {
                 opened.insert(n, self.open(n, &found, stored, &at).await?);
@@ -349,6 +350,9 @@ impl RowStream<'_> {
         if kept == 0 {
             return Ok(None);
         }
+        // The worker is asked for rows that are shown, and for no others.
+        let asked = self.of_worker(stored, &at, keep.as_ref()).await?;
+        opened.extend(asked);
         let showing = Showing {
             leaves: &self.table.leaves,
             wanted: &self.wanted,
@@ -409,20 +413,7 @@ impl RowStream<'_> {
         let own = table.own.as_ref().ok_or(TableError::Damaged)?;
         let policy = own.policy.policy();
         let rule = policy.columns.iter().find(|rule| rule.path == leaf.leaf.column);
-        let label = match rule {
-            Some(rule) => rule.label.clone(),
-            None if leaf.leaf.column.to_string() == EXTRA_COLUMN => EXTRA_LABEL.to_owned(),
-            // The policy has dropped or renamed the column: the label that it had, as it is called now.
-            None => {
-                let had = leaf
-                    .leaf
-                    .sealed
-                    .as_ref()
-                    .map(|sealed| sealed.label.clone())
-                    .unwrap_or_default();
-                policy.previous.labels.get(&had).cloned().unwrap_or(had)
-            }
-        };
+        let label = leaf.label_now(policy);
         let rows = match rule.and_then(|rule| rule.bind_row.as_ref()) {
             Some(path) if *path.root() == Root::Value => found.row_ids(stored, path.segments(), &present),
             _ => Vec::new(),

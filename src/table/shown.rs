@@ -56,6 +56,9 @@ impl OpenLeaf {
     /// bytes stay the texts that they are there.
     pub(super) fn shown_type(&self) -> Option<DataType> {
         use DataType::{Boolean, Float64, Int64, Utf8};
+        if self.is_by_worker {
+            return Some(Utf8);
+        }
         Some(match &self.leaf.sealed.as_ref()?.sealed_type {
             SealedType::Arrow(data_type @ (Boolean | Int64 | Float64)) => data_type.clone(),
             SealedType::Arrow(_) | SealedType::Json => Utf8,

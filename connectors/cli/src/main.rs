@@ -3,6 +3,7 @@
 
 mod admin;
 mod audit;
+mod by_worker;
 mod cli;
 mod clock;
 mod commands;

@@ -38,10 +38,17 @@ pub(crate) struct Bench {
     /// PCR0 of the image.
     pub(crate) image: [u8; 48],
     pub(crate) pipeline: PathBuf,
+    /// Columns of the policy beside the three.
+    more: String,
 }
 
 impl Bench {
     pub(crate) fn new(name: &str) -> Option<Self> {
+        Self::with_columns(name, "")
+    }
+
+    /// The same with further columns in its policy, one a line.
+    pub(crate) fn with_columns(name: &str, more: &str) -> Option<Self> {
         let kafka = Kafka::shared(&format!("the enclave flow ({name}) on a real broker"))?;
         let topics = kafka.topics();
         for suffix in ["", ".sealed", ".dead"] {
@@ -62,6 +69,7 @@ impl Bench {
             letters: PrivateKey::generate(RsaBits::Rsa2048).unwrap(),
             image: [0; 48],
             pipeline: PathBuf::new(),
+            more: more.to_owned(),
         };
         bench.image = bench.build("worker.img", &bench.config());
         bench.make_keys();
@@ -129,6 +137,7 @@ impl Bench {
         let image = hex::encode(self.image);
         let letters = self.letters.public().unwrap().to_json();
         let (backend, regulated, enclave) = (arn(BACKEND_RSA), arn(REGULATED), arn(ENCLAVE_RSA));
+        let more = &self.more;
         format!(
             r#"
 dataset: payments
@@ -148,7 +157,7 @@ columns:
   - {{ path: card, key: regulated, acl: pii, flow: enclave }}
   - {{ path: amount, key: default, acl: ops, flow: hybrid }}
   - {{ path: email, key: default, acl: ops }}
-dead_letters: {{ recipient: {letters} }}
+{more}dead_letters: {{ recipient: {letters} }}
 table: {{ key: default, acl: ops }}
 "#
         )
@@ -178,6 +187,18 @@ table: {{ key: default, acl: ops }}
         })
     }
 
+    /// A pipeline file whose target is a table of this schema at that place. `more` are further keys of `target.table`.
+    pub(crate) fn table_file(&self, location: &str, schema: &str, more: &str) -> PathBuf {
+        std::fs::write(self.site.path().join("schema.yaml"), schema).unwrap();
+        let file = self.pipeline_file("worker.img", "");
+        let yaml = std::fs::read_to_string(&file).unwrap();
+        let (start, end) = (yaml.find("target:\n").unwrap(), yaml.find("catalogue:").unwrap());
+        let target = format!("target:\n  table: {{ location: \"{location}\", schema: schema.yaml{more} }}\n");
+        let path = self.site.path().join(format!("{}-table.yaml", self.name));
+        std::fs::write(&path, format!("{}{target}{}", &yaml[..start], &yaml[end..])).unwrap();
+        path
+    }
+
     pub(crate) fn run(&self, role: &str, args: &[&str]) -> Output {
         self.site.command(binary(), role, args).output().unwrap()
     }
@@ -201,9 +222,12 @@ table: {{ key: default, acl: ops }}
 
     /// Runs the pipeline to the end of its topics, and expects success.
     pub(crate) fn run_to_end(&self) -> String {
-        let (status, log) = self
-            .start(&self.pipeline, &["--until-end"])
-            .wait(Duration::from_secs(180));
+        self.run_file(&self.pipeline)
+    }
+
+    /// The same of another file.
+    pub(crate) fn run_file(&self, file: &Path) -> String {
+        let (status, log) = self.start(file, &["--until-end"]).wait(Duration::from_secs(180));
         assert!(status.success(), "{status}:\n{log}");
         log
     }

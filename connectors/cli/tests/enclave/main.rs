@@ -10,3 +10,4 @@ mod clean;
 mod flow;
 mod hostile;
 mod memory;
+mod tables;

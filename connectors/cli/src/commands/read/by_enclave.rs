@@ -2,19 +2,20 @@
 //! carries it, and looks at the worker's signature.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::time::{Duration, SystemTime};
 
+use async_trait::async_trait;
 use sealflow::flow::enclave::EnclaveError;
-use sealflow::flow::enclave::answer::AnswerClaims;
-use sealflow::jose::Thumbprint;
 use sealflow::jose::rsa::RsaPublicJwk;
 use sealflow::keys::KEYS_HEADER;
-use sealflow::pipeline::dead_letter::CANNOT_OPEN;
-use sealflow::pipeline::{ColumnDecision, ColumnOutcome, Position, Record};
+use sealflow::pipeline::{ColumnDecision, ForWorker, Record, WorkerAnswer, WorkerQuestion};
+use sealflow::table::AsksWorker;
 use sealflow_enclave_host::Supervisor;
-use sealflow_enclave_protocol::message::{Outcome, Proof, ReadAnswer, ReadJob, What};
+use sealflow_enclave_protocol::message::Proof;
 use sealflow_kms::{AwsKms, KmsConfig};
 
+use crate::by_worker::{WhoAsks, ask};
 use crate::config::PipelineConfig;
 use crate::enclave;
 use crate::failure::{Exit, Failure, Result};
@@ -25,7 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const BETWEEN_TRIES: Duration = Duration::from_secs(1);
 
 /// The worker, and whose credentials prove who reads.
-pub(super) struct ByEnclave {
+pub(in crate::commands) struct ByEnclave {
     worker: Supervisor,
     kms: AwsKms,
     sts_endpoint: Option<String>,
@@ -36,7 +37,7 @@ pub(super) struct ByEnclave {
 
 impl ByEnclave {
     /// Starts the worker of that pipeline file, if the policy has columns for it and the answer is to be sealed.
-    pub(super) async fn start(
+    pub(in crate::commands) async fn start(
         config: Option<&PipelineConfig>,
         kms: &KmsConfig,
         services: &Services,
@@ -99,21 +100,6 @@ impl ByEnclave {
         numbers: &[usize],
         purpose: Option<&str>,
     ) -> Result<Vec<ColumnDecision>> {
-        let commits_to = Some(self.reader.thumbprint());
-        let presigned = self.kms.presign_identity(
-            self.sts_endpoint.as_deref(),
-            &self.server_id,
-            commits_to,
-            SystemTime::now(),
-        );
-        let presigned = presigned.await.map_err(|error| {
-            let help = error.help();
-            Failure::new(Exit::NotPermitted, error, help)
-        })?;
-        let mut nonce = [0; 32];
-        getrandom::fill(&mut nonce)
-            .map_err(|_| Failure::new(Exit::Internal, "there are no random numbers", "try again"))?;
-        let jwk = self.reader.to_json();
         let mut envelopes: Vec<&[u8]> = Vec::new();
         for number in numbers {
             let headers = records[*number]
@@ -127,57 +113,19 @@ impl ByEnclave {
         let values = numbers
             .iter()
             .map(|number| records[*number].value.as_deref().unwrap_or_default());
-        let job = ReadJob {
+        let question = WorkerQuestion {
             dataset: &self.dataset,
             purpose,
-            proof: Proof::Sts(presigned.expose()),
-            seal_to: jwk.as_bytes(),
-            nonce: &nonce,
             envelopes,
-            what: What::Records(values.collect()),
+            what: ForWorker::Records(values.collect()),
         };
-        let (frame, worker) = self.asked(&job).await?;
-        let not_its = || {
-            Failure::new(
-                Exit::NotPermitted,
-                "the answer is not the enclave worker's to this question",
-                "look at the log of the worker",
-            )
-        };
-        let answer = ReadAnswer::read(&frame.body).map_err(|_| not_its())?;
-        let signer: Thumbprint = worker.signer().parse().map_err(|_| not_its())?;
-        let question = (self.dataset.as_str(), self.reader.thumbprint(), &nonce[..]);
-        if answer.shown.len() != numbers.len() {
-            return Err(not_its());
-        }
-        AnswerClaims::verify(answer.proof, signer, question, &answer.shown).map_err(|_| not_its())?;
-        let shown: Vec<Option<bytes::Bytes>> = answer
-            .shown
-            .iter()
-            .map(|shown| shown.map(bytes::Bytes::copy_from_slice))
-            .collect();
-        let ends = |records: &[Record]| -> Option<(Position, Position)> {
-            let (first, last) = (numbers.first()?, numbers.last()?);
-            Some((records[*first].position.clone(), records[*last].position.clone()))
-        };
+        let answer = self.ask(&question).await.map_err(|error| failure(&error))?;
         let mut decisions = Vec::new();
-        if let Some((first, last)) = ends(records) {
-            decisions.extend(answer.decisions.iter().map(|decision| {
-                let outcome = match decision.outcome {
-                    Outcome::Opened => ColumnOutcome::Opened,
-                    Outcome::Refused => ColumnOutcome::Refused,
-                    Outcome::Failed => ColumnOutcome::Failed(CANNOT_OPEN),
-                };
-                ColumnDecision::new(
-                    &decision.label,
-                    outcome,
-                    decision.because.clone(),
-                    decision.count,
-                    (&first, &last),
-                )
-            }));
+        if let (Some(first), Some(last)) = (numbers.first(), numbers.last()) {
+            let (first, last) = (&records[*first].position, &records[*last].position);
+            decisions.extend(answer.decisions.iter().map(|decision| decision.between(first, last)));
         }
-        for (number, shown) in numbers.iter().zip(shown) {
+        for (number, shown) in numbers.iter().zip(answer.shown) {
             // A record that the worker cannot take apart is withheld by the reader behind this too.
             if let Some(shown) = shown {
                 records[*number].value = Some(shown);
@@ -186,37 +134,67 @@ impl ByEnclave {
         Ok(decisions)
     }
 
+    /// Once, with a fresh proof and nonce.
+    async fn ask_once(&self, question: &WorkerQuestion<'_>) -> std::result::Result<WorkerAnswer, EnclaveError> {
+        let refused = |reason: String| EnclaveError::Refused { reason };
+        let presigned = self.kms.presign_identity(
+            self.sts_endpoint.as_deref(),
+            &self.server_id,
+            Some(self.reader.thumbprint()),
+            SystemTime::now(),
+        );
+        let presigned = presigned
+            .await
+            .map_err(|error| refused(format!("nothing to show it who reads: {error}")))?;
+        let mut nonce = [0; 32];
+        getrandom::fill(&mut nonce).map_err(|_| refused("there are no random numbers".to_owned()))?;
+        let who = WhoAsks {
+            proof: &Proof::Sts(presigned.expose()),
+            seal_to: &self.reader,
+            nonce: &nonce,
+        };
+        ask(&self.worker, question, who).await.map(|(answer, _)| answer)
+    }
+}
+
+#[async_trait]
+impl AsksWorker for ByEnclave {
     /// As soon as the worker answers.
-    async fn asked(
-        &self,
-        job: &ReadJob<'_>,
-    ) -> Result<(
-        sealflow_enclave_protocol::frame::Frame,
-        std::sync::Arc<sealflow_enclave_host::Connection>,
-    )> {
+    async fn ask(&self, question: &WorkerQuestion<'_>) -> std::result::Result<WorkerAnswer, EnclaveError> {
         let started = tokio::time::Instant::now();
         loop {
-            match self.worker.read(job).await {
-                Ok(answered) => return Ok(answered),
+            match self.ask_once(question).await {
                 Err(error) if error.is_retryable() && started.elapsed() < PATIENCE => {
                     tracing::warn!(%error, "waiting for the enclave worker");
                     tokio::time::sleep(BETWEEN_TRIES).await;
                 }
-                Err(error @ EnclaveError::Refused { .. }) => {
-                    return Err(Failure::new(
-                        Exit::NotPermitted,
-                        error,
-                        "`sealflow acl why` says what somebody may open",
-                    ));
-                }
-                Err(error) => {
-                    return Err(Failure::new(
-                        Exit::Unavailable,
-                        error,
-                        "try again; the log says what the worker waits for",
-                    ));
-                }
+                answered => return answered,
             }
         }
+    }
+}
+
+impl fmt::Debug for ByEnclave {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ByEnclave")
+            .field("dataset", &self.dataset)
+            .finish_non_exhaustive()
+    }
+}
+
+/// As a command's failure.
+fn failure(error: &EnclaveError) -> Failure {
+    match error {
+        EnclaveError::Refused { .. } => Failure::new(
+            Exit::NotPermitted,
+            error,
+            "`sealflow acl why` says what somebody may open",
+        ),
+        EnclaveError::BadAnswer { .. } => Failure::new(Exit::NotPermitted, error, "look at the log of the worker"),
+        _ => Failure::new(
+            Exit::Unavailable,
+            error,
+            "try again; the log says what the worker waits for",
+        ),
     }
 }

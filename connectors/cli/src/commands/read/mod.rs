@@ -25,7 +25,7 @@ use sealflow::table::{Filter, Query};
 use sealflow_kafka::{StartAt, TopicReading};
 use sealflow_storage::Location;
 
-use self::by_enclave::ByEnclave;
+pub(in crate::commands) use self::by_enclave::ByEnclave;
 use self::source::Start;
 pub(crate) use self::source::TopicUrl;
 use self::who::Asking;
@@ -266,6 +266,7 @@ async fn read_files(
     };
     let files = tables::Files::at(place, config).await?;
     let opener = tables::Opener::new(&args.access, &args.assumed, config, by).await?;
+    let opener = opener.sealing_to(seal_to.as_ref());
     args.tell(&opener.who, about);
     note(format_args!(
         "reading {} as {}",

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use sealflow::jose::rsa::RsaPublicJwk;
 use sealflow::keys::{ClientKeyService, DomainKeys, KeyService, OpeningKeys};
 use sealflow::policy::PolicySource;
 use sealflow::table::{
-    Asking, EmbeddedPolicies, FileLabel, ForeignReader, KeyMaterials, OpenTable, OpeningTableKeys, TableError,
-    TableReader, offline,
+    Asking, AsksWorker, EmbeddedPolicies, FileLabel, ForeignReader, KeyMaterials, OpenTable, OpeningTableKeys,
+    TableError, TableReader, offline,
 };
 use tokio::sync::Mutex;
 
@@ -15,7 +16,7 @@ use super::files::TableFile;
 use super::key_names::NamedKeys;
 use super::of_table;
 use crate::commands::access::Access;
-use crate::commands::read::{AssumedIdentity, Who};
+use crate::commands::read::{AssumedIdentity, ByEnclave, Who};
 use crate::config::PipelineConfig;
 use crate::failure::{Exit, Failure, Result};
 use crate::services::{OPENED_KEY_AGE, OPENED_KEYS, Services};
@@ -48,13 +49,22 @@ enum Decides {
 }
 
 /// By dataset, and offline by the policy that the file carries.
-type Readers = BTreeMap<(String, Option<[u8; 32]>), Arc<TableReader>>;
+type Readers = BTreeMap<(String, Option<[u8; 32]>), DatasetReader>;
+
+/// What opens files of one dataset, and the worker that opens columns of the enclave, if there is one.
+#[derive(Clone)]
+struct DatasetReader {
+    reader: Arc<TableReader>,
+    worker: Option<Arc<dyn AsksWorker>>,
+}
 
 struct ByPolicy {
     access: Access,
     loaded: Option<PipelineConfig>,
     embedded: EmbeddedPolicies,
     by: By,
+    /// The key that answers are sealed to.
+    seal_to: Option<RsaPublicJwk>,
     readers: Mutex<Readers>,
 }
 
@@ -111,10 +121,19 @@ impl Opener {
                 loaded: loaded.cloned(),
                 embedded: embedded(access, loaded)?,
                 by,
+                seal_to: None,
                 readers: Mutex::default(),
             }))
         };
         Ok(Self { who, kms, decides })
+    }
+
+    /// The same for answers that are sealed to that key: columns of the enclave are shown then too, if the pipeline file has a worker.
+    pub(in crate::commands) fn sealing_to(mut self, key: Option<&RsaPublicJwk>) -> Self {
+        if let Decides::Policy(by) = &mut self.decides {
+            by.seal_to = key.cloned();
+        }
+        self
     }
 
     /// Opens the footer of a file, and decides about its columns.
@@ -129,8 +148,12 @@ impl Opener {
             Decides::Policy(by) => by,
         };
         let label = FileLabel::read(source.as_ref()).await?;
-        let reader = by.reader(&label, &self.kms).await?;
-        Ok(reader.open_labelled(source, label, &file.path, asking).await?)
+        let DatasetReader { reader, worker } = by.reader(&label, &self.kms).await?;
+        let table = reader.open_labelled(source, label, &file.path, asking).await?;
+        Ok(match worker {
+            Some(worker) => table.with_worker(worker),
+            None => table,
+        })
     }
 }
 
@@ -139,7 +162,7 @@ impl ByPolicy {
         &self,
         label: &FileLabel,
         kms: &Arc<dyn ClientKeyService>,
-    ) -> std::result::Result<Arc<TableReader>, Unopened> {
+    ) -> std::result::Result<DatasetReader, Unopened> {
         let dataset = label.claims.dataset.clone();
         let carried = if self.by.offline {
             Some(self.embedded.of(&label.claims)?)
@@ -150,7 +173,7 @@ impl ByPolicy {
         // Held while services are opened: the others wait for the same ones.
         let mut readers = self.readers.lock().await;
         if let Some(known) = readers.get(&id) {
-            return Ok(Arc::clone(known));
+            return Ok(known.clone());
         }
         let access = self.access.of_dataset(&id.0);
         let services = access.open_on(kms.clone(), self.loaded.as_ref(), None).await;
@@ -160,7 +183,14 @@ impl ByPolicy {
             None => Arc::clone(&services.policies),
         };
         let reader = Arc::new(reader(&services, policies, self.embedded.clone(), self.by.moved));
-        readers.insert(id, Arc::clone(&reader));
+        let kms = access.kms_config(self.loaded.as_ref());
+        let worker = ByEnclave::start(self.loaded.as_ref(), &kms, &services, self.seal_to.as_ref()).await;
+        let worker = worker.map_err(Unopened::Services)?;
+        let reader = DatasetReader {
+            reader,
+            worker: worker.map(|worker| Arc::new(worker) as Arc<dyn AsksWorker>),
+        };
+        readers.insert(id, reader.clone());
         Ok(reader)
     }
 }
@@ -224,6 +254,7 @@ pub(super) fn embedded(access: &Access, loaded: Option<&PipelineConfig>) -> Resu
 
 /// The exit code of a file's error.
 pub(super) fn exit_of(error: &TableError) -> Exit {
+    use sealflow::flow::enclave::EnclaveError;
     use sealflow::pipeline::ReadError;
     use sealflow::table::SourceError;
 
@@ -235,10 +266,11 @@ pub(super) fn exit_of(error: &TableError) -> Exit {
         | TableError::OtherPolicy { .. }
         | TableError::Unsigned
         | TableError::SignedInDevelopment
+        | TableError::Worker(EnclaveError::Refused { .. } | EnclaveError::BadAnswer { .. })
         | TableError::Source(SourceError::NotPermitted) => Exit::NotPermitted,
         TableError::Footer(error) if !error.is_retryable() => Exit::NotPermitted,
         TableError::NoTableRule { .. } | TableError::Source(SourceError::Invalid { .. }) => Exit::Config,
-        TableError::NoColumn { .. } | TableError::Filter { .. } => Exit::Usage,
+        TableError::NoColumn { .. } | TableError::Filter { .. } | TableError::FilterInEnclave { .. } => Exit::Usage,
         TableError::Source(SourceError::NotFound) => Exit::NoInput,
         TableError::Policy(error) if !error.is_retryable() => Exit::Config,
         TableError::Values(error) => match error.as_ref() {

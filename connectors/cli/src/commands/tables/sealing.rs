@@ -8,7 +8,7 @@ use sealflow::jose::rsa::RsaPublicJwk;
 use sealflow::policy::{ColumnPath, Root, Segment};
 use sealflow::table::{KEY_COLUMN, OpenTable};
 
-/// Seals what a file shows of its protected columns.
+/// Seals what a file shows of its protected columns, but for those that the enclave worker has sealed to the reader.
 pub(super) struct RowSealing {
     to: RsaPublicJwk,
     dataset: String,
@@ -21,7 +21,7 @@ impl RowSealing {
     pub(super) fn new(table: &OpenTable, to: &RsaPublicJwk) -> Option<Self> {
         let dataset = &table.claims()?.dataset;
         let (mut paths, mut labels) = (Vec::new(), Vec::new());
-        for leaf in table.leaves() {
+        for leaf in table.leaves().iter().filter(|leaf| !leaf.is_by_worker) {
             let sealed = leaf.leaf.sealed.as_ref().map(|sealed| sealed.label.clone());
             if let Some(label) = leaf.label.clone().or(sealed) {
                 paths.push(in_rows(&leaf.leaf.column));
