@@ -224,6 +224,12 @@ impl ColumnDecision {
 }
 
 impl Withheld {
+    /// A record of which nothing is shown, and why.
+    #[must_use]
+    pub fn new(position: Position, code: &'static str) -> Self {
+        Self { position, code }
+    }
+
     /// As a line of an audit log. `about` says who asked, and of what.
     #[must_use]
     pub fn event(&self, about: &Event) -> Event {

@@ -2,13 +2,16 @@
 
 use std::sync::Arc;
 
+use async_trait::async_trait;
 use bytes::Bytes;
-use sealflow::flow::enclave::EnclaveError;
+use sealflow::flow::enclave::{EnclaveError, EnclaveWorker as _};
 use sealflow::jose::rsa::RsaPublicJwk;
 use sealflow::pipeline::dead_letter::CANNOT_OPEN;
 use sealflow::pipeline::{ColumnOutcome, ForWorker, WorkerAnswer, WorkerDecision, WorkerQuestion};
 use sealflow_enclave_host::{Connection, Supervisor};
 use sealflow_enclave_protocol::message::{Decision, Outcome, Proof, ReadAnswer, ReadJob, What};
+use sealflow_serve::identity::Presented;
+use sealflow_serve::{AsksForCallers, ForCaller, Vouched};
 
 /// Who asks: what proves it, the key that it commits to, and what the answer repeats.
 #[derive(Clone, Copy)]
@@ -71,5 +74,33 @@ fn decision(decision: Decision) -> WorkerDecision {
 fn no_answer() -> EnclaveError {
     EnclaveError::BadAnswer {
         reason: "not an answer of this protocol".to_owned(),
+    }
+}
+
+/// The worker of a reading service.
+#[derive(Debug)]
+pub(crate) struct ForCallers(pub(crate) Supervisor);
+
+#[async_trait]
+impl AsksForCallers for ForCallers {
+    async fn ask(&self, question: &WorkerQuestion<'_>, caller: ForCaller<'_>) -> Result<Vouched, EnclaveError> {
+        let proof = match caller.proof {
+            Presented::Token(token) => Proof::Oidc(token),
+            Presented::Request(request) => Proof::Sts(request),
+        };
+        let who = WhoAsks {
+            proof: &proof,
+            seal_to: caller.seal_to,
+            nonce: caller.nonce,
+        };
+        let (answer, connection) = ask(&self.0, question, who).await?;
+        Ok(Vouched {
+            answer,
+            evidence: connection.evidence(*caller.nonce).await?,
+        })
+    }
+
+    fn is_ready(&self) -> bool {
+        self.0.is_ready()
     }
 }

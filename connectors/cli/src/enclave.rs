@@ -9,8 +9,9 @@ use std::time::UNIX_EPOCH;
 
 use async_trait::async_trait;
 use schemars::JsonSchema;
-use sealflow::clock::Clock as _;
-use sealflow::policy::{EnclaveRule, Policy};
+use sealflow::clock::Clock;
+use sealflow::keys::Catalogue;
+use sealflow::policy::{EnclaveRule, Policy, PolicySource};
 use sealflow_enclave_host::launch::{Isolation, Launcher, NsmCommand, ProgramCommand};
 use sealflow_enclave_host::relay::RelayTarget;
 use sealflow_enclave_host::{
@@ -76,6 +77,14 @@ fn depth() -> usize {
 }
 
 impl EnclaveConfig {
+    /// Resolves paths against the folder of the file.
+    pub(crate) fn resolve(&mut self, base: &Path) {
+        let paths = [&mut self.image, &mut self.socket, &mut self.dev_root, &mut self.audit];
+        for path in paths.into_iter().flatten() {
+            *path = base.join(&*path);
+        }
+    }
+
     fn targets(&self) -> Result<Vec<RelayTarget>> {
         let target = |(n, text): (usize, &String)| {
             text.parse().map_err(|error: sealflow_enclave_host::relay::NotATarget| {
@@ -144,9 +153,39 @@ pub(crate) async fn start(
         }
         (_, None) => return Ok(None),
     };
-    let starter = starter(config, measurements(policy, rule)?, kms, services).await?;
+    let shared = (&services.catalogue, &services.clock);
+    let starter = starter(config, measurements(policy, rule)?, kms, shared).await?;
     say_clear(policy);
     Ok(Some(Supervisor::start(starter, config.depth)))
+}
+
+/// Starts the worker of a service that opens for readers of these datasets.
+pub(crate) async fn start_for_service(
+    (config, datasets): (&EnclaveConfig, &[String]),
+    kms: &KmsConfig,
+    policies: &dyn PolicySource,
+    shared: (&Arc<dyn Catalogue>, &Arc<dyn Clock>),
+) -> Result<Supervisor> {
+    let measurements = measurements_of(datasets, policies).await?;
+    let starter = starter(config, measurements, kms, shared).await?;
+    Ok(Supervisor::start(starter, config.depth))
+}
+
+/// The images that the policies of these datasets allow.
+pub(crate) async fn measurements_of(datasets: &[String], policies: &dyn PolicySource) -> Result<Vec<Measurements>> {
+    let mut all = Vec::new();
+    for (n, dataset) in datasets.iter().enumerate() {
+        let policy = policies.policy(dataset).await?;
+        let policy = policy.policy();
+        let Some(rule) = &policy.enclave else {
+            return Err(Failure::config(
+                format_args!("enclave.datasets[{n}]: the policy of {dataset} names no image of an enclave"),
+                "name datasets with columns of the enclave",
+            ));
+        };
+        all.extend(measurements(policy, rule)?);
+    }
+    Ok(all)
 }
 
 /// What makes workers, and believes them.
@@ -154,15 +193,15 @@ pub(crate) async fn starter(
     config: &EnclaveConfig,
     measurements: Vec<Measurements>,
     kms: &KmsConfig,
-    services: &Services,
+    (catalogue, clock): (&Arc<dyn Catalogue>, &Arc<dyn Clock>),
 ) -> Result<Arc<dyn Starter>> {
     let terms = Terms {
         verifier: Arc::new(AttestationVerifier::new(
             config.trust()?,
             measurements,
-            Arc::clone(&services.clock),
+            Arc::clone(clock),
         )),
-        catalogue: Arc::clone(&services.catalogue),
+        catalogue: Arc::clone(catalogue),
         allowed: config.targets()?,
         credentials: Arc::new(Chain(AwsChain::load(&ChainConfig::from(kms)).await)),
         audit: Arc::new(AuditFile::open(config.audit.as_deref())?),

@@ -72,7 +72,7 @@ impl Watched for ServiceStatus {
     fn phase(&self) -> Phase {
         if self.draining.load(Ordering::Relaxed) {
             Phase::Draining
-        } else if !self.service.is_writing() {
+        } else if !self.service.is_writing() || !self.service.opening().has_worker() {
             Phase::Waiting
         } else {
             Phase::Ready

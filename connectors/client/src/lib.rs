@@ -46,6 +46,8 @@
 
 mod answer;
 mod enclave;
+#[cfg(feature = "attestation")]
+mod enclave_answer;
 mod key;
 mod mac;
 mod places;
@@ -54,6 +56,8 @@ mod value;
 
 pub use answer::{Answers, DocumentError, OpenError};
 pub use enclave::{EnclaveKey, EnclaveLabels, EnclavePins};
+#[cfg(feature = "attestation")]
+pub use enclave_answer::{EnclaveAnswer, EnclaveAnswerError, EnclaveQuestion};
 pub use key::{KeyError, PrivateKey};
 pub use mac::{ClientMac, MacKeyError};
 pub use sealflow::clock::UnixMillis;

@@ -27,6 +27,21 @@ pub(crate) struct Opened<'a> {
     pub(crate) withheld: Option<Vec<Withheld>>,
     /// What was decided, columns and outcomes each once.
     pub(crate) decisions: Vec<Decision<'a>>,
+    /// What the enclave vouches for, if it was asked: its signature is over these values or records as they are spelled here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) enclave: Option<Enclave<'a>>,
+}
+
+/// What the enclave vouches for. The caller verifies it: this service could write anything here.
+#[derive(Serialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
+pub(crate) struct Enclave<'a> {
+    /// Numbers of its values or records in the request, from 0, ascending.
+    pub(crate) indexes: &'a [usize],
+    /// A JWS of type `sealflow-enclave-answer`: dataset, key of `seal_to`, nonce, version of the policy, hash of what is shown.
+    pub(crate) proof: &'a str,
+    /// An attestation document in base64, with the nonce, that binds the key which signed `proof`.
+    pub(crate) evidence: String,
 }
 
 /// A record of which nothing is shown.

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use std::collections::HashSet;
 
 use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use schemars::{JsonSchema, Schema, json_schema};
 use sealflow::acl::MAX_PURPOSE_BYTES;
 use sealflow::jose::rsa::RsaPublicJwk;
@@ -57,7 +57,15 @@ pub(crate) struct RawRequest<'a> {
     #[serde(borrow, default, deserialize_with = "present")]
     #[schemars(schema_with = "jwk_schema")]
     seal_to: Option<&'a RawValue>,
+    /// 32 random bytes of the caller, in base64url, with `seal_to`: values of enclave columns are then opened by the enclave, whose
+    /// signature and evidence repeat them.
+    #[serde(default, deserialize_with = "present")]
+    #[schemars(schema_with = "nonce_schema")]
+    nonce: Option<String>,
 }
+
+/// What a caller sends along to know the answer by.
+pub type Nonce = [u8; 32];
 
 /// One sealed value.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -85,6 +93,15 @@ fn either(schema: &mut Schema) {
         { "required": ["records"], "properties": { "values": false } },
     ]);
     schema.insert("oneOf".to_owned(), one_of);
+    schema.insert(
+        "dependentRequired".to_owned(),
+        serde_json::json!({ "nonce": ["seal_to"] }),
+    );
+}
+
+fn nonce_schema(_: &mut schemars::SchemaGenerator) -> Schema {
+    // Canonical: the bits that the last character has too many are zero.
+    json_schema!({ "type": "string", "pattern": "^[A-Za-z0-9_-]{42}[AEIMQUYcgkosw048]$" })
 }
 
 fn dataset_schema(_: &mut schemars::SchemaGenerator) -> Schema {
@@ -165,6 +182,8 @@ pub struct OpenRequest<'a> {
     pub purpose: Option<String>,
     /// The key to which the answer is sealed.
     pub seal_to: Option<RsaPublicJwk>,
+    /// What the enclave's answer repeats.
+    pub nonce: Option<Nonce>,
     /// What is to be opened.
     pub what: What<'a>,
 }
@@ -257,12 +276,23 @@ pub fn parse(body: &[u8], most: Most) -> Result<OpenRequest<'_>, Problem> {
         }
         None => None,
     };
+    let nonce = raw.nonce.as_deref().map(nonce).transpose()?;
+    if nonce.is_some() && seal_to.is_none() {
+        return Err(bad_request("a nonce goes with seal_to"));
+    }
     Ok(OpenRequest {
         seal_to,
+        nonce,
         dataset: raw.dataset,
         purpose: raw.purpose,
         what,
     })
+}
+
+fn nonce(text: &str) -> Result<Nonce, Problem> {
+    let bytes = URL_SAFE_NO_PAD.decode(text).ok();
+    let nonce = bytes.and_then(|bytes| Nonce::try_from(bytes).ok());
+    nonce.ok_or_else(|| bad_request("nonce is not 32 bytes in base64url"))
 }
 
 fn labelled(values: Vec<RawSealed<'_>>, most: usize) -> Result<Vec<Sealed<'_>>, Problem> {
@@ -401,6 +431,7 @@ mod tests {
             r#"{"dataset":"d","records":[{},{},{}],"keys":["AAEC",null]}"#,
             r#"{"dataset":"d","records":[{}],"keys":["AB=="]}"#,
             r#"{"dataset":"d","records":[{}],"keys":["AAE"]}"#,
+            r#"{"dataset":"d","records":[{}],"nonce":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"}"#,
             "[]",
             "1",
         ] {

@@ -32,6 +32,8 @@ mod server;
 mod service;
 #[cfg(feature = "server")]
 mod timed;
+#[cfg(feature = "server")]
+mod worker;
 
 #[cfg(feature = "server")]
 pub use config::{ConfigError, IdentityConfig, LimitsConfig, OidcConfig, StsConfig};
@@ -49,3 +51,5 @@ pub use sealflow_tls::{Certificate, TlsConfig, TlsError};
 pub use server::{ServeError, Server};
 #[cfg(feature = "server")]
 pub use service::{Parts, Service};
+#[cfg(feature = "server")]
+pub use worker::{AsksForCallers, ForCaller, Vouched};

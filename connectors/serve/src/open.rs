@@ -3,16 +3,19 @@
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use sealflow::acl::Identity;
 use sealflow::audit::{Event, Place};
 use sealflow::clock::UnixMillis;
+use sealflow::flow::enclave::EnclaveError;
 use sealflow::flow::hybrid::AnswerKey;
 use sealflow::keys::envelope::KEYS_HEADER;
 use sealflow::keys::{DomainKeys, OpeningKeys};
 use sealflow::pipeline::{
-    ColumnDecision, ColumnOutcome, Format, Header, OpenedValues, Position, ReadError, Reader, Reading, Record,
-    SealedText, Timestamp, TransformError,
+    ColumnDecision, ColumnOutcome, ENCLAVE_ONLY, EnclaveColumns, Format, Header, OpenedValues, Position, ReadError,
+    Reader, Reading, Record, SealedText, Timestamp, TransformError,
 };
 use sealflow::policy::{PolicySource, PolicySourceError, VerifiedPolicy};
 use serde_json::value::RawValue;
@@ -20,24 +23,76 @@ use zeroize::{Zeroize as _, Zeroizing};
 
 use crate::answer;
 use crate::api::{OpenRequest, Sealed, What};
+use crate::identity::Presented;
 use crate::problem::{Code, Problem};
+use crate::worker::{Asking, AsksForCallers, ForCaller, Voucher, has_columns, parted};
 
 /// Datasets whose compiled policies are kept. Beyond that they are compiled at every request.
 pub const MOST_READERS: usize = 1_024;
 /// As audit lines name where values were found.
-const SOURCE: &str = "request";
+pub(crate) const SOURCE: &str = "request";
 
 /// Opens for whom it may: policies, keys, and the readers made of them.
 pub struct Opening {
     policies: Arc<dyn PolicySource>,
     keys: OpeningKeys,
     domains: DomainKeys,
-    readers: RwLock<HashMap<String, Arc<Reader>>>,
+    readers: RwLock<HashMap<String, Readers>>,
+    worker: Option<Arc<dyn AsksForCallers>>,
+}
+
+/// Readers of one dataset.
+#[derive(Clone)]
+struct Readers {
+    /// To whom columns of the enclave are closed.
+    alone: Arc<Reader>,
+    /// That leaves them to the worker.
+    beside_worker: Arc<Reader>,
+}
+
+/// Why nothing was read.
+#[derive(Debug)]
+pub(crate) enum NotRead {
+    /// By the service.
+    Read(ReadError),
+    /// By the enclave worker.
+    Worker(EnclaveError),
+}
+
+impl NotRead {
+    pub(crate) fn is_retryable(&self) -> bool {
+        match self {
+            Self::Read(error) => error.is_retryable(),
+            Self::Worker(error) => error.is_retryable(),
+        }
+    }
+}
+
+impl From<ReadError> for NotRead {
+    fn from(error: ReadError) -> Self {
+        Self::Read(error)
+    }
+}
+
+impl From<EnclaveError> for NotRead {
+    fn from(error: EnclaveError) -> Self {
+        Self::Worker(error)
+    }
+}
+
+/// Who asks.
+#[derive(Clone, Copy)]
+pub(crate) struct Who<'a> {
+    pub(crate) identity: &'a Identity,
+    /// What proved it, for the worker, which proves it again.
+    pub(crate) proof: Option<Presented<'a>>,
 }
 
 /// What somebody sees, before it is shown.
 pub(crate) struct Seen {
     what: Read,
+    /// What the enclave worker vouches for.
+    voucher: Option<Voucher>,
     /// Of the audit log.
     pub(crate) events: Vec<Event>,
 }
@@ -64,33 +119,72 @@ impl Opening {
             keys,
             domains,
             readers: RwLock::default(),
+            worker: None,
         }
+    }
+
+    /// The same with a worker, which opens columns of the enclave.
+    #[must_use]
+    pub fn with_worker(mut self, worker: Option<Arc<dyn AsksForCallers>>) -> Self {
+        self.worker = worker;
+        self
+    }
+
+    /// Whether the worker runs, if there is to be one.
+    #[must_use]
+    pub fn has_worker(&self) -> bool {
+        self.worker.as_ref().is_none_or(|worker| worker.is_ready())
     }
 
     /// What `who` sees at `now`. `about` is what the events say beside what was decided.
     pub(crate) async fn read(
         &self,
         request: &OpenRequest<'_>,
-        who: &Identity,
+        who: Who<'_>,
         now: UnixMillis,
         about: &Event,
-    ) -> Result<Seen, ReadError> {
-        let reader = self.reader(&request.dataset).await?;
+    ) -> Result<Seen, NotRead> {
+        let readers = self.readers(&request.dataset).await?;
+        let asking = self.asking(request, who.proof);
+        let who = who.identity;
         let purpose = request.purpose.as_deref();
         let seal_to = match &request.seal_to {
             Some(key) => Some(AnswerKey::new(key, &request.dataset).map_err(|_| no_random())?),
             None => None,
         };
         let seal_to = seal_to.as_ref();
-        let what = match &request.what {
+        // By this one it is decided what goes to the worker; whoever opens goes by the newest.
+        let policy = self.policies.policy(&request.dataset).await.map_err(ReadError::from)?;
+        let asking = asking.filter(|_| has_columns(policy.policy()));
+        let reader = match asking {
+            Some(_) => &readers.beside_worker,
+            None => &readers.alone,
+        };
+        let (what, voucher) = match &request.what {
             What::Values(values) => {
-                let texts: Vec<SealedText<'_>> = values.iter().map(sealed_text).collect();
-                Read::Values(reader.open_values_to(&texts, who, purpose, now, seal_to).await?)
+                let (own, others) = match asking {
+                    Some(_) => parted(values, policy.policy()),
+                    None => (Vec::new(), (0..values.len()).collect()),
+                };
+                let texts: Vec<SealedText<'_>> = others.iter().map(|n| sealed_text(&values[*n])).collect();
+                // Of those that are the worker's none is here, so that none is left as it is.
+                let alone = &readers.alone;
+                let mut opened = alone.open_values_to(&texts, who, purpose, now, seal_to).await?;
+                let voucher = match asking.filter(|_| !own.is_empty()) {
+                    Some(asking) => Some(asking.values(&mut opened, values, (own, &others)).await?),
+                    None => None,
+                };
+                (Read::Values(opened), voucher)
             }
             What::Records { json, keys } => {
                 let headers: Vec<Header> = keys.iter().map(|keys| keys_header(keys)).collect();
                 let records = (0..).zip(json).map(|(n, json)| record(n, json, &headers)).collect();
-                Read::Records(reader.read_to(records, who, purpose, now, seal_to).await?)
+                let mut reading = reader.read_to(records, who, purpose, now, seal_to).await?;
+                let voucher = match asking {
+                    Some(asking) => Some(asking.records(&mut reading, keys).await?),
+                    None => None,
+                };
+                (Read::Records(reading), voucher)
             }
         };
         let mut events = match &what {
@@ -100,7 +194,21 @@ impl Opening {
         for event in &mut events {
             event.place = event.place.as_ref().map(in_request);
         }
-        Ok(Seen { what, events })
+        Ok(Seen { what, voucher, events })
+    }
+
+    /// The worker, if there is one and the request can be handed on: it needs a key, a nonce, and what proves who asks.
+    fn asking<'a>(&'a self, request: &'a OpenRequest<'_>, proof: Option<Presented<'a>>) -> Option<Asking<'a>> {
+        Some(Asking {
+            worker: self.worker.as_deref()?,
+            caller: ForCaller {
+                proof: proof?,
+                seal_to: request.seal_to.as_ref()?,
+                nonce: request.nonce.as_ref()?,
+            },
+            dataset: &request.dataset,
+            purpose: request.purpose.as_deref(),
+        })
     }
 
     /// Whether what was seen may still be shown: no newer policy counts by now, and the lease of this one has not ended.
@@ -112,32 +220,36 @@ impl Opening {
             return Ok(());
         }
         // A newer policy, or lease, counts by now: by that one it was not decided.
-        Err(ReadError::Policy(PolicySourceError::Unavailable {
-            what: format!("policy of dataset {dataset}"),
-            reason: "another one counts since the request began".to_owned(),
-        }))
+        Err(other_policy(dataset))
     }
 
-    /// The reader of a dataset that has a policy.
-    async fn reader(&self, dataset: &str) -> Result<Arc<Reader>, ReadError> {
+    /// The readers of a dataset that has a policy.
+    async fn readers(&self, dataset: &str) -> Result<Readers, ReadError> {
         let kept = self
             .readers
             .read()
             .unwrap_or_else(PoisonError::into_inner)
             .get(dataset)
             .cloned();
-        if let Some(reader) = kept {
-            return Ok(reader);
+        if let Some(readers) = kept {
+            return Ok(readers);
         }
         // Names without a policy come from callers in any number: nothing is kept of them.
         self.policies.policy(dataset).await?;
-        let (policies, keys) = (Arc::clone(&self.policies), self.keys.clone());
-        let reader = Arc::new(Reader::new(dataset, Format::Json, policies, keys, self.domains.clone()));
+        let reader = |enclave| {
+            let (policies, keys) = (Arc::clone(&self.policies), self.keys.clone());
+            let reader = Reader::new(dataset, Format::Json, policies, keys, self.domains.clone());
+            Arc::new(reader.with_enclave_columns(enclave))
+        };
+        let made = Readers {
+            alone: reader(EnclaveColumns::Masked),
+            beside_worker: reader(EnclaveColumns::Left),
+        };
         let mut readers = self.readers.write().unwrap_or_else(PoisonError::into_inner);
         if readers.len() < MOST_READERS {
-            readers.insert(dataset.to_owned(), Arc::clone(&reader));
+            readers.insert(dataset.to_owned(), made.clone());
         }
-        Ok(reader)
+        Ok(made)
     }
 
     /// Lets old keys go: about once a second.
@@ -156,6 +268,14 @@ impl std::fmt::Debug for Opening {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Opening").finish_non_exhaustive()
     }
+}
+
+/// Another policy than the one by which it was decided.
+pub(crate) fn other_policy(dataset: &str) -> ReadError {
+    ReadError::Policy(PolicySourceError::Unavailable {
+        what: format!("policy of dataset {dataset}"),
+        reason: "another one counts since the request began".to_owned(),
+    })
 }
 
 fn no_random() -> ReadError {
@@ -281,6 +401,14 @@ impl Seen {
             length += 6 * (decision.label.len() + decision.because.len()) + 128;
             decisions.push(decided(decision));
         }
+        let enclave = self.voucher.as_ref().map(|voucher| answer::Enclave {
+            indexes: &voucher.indexes,
+            proof: &voucher.proof,
+            evidence: STANDARD.encode(&voucher.evidence),
+        });
+        if let Some(enclave) = &enclave {
+            length += enclave.proof.len() + enclave.evidence.len() + 24 * enclave.indexes.len() + 128;
+        }
         let opened = answer::Opened {
             dataset: &policy.dataset,
             policy_version: policy.version,
@@ -288,6 +416,7 @@ impl Seen {
             records,
             withheld,
             decisions,
+            enclave,
         };
         // Long enough: a vector that grows leaves a copy behind that nobody wipes.
         let mut bytes = Zeroizing::new(Vec::with_capacity(length));
@@ -326,6 +455,9 @@ fn decided(decision: &ColumnDecision) -> answer::Decision<'_> {
         code,
         // Why a value did not open may name keys of the KMS and other datasets: that is for the service's log.
         because: match decision.outcome {
+            ColumnOutcome::Failed(ENCLAVE_ONLY) => {
+                "only the enclave opens values of this column: ask with `seal_to` and `nonce`, of a service that has a worker"
+            }
             ColumnOutcome::Failed(_) => "the value does not open; the service's operator finds more in the audit log",
             _ => &decision.because,
         },
@@ -342,7 +474,11 @@ pub(crate) fn internal() -> Problem {
 }
 
 /// Why nothing was read, for the caller. What the operator has to mend is in the log.
-pub(crate) fn unread(error: &ReadError) -> Problem {
+pub(crate) fn unread(error: &NotRead) -> Problem {
+    let error = match error {
+        NotRead::Read(error) => error,
+        NotRead::Worker(error) => return by_worker(error),
+    };
     match error {
         ReadError::Policy(PolicySourceError::Missing { .. }) => {
             let help = "check the dataset's name; its owner publishes the policy";
@@ -380,5 +516,27 @@ pub(crate) fn unread(error: &ReadError) -> Problem {
             let detail = "the key service or the catalogue does not answer at the moment";
             Problem::new(Code::ServiceUnavailable, detail, "try again").retry_after(1)
         }
+    }
+}
+
+/// What the worker said is for the operator: it may name keys.
+fn by_worker(error: &EnclaveError) -> Problem {
+    tracing::warn!(%error, "the enclave worker opens nothing");
+    match error {
+        EnclaveError::Unavailable { .. } => {
+            let detail = "the enclave worker does not answer at the moment, or waits for a service";
+            Problem::new(Code::EnclaveUnavailable, detail, "try again").retry_after(1)
+        }
+        EnclaveError::Refused { .. } => Problem::new(
+            Code::EnclaveRefused,
+            "the enclave does not take the proof of who asks, or refuses what is asked",
+            "the proof has to commit to `seal_to`, and to name the audience or server id that is measured with the enclave; the \
+             service's operator finds the reason in its log",
+        ),
+        _ => Problem::new(
+            Code::EnclaveUnusable,
+            "the enclave's answer is not one to this question",
+            "the service's operator finds the reason in its log",
+        ),
     }
 }

@@ -24,7 +24,9 @@ pub fn document() -> Value {
         "operationId": "open",
         "summary": "Open sealed values, or records with sealed values in them",
         "description": "Each value is opened or masked by the access list of the label that it proves, in the newest \
-            policy of its dataset. One value that is refused, or does not open, takes nothing from the others.",
+            policy of its dataset. One value that is refused, or does not open, takes nothing from the others. Values of enclave columns \
+            the enclave opens, for requests with `seal_to` and `nonce`: single values have to name their label then. Its signature is over \
+            the JSON texts of its values or records as they are spelled in the answer.",
         "requestBody": { "required": true, "content": { "application/json": { "schema": request } } },
         "responses": responses("What the caller sees", &opened, &problem, |_| true),
     });

@@ -97,6 +97,9 @@ codes! {
     /// What proves who asks does not commit to the key to which the answer is to be sealed.
     SealToNotCommitted = "seal-to-not-committed", 403;
 
+    /// The enclave does not take the proof of who asks, or refuses what is asked.
+    EnclaveRefused = "enclave-refused", 403;
+
     /// There is no policy of that dataset.
     PolicyMissing = "policy-missing", 404;
     /// There is nothing of that path.
@@ -136,6 +139,10 @@ codes! {
     ServiceUnavailable = "service-unavailable", 503;
     /// A key service or the catalogue cannot be used as this service is configured.
     ServiceUnusable = "service-unusable", 503;
+    /// The enclave worker does not run, or waits for a service.
+    EnclaveUnavailable = "enclave-unavailable", 503;
+    /// The enclave worker gave an answer that is not one to this question.
+    EnclaveUnusable = "enclave-unusable", 503;
     /// The decisions cannot be written down, so that nothing is shown.
     AuditUnavailable = "audit-unavailable", 503;
 }

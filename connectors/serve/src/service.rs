@@ -19,17 +19,16 @@ use sealflow::acl::Identity;
 use sealflow::audit::{AuditError, AuditLog, Event, Verdict};
 use sealflow::clock::{Clock, NeverBack, UnixMillis};
 use sealflow::jose::rsa::RsaPublicJwk;
-use sealflow::pipeline::ReadError;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::answer::Whoami;
 use crate::api::{self, Most, OpenRequest};
 use crate::config::LimitsConfig;
 use crate::enclave_keys::PublishedEnclaveKeys;
-use crate::identity::{Proven, Prover, whole_seconds};
+use crate::identity::{Presented, Proven, Prover, presented, whole_seconds};
 use crate::limits::{Buckets, Place, Places};
 use crate::metrics::Metrics;
-use crate::open::{Opening, internal, unread};
+use crate::open::{NotRead, Opening, Who, internal, unread};
 use crate::openapi;
 use crate::problem::{Code, Problem};
 use crate::published::PublishedKeys;
@@ -268,7 +267,7 @@ impl Service {
                 // A principal has its own places while its body arrives; those of all are for what is worked on.
                 let body = self.body(body).await?;
                 let _permit = permit(&self.in_flight)?;
-                let json = self.open(&body, &caller, asked).await?;
+                let json = self.open(&body, &caller, presented(&head.headers), asked).await?;
                 Ok(respond(StatusCode::OK, "application/json", json))
             }
             _ => {
@@ -343,7 +342,14 @@ impl Service {
         }
     }
 
-    async fn open(&self, body: &[u8], caller: &Caller, asked: &OnceLock<Event>) -> Result<Bytes, Problem> {
+    /// `proof` is what proved the caller, for the enclave worker, which proves it by itself.
+    async fn open(
+        &self,
+        body: &[u8],
+        caller: &Caller,
+        proof: Option<Presented<'_>>,
+        asked: &OnceLock<Event>,
+    ) -> Result<Bytes, Problem> {
         let most = Most {
             records: count(self.limits.records),
             values: count(self.limits.values),
@@ -361,7 +367,11 @@ impl Service {
         })?;
         let now = self.time.now(&*self.clock);
         let about = asked.get_or_init(|| caller.about(&request, now)).clone();
-        let read = self.opening.read(&request, &caller.proven.identity, now, &about).await;
+        let who = Who {
+            identity: &caller.proven.identity,
+            proof,
+        };
+        let read = self.opening.read(&request, who, now, &about).await;
         let mut seen = match read {
             Ok(seen) => seen,
             Err(error) => return Err(self.unread(&error, about).await),
@@ -373,7 +383,7 @@ impl Service {
         self.written(self.audit.record(events).await)?;
         // Reading, and writing it down, may have taken until after the end of the policy's lease.
         if let Err(error) = self.opening.check_still(&seen).await {
-            return Err(self.unread(&error, about).await);
+            return Err(self.unread(&NotRead::Read(error), about).await);
         }
         if self.time.now(&*self.clock) >= caller.proven.expires {
             let problem = Problem::new(
@@ -400,7 +410,7 @@ impl Service {
     }
 
     /// Why nothing was read. What is no passing outage is written down as a refusal.
-    async fn unread(&self, error: &ReadError, about: Event) -> Problem {
+    async fn unread(&self, error: &NotRead, about: Event) -> Problem {
         let problem = unread(error);
         if error.is_retryable() {
             return problem;

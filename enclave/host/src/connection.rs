@@ -195,6 +195,19 @@ impl Connection {
         parsed.columns.iter().map(resealed).collect()
     }
 
+    /// Evidence with a nonce of somebody else's, which binds the key by which the worker signs: they verify it.
+    ///
+    /// # Errors
+    /// [`EnclaveError`]
+    pub async fn evidence(&self, nonce: [u8; 32]) -> Result<Vec<u8>, EnclaveError> {
+        let answer = self.ask(Kind::Hello, Hello { nonce }.to_body()).await?;
+        let hello = HelloAnswer::read(&answer.body).map_err(malformed)?;
+        match hello.signer == self.signer {
+            true => Ok(hello.evidence),
+            false => Err(malformed(Malformed)),
+        }
+    }
+
     /// Has values opened for a reader: the body of the answer.
     ///
     /// # Errors

@@ -12,11 +12,13 @@ pub use sealflow_enclave_protocol::attestation::{
 use sealflow_enclave_protocol::attestation::{
     MAX_DOCUMENT_BYTES as MAX_ATTESTATION_BYTES, verify as verify_attestation,
 };
+use sealflow_enclave_protocol::message::signer_user_data;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::{EnclaveKeys, EnclaveKeysError, Evidence, MAX_DOCUMENT_BYTES, RawKey, VerifiedEnclaveKeys, check_now};
 use crate::clock::UnixMillis;
+use crate::jose::Thumbprint;
 use crate::policy::EnclaveRule;
 
 /// How old evidence may be, unless the client says otherwise. On Nitro the certificate that signs it ends after three hours, and
@@ -147,6 +149,33 @@ pub fn verify(text: &str, pinned: &Pinned, now: UnixMillis) -> Result<VerifiedEn
         issued,
         expires,
         text: text.to_owned(),
+    })
+}
+
+/// Believes that the key with this thumbprint is one by which a pinned enclave signs its answers: evidence of a worker, at `now`.
+///
+/// # Errors
+/// [`EnclaveKeysError::Attestation`], [`EnclaveKeysError::OtherContent`] for evidence that binds another key, or is for another purpose.
+pub fn verify_signer(
+    evidence: &[u8],
+    signer: Thumbprint,
+    pinned: &Pinned,
+    now: UnixMillis,
+) -> Result<Evidence, EnclaveKeysError> {
+    let evidence = verify_attestation(evidence, &pinned.trust, now.0)?;
+    let expected = Expected {
+        nonce: pinned.nonce.as_deref(),
+        measurements: &pinned.measurements,
+        now_ms: now.0,
+        max_age_ms: u64::try_from(pinned.max_age.as_millis()).unwrap_or(u64::MAX),
+    };
+    let image = evidence.check(&expected)?.image().to_string();
+    if evidence.user_data != Some(signer_user_data(&signer.to_string())) {
+        return Err(EnclaveKeysError::OtherContent);
+    }
+    Ok(Evidence::Measured {
+        image,
+        tier: evidence.tier.as_str(),
     })
 }
 
@@ -295,6 +324,34 @@ mod tests {
         );
         let answered = bench.evidence(0xA1, Some(user_data(&keys("payments")).unwrap()), Some(b"asked"));
         assert!(bench.verify(&write(&keys("payments"), &answered).unwrap()).is_ok());
+    }
+
+    #[test]
+    fn a_signer_is_believed_as_the_pinned_enclave_binds_it() {
+        let mut bench = Bench::new();
+        let (signer, other) = (key().thumbprint(), Thumbprint::from_digest([7; 32]));
+        let bound = signer_user_data(&signer.to_string());
+        let believe = |bench: &Bench, evidence: &[u8], signer| verify_signer(evidence, signer, &bench.pinned, NOW);
+        let evidence = bench.evidence(0xA1, Some(bound.clone()), Some(b"asked"));
+        let (image, tier) = ("a1".repeat(48), "dev-software-nsm");
+        assert_eq!(
+            believe(&bench, &evidence, signer),
+            Ok(Evidence::Measured { image, tier })
+        );
+        assert_eq!(believe(&bench, &evidence, other), Err(EnclaveKeysError::OtherContent));
+        // Evidence of keys that clients seal to is none of what signs.
+        let of_keys = bench.evidence(0xA1, Some(user_data(&keys("payments")).unwrap()), None);
+        assert_eq!(believe(&bench, &of_keys, signer), Err(EnclaveKeysError::OtherContent));
+        let other_image = bench.evidence(0xA2, Some(bound), None);
+        assert!(matches!(
+            believe(&bench, &other_image, signer),
+            Err(EnclaveKeysError::Attestation(AttestationError::Measurements { .. }))
+        ));
+        bench.pinned.nonce = Some(b"another".to_vec());
+        assert_eq!(
+            believe(&bench, &evidence, signer),
+            Err(EnclaveKeysError::Attestation(AttestationError::Nonce))
+        );
     }
 
     #[test]

@@ -12,13 +12,16 @@ use sealflow_kafka::Shutdown;
 use sealflow_serve::identity::Prover;
 use sealflow_serve::identity::web::Https;
 use sealflow_serve::{
-    Certificate, Metrics, Opening, Parts, PublishedEnclaveKeys, PublishedKeys, ServeError, Server, Service, TlsError,
+    AsksForCallers, Certificate, Metrics, Opening, Parts, PublishedEnclaveKeys, PublishedKeys, ServeError, Server,
+    Service, TlsError,
 };
 use tokio::sync::watch;
 
 use crate::admin::AdminServer;
 use crate::audit;
+use crate::by_worker::ForCallers;
 use crate::config::{self, Environment, ServiceConfig};
+use crate::enclave;
 use crate::failure::{Exit, Failure, Result};
 use crate::kms_metrics::KmsMetrics;
 use crate::metered::Metered;
@@ -115,6 +118,14 @@ async fn check(config: &ServiceConfig, assembled: &Assembled) -> Result<ExitCode
             "the log lines above say why; check `jwks_uri` and the way there",
         ));
     }
+    if let Some(section) = &config.enclave {
+        let images = enclave::measurements_of(&section.datasets, &*assembled.policies).await?;
+        let (datasets, count) = (section.datasets.join(", "), images.len());
+        say(format_args!(
+            "{} {count} images of the enclave for {datasets}",
+            style.tick()
+        ));
+    }
     for issuer in &config.identity.oidc {
         say(format_args!("{} keys of {}", style.tick(), issuer.issuer));
     }
@@ -142,6 +153,15 @@ async fn serve(config: &ServiceConfig, assembled: Assembled) -> Result<ExitCode>
             clock(),
         )
     });
+    let worker = match &config.enclave {
+        Some(section) => {
+            let which = (&section.worker, &section.datasets[..]);
+            let shared = (&catalogue, &clock());
+            let worker = enclave::start_for_service(which, &config.kms, &*policies, shared).await?;
+            Some(Arc::new(ForCallers(worker)) as Arc<dyn AsksForCallers>)
+        }
+        None => None,
+    };
     let keys = OpeningKeys::new(
         kms.clone(),
         Arc::clone(&catalogue),
@@ -154,7 +174,7 @@ async fn serve(config: &ServiceConfig, assembled: Assembled) -> Result<ExitCode>
     let audit = audit::open_configured(config.audit.clone()).await?;
     let service = Service::new(Parts {
         prover: assembled.prover,
-        opening: Opening::new(policies, keys, domains),
+        opening: Opening::new(policies, keys, domains).with_worker(worker),
         audit: Arc::clone(&audit),
         clock: clock(),
         limits: config.limits.clone(),

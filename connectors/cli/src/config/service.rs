@@ -17,6 +17,7 @@ use serde::Deserialize;
 use super::check::{self, Wrong, wrong};
 use super::pipeline::{Admin, Trust};
 use super::secrets::SecretsConfig;
+use crate::enclave::EnclaveConfig;
 
 /// A reading service: who may ask, whose policies count, where every decision is written down.
 #[derive(Clone, Deserialize, JsonSchema)]
@@ -50,6 +51,9 @@ pub(crate) struct ServiceConfig {
     /// Datasets whose clients find here what they seal enclave columns to: `GET /.well-known/enclave-keys`, for everybody. Empty: none.
     #[serde(default)]
     pub(crate) enclave_keys: Vec<String>,
+    /// The worker that alone opens columns with `flow: enclave`, and seals them to the caller's key.
+    #[serde(default)]
+    pub(crate) enclave: Option<ServiceEnclave>,
     /// Where every decision is written down. There is no service without.
     pub(crate) audit: AuditConfig,
     /// How long a policy counts before the catalogue is asked for a newer one: what is revoked is refused after this.
@@ -62,6 +66,17 @@ pub(crate) struct ServiceConfig {
     #[serde(default)]
     #[allow(dead_code)] // read from the tree, before placeholders are filled and this model exists
     secrets: SecretsConfig,
+}
+
+/// The enclave worker of a service.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ServiceEnclave {
+    /// Datasets whose policies say which images of the worker are believed.
+    #[schemars(length(min = 1))]
+    pub(crate) datasets: Vec<String>,
+    /// How it is started.
+    pub(crate) worker: EnclaveConfig,
 }
 
 fn listen() -> SocketAddr {
@@ -89,6 +104,9 @@ impl ServiceConfig {
         check::kms(&self.kms)?;
         self.identity.check().map_err(|error| below("identity", error))?;
         self.limits.check().map_err(|error| below("limits", error))?;
+        if let Some(enclave) = &self.enclave {
+            enclave.check(&root.key("enclave"), &self.identity.server_id)?;
+        }
         if self.policy_refresh.0 < Duration::from_millis(100) {
             return wrong(&root.key("policy_refresh"), "less than 100ms", "30s is usual");
         }
@@ -98,6 +116,9 @@ impl ServiceConfig {
     /// Resolves paths against the folder of the file.
     pub(super) fn resolve(&mut self, base: &Path) {
         self.catalogue.resolve(base);
+        if let Some(enclave) = &mut self.enclave {
+            enclave.worker.resolve(base);
+        }
         let mut paths: Vec<&mut PathBuf> = vec![&mut self.audit.key, &mut self.audit.checkpoints];
         paths.extend(&mut self.audit.path);
         if let Some(tls) = &mut self.tls {
@@ -105,6 +126,23 @@ impl ServiceConfig {
         }
         for path in paths {
             *path = base.join(&*path);
+        }
+    }
+}
+
+impl ServiceEnclave {
+    fn check(&self, at: &KeyPath, server_id: &str) -> Result<(), Wrong> {
+        if self.datasets.is_empty() {
+            let help = "name the datasets whose policies have columns of the enclave";
+            return wrong(&at.key("datasets"), "is empty", help);
+        }
+        match &self.worker.server_id {
+            Some(id) if id != server_id => wrong(
+                &at.key("worker").key("server_id"),
+                "is not that of `identity.server_id`",
+                "callers show one proof to both: have one id in the worker's configuration and here, and leave this out",
+            ),
+            _ => Ok(()),
         }
     }
 }

@@ -10,4 +10,6 @@ mod clean;
 mod flow;
 mod hostile;
 mod memory;
+mod readers;
+mod service;
 mod tables;

@@ -112,8 +112,8 @@ impl Prover {
     pub async fn prove(&self, headers: &HeaderMap, peer: IpAddr, now: UnixMillis) -> Result<Proven, Problem> {
         let peer = of_peer(peer);
         let proved = match credential(headers) {
-            Ok(Credential::Token(text)) => self.prove_token(text, &peer, now).await,
-            Ok(Credential::Request(text)) => self.prove_request(text, &peer, now).await,
+            Ok(Presented::Token(text)) => self.prove_token(text, &peer, now).await,
+            Ok(Presented::Request(text)) => self.prove_request(text, &peer, now).await,
             Err(problem) => Err(problem),
         };
         match proved {
@@ -255,13 +255,31 @@ fn ascii(text: &str) -> String {
         .collect()
 }
 
-enum Credential<'a> {
+/// What somebody proves themselves with, as it came. `Debug` shows none of it.
+#[derive(Clone, Copy)]
+pub enum Presented<'a> {
+    /// A token of an issuer.
     Token(&'a str),
+    /// A presigned request to STS.
     Request(&'a str),
 }
 
+impl std::fmt::Debug for Presented<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Token(_) => "Token([redacted])",
+            Self::Request(_) => "Request([redacted])",
+        })
+    }
+}
+
+/// The proof in these headers, if they have one and no other.
+pub(crate) fn presented(headers: &HeaderMap) -> Option<Presented<'_>> {
+    credential(headers).ok()
+}
+
 /// The one `Authorization`: a scheme, one space, and characters of base64url with dots.
-fn credential(headers: &HeaderMap) -> Result<Credential<'_>, Unproven> {
+fn credential(headers: &HeaderMap) -> Result<Presented<'_>, Unproven> {
     let help = "send `Authorization: Bearer TOKEN`, or `Authorization: Sealflow-STS REQUEST` of `sealflow token`";
     let mut given = headers.get_all(AUTHORIZATION).iter();
     let (first, second) = (given.next(), given.next());
@@ -287,9 +305,9 @@ fn credential(headers: &HeaderMap) -> Result<Credential<'_>, Unproven> {
     }
     // Schemes know no case (RFC 9110, section 11.1).
     if scheme.eq_ignore_ascii_case(BEARER) {
-        Ok(Credential::Token(text))
+        Ok(Presented::Token(text))
     } else if scheme.eq_ignore_ascii_case(STS_SCHEME) {
-        Ok(Credential::Request(text))
+        Ok(Presented::Request(text))
     } else {
         Err(malformed())
     }
