@@ -82,7 +82,7 @@ impl Host {
             "--without-namespaces",
         ];
         let command = bench.site.command(binary(), "pipeline", &args);
-        let mut program = Instance::start(command, &bench.site.path().join("worker.log"));
+        let program = Instance::start(command, &bench.site.path().join("worker.log"));
         let until = Instant::now() + Duration::from_secs(60);
         while !socket.exists() {
             assert!(Instant::now() < until, "{}", program.read_log());
