@@ -65,6 +65,7 @@ fn boot(console: &Console) -> Result<String, BootError> {
     greet(plan.parent_cid)?;
     console.say("up");
     mount_devices("/rootfs/dev")?;
+    mount_processes("/rootfs/proc")?;
     chdir("/rootfs").and_then(|()| chroot(".")).map_err(BootError::Root)?;
     let mut worker = Command::new(&plan.command[0]);
     worker
@@ -115,6 +116,12 @@ fn mount_devices(at: &'static str) -> Result<(), BootError> {
     }
 }
 
+/// The worker counts its own threads before it closes itself in, and can open nothing afterwards.
+fn mount_processes(at: &'static str) -> Result<(), BootError> {
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC | MsFlags::MS_NODEV;
+    mount(Some("proc"), at, Some("proc"), flags, None::<&str>).map_err(|errno| BootError::Mount(at, errno))
+}
+
 /// Ends the virtual machine, which is the whole enclave.
 fn end() -> nix::Result<Infallible> {
     // What was said last is still on its way through the serial line.
@@ -151,7 +158,7 @@ impl std::fmt::Display for BootError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Plan(error) => error.fmt(f),
-            Self::Mount(at, errno) => write!(f, "no devices at {at}: {errno}"),
+            Self::Mount(at, errno) => write!(f, "nothing can be mounted at {at}: {errno}"),
             Self::Module(module, error) => write!(f, "the kernel does not take the module {module}: {error}"),
             Self::Parent(cid, error) => write!(f, "nobody answers at context id {cid}, port {HEARTBEAT_PORT}: {error}"),
             Self::WrongHeartbeat => write!(f, "the parent answered with another byte"),

@@ -32,6 +32,7 @@ use sealflow_kms::https::{HttpsClient, HttpsConfig, amazon_roots, only_root, web
 use sealflow_kms::{AttestedKms, Handed, HandedCredentials};
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 
 use crate::catalogue::HostCatalogue;
 use crate::clock::AttestedClock;
@@ -41,7 +42,7 @@ use crate::dial::RelayDialer;
 use crate::identity::{Fetch, Issuer, Prover, Sts};
 use crate::nsm::{Nsm, NsmError};
 use crate::read::{Audit, Reading};
-use crate::serve::{Parts, Side, Worker};
+use crate::serve::{Parts, Room, Side, Worker};
 
 /// How often the attested source is asked for the time.
 const TIME_EVERY: Duration = Duration::from_secs(30);
@@ -80,26 +81,31 @@ fn make(error: impl fmt::Display) -> RunError {
     RunError::Make(error.to_string())
 }
 
-/// Answers the host on this channel until it hangs up.
+/// Answers the host on this channel until it hangs up. Keys, sessions, policies and time are this connection's own, and end with it; it
+/// shares with others of the process what says who the program is, and `room` for jobs.
 ///
 /// # Errors
 /// [`RunError`]
-pub async fn run(channel: Channel, config: &Config, nsm: Nsm) -> Result<(), RunError> {
+pub async fn run(channel: Channel, config: &Config, nsm: Arc<Nsm>, room: Room) -> Result<(), RunError> {
     channel.set_nonblocking(true)?;
     let (from, to) = UnixStream::from_std(channel)?.into_split();
-    let nsm = Arc::new(nsm);
     let clock = Arc::new(AttestedClock::at(nsm.time_ms()?));
-    tokio::spawn(keep_time(Arc::clone(&nsm), Arc::clone(&clock)));
+    // End with this connection.
+    let (mut tasks, mut writing) = (JoinSet::new(), JoinSet::new());
+    tasks.spawn(keep_time(Arc::clone(&nsm), Arc::clone(&clock)));
     let (out, queue) = Outgoing::new();
-    let writing = tokio::spawn(write_frames(queue, to));
+    writing.spawn(write_frames(queue, to));
     let asker = Asker::new(out.clone());
     let (relayed, messages) = mpsc::channel(RELAYED);
-    tokio::spawn(relay(messages, out.clone()));
+    tasks.spawn(relay(messages, out.clone()));
     let dialer = Arc::new(RelayDialer::new(relayed));
 
     let credentials = HandedCredentials::new(clock.clone());
     let attester: Arc<dyn Attester> = nsm.clone();
-    let recipient = Recipient::generate(Arc::clone(&attester)).map_err(make)?;
+    let of_key = Arc::clone(&attester);
+    // A key takes long enough to make that others would wait.
+    let made = tokio::task::spawn_blocking(move || Recipient::generate(of_key)).await;
+    let recipient = made.map_err(make)?.map_err(make)?;
     let of_kms = match root(config.kms_root.as_deref(), "kms_root")? {
         Some(der) => only_root(&der).map_err(make)?,
         None => amazon_roots(),
@@ -142,7 +148,7 @@ pub async fn run(channel: Channel, config: &Config, nsm: Nsm) -> Result<(), RunE
         OPENED_KEYS,
     );
     let clients = ClientKeys::new(service, clock.clone(), age, config.sessions);
-    tokio::spawn(tick(sealer.keys.clone(), opening.clone(), clients.clone()));
+    tasks.spawn(tick(sealer.keys.clone(), opening.clone(), clients.clone()));
 
     let prover = Prover {
         issuers: config
@@ -155,7 +161,7 @@ pub async fn run(channel: Channel, config: &Config, nsm: Nsm) -> Result<(), RunE
     };
     let (audit, lines) = Audit::start(&signer, &*clock).map_err(|failure: Failure| make(failure.reason))?;
     let services: (Arc<dyn PolicySource>, _, _) = (policies.clone(), opening, sealer.domains.clone());
-    let worker = Worker::new(Parts {
+    let parts = Parts {
         resealer: Resealer::new(policies, clients, sealer),
         reading: Reading::new(services, prover, Arc::clone(&signer), clock.clone()),
         audit,
@@ -169,7 +175,8 @@ pub async fn run(channel: Channel, config: &Config, nsm: Nsm) -> Result<(), RunE
         }),
         asker,
         out: out.clone(),
-    });
+    };
+    let worker = Worker::in_room(parts, room);
     for line in lines {
         out.send(Frame::new(Kind::Audit, 0, line.into_bytes()))
             .await
@@ -178,7 +185,8 @@ pub async fn run(channel: Channel, config: &Config, nsm: Nsm) -> Result<(), RunE
     drop(out);
     tokio::select! {
         served = worker.serve(from) => Ok(served?),
-        written = writing => Ok(written.map_err(make)??),
+        // There is one.
+        Some(written) = writing.join_next() => Ok(written.map_err(make)??),
     }
 }
 

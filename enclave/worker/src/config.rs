@@ -34,6 +34,10 @@ pub struct Config {
     /// How the worker closes itself in.
     #[serde(default)]
     pub sandbox: Settings,
+    /// For emulators: the software NSM at this port of the parent, `vsock:CID:PORT`, in the place of the enclave's own. Evidence says
+    /// `dev-software-nsm`.
+    #[cfg(feature = "dev-software-nsm")]
+    pub dev_nsm: Option<VsockAddress>,
     /// How often the catalogue is asked for newer policies.
     #[serde(default = "policy_refresh")]
     pub policy_refresh: Span,
@@ -43,6 +47,31 @@ pub struct Config {
     /// How many sessions of clients are kept.
     #[serde(default = "sessions")]
     pub sessions: u64,
+}
+
+/// A port of a vsock, as text `vsock:CID:PORT`.
+#[cfg(feature = "dev-software-nsm")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct VsockAddress {
+    /// Context id.
+    pub cid: u32,
+    /// Port.
+    pub port: u32,
+}
+
+#[cfg(feature = "dev-software-nsm")]
+impl TryFrom<String> for VsockAddress {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        let parts = text.strip_prefix("vsock:").and_then(|rest| rest.split_once(':'));
+        let (cid, port) = parts.ok_or("an address is vsock:CID:PORT")?;
+        match (cid.parse(), port.parse()) {
+            (Ok(cid), Ok(port)) => Ok(Self { cid, port }),
+            _ => Err("an address is vsock:CID:PORT"),
+        }
+    }
 }
 
 /// An issuer of OIDC tokens.
@@ -211,5 +240,18 @@ mod tests {
             );
         }
         assert_eq!(Config::parse(&[0xff]).unwrap_err(), ConfigError::NotText);
+    }
+
+    #[cfg(feature = "dev-software-nsm")]
+    #[test]
+    fn a_build_for_emulators_takes_the_address_of_an_nsm() {
+        let with = |address: &str| {
+            let yaml = format!("owners: [\"{OWNER}\"]\nkms: {{ keys: [\"{KEYS}\"] }}\ndev_nsm: \"{address}\"\n");
+            Config::parse(yaml.as_bytes()).map(|config| config.dev_nsm)
+        };
+        assert_eq!(with("vsock:2:9100"), Ok(Some(VsockAddress { cid: 2, port: 9_100 })));
+        for bad in ["", "vsock:2", "2:9100", "vsock:2:9100:1", "unix:/run/nsm"] {
+            assert!(with(bad).is_err(), "{bad}");
+        }
     }
 }

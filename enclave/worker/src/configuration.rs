@@ -1,7 +1,9 @@
-//! Where a worker finds its own measured configuration: behind its program. What stands in it is for others to say.
+//! Where a worker finds its own measured configuration: behind its program, or in an enclave beside it. What stands in it is for others
+//! to say.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
 
 use sealflow_enclave_protocol::image::{ImageError, TRAILER, configuration_length};
 
@@ -15,9 +17,29 @@ pub enum ConfigurationError {
     /// Its own image cannot be read.
     #[error("the worker cannot read its own image ({OWN_IMAGE}): {0}")]
     Unreadable(#[from] io::Error),
+    /// The file beside it cannot be read.
+    #[error("the worker cannot read its configuration ({path}): {source}", path = path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// What the operating system says.
+        source: io::Error,
+    },
     /// There is none in it.
     #[error(transparent)]
     Image(#[from] ImageError),
+}
+
+/// The configuration in a file beside this program. It counts only where the file system was measured with the program, as that of a
+/// Nitro image is. Only before [`crate::sandbox::enter`].
+///
+/// # Errors
+/// [`ConfigurationError::File`]
+pub fn beside(path: &Path) -> Result<Vec<u8>, ConfigurationError> {
+    std::fs::read(path).map_err(|source| ConfigurationError::File {
+        path: path.to_owned(),
+        source,
+    })
 }
 
 /// The configuration that was measured together with this program. Only before [`crate::sandbox::enter`].

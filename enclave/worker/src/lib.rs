@@ -8,6 +8,7 @@ pub mod configuration;
 mod counted;
 pub mod descriptors;
 pub mod dial;
+pub mod hosts;
 pub mod identity;
 pub mod nsm;
 pub mod read;

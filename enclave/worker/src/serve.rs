@@ -20,6 +20,7 @@ use sealflow_enclave_protocol::message::{
 use sealflow_enclave_protocol::wire::{Malformed, Writer};
 use tokio::io::AsyncRead;
 use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 
 use crate::read::{Audit, Reading};
 
@@ -65,11 +66,26 @@ pub struct Parts {
     pub out: Outgoing,
 }
 
+/// Room for jobs. Workers of one process share theirs: what they hold of memory is bounded together. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Room {
+    jobs: Arc<Semaphore>,
+    bytes: Arc<Semaphore>,
+}
+
+impl Default for Room {
+    fn default() -> Self {
+        Self {
+            jobs: Arc::new(Semaphore::new(MAX_JOBS)),
+            bytes: Arc::new(Semaphore::new(MAX_JOB_KIB)),
+        }
+    }
+}
+
 /// A worker that answers.
 pub struct Worker {
     parts: Parts,
-    jobs: Arc<Semaphore>,
-    bytes: Arc<Semaphore>,
+    room: Room,
     values: AtomicU64,
     refused: AtomicU64,
 }
@@ -84,29 +100,37 @@ impl Worker {
     /// Of these parts.
     #[must_use]
     pub fn new(parts: Parts) -> Arc<Self> {
+        Self::in_room(parts, Room::default())
+    }
+
+    /// Of these parts, in a room that it may share.
+    #[must_use]
+    pub fn in_room(parts: Parts, room: Room) -> Arc<Self> {
         Arc::new(Self {
             parts,
-            jobs: Arc::new(Semaphore::new(MAX_JOBS)),
-            bytes: Arc::new(Semaphore::new(MAX_JOB_KIB)),
+            room,
             values: AtomicU64::new(0),
             refused: AtomicU64::new(0),
         })
     }
 
-    /// Answers until the host hangs up.
+    /// Answers until the host hangs up. What it was asked and has not answered ends then: nobody is left to tell.
     ///
     /// # Errors
     /// Those of the channel, and whatever is no frame: the worker ends then.
     pub async fn serve(self: Arc<Self>, mut from: impl AsyncRead + Unpin) -> io::Result<()> {
         // Numbers of the host's questions only grow: what is played again is refused.
         let mut last = 0;
+        let mut running = JoinSet::new();
         let served = loop {
+            // Those that are done.
+            while running.try_join_next().is_some() {}
             let frame = match read_frame(&mut from).await {
                 Ok(Some(frame)) => frame,
                 Ok(None) => break Ok(()),
                 Err(error) => break Err(error),
             };
-            if let Err(Malformed) = self.take(frame, &mut last).await {
+            if let Err(Malformed) = self.take(frame, &mut last, &mut running).await {
                 break Err(io::Error::new(io::ErrorKind::InvalidData, Malformed));
             }
         };
@@ -114,7 +138,7 @@ impl Worker {
         served
     }
 
-    async fn take(self: &Arc<Self>, frame: Frame, last: &mut u64) -> Result<(), Malformed> {
+    async fn take(self: &Arc<Self>, frame: Frame, last: &mut u64, running: &mut JoinSet<()>) -> Result<(), Malformed> {
         match frame.kind {
             Kind::Credentials => {
                 self.parts.side.credentials(Credentials::read(&frame.body)?);
@@ -130,7 +154,7 @@ impl Worker {
             }
             Kind::Hello | Kind::Reseal | Kind::Read | Kind::Status if frame.sequence > *last => {
                 *last = frame.sequence;
-                self.start(frame).await;
+                self.start(frame, running).await;
                 Ok(())
             }
             _ => Err(Malformed),
@@ -138,10 +162,10 @@ impl Worker {
     }
 
     /// Works on a question in a task of its own, if there is room.
-    async fn start(self: &Arc<Self>, frame: Frame) {
+    async fn start(self: &Arc<Self>, frame: Frame, running: &mut JoinSet<()>) {
         let kib = u32::try_from(frame.body.len() / 1_024 + 1).unwrap_or(u32::MAX);
-        let job = Arc::clone(&self.jobs).try_acquire_owned();
-        let bytes = Arc::clone(&self.bytes).try_acquire_many_owned(kib);
+        let job = Arc::clone(&self.room.jobs).try_acquire_owned();
+        let bytes = Arc::clone(&self.room.bytes).try_acquire_many_owned(kib);
         let (Ok(job), Ok(bytes)) = (job, bytes) else {
             let busy = Failure {
                 kind: FailureKind::Unavailable,
@@ -151,7 +175,7 @@ impl Worker {
             return;
         };
         let worker = Arc::clone(self);
-        tokio::spawn(async move {
+        running.spawn(async move {
             let answer = worker.work(&frame).await;
             // Wiped before it is answered.
             let sequence = frame.sequence;

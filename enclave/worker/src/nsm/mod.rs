@@ -75,6 +75,24 @@ impl Nsm {
         Ok(Self::Software(SoftwareNsm::new(socket)?))
     }
 
+    /// The NSM of an enclave: its device, or in a build for emulators the software NSM that the measured configuration names.
+    ///
+    /// To be called before [`crate::sandbox::enter`].
+    ///
+    /// # Errors
+    /// [`NsmError::None`] if there is none, [`NsmError::Unreachable`] if nobody answers.
+    #[cfg(feature = "nitro")]
+    pub fn of_enclave(config: &crate::config::Config) -> Result<Self, NsmError> {
+        #[cfg(feature = "dev-software-nsm")]
+        if let Some(address) = config.dev_nsm {
+            let socket = crate::hosts::connect(address)?;
+            return Ok(Self::Software(SoftwareNsm::new(socket)?));
+        }
+        // Nothing in it has a say in which one it is.
+        let _ = config;
+        Self::find(None)
+    }
+
     /// What evidence says about its kind: `nitro` or `dev-software-nsm`.
     #[must_use]
     pub fn tier(&self) -> &'static str {
