@@ -1,22 +1,30 @@
 #!/usr/bin/env bash
 # Builds the programs of the enclave, static and alone: the worker, and the init that starts it on Nitro. The same sources and the
 # same Rust are the same bytes, in whatever folder.
-# usage: build_enclave_worker.sh [--twice]
+# usage: build_enclave_worker.sh [--twice | --tests [FEATURES]]
 #
 # --twice   builds everything a second time from a copy of the sources in another folder, and compares
+# --tests   builds the worker that tests put into images, quickly: lightly optimised, and with paths of this machine in it. Other
+#           features than nitro are for emulators
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 end_on_exit
 
 # On x86-64 Linux or on 64-bit Arm: glibc links statically on both.
 TARGET="$(uname -m)-unknown-linux-gnu"
 PROGRAMS=(sealflow-enclave-worker sealflow-enclave-init)
+# One worker for both tiers: it takes a Nitro enclave's own NSM wherever there is one.
+FEATURES=(nitro "")
 OUT="$ROOT/target/enclave"
 
 main() {
     case "${1:-}" in
         "") build "$ROOT" "$OUT" ;;
         --twice) twice ;;
-        *) fail "unknown argument: $1" "scripts/build_enclave_worker.sh, or with --twice" ;;
+        --tests)
+            for_tests "${2:-nitro}"
+            return
+            ;;
+        *) fail "unknown argument: $1" "scripts/build_enclave_worker.sh, or with --twice or --tests" ;;
     esac
     local program file
     for program in "${PROGRAMS[@]}"; do
@@ -44,9 +52,21 @@ build() {
         export RUSTFLAGS="$flags" CARGO_INCREMENTAL=0 SOURCE_DATE_EPOCH=0 LC_ALL=C TZ=UTC
         export CFLAGS="-ffile-prefix-map=$out=target -ffile-prefix-map=$sources=. -ffile-prefix-map=$home=cargo"
         # Separately: together, what one of them asks of a dependency the other would get too.
-        for program in "${PROGRAMS[@]}"; do
-            supervised cargo build --quiet --release --locked -p "$program" --target "$TARGET" --target-dir "$out"
+        for number in "${!PROGRAMS[@]}"; do
+            supervised cargo build --quiet --release --locked -p "${PROGRAMS[number]}" --features "${FEATURES[number]}" \
+                --target "$TARGET" --target-dir "$out"
         done
+    )
+}
+
+# for_tests FEATURES: into target/enclave/TARGET/debug.
+for_tests() {
+    (
+        cd "$ROOT"
+        unset CARGO_BUILD_RUSTFLAGS CARGO_ENCODED_RUSTFLAGS CARGO_TARGET_DIR
+        export RUSTFLAGS="-C target-feature=+crt-static --cfg getrandom_backend=\"linux_getrandom\""
+        supervised cargo build --quiet --locked -p sealflow-enclave-worker --bin sealflow-enclave-worker --features "$1" \
+            --target "$TARGET" --target-dir "$OUT"
     )
 }
 

@@ -18,6 +18,7 @@ main() {
     stage deps prepare
     start_moto
     stage build cargo test "${CARGO_ALL[@]}" --no-run
+    stage worker scripts/build_enclave_worker.sh --tests
     # One broken test must not hide the others, nor the fuzz targets.
     stage tests python3 -u scripts/run_tests.py "$LOGS/tests.json" -- cargo test "${CARGO_ALL[@]}" --no-fail-fast
     stage fuzz scripts/fuzz.sh "$FUZZ_SECONDS"

@@ -314,7 +314,7 @@ fn machine_clock() -> u64 {
     u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// The worker's program, built alone and static as images want it, in a folder of its own.
+/// The worker's program, built alone and static as images want it, in a folder of its own. `make test` has built it before.
 ///
 /// # Panics
 /// If it does not build.
@@ -324,19 +324,14 @@ pub fn worker_program() -> &'static Path {
     PROGRAM.get_or_init(|| {
         let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
         let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
-        let folder = workspace.join("target/enclave");
-        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let built = Command::new(cargo)
-            .current_dir(&workspace)
-            .args(["build", "--locked", "--quiet", "-p", "sealflow-enclave-worker", "--bin", "sealflow-enclave-worker"])
-            .args(["--target", &target, "--target-dir"])
-            .arg(&folder)
-            // Without `dlsym`, which a static program of the C library's cannot rely on.
-            .env("RUSTFLAGS", "-C target-feature=+crt-static --cfg getrandom_backend=\"linux_getrandom\"")
-            .env_remove("CARGO_ENCODED_RUSTFLAGS")
+        let built = Command::new(workspace.join("scripts/build_enclave_worker.sh"))
+            .arg("--tests")
             .status()
-            .expect("cargo runs");
+            .expect("the script runs");
         assert!(built.success(), "the worker does not build");
-        folder.join(target).join("debug/sealflow-enclave-worker")
+        workspace
+            .join("target/enclave")
+            .join(target)
+            .join("debug/sealflow-enclave-worker")
     })
 }
