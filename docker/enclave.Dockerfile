@@ -31,9 +31,9 @@ COPY --from=blobs /usr/share/nitro_enclaves/blobs /blobs
 # hadolint ignore=DL3022
 COPY --from=configuration worker.yaml /configuration/worker.yaml
 RUN mkdir /out \
-    && target/release/sealflow enclave build --tier nitro --blobs /blobs --configuration /configuration/worker.yaml \
+    && target/release/sealflow enclave build /configuration/worker.yaml --tier nitro --blobs /blobs \
         --worker "target/enclave/$(uname -m)-unknown-linux-gnu/release/sealflow-enclave-worker" \
-        --image /out/worker.eif --output json > /out/measurements.json
+        --out /out/worker.eif --output json > /out/measurements.json
 
 FROM scratch
 COPY --from=build /out/ /

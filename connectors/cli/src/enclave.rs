@@ -12,10 +12,11 @@ use schemars::JsonSchema;
 use sealflow::clock::Clock;
 use sealflow::keys::Catalogue;
 use sealflow::policy::{EnclaveRule, Policy, PolicySource};
+use sealflow_enclave_host::channel::{Endpoint, PARENT_CID};
 use sealflow_enclave_host::launch::{Isolation, Launcher, NsmCommand, ProgramCommand};
 use sealflow_enclave_host::relay::RelayTarget;
 use sealflow_enclave_host::{
-    AttestationVerifier, AuditSink, CredentialSource, DEFAULT_DEPTH, SocketStarter, SoftwareStarter, Starter,
+    AttestationVerifier, AuditSink, CredentialSource, DEFAULT_DEPTH, EndpointStarter, SoftwareStarter, Starter,
     Supervisor, Terms, of_policy,
 };
 use sealflow_enclave_protocol::attestation::Trust;
@@ -37,9 +38,11 @@ pub(crate) struct EnclaveConfig {
     /// protects nothing from whoever is root on this machine.
     #[serde(default)]
     pub(crate) image: Option<PathBuf>,
-    /// Or a socket on which `sealflow enclave run` gives workers.
+    /// Or where a worker runs already: `vsock:CID:PORT` is a port of a Nitro enclave (the worker's is 5005), `unix:PATH` the socket of
+    /// `sealflow enclave run`, `hybrid:PATH:PORT` a port of a virtual machine whose emulator maps its vsock to Unix sockets.
     #[serde(default)]
-    pub(crate) socket: Option<PathBuf>,
+    #[schemars(with = "Option<String>")]
+    pub(crate) endpoint: Option<Endpoint>,
     /// Hosts and ports that the worker may reach, `HOST:PORT`: KMS, issuers of tokens, STS. It carries its own TLS; others learn
     /// nothing of what it says.
     pub(crate) relay: Vec<String>,
@@ -206,7 +209,7 @@ pub(crate) async fn starter(
         credentials: Arc::new(Chain(AwsChain::load(&ChainConfig::from(kms)).await)),
         audit: Arc::new(AuditFile::open(config.audit.as_deref())?),
     };
-    match (&config.image, &config.socket) {
+    match (&config.image, &config.endpoint) {
         (Some(image), None) => {
             let launcher = launcher(config, image)?;
             tracing::warn!(
@@ -215,12 +218,36 @@ pub(crate) async fn starter(
             );
             Ok(Arc::new(SoftwareStarter::new(launcher, terms)))
         }
-        (None, Some(socket)) => Ok(Arc::new(SocketStarter::new(socket.clone(), terms))),
+        (None, Some(endpoint)) => {
+            check(endpoint)?;
+            Ok(Arc::new(EndpointStarter::new(endpoint.clone(), terms)))
+        }
         _ => Err(Failure::config(
-            "enclave: one of image and socket is needed",
-            "name the one or the other",
+            "enclave: either image or endpoint is needed, and not both",
+            "name an image to start, or the endpoint of a worker that runs: endpoint: \"vsock:16:5005\"",
         )),
     }
+}
+
+/// Refuses what can never be connected to; whoever is just not there yet is tried again.
+fn check(endpoint: &Endpoint) -> Result<()> {
+    let Endpoint::Vsock { cid, .. } = endpoint else {
+        return Ok(());
+    };
+    if !cfg!(feature = "nitro") {
+        return Err(Failure::config(
+            format_args!("enclave.endpoint: {endpoint} needs a build with the feature `nitro`, and this is none"),
+            "build the command with it, or name a worker at unix:PATH",
+        ));
+    }
+    // The hypervisor, this machine, the parent, and any of them: none is an enclave.
+    if *cid <= PARENT_CID || *cid == u32::MAX {
+        return Err(Failure::config(
+            format_args!("enclave.endpoint: {endpoint} is no enclave: context ids of enclaves are above 3"),
+            "`nitro-cli describe-enclaves` shows the EnclaveCID",
+        ));
+    }
+    Ok(())
 }
 
 /// A launcher of this image.
@@ -333,5 +360,35 @@ impl AuditSink for AuditFile {
         if let Err(error) = file.write_all(&whole) {
             tracing::error!(%error, "a line of the enclave's audit log is lost");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(json: &str) -> std::result::Result<EnclaveConfig, String> {
+        serde_json::from_str(json).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn an_endpoint_is_one_of_three_kinds() {
+        for endpoint in ["vsock:16:5005", "unix:/run/worker", "hybrid:/run/vm:5005"] {
+            let config = config(&format!(r#"{{"relay": [], "endpoint": "{endpoint}"}}"#)).unwrap();
+            let endpoint = config.endpoint.unwrap();
+            assert!(check(&endpoint).is_ok(), "{endpoint}");
+        }
+        let error = config(r#"{"relay": [], "endpoint": "tcp:localhost:5005"}"#).unwrap_err();
+        assert!(error.contains("unix:PATH, vsock:CID:PORT, hybrid:PATH:PORT"), "{error}");
+        assert!(config(r#"{"relay": [], "socket": "/run/worker"}"#).is_err());
+    }
+
+    #[test]
+    fn what_can_be_no_enclave_is_refused_before_anybody_waits_for_it() {
+        for cid in [0, 1, 2, 3, u32::MAX] {
+            let failure = check(&Endpoint::Vsock { cid, port: 5_005 }).unwrap_err();
+            assert!(failure.to_string().contains("is no enclave"), "{failure}");
+        }
+        assert!(check(&Endpoint::Vsock { cid: 4, port: 5_005 }).is_ok());
     }
 }

@@ -20,7 +20,7 @@ mod supervisor;
 mod verifier;
 
 pub use connection::{ConnectError, Connection, Side};
-pub use starters::{AuditSink, CredentialSource, SocketStarter, SoftwareStarter, Terms};
+pub use starters::{AuditSink, CredentialSource, EndpointStarter, SoftwareStarter, Terms};
 pub use supervisor::{DEFAULT_DEPTH, Known, StartError, Started, Starter, Supervisor};
 pub use verifier::{AttestationVerifier, of_policy};
 

@@ -1,7 +1,6 @@
 //! How a worker comes to be: launched in the software tier, or reached where somebody else has started it.
 
 use std::fmt;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -15,6 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 
+use crate::channel::{Channel, Endpoint};
 use crate::connection::{Connection, Side};
 use crate::launch::Launcher;
 use crate::relay::{Relay, RelayTarget};
@@ -148,26 +148,27 @@ impl Starter for SoftwareStarter {
     }
 }
 
-/// Reaches workers through a socket on which `sealflow enclave run` listens.
+/// Reaches workers where somebody else has started them: in an enclave, or behind the socket of `sealflow enclave run`.
 #[derive(Debug)]
-pub struct SocketStarter {
-    path: PathBuf,
+pub struct EndpointStarter {
+    endpoint: Endpoint,
     terms: Terms,
 }
 
-impl SocketStarter {
-    /// At this path.
+impl EndpointStarter {
+    /// There.
     #[must_use]
-    pub fn new(path: PathBuf, terms: Terms) -> Self {
-        Self { path, terms }
+    pub fn new(endpoint: Endpoint, terms: Terms) -> Self {
+        Self { endpoint, terms }
     }
 }
 
 #[async_trait]
-impl Starter for SocketStarter {
+impl Starter for EndpointStarter {
     async fn start(&self) -> Result<Started, StartError> {
-        let channel = UnixStream::connect(&self.path).await;
-        let channel = channel.map_err(|error| StartError::Launch(format!("{}: {error}", self.path.display())))?;
+        let channel = Channel::connect(&self.endpoint).await;
+        let channel = channel.map_err(|error| StartError::Launch(error.to_string()))?;
+        tracing::info!(endpoint = %self.endpoint, "reached the enclave worker");
         Ok(Started {
             connection: self.terms.connect(channel).await?,
             process: Box::new(()),

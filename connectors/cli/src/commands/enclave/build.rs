@@ -30,6 +30,9 @@ pub(crate) struct Args {
     /// For Nitro: folder of kernel, init and driver, as `aws-nitro-enclaves-cli-devel` installs them
     #[arg(long, value_name = "DIR", required_if_eq("tier", "nitro"))]
     blobs: Option<PathBuf>,
+    /// For Nitro: another first program than the `init` of the blobs, for example `sealflow-enclave-init`
+    #[arg(long, value_name = "FILE", requires = "blobs")]
+    init: Option<PathBuf>,
     /// How to print it
     #[arg(long, value_enum, default_value_t)]
     output: OutputFormat,
@@ -51,7 +54,13 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         Failure::new(Exit::Data, error, "`sealflow help enclave build` says what it takes")
     };
     let tier = match (args.tier, &args.blobs) {
-        (Tier::Nitro, Some(blobs)) => BuildTier::Nitro(Boot::from_blobs(blobs).map_err(|error| failed(&error))?),
+        (Tier::Nitro, Some(blobs)) => {
+            let mut boot = Boot::from_blobs(blobs).map_err(|error| failed(&error))?;
+            if let Some(init) = &args.init {
+                boot.init.clone_from(init);
+            }
+            BuildTier::Nitro(boot)
+        }
         _ => BuildTier::Software,
     };
     let request = BuildRequest {

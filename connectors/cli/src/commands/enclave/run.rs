@@ -15,7 +15,7 @@ use crate::term::say;
 
 /// Start workers of the software tier for pipelines, one for each connection to a socket
 ///
-/// A pipeline reaches it by `enclave: { socket: PATH }`, attests each worker itself, and carries its bytes; this process only starts
+/// A pipeline reaches it by `enclave: { endpoint: "unix:PATH" }`, attests each worker itself, and carries its bytes; this process only starts
 /// them. On Nitro nothing of the kind is needed: `nitro-cli run-enclave` starts the image.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -38,7 +38,7 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
     let mut shutdown = signals::listen()?;
     let config = EnclaveConfig {
         image: Some(args.image.clone()),
-        socket: None,
+        endpoint: None,
         relay: Vec::new(),
         dev_root: Some(args.dev_root.clone()),
         server_id: None,
