@@ -14,7 +14,7 @@ demo: ## Seal and open 100,000 log records with an embedded Kafka and KMS, and s
 test: ## Run every test, and ten seconds of each fuzz target
 	@scripts/test.sh
 
-test-nitro: ## Boot an enclave image in QEMU's nitro-enclave machine and compare its measurements
+test-nitro: ## Boot enclave images in QEMU, compare measurements, send a column through
 	@scripts/test_nitro.sh
 
 soak: ## Run the long tests: a million records through every fault, 100 MB messages, more fuzzing

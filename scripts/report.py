@@ -15,6 +15,7 @@ from pathlib import Path
 # What the numbers are of: soaks run the binaries that Cargo builds for tests.
 BUILDS = {
     "bench": "cargo build --release",
+    "nitro": "cargo test; worker and guest static, as scripts/test_nitro.sh builds them",
     "soak": "cargo test (own code opt-level 1, dependencies 2, all features)",
 }
 

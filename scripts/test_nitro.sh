@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Boots an enclave image in QEMU's nitro-enclave machine and compares what its NSM reports with what the build computed. A part that
-# cannot be had on this machine is named as skipped.
+# Boots enclave images in QEMU's nitro-enclave machine, compares what its NSM reports with what the build computed, and sends a column
+# through its vsock to the worker and back. Writes benchmarks/results/nitro-DATE.json. A part that cannot be had on this machine is
+# named as skipped.
 #
 # No package has a QEMU with this machine (it needs libcbor), so a minimal one is built from Debian's sources once: three minutes on
 # two idle cores, kept in .deps/qemu-nitro. It translates (TCG), so no KVM is needed.
@@ -15,6 +16,8 @@ DEBIAN=http://deb.debian.org/debian
 KEYRING=/usr/share/keyrings/debian-archive-keyring.gpg
 # Version 0.3 of the Rust registry, with its own lock file.
 VSOCK_DEVICE=0.3.0
+# What boots in the machine.
+PROGRAMS="$ROOT/target/enclave/nitro"
 
 main() {
     cd "$ROOT"
@@ -22,10 +25,27 @@ main() {
     kernel || stop "no kernel of Debian's backports: it needs apt-get, dpkg-deb, xz and the Debian archive's keyring"
     qemu || stop "no QEMU with the machine nitro-enclave could be built (see .deps/qemu-nitro/*.log)"
     vsock_device || stop "vhost-device-vsock could not be built (see .deps/qemu-nitro/vsock.log)"
-    guest
+    step "build"
+    programs
+    supervised cargo test "${CARGO_ALL[@]}" --test nitro --no-run
     step "boot"
-    export SEALFLOW_NITRO="$NITRO" SEALFLOW_NITRO_GUEST="$ROOT/target/enclave/x86_64-unknown-linux-gnu/release"
-    supervised cargo test -p sealflow-enclave-host --all-features --test nitro -- --nocapture
+    local started=$SECONDS failed=0
+    export SEALFLOW_NITRO="$NITRO" SEALFLOW_NITRO_PROGRAMS="$PROGRAMS" SEALFLOW_REPORT="$LOGS/nitro-numbers.jsonl"
+    mkdir -p "$LOGS"
+    machine >"$SEALFLOW_REPORT"
+    : >"$SEALFLOW_SKIPPED"
+    supervised cargo test "${CARGO_ALL[@]}" --test nitro -- --nocapture --test-threads=1 || failed=1
+    python3 scripts/report.py nitro "$SEALFLOW_REPORT" --seconds "$((SECONDS - started))" --failed "$failed" \
+        --skipped "$SEALFLOW_SKIPPED" --command "make test-nitro"
+    return "$failed"
+}
+
+# What runs beside our own code, as a line of the report.
+machine() {
+    local qemu
+    qemu="$("$NITRO/qemu-system-x86_64" --version | sed -n '1s/^QEMU emulator version //p')"
+    printf '{"name": "machine", "qemu": "%s", "accelerator": "tcg", "vhost_device_vsock": "%s", "kernel": "%s"}\n' \
+        "$qemu" "$VSOCK_DEVICE" "$(cat "$NITRO/boot/release")"
 }
 
 stop() {
@@ -75,6 +95,7 @@ kernel() {
         xz --decompress --stdout "$unpacked"/lib/modules/*/kernel/"$module".ko.xz >"$NITRO/boot/${module##*/}.ko" || return 1
     done
     (for module in "${MODULES[@]}"; do printf '%s\n' "${module##*/}.ko"; done) >"$NITRO/boot/modules"
+    printf '%s\n' "${release#linux-image-}" >"$NITRO/boot/release"
     rm -rf "$unpacked"
     touch "$NITRO/boot/.complete"
 }
@@ -120,11 +141,19 @@ vsock_device() {
     rm -rf "$NITRO/vsock-target"
 }
 
-# The init, and the guest that stands in for the worker; static.
-guest() {
-    step "guest"
+# Static: the init; the guest that stands in for the worker; the worker, and the worker for emulators, which takes a software NSM from
+# outside. No image for real enclaves has the latter.
+programs() {
+    local target=target/enclave/x86_64-unknown-linux-gnu
+    mkdir -p "$PROGRAMS"
     RUSTFLAGS="-C target-feature=+crt-static -C strip=symbols" supervised cargo build --quiet --release --locked \
         -p sealflow-enclave-init --bin sealflow-enclave-init --example guest --target x86_64-unknown-linux-gnu --target-dir target/enclave
+    cp "$target/release/sealflow-enclave-init" "$target/release/examples/guest" "$PROGRAMS/"
+    supervised scripts/build_enclave_worker.sh --tests nitro,dev-software-nsm
+    cp "$target/debug/sealflow-enclave-worker" "$PROGRAMS/sealflow-enclave-worker-dev"
+    # Last, so that the tests of every day find theirs as it was.
+    supervised scripts/build_enclave_worker.sh --tests
+    cp "$target/debug/sealflow-enclave-worker" "$PROGRAMS/sealflow-enclave-worker"
 }
 
 main "$@"
