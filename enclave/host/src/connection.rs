@@ -20,6 +20,7 @@ use sealflow_enclave_protocol::wire::Malformed;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
+use zeroize::Zeroizing;
 
 use crate::catalogue::answer;
 
@@ -216,7 +217,7 @@ impl Connection {
         self.ask(Kind::Read, job.to_body()).await
     }
 
-    async fn ask(&self, kind: Kind, body: Vec<u8>) -> Result<Frame, EnclaveError> {
+    async fn ask(&self, kind: Kind, body: impl Into<Zeroizing<Vec<u8>>>) -> Result<Frame, EnclaveError> {
         let answer = self
             .asker
             .ask(kind, body)
@@ -303,7 +304,7 @@ impl Reading {
     }
 }
 
-fn job(batch: &ClientBatch) -> Vec<u8> {
+fn job(batch: &ClientBatch) -> Zeroizing<Vec<u8>> {
     let policy = batch.policy.policy();
     let sessions: usize = batch.sessions.iter().map(|session| session.len() + 4).sum();
     let columns: usize = batch.columns.iter().map(room).sum();

@@ -85,11 +85,11 @@ pub struct Frame {
 impl Frame {
     /// A frame.
     #[must_use]
-    pub fn new(kind: Kind, sequence: u64, body: Vec<u8>) -> Self {
+    pub fn new(kind: Kind, sequence: u64, body: impl Into<Zeroizing<Vec<u8>>>) -> Self {
         Self {
             kind,
             sequence,
-            body: Zeroizing::new(body),
+            body: body.into(),
         }
     }
 

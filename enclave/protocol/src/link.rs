@@ -131,7 +131,8 @@ impl Asker {
     ///
     /// # Errors
     /// [`Gone`]
-    pub async fn ask(&self, kind: Kind, body: Vec<u8>) -> Result<Frame, Gone> {
+    pub async fn ask(&self, kind: Kind, body: impl Into<Zeroizing<Vec<u8>>>) -> Result<Frame, Gone> {
+        let body = body.into();
         let sequence = self.0.next.fetch_add(1, Ordering::Relaxed);
         let (sender, receiver) = oneshot::channel();
         self.0.waiting().as_mut().ok_or(Gone)?.insert(sequence, sender);

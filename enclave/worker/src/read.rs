@@ -21,6 +21,7 @@ use sealflow::pipeline::{
 };
 use sealflow::policy::PolicySource;
 use sealflow_enclave_protocol::message::{Decision, Failure, FailureKind, Outcome, ReadAnswer, ReadJob, What};
+use zeroize::Zeroizing;
 
 use crate::identity::{Proven, Prover, refused};
 
@@ -41,7 +42,7 @@ pub struct Reading {
 /// What is answered, and what is written down of it.
 pub struct Read {
     /// The body of the answer.
-    pub body: Vec<u8>,
+    pub body: Zeroizing<Vec<u8>>,
     /// The decisions.
     pub events: Vec<Event>,
 }

@@ -21,6 +21,7 @@ use sealflow_enclave_protocol::wire::{Malformed, Writer};
 use tokio::io::AsyncRead;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
+use zeroize::Zeroizing;
 
 use crate::read::{Audit, Reading};
 
@@ -185,7 +186,7 @@ impl Worker {
         });
     }
 
-    async fn answer(&self, sequence: u64, answer: Result<Vec<u8>, Failure>) {
+    async fn answer(&self, sequence: u64, answer: Result<Zeroizing<Vec<u8>>, Failure>) {
         let frame = match answer {
             Ok(body) => Frame::new(Kind::Answer, sequence, body),
             Err(failure) => Frame::new(Kind::Failure, sequence, failure.to_body()),
@@ -194,7 +195,7 @@ impl Worker {
         let _ = self.parts.out.send(frame).await;
     }
 
-    async fn work(&self, frame: &Frame) -> Result<Vec<u8>, Failure> {
+    async fn work(&self, frame: &Frame) -> Result<Zeroizing<Vec<u8>>, Failure> {
         match frame.kind {
             Kind::Hello => self.hello(&Hello::read(&frame.body).map_err(bad_request)?),
             Kind::Reseal => self.reseal(&frame.body).await,
@@ -203,7 +204,7 @@ impl Worker {
         }
     }
 
-    fn hello(&self, hello: &Hello) -> Result<Vec<u8>, Failure> {
+    fn hello(&self, hello: &Hello) -> Result<Zeroizing<Vec<u8>>, Failure> {
         let signer = self.parts.signer.thumbprint().to_string();
         let user_data = signer_user_data(&signer);
         let claims = Claims {
@@ -233,7 +234,7 @@ impl Worker {
         }
     }
 
-    async fn reseal(&self, body: &[u8]) -> Result<Vec<u8>, Failure> {
+    async fn reseal(&self, body: &[u8]) -> Result<Zeroizing<Vec<u8>>, Failure> {
         let job = ResealJob::read(body).map_err(bad_request)?;
         let keys = job.columns.iter().map(|column| keys(column, job.sessions.len()));
         let keys: Vec<Vec<ValueKey>> = keys.collect::<Result<_, _>>().map_err(bad_request)?;
@@ -267,7 +268,7 @@ impl Worker {
 
 impl Worker {
     /// Opens for a reader. Every decision goes to the host before the answer does.
-    async fn read(&self, body: &[u8]) -> Result<Vec<u8>, Failure> {
+    async fn read(&self, body: &[u8]) -> Result<Zeroizing<Vec<u8>>, Failure> {
         let job = ReadJob::read(body).map_err(bad_request)?;
         let (answer, events) = match self.parts.reading.read(&job).await {
             Ok(read) => (Ok(read.body), read.events),

@@ -1,6 +1,8 @@
 //! The catalogue, which the host reads and writes for the worker. The worker believes nothing of it that is not signed, or proves
 //! itself when it opens.
 
+use zeroize::Zeroizing;
+
 use crate::wire::{Malformed, Reader, Writer};
 
 /// The longest path, in bytes.
@@ -47,7 +49,7 @@ pub enum CatalogueAnswer {
 impl CatalogueQuestion {
     /// The body.
     #[must_use]
-    pub fn to_body(&self) -> Vec<u8> {
+    pub fn to_body(&self) -> Zeroizing<Vec<u8>> {
         let mut body = Writer::default();
         match self {
             Self::List(path) => {
@@ -89,7 +91,7 @@ impl CatalogueQuestion {
 impl CatalogueAnswer {
     /// The body.
     #[must_use]
-    pub fn to_body(&self) -> Vec<u8> {
+    pub fn to_body(&self) -> Zeroizing<Vec<u8>> {
         let mut body = Writer::default();
         match self {
             Self::Names(names) => {

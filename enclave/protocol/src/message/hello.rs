@@ -49,7 +49,7 @@ pub struct HelloAnswer {
 impl HelloAnswer {
     /// The body.
     #[must_use]
-    pub fn to_body(&self) -> Vec<u8> {
+    pub fn to_body(&self) -> Zeroizing<Vec<u8>> {
         let mut body = Writer::with_room(self.evidence.len() + 128);
         body.bytes(&self.evidence);
         body.text(&self.signer);
@@ -96,7 +96,7 @@ pub struct Credentials {
 impl Credentials {
     /// The body.
     #[must_use]
-    pub fn to_body(&self) -> Vec<u8> {
+    pub fn to_body(&self) -> Zeroizing<Vec<u8>> {
         let token = self.session_token.as_ref().map_or(0, |token| token.len());
         let mut body = Writer::with_room(token + self.access_key_id.len() + self.secret_access_key.len() + 64);
         body.text(&self.access_key_id);
@@ -147,7 +147,7 @@ pub struct Status {
 impl Status {
     /// The body.
     #[must_use]
-    pub fn to_body(&self) -> Vec<u8> {
+    pub fn to_body(&self) -> Zeroizing<Vec<u8>> {
         let mut body = Writer::default();
         for number in [self.now_ms, self.kms_requests, self.values, self.refused, self.memory] {
             body.u64(number);

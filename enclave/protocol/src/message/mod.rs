@@ -14,6 +14,8 @@ pub use reseal::{
     SealedPart,
 };
 
+use zeroize::Zeroizing;
+
 use crate::wire::{Malformed, Reader, Writer};
 
 /// The longest reason of a failure, in bytes.
@@ -43,7 +45,7 @@ pub struct Failure {
 impl Failure {
     /// The body.
     #[must_use]
-    pub fn to_body(&self) -> Vec<u8> {
+    pub fn to_body(&self) -> Zeroizing<Vec<u8>> {
         let mut body = Writer::default();
         body.u8(self.kind as u8);
         let mut end = self.reason.len().min(MAX_REASON);

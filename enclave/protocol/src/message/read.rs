@@ -1,5 +1,7 @@
 //! Sealed values, to be opened for a reader whom the worker has proved, and sealed to the reader's key.
 
+use zeroize::Zeroizing;
+
 use crate::wire::{Malformed, Reader, Writer};
 
 /// The most records or values of a job.
@@ -69,7 +71,7 @@ impl std::fmt::Debug for Proof<'_> {
 impl<'a> ReadJob<'a> {
     /// The body.
     #[must_use]
-    pub fn to_body(&self) -> Vec<u8> {
+    pub fn to_body(&self) -> Zeroizing<Vec<u8>> {
         let mut body = Writer::default();
         body.text(self.dataset);
         body.option(self.purpose, Writer::text);
@@ -188,7 +190,7 @@ pub struct ReadAnswer<'a> {
 impl<'a> ReadAnswer<'a> {
     /// The body.
     #[must_use]
-    pub fn to_body(&self) -> Vec<u8> {
+    pub fn to_body(&self) -> Zeroizing<Vec<u8>> {
         let mut body = Writer::default();
         body.u64(self.policy_version);
         body.count(self.shown.len());

@@ -1,5 +1,7 @@
 //! Columns that clients sealed, to be sealed for storage.
 
+use zeroize::Zeroizing;
+
 use crate::column::{MAX_VALUES, WireColumn};
 use crate::wire::{Malformed, Reader, Writer};
 
@@ -83,7 +85,7 @@ impl JobWriter {
 
     /// The body.
     #[must_use]
-    pub fn finish(self) -> Vec<u8> {
+    pub fn finish(self) -> Zeroizing<Vec<u8>> {
         self.0.finish()
     }
 }
@@ -210,7 +212,7 @@ mod tests {
 
     use super::*;
 
-    fn body() -> Vec<u8> {
+    fn body() -> Zeroizing<Vec<u8>> {
         let sessions = ["s1".to_owned(), "s2".to_owned()];
         let mut job = JobWriter::new("payments", &[7; 32], &sessions, 2, 64);
         WireColumn::write(None, &[0, 2, 3], b"abc", job.column("card", true));
