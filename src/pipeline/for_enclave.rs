@@ -210,6 +210,11 @@ fn from_enclave(error: EnclaveError) -> TransformError {
         error if error.is_retryable() => TransformError::Retry {
             reason: error.to_string(),
         },
+        EnclaveError::Unrecorded { .. } => TransformError::Stop {
+            kind: StopKind::Io,
+            reason: error.to_string(),
+            help: "make room on the disk of `enclave.audit`, or name another file".to_owned(),
+        },
         error => TransformError::Stop {
             kind: StopKind::NotPermitted,
             reason: error.to_string(),

@@ -124,6 +124,8 @@ pub enum StopKind {
     NotPermitted,
     /// A service gave an answer that cannot be used.
     Unavailable,
+    /// A file of ours, or the disk below it.
+    Io,
     /// A bug of ours.
     Internal,
 }

@@ -13,6 +13,8 @@ use super::raw::RawKeyPair;
 
 /// The longest wrapped private half, in bytes: what KMS unwraps.
 const MAX_WRAPPED: usize = 6_144;
+/// What evidence of a pair begins with, so that evidence for one purpose is none for another.
+const PURPOSE: &[u8] = b"sealflow-enclave-pair/1";
 /// Moduli of 2048, 3072 and 4096 bits, in bytes.
 const MODULI: [u16; 3] = [256, 384, 512];
 /// `rsaEncryption` with its NULL (RFC 3279, section 2.3.1), DER.
@@ -46,7 +48,7 @@ impl RsaKey {
     }
 }
 
-/// A key pair that KMS made (`GenerateDataKeyPairWithoutPlaintext`).
+/// A key pair that KMS made (`GenerateDataKeyPairWithoutPlaintext`; for enclaves `GenerateDataKeyPair`, asked by a worker).
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct KeyPair {
@@ -70,18 +72,36 @@ impl KeyPair {
         let wrapped = STANDARD.decode(&raw.wrapped).ok();
         let wrapped = wrapped.filter(|wrapped| (1..=MAX_WRAPPED).contains(&wrapped.len()));
         let wrapped = wrapped.ok_or_else(|| Problem::BadPairWrapped.at(&at.key("wrapped")))?;
+        Ok(Self::of(&raw.arn, dataset, public, wrapped))
+    }
+
+    fn of(arn: &str, dataset: &str, public: Vec<u8>, wrapped: Vec<u8>) -> Self {
         let mut hash = Sha256::new();
-        for part in [raw.arn.as_bytes(), dataset.as_bytes(), &public, &wrapped] {
+        for part in [arn.as_bytes(), dataset.as_bytes(), &public, &wrapped] {
             hash.update((part.len() as u64).to_be_bytes());
             hash.update(part);
         }
-        Ok(Self {
-            arn: raw.arn.clone(),
+        Self {
+            arn: arn.to_owned(),
             dataset: dataset.to_owned(),
             public,
             wrapped,
             digest: hash.finalize().into(),
-        })
+        }
+    }
+
+    /// A pair as a key service made it for a dataset; `None` for what no policy takes.
+    #[must_use]
+    pub fn made(arn: &str, dataset: &str, public: Vec<u8>, wrapped: Vec<u8>) -> Option<Self> {
+        let is_one = check_key_arn(arn).is_ok() && is_rsa_public(&public) && (1..=MAX_WRAPPED).contains(&wrapped.len());
+        is_one.then(|| Self::of(arn, dataset, public, wrapped))
+    }
+
+    /// The `user_data` by which an enclave says that it had this pair made, and that nobody saw its private half:
+    /// `sealflow-enclave-pair/1`, and the [digest](Self::digest).
+    #[must_use]
+    pub fn user_data(&self) -> Vec<u8> {
+        [PURPOSE, &self.digest[..]].concat()
     }
 
     /// SHA-256 of everything that it consists of: pairs that differ in anything are two.

@@ -215,6 +215,9 @@ impl TableError {
             Self::NoColumn { .. } => "see its columns with `sealflow inspect`",
             Self::Values(_) => "check the key service, the catalogue and the policy",
             Self::Worker(EnclaveError::Refused { .. }) => "`sealflow acl why` says what somebody may open",
+            Self::Worker(EnclaveError::Unrecorded { .. }) => {
+                "make room on the disk of `enclave.audit`, or name another file"
+            }
             Self::Worker(_) => "try again; the log says what the worker waits for",
             Self::FilterInEnclave { .. } => "filter by other columns, or filter what comes out once it is opened",
             Self::Filter { .. } => "write for example --where 'amount >= 100 and country = \"DE\"'",

@@ -222,6 +222,12 @@ impl Site {
         jws::sign(jws::JwsType::Policy, yaml.as_bytes(), &self.owner).expect("a policy is small")
     }
 
+    /// The owner's key.
+    #[must_use]
+    pub fn owner_key(&self) -> &PrivateJwk {
+        &self.owner
+    }
+
     /// Thumbprint of the owner's key.
     #[must_use]
     pub fn owner(&self) -> Thumbprint {

@@ -4,12 +4,19 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rustix::fs::OFlags;
 use sealflow::audit::line::MAX_LINE_BYTES;
 use sealflow::audit::{AuditError, Checkpoint, Line};
 
 use crate::config::refused;
+
+/// How every line of an audit log begins.
+pub(crate) const FIRST_LINE: &[u8] = b"{\"v\":1,\"instance";
+/// How long another process may keep a shared file to itself.
+const PATIENCE: Duration = Duration::from_secs(10);
+const BETWEEN_TRIES: Duration = Duration::from_millis(5);
 
 /// A file that only this process appends to.
 #[derive(Debug)]
@@ -25,7 +32,7 @@ pub(crate) struct Appended {
 }
 
 impl Appended {
-    fn open(path: &Path, is_shared: bool) -> Result<Self, AuditError> {
+    pub(crate) fn open(path: &Path, is_shared: bool) -> Result<Self, AuditError> {
         let refuse = |reason: String| refused(path, reason);
         // Before opening: a pipe would block, a device may act.
         match fs::symlink_metadata(path) {
@@ -54,7 +61,7 @@ impl Appended {
             return Err(refuse("others may write it (chmod go-w)".to_owned()));
         }
         if is_shared {
-            file.lock().map_err(|error| refuse(error.to_string()))?;
+            lock(&file).map_err(|error| refuse(error.to_string()))?;
         } else {
             file.try_lock().map_err(|error| match error {
                 TryLockError::WouldBlock => refuse("another process writes it".to_owned()),
@@ -78,7 +85,7 @@ impl Appended {
     }
 
     /// Takes away what stands after the last end of a line, and says how much that was. Returns the last whole line.
-    fn cut_torn(&mut self) -> Result<(Option<Vec<u8>>, u64), AuditError> {
+    pub(crate) fn cut_torn(&mut self) -> Result<(Option<Vec<u8>>, u64), AuditError> {
         let failed = |error: io::Error| refused(&self.path, error);
         // The unfinished line and the one before it, each as long as a line may be.
         let most = 2 * (MAX_LINE_BYTES as u64 + 1);
@@ -124,10 +131,20 @@ impl Appended {
         if !self.is_shared {
             return Ok(());
         }
-        self.file.lock().map_err(|error| self.write_error(&error))?;
+        lock(&self.file).map_err(|error| self.write_error(&error))?;
         let metadata = self.file.metadata();
         self.durable = metadata.map_err(|error| self.write_error(&error))?.len();
         self.cut_torn().map(drop)
+    }
+
+    /// The first bytes of the file, at most as many as a first line is known by.
+    pub(crate) fn read_first(&mut self, into: &mut Vec<u8>) -> io::Result<()> {
+        (&self.file).take(FIRST_LINE.len() as u64).read_to_end(into).map(drop)
+    }
+
+    /// Lets others at a shared file that was opened.
+    pub(crate) fn give_back(&self, path: &Path) -> Result<(), AuditError> {
+        self.end().map_err(|error| refused(path, error))
     }
 
     /// Lets others at a shared file.
@@ -183,9 +200,9 @@ impl LogFile {
     pub(crate) fn open(path: &Path) -> Result<Self, AuditError> {
         let mut file = Appended::open(path, false)?;
         // Not one byte of a file that is something else is touched: its first line must be ours already.
-        let mut first = vec![0; 16];
-        let read = (&file.file).read(&mut first).map_err(|error| refused(path, error))?;
-        if !b"{\"v\":1,\"instance"[..read.min(16)].eq(&first[..read.min(16)]) {
+        let mut first = Vec::with_capacity(FIRST_LINE.len());
+        file.read_first(&mut first).map_err(|error| refused(path, error))?;
+        if !FIRST_LINE.starts_with(&first) {
             return Err(not_continuable(path, "it is no audit log"));
         }
         let (last, dropped) = file.cut_torn()?;
@@ -228,7 +245,7 @@ impl Checkpoints {
                 Some(checkpoint.0)
             }
         };
-        file.end().map_err(|error| refused(path, error))?;
+        file.give_back(path)?;
         Ok(Self { file, last })
     }
 
@@ -254,9 +271,22 @@ impl Checkpoints {
     }
 }
 
-fn not_continuable(path: &Path, reason: impl std::fmt::Display) -> AuditError {
+pub(crate) fn not_continuable(path: &Path, reason: impl std::fmt::Display) -> AuditError {
     AuditError::NotContinuable {
         to: path.display().to_string(),
         reason: reason.to_string(),
+    }
+}
+
+/// Takes a shared file, which others keep for the time of one write. One that is never given back is another log's own.
+fn lock(file: &File) -> io::Result<()> {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(()),
+            Err(TryLockError::Error(error)) => return Err(error),
+            Err(TryLockError::WouldBlock) if Instant::now() < until => std::thread::sleep(BETWEEN_TRIES),
+            Err(TryLockError::WouldBlock) => return Err(io::Error::other("another process keeps it to itself")),
+        }
     }
 }

@@ -3,7 +3,9 @@
 
 mod config;
 mod file;
+mod shared;
 mod writer;
 
 pub use config::{AuditConfig, To};
+pub use shared::SharedLog;
 pub use writer::LineSink;

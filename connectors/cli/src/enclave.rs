@@ -1,17 +1,16 @@
 //! The enclave worker of a pipeline or service: what the configuration says about it, and how it is started and believed.
 
-use std::fs::{File, OpenOptions};
-use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::UNIX_EPOCH;
 
 use async_trait::async_trait;
 use schemars::JsonSchema;
+use sealflow::audit::AuditError;
 use sealflow::clock::Clock;
 use sealflow::keys::Catalogue;
 use sealflow::policy::{EnclaveRule, Policy, PolicySource};
+use sealflow_audit::SharedLog;
 use sealflow_enclave_host::channel::{Endpoint, PARENT_CID};
 use sealflow_enclave_host::launch::{Isolation, Launcher, NsmCommand, ProgramCommand};
 use sealflow_enclave_host::relay::RelayTarget;
@@ -52,9 +51,14 @@ pub(crate) struct EnclaveConfig {
     /// The id that the worker wants in presigned requests (`sts.server_id` of its configuration): for `sealflow read --seal-to`.
     #[serde(default)]
     pub(crate) server_id: Option<String>,
-    /// Where the worker's own audit lines are kept. They are signed by the worker: `sealflow audit verify` reads them.
+    /// The file of the worker's own audit lines. They are signed by the worker: `sealflow audit verify` reads them. What cannot be
+    /// written there is not shown.
     #[serde(default)]
     pub(crate) audit: Option<PathBuf>,
+    /// Whether the keys that clients seal to are put into the catalogue each hour, as the worker vouches for them: reading services hand
+    /// them out (`enclave_keys`).
+    #[serde(default = "yes")]
+    pub(crate) publish_keys: bool,
     /// Batches that are under way at a time.
     #[serde(default = "depth")]
     #[schemars(range(min = 1, max = 64))]
@@ -73,6 +77,10 @@ pub(crate) enum IsolationConfig {
     Required,
     /// It runs without where there are none, and says so.
     IfAvailable,
+}
+
+fn yes() -> bool {
+    true
 }
 
 fn depth() -> usize {
@@ -336,30 +344,26 @@ impl CredentialSource for Chain {
 }
 
 /// A file of the worker's audit lines, or nothing.
-struct AuditFile(Option<Mutex<File>>);
+struct AuditFile(Option<Mutex<SharedLog>>);
 
 impl AuditFile {
     fn open(path: Option<&Path>) -> Result<Self> {
         let Some(path) = path else { return Ok(Self(None)) };
-        let file = OpenOptions::new().create(true).append(true).mode(0o600).open(path);
-        let file = file.map_err(|error| {
-            Failure::config(
-                format_args!("enclave.audit: {}: {error}", path.display()),
-                "name a file that this process may write",
-            )
+        let log = SharedLog::open(path).map_err(|error| {
+            let failure = Failure::from(error);
+            Failure {
+                message: format!("enclave.audit: {}", failure.message),
+                ..failure
+            }
         })?;
-        Ok(Self(Some(Mutex::new(file))))
+        Ok(Self(Some(Mutex::new(log))))
     }
 }
 
 impl AuditSink for AuditFile {
-    fn keep(&self, line: &[u8]) {
-        let Some(file) = &self.0 else { return };
-        let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
-        let whole = [line, b"\n"].concat();
-        if let Err(error) = file.write_all(&whole) {
-            tracing::error!(%error, "a line of the enclave's audit log is lost");
-        }
+    fn keep(&self, line: &[u8]) -> std::result::Result<(), AuditError> {
+        let Some(log) = &self.0 else { return Ok(()) };
+        log.lock().unwrap_or_else(PoisonError::into_inner).append(line)
     }
 }
 

@@ -134,6 +134,7 @@ fn exit_of(kind: StopKind) -> Exit {
         StopKind::Config => Exit::Config,
         StopKind::NotPermitted => Exit::NotPermitted,
         StopKind::Unavailable => Exit::Unavailable,
+        StopKind::Io => Exit::Io,
         _ => Exit::Internal,
     }
 }

@@ -9,6 +9,7 @@ mod clock;
 mod commands;
 mod config;
 mod enclave;
+mod enclave_keys;
 mod explain;
 mod failure;
 mod files;

@@ -58,6 +58,8 @@ const COMMANDS: &[&[&str]] = &[
     &["enclave", "run"],
     &["enclave", "attest"],
     &["enclave", "status"],
+    &["enclave", "make-pair"],
+    &["enclave", "dev-root"],
     &["kms"],
     &["kms", "serve"],
     &["kms", "create-key"],

@@ -11,7 +11,7 @@ use sealflow::clock::{Clock, Steady, UnixMillis};
 use sealflow::keys::Catalogue;
 use sealflow::policy::enclave_keys::attested::{DEFAULT_MAX_AGE, Pinned, Trust, of_policy};
 use sealflow::policy::enclave_keys::{
-    Document, EnclaveKeysError, VerifiedEnclaveKeys, attested, document, published, signed,
+    Document, EnclaveKeysError, Evidence, VerifiedEnclaveKeys, attested, document, published, signed,
 };
 use sealflow::policy::{PolicySource, TrustedOwners};
 use tokio::sync::Mutex;
@@ -22,7 +22,7 @@ use crate::problem::{Code, Problem};
 const REFRESH: Duration = Duration::from_secs(60);
 /// How soon after a failure is tried again.
 const BETWEEN_TRIES: Duration = Duration::from_secs(5);
-/// The most documents of one dataset that are served: those that overlap while keys change.
+/// The most documents of one dataset and kind that are served: those that overlap while keys change.
 const MAX_SERVED: usize = 4;
 
 /// The documents of some datasets, as they lie in the catalogue.
@@ -93,12 +93,21 @@ impl PublishedEnclaveKeys {
         let now = self.clock.now();
         let mut documents: Vec<String> = Vec::new();
         for dataset in &self.datasets {
-            let mut served = 0;
-            for text in published::last(self.catalogue.as_ref(), dataset).await? {
+            let signed = published::last(self.catalogue.as_ref(), dataset).await?;
+            let attested = published::last_attested(self.catalogue.as_ref(), dataset, now).await?;
+            // Of each kind so many: none displaces the other, since clients pin one of them.
+            let (mut of_owners, mut of_enclaves) = (0, 0);
+            for text in signed.into_iter().chain(attested) {
                 match self.verify(&text, dataset, now).await {
-                    Ok(_) if served == MAX_SERVED => break,
                     Ok(keys) => {
-                        served += 1;
+                        let of_kind = match keys.evidence() {
+                            Evidence::Owner(_) => &mut of_owners,
+                            _ => &mut of_enclaves,
+                        };
+                        if *of_kind == MAX_SERVED {
+                            continue;
+                        }
+                        *of_kind += 1;
                         documents.push(spelled(&keys));
                     }
                     // Documents end, and are kept.
@@ -108,7 +117,7 @@ impl PublishedEnclaveKeys {
                     }
                 }
             }
-            if served == 0 {
+            if of_owners + of_enclaves == 0 {
                 tracing::warn!(%dataset, "there are no enclave keys to serve");
             }
         }

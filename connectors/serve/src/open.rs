@@ -523,7 +523,7 @@ pub(crate) fn unread(error: &NotRead) -> Problem {
 fn by_worker(error: &EnclaveError) -> Problem {
     tracing::warn!(%error, "the enclave worker opens nothing");
     match error {
-        EnclaveError::Unavailable { .. } => {
+        EnclaveError::Unavailable { .. } | EnclaveError::Unrecorded { .. } => {
             let detail = "the enclave worker does not answer at the moment, or waits for a service";
             Problem::new(Code::EnclaveUnavailable, detail, "try again").retry_after(1)
         }

@@ -2,9 +2,10 @@
 
 use std::fmt;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
+use sealflow::audit::AuditError;
 use sealflow::flow::enclave::{ClientBatch, ClientColumn, EnclaveError, ResealedColumn, ValueKey, ValueRefusal};
 use sealflow::keys::Catalogue;
 use sealflow::seal::{ByteColumn, KeyId, PlainColumn, SealedColumn};
@@ -13,8 +14,9 @@ use sealflow_enclave_protocol::frame::{Frame, Kind};
 use sealflow_enclave_protocol::joints::{Believed, NotBelieved, Verifier};
 use sealflow_enclave_protocol::link::{Asker, Gone, Outgoing, read_frame, write_frames};
 use sealflow_enclave_protocol::message::{
-    CatalogueQuestion, Credentials, Failure, FailureKind, Hello, HelloAnswer, JobWriter, KEY_CLEAR, KEY_FIRST_SESSION,
-    KEY_OWN, ReadJob, ResealAnswer, SealedPart, Status, signer_user_data,
+    CatalogueQuestion, ClientKeysAnswer, ClientKeysJob, Credentials, Failure, FailureKind, Hello, HelloAnswer,
+    JobWriter, KEY_CLEAR, KEY_FIRST_SESSION, KEY_OWN, PairAnswer, PairJob, ReadJob, ResealAnswer, SealedPart, Status,
+    signer_user_data,
 };
 use sealflow_enclave_protocol::wire::Malformed;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -36,8 +38,11 @@ pub trait Side: Send + Sync {
     /// [`Malformed`]: the worker breaks the protocol, and is ended.
     async fn relay(&self, body: &[u8]) -> Result<(), Malformed>;
 
-    /// A line of the worker's audit log.
-    async fn audit(&self, line: &[u8]);
+    /// A line of the worker's audit log. What the worker says after it is heard only when this returns.
+    ///
+    /// # Errors
+    /// [`AuditError`]: it is not written down, and the connection ends.
+    async fn audit(&self, line: &[u8]) -> Result<(), AuditError>;
 }
 
 /// Why there is no connection.
@@ -56,6 +61,9 @@ pub enum ConnectError {
     /// Its answer is none.
     #[error("the enclave worker breaks the protocol")]
     Malformed,
+    /// What it decides cannot be written down.
+    #[error(transparent)]
+    Unrecorded(#[from] AuditError),
     /// It cannot say who it is.
     #[error("the enclave worker cannot say what it is: {0}")]
     Failed(String),
@@ -71,7 +79,11 @@ pub struct Connection {
     /// Ends the connection when it is dropped.
     _tasks: JoinSet<()>,
     gone: tokio::sync::watch::Receiver<bool>,
+    unrecorded: Unrecorded,
 }
+
+/// Why a line of the worker's audit log was not written, once there is one: that ended the connection.
+type Unrecorded = Arc<OnceLock<AuditError>>;
 
 impl Connection {
     /// Asks who is at the other end, and believes only what `verifier` does. Nothing else is sent before.
@@ -92,11 +104,13 @@ impl Connection {
         let asker = Asker::new(out.clone());
         let (ended, gone) = tokio::sync::watch::channel(false);
         let mut tasks = JoinSet::new();
+        let unrecorded = Unrecorded::default();
         let reading = Reading {
             asker: asker.clone(),
             out: out.clone(),
             catalogue,
             side: side(out.clone()),
+            unrecorded: Arc::clone(&unrecorded),
         };
         tasks.spawn(async move {
             // Whichever ends first ends both.
@@ -112,7 +126,10 @@ impl Connection {
         let answered = asker
             .ask(Kind::Hello, Hello { nonce }.to_body())
             .await
-            .map_err(|Gone| ConnectError::Gone)?;
+            .map_err(|Gone| match unrecorded.get() {
+                Some(error) => ConnectError::Unrecorded(error.clone()),
+                None => ConnectError::Gone,
+            })?;
         if answered.kind == Kind::Failure {
             let failure = Failure::read(&answered.body).map_err(|Malformed| ConnectError::Malformed)?;
             return Err(ConnectError::Failed(failure.reason));
@@ -127,6 +144,7 @@ impl Connection {
             version: hello.version,
             _tasks: tasks,
             gone,
+            unrecorded,
         })
     }
 
@@ -152,6 +170,12 @@ impl Connection {
     #[must_use]
     pub fn is_gone(&self) -> bool {
         *self.gone.borrow()
+    }
+
+    /// Why a line of its audit log was not written, if that is what ended the connection.
+    #[must_use]
+    pub fn unrecorded(&self) -> Option<&AuditError> {
+        self.unrecorded.get()
     }
 
     /// Waits until it has hung up.
@@ -217,13 +241,38 @@ impl Connection {
         self.ask(Kind::Read, job.to_body()).await
     }
 
+    /// Has the worker vouch for what clients of a dataset seal to: the document. Whether it is believed, who publishes it looks.
+    ///
+    /// # Errors
+    /// [`EnclaveError`]
+    pub async fn client_keys(&self, dataset: &str) -> Result<String, EnclaveError> {
+        let answer = self.ask(Kind::ClientKeys, ClientKeysJob { dataset }.to_body()).await?;
+        let answer = ClientKeysAnswer::read(&answer.body).map_err(malformed)?;
+        Ok(answer.document.to_owned())
+    }
+
+    /// Has the worker make a pair that clients seal to: a [`PairAnswer`].
+    ///
+    /// # Errors
+    /// [`EnclaveError`]
+    pub async fn make_pair(&self, job: &PairJob<'_>) -> Result<Frame, EnclaveError> {
+        let answer = self.ask(Kind::MakePair, job.to_body()).await?;
+        PairAnswer::read(&answer.body).map_err(malformed)?;
+        Ok(answer)
+    }
+
     async fn ask(&self, kind: Kind, body: impl Into<Zeroizing<Vec<u8>>>) -> Result<Frame, EnclaveError> {
         let answer = self
             .asker
             .ask(kind, body)
             .await
-            .map_err(|Gone| EnclaveError::Unavailable {
-                reason: "it is gone".to_owned(),
+            .map_err(|Gone| match self.unrecorded() {
+                Some(error) => EnclaveError::Unrecorded {
+                    reason: error.to_string(),
+                },
+                None => EnclaveError::Unavailable {
+                    reason: "it is gone".to_owned(),
+                },
             })?;
         if answer.kind != Kind::Failure {
             return Ok(answer);
@@ -264,6 +313,7 @@ struct Reading {
     out: Outgoing,
     catalogue: Arc<dyn Catalogue>,
     side: Arc<dyn Side>,
+    unrecorded: Unrecorded,
 }
 
 impl Reading {
@@ -296,7 +346,15 @@ impl Reading {
                     });
                 }
                 Kind::Relay => self.side.relay(&frame.body).await.map_err(|Malformed| broken())?,
-                Kind::Audit => self.side.audit(&frame.body).await,
+                // Frames come in order: what is decided is written down before its answer is taken.
+                Kind::Audit => {
+                    if let Err(error) = self.side.audit(&frame.body).await {
+                        let said = io::Error::other(error.to_string());
+                        // Before anybody hears that the worker is gone. There is one such error: it ends this.
+                        let _ = self.unrecorded.set(error);
+                        return Err(said);
+                    }
+                }
                 _ => return Err(broken()),
             }
         }

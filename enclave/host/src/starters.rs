@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use sealflow::audit::AuditError;
 use sealflow::keys::Catalogue;
 use sealflow_enclave_protocol::frame::{Frame, Kind};
 use sealflow_enclave_protocol::joints::Verifier;
@@ -32,8 +33,11 @@ pub trait CredentialSource: Send + Sync {
 
 /// Where the lines of a worker's audit log go.
 pub trait AuditSink: Send + Sync {
-    /// Keeps a line. The worker has signed it, and does not wait.
-    fn keep(&self, line: &[u8]);
+    /// Keeps a line, which is durable when this returns `Ok`. The worker has signed it. Blocks.
+    ///
+    /// # Errors
+    /// [`AuditError`]: then the worker that said it is ended, and nothing that it says after it is heard.
+    fn keep(&self, line: &[u8]) -> Result<(), AuditError>;
 }
 
 /// What a host gives a worker, and what it believes.
@@ -100,8 +104,16 @@ impl Side for Carrying {
         })
     }
 
-    async fn audit(&self, line: &[u8]) {
-        self.audit.keep(line);
+    async fn audit(&self, line: &[u8]) -> Result<(), AuditError> {
+        let (audit, line) = (Arc::clone(&self.audit), line.to_vec());
+        let kept = tokio::task::spawn_blocking(move || audit.keep(&line)).await;
+        // It panicked, or the runtime ends: nobody knows whether it was written.
+        kept.unwrap_or_else(|error| {
+            Err(AuditError::Closed {
+                to: "of the enclave worker".to_owned(),
+                reason: error.to_string(),
+            })
+        })
     }
 }
 

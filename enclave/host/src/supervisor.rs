@@ -5,9 +5,10 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use sealflow::audit::AuditError;
 use sealflow::flow::enclave::{ClientBatch, EnclaveError, EnclaveWorker, ResealedColumn};
 use sealflow_enclave_protocol::frame::Frame;
-use sealflow_enclave_protocol::message::{Credentials, ReadJob, Status};
+use sealflow_enclave_protocol::message::{Credentials, PairJob, ReadJob, Status};
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::AbortHandle;
 
@@ -73,9 +74,33 @@ struct Inner {
 struct State {
     worker: Option<Arc<Connection>>,
     /// Why there is none.
-    why_not: Option<String>,
+    why_not: Option<WhyNot>,
     /// Workers that were started so far.
     starts: u64,
+}
+
+/// Why no worker runs.
+#[derive(Clone, Debug)]
+struct WhyNot {
+    reason: String,
+    /// What workers decide cannot be written down: no batch waits for the next one.
+    is_unrecorded: bool,
+}
+
+impl WhyNot {
+    fn of(reason: String) -> Self {
+        Self {
+            reason,
+            is_unrecorded: false,
+        }
+    }
+
+    fn unrecorded(error: &AuditError) -> Self {
+        Self {
+            reason: error.to_string(),
+            is_unrecorded: true,
+        }
+    }
 }
 
 /// What is known of the worker.
@@ -118,13 +143,27 @@ impl Supervisor {
                         refresh(&*starter, &connection).await;
                         drop(started.process);
                         let Some(inner) = weak.upgrade() else { return };
-                        inner.set(None, Some("it ended, and is started again".to_owned()));
-                        tracing::warn!("the enclave worker ended; it is started again");
+                        match connection.unrecorded() {
+                            Some(error) => {
+                                tracing::error!(%error, "the enclave worker was ended: what it decides is not written down");
+                                inner.set(None, Some(WhyNot::unrecorded(error)));
+                            }
+                            None => {
+                                tracing::warn!("the enclave worker ended; it is started again");
+                                inner.set(None, Some(WhyNot::of("it ended, and is started again".to_owned())));
+                            }
+                        }
                     }
                     Err(error) => {
                         tracing::error!(%error, "the enclave worker does not run");
                         let Some(inner) = weak.upgrade() else { return };
-                        inner.set(None, Some(error.to_string()));
+                        inner.set(
+                            None,
+                            Some(match error {
+                                StartError::Connect(ConnectError::Unrecorded(error)) => WhyNot::unrecorded(&error),
+                                error => WhyNot::of(error.to_string()),
+                            }),
+                        );
                     }
                 }
                 if began.elapsed() >= LONG_RUN {
@@ -153,8 +192,8 @@ impl Supervisor {
             }),
             None => Err(state
                 .why_not
-                .clone()
-                .unwrap_or_else(|| "it is being started".to_owned())),
+                .as_ref()
+                .map_or_else(|| "it is being started".to_owned(), |why_not| why_not.reason.clone())),
         }
     }
 
@@ -162,7 +201,8 @@ impl Supervisor {
     #[must_use]
     pub fn why_not(&self) -> Option<String> {
         let state = self.0.state.read().unwrap_or_else(PoisonError::into_inner);
-        state.why_not.clone().filter(|_| state.worker.is_none())
+        let why_not = state.why_not.as_ref().filter(|_| state.worker.is_none());
+        why_not.map(|why_not| why_not.reason.clone())
     }
 
     /// Waits until a worker runs.
@@ -194,13 +234,56 @@ impl Supervisor {
         Ok((worker.read(job).await?, worker))
     }
 
+    /// Waits until what workers decide cannot be written down.
+    async fn unrecorded(&self) {
+        loop {
+            let changed = self.0.changed.notified();
+            if self.unrecorded_now().is_some() {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    fn unrecorded_now(&self) -> Option<String> {
+        let state = self.0.state.read().unwrap_or_else(PoisonError::into_inner);
+        let why_not = state.why_not.as_ref().filter(|_| state.worker.is_none());
+        let why_not = why_not.filter(|why_not| why_not.is_unrecorded);
+        why_not.map(|why_not| why_not.reason.clone())
+    }
+
+    /// Has the worker vouch for what clients of a dataset seal to: the document.
+    ///
+    /// # Errors
+    /// [`EnclaveError`]
+    pub async fn client_keys(&self, dataset: &str) -> Result<String, EnclaveError> {
+        self.worker().await?.client_keys(dataset).await
+    }
+
+    /// Has the worker make a pair that clients seal to.
+    ///
+    /// # Errors
+    /// [`EnclaveError`]
+    pub async fn make_pair(&self, job: &PairJob<'_>) -> Result<Frame, EnclaveError> {
+        self.worker().await?.make_pair(job).await
+    }
+
     /// The worker that runs, or the next one if it comes soon.
     async fn worker(&self) -> Result<Arc<Connection>, EnclaveError> {
         let current = || {
             let state = self.0.state.read().unwrap_or_else(PoisonError::into_inner);
             state.worker.as_ref().filter(|worker| !worker.is_gone()).map(Arc::clone)
         };
-        let _ = tokio::time::timeout(PATIENCE, self.ready()).await;
+        let settled = async {
+            tokio::select! {
+                () = self.ready() => {}
+                () = self.unrecorded() => {}
+            }
+        };
+        let _ = tokio::time::timeout(PATIENCE, settled).await;
+        if let Some(reason) = self.unrecorded_now() {
+            return Err(EnclaveError::Unrecorded { reason });
+        }
         current().ok_or_else(|| EnclaveError::Unavailable {
             reason: self.known().err().unwrap_or_else(|| "it is gone".to_owned()),
         })
@@ -223,7 +306,7 @@ async fn refresh(starter: &dyn Starter, connection: &Connection) {
 }
 
 impl Inner {
-    fn set(&self, worker: Option<Arc<Connection>>, why_not: Option<String>) {
+    fn set(&self, worker: Option<Arc<Connection>>, why_not: Option<WhyNot>) {
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         state.starts += u64::from(worker.is_some());
         (state.worker, state.why_not) = (worker, why_not);

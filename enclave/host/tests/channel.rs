@@ -5,12 +5,15 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use sealflow::acl::oidc::TrustedIssuer;
+use sealflow::audit::{AuditError, Verifier};
 use sealflow::clock::{Clock, ManualClock, UnixMillis};
 use sealflow::flow::direct::DirectSealer;
 use sealflow::flow::enclave::answer::AnswerClaims;
@@ -21,9 +24,14 @@ use sealflow::flow::hybrid::ClientKeys;
 use sealflow::jose::rsa::RsaPublicJwk;
 use sealflow::jose::{PrivateJwk, Thumbprint, base64url};
 use sealflow::keys::testing::{MemoryCatalogue, MemoryKms};
-use sealflow::keys::{Catalogue, ClientKeyService as _, DomainKeys, OpeningKeys, RsaBits, SealingKeys};
+use sealflow::keys::{
+    Catalogue, ClientKeyService as _, DomainKeys, EncryptionContext, OpeningKeys, RsaBits, SealingKeys,
+};
+use sealflow::policy::enclave_keys::attested::{self, Measurement, Measurements, Pinned};
 use sealflow::policy::signed::sign;
-use sealflow::policy::{CataloguePolicies, PolicySource, TrustedOwners, VerifiedPolicy, lease, publish, signed};
+use sealflow::policy::{
+    CataloguePolicies, KeyPair, PolicySource, TrustedOwners, VerifiedPolicy, lease, publish, signed,
+};
 use sealflow::seal::{UsageLimits, value};
 use sealflow_client::{PrivateKey, Session};
 use sealflow_enclave_host::{
@@ -32,30 +40,34 @@ use sealflow_enclave_host::{
 use sealflow_enclave_protocol::attestation::build::DevRoot;
 use sealflow_enclave_protocol::attestation::{Document, Tier, Trust};
 use sealflow_enclave_protocol::frame::{Frame, Kind};
-use sealflow_enclave_protocol::joints::{AttestError, Attester, Claims};
+use sealflow_enclave_protocol::joints::{AttestError, Attester, Claims, Verifier as _};
 use sealflow_enclave_protocol::link::{Asker, Outgoing, read_frame, write_frames};
-use sealflow_enclave_protocol::message::{Credentials, Hello, HelloAnswer, Outcome, Proof, ReadAnswer, ReadJob, What};
+use sealflow_enclave_protocol::message::{
+    Credentials, Hello, HelloAnswer, Outcome, PairAnswer, PairJob, Proof, ReadAnswer, ReadJob, What,
+};
 use sealflow_enclave_protocol::wire::Malformed;
 use sealflow_enclave_worker::catalogue::HostCatalogue;
 use sealflow_enclave_worker::identity::{Fetch, Issuer, Prover};
 use sealflow_enclave_worker::read::{Audit, Reading};
 use sealflow_enclave_worker::serve::{self, Parts, Worker};
+use sealflow_enclave_worker::vouch::Vouching;
 use tokio::io::{AsyncWriteExt as _, DuplexStream};
 
 const DATA_ARN: &str = "arn:aws:kms:eu-central-1:111122223333:key/33333333-3333-3333-3333-333333333333";
 const RSA_ARN: &str = "arn:aws:kms:eu-central-1:111122223333:key/44444444-4444-4444-4444-444444444444";
+const PAIR_ARN: &str = "arn:aws:kms:eu-central-1:111122223333:key/55555555-5555-5555-5555-555555555555";
 const NOW: UnixMillis = UnixMillis(1_800_000_000_000);
 const HOUR: Duration = Duration::from_secs(3_600);
 
 /// A root of its own that vouches for whatever it is told.
 #[derive(Debug)]
-struct Vouching {
+struct Nsm {
     root: Arc<DevRoot>,
     image: [u8; 48],
     clock: Arc<ManualClock>,
 }
 
-impl Attester for Vouching {
+impl Attester for Nsm {
     fn attest(&self, claims: &Claims<'_>) -> Result<Vec<u8>, AttestError> {
         let now_ms = self.clock.now().0;
         let document = Document {
@@ -76,9 +88,18 @@ impl Attester for Vouching {
     }
 }
 
-/// Relays nothing, and keeps the worker's audit lines.
-#[derive(Default)]
-struct HostSide(std::sync::Mutex<Vec<String>>);
+/// Relays nothing, and keeps the worker's audit lines: late, as a disk does, and not at all if that is full.
+#[derive(Debug, Default)]
+struct HostSide {
+    lines: std::sync::Mutex<Vec<String>>,
+    is_full: AtomicBool,
+}
+
+impl HostSide {
+    fn lines(&self) -> Vec<String> {
+        self.lines.lock().unwrap().clone()
+    }
+}
 
 #[async_trait]
 impl Side for HostSide {
@@ -86,8 +107,19 @@ impl Side for HostSide {
         Err(Malformed)
     }
 
-    async fn audit(&self, line: &[u8]) {
-        self.0.lock().unwrap().push(String::from_utf8(line.to_vec()).unwrap());
+    async fn audit(&self, line: &[u8]) -> Result<(), AuditError> {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        if self.is_full.load(Ordering::Relaxed) {
+            return Err(AuditError::Write {
+                to: "enclave.jsonl".to_owned(),
+                reason: "no space left on device".to_owned(),
+            });
+        }
+        self.lines
+            .lock()
+            .unwrap()
+            .push(String::from_utf8(line.to_vec()).unwrap());
+        Ok(())
     }
 }
 
@@ -226,17 +258,15 @@ impl Bench {
             sts: None,
             clock: clock.clone(),
         };
+        let sources: Arc<dyn PolicySource> = policies.clone();
         let services: (Arc<dyn PolicySource>, _, _) = (policies.clone(), keys, sealer.domains.clone());
         let clients = ClientKeys::new(self.kms.clone(), clock.clone(), age, 100);
         let worker = Worker::new(Parts {
             resealer: Resealer::new(policies, clients, sealer),
             reading: Reading::new(services, prover, signer.clone(), clock.clone()),
+            vouching: Vouching::new(sources.clone(), self.kms.clone(), Arc::new(self.vouching(image))),
             audit: Audit::start(&signer, &*clock).unwrap().0,
-            attester: Arc::new(Vouching {
-                root: self.root.clone(),
-                image,
-                clock: clock.clone(),
-            }),
+            attester: Arc::new(self.vouching(image)),
             signer,
             clock,
             side: side.clone(),
@@ -246,6 +276,14 @@ impl Bench {
         tokio::spawn(write_frames(queue, to));
         tokio::spawn(worker.serve(from));
         (host, side)
+    }
+
+    fn vouching(&self, image: [u8; 48]) -> Nsm {
+        Nsm {
+            root: self.root.clone(),
+            image,
+            clock: self.clock.clone(),
+        }
     }
 
     fn verifier(&self) -> AttestationVerifier {
@@ -381,7 +419,7 @@ async fn nobody_is_believed_who_does_not_prove_what_they_are() {
     // A man in the middle who answers with evidence that another asked for, or signs with a key of his own.
     for is_replayed in [true, false] {
         let (channel, mut theirs) = tokio::io::duplex(1 << 16);
-        let attester = Vouching {
+        let attester = Nsm {
             root: bench.root.clone(),
             image: IMAGE,
             clock: bench.clock.clone(),
@@ -589,7 +627,7 @@ async fn a_reader_is_proved_inside_and_answered_under_the_key_that_the_proof_com
         (Some(&b"null"[..]), Outcome::Refused)
     );
     // Its lines tell the same, under the key that its evidence binds.
-    let lines = side.0.lock().unwrap().clone();
+    let lines = side.lines();
     let decisions = |verdict: &str| {
         lines
             .iter()
@@ -600,6 +638,281 @@ async fn a_reader_is_proved_inside_and_answered_under_the_key_that_the_proof_com
     assert!(!lines.iter().any(|line| line.contains("4111") || line.contains(&token)));
 }
 
+/// A sealed value, a reader's key, and a token of `ann` that commits to it.
+async fn readable(bench: &Bench, connection: &Connection) -> (String, RsaPublicJwk, String) {
+    let mut session = bench.session().await;
+    let cards = [session.seal("card", br#""4111111111111111""#).unwrap()];
+    let sealed = connection.reseal(&bench.batch(&session, &cards)).await.unwrap();
+    let mut text = Vec::new();
+    value::write_text(sealed[0].values.view().get(0).unwrap(), &mut text);
+    let public = PrivateKey::generate(RsaBits::Rsa2048).unwrap().public().unwrap();
+    let token = bench.issuer.token("ann", "sealflow", &public.thumbprint().to_string());
+    (String::from_utf8(text).unwrap(), public, token)
+}
+
+fn read_job<'a>(text: &'a str, key: &'a str, token: &'a str) -> ReadJob<'a> {
+    ReadJob {
+        dataset: "payments",
+        purpose: None,
+        proof: Proof::Oidc(token),
+        seal_to: key.as_bytes(),
+        nonce: b"nonce-1",
+        envelopes: vec![],
+        what: What::Values(vec![(Some("card"), text)]),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_answer_comes_after_its_lines_and_the_lines_of_many_readers_are_one_chain() {
+    let bench = Bench::new().await;
+    let (channel, _) = bench.worker(bench.trusted(), IMAGE);
+    let side = Arc::new(HostSide::default());
+    let connection = Arc::new(bench.connected_with(channel, side.clone()).await.unwrap());
+    let signer: Thumbprint = connection.signer().parse().unwrap();
+    let (text, key, token) = readable(&bench, &connection).await;
+    let before = side.lines().len();
+    connection.read(&read_job(&text, &key.to_json(), &token)).await.unwrap();
+    // The decision and the checkpoint behind it, however late they are written.
+    let kept = side.lines();
+    assert_eq!(kept.len() - before, 2, "{kept:#?}");
+    let mut reading = Vec::new();
+    for _ in 0..16 {
+        let (connection, text, key, token) = (connection.clone(), text.clone(), key.to_json(), token.clone());
+        reading.push(tokio::spawn(async move {
+            connection.read(&read_job(&text, &key, &token)).await.map(drop)
+        }));
+    }
+    for read in reading {
+        read.await.unwrap().unwrap();
+    }
+    let mut verifier = Verifier::new([signer], true);
+    side.lines().iter().for_each(|line| verifier.line(line.as_bytes()));
+    let report = verifier.finish();
+    assert!(report.is_whole(), "{:?}", report.breaks);
+    assert_eq!((report.lines, report.decisions, report.chains.len()), (34, 17, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_decision_that_is_not_written_down_ends_the_worker_and_its_answer_is_not_handed_on() {
+    let bench = Bench::new().await;
+    let (channel, _) = bench.worker(bench.trusted(), IMAGE);
+    let side = Arc::new(HostSide::default());
+    let connection = bench.connected_with(channel, side.clone()).await.unwrap();
+    let (text, key, token) = readable(&bench, &connection).await;
+    assert!(connection.read(&read_job(&text, &key.to_json(), &token)).await.is_ok());
+    side.is_full.store(true, Ordering::Relaxed);
+    let unrecorded = |answer: Result<Frame, EnclaveError>| match answer {
+        Err(error @ EnclaveError::Unrecorded { .. }) => {
+            assert!(
+                error.to_string().contains("no space left") && !error.is_retryable(),
+                "{error}"
+            );
+        }
+        other => panic!("{other:?}"),
+    };
+    unrecorded(connection.read(&read_job(&text, &key.to_json(), &token)).await);
+    connection.ended().await;
+    // It is gone for everything else too, and says why; also once there is room again.
+    side.is_full.store(false, Ordering::Relaxed);
+    unrecorded(connection.read(&read_job(&text, &key.to_json(), &token)).await);
+    assert!(matches!(
+        connection.status().await,
+        Err(EnclaveError::Unrecorded { .. })
+    ));
+    assert!(connection.unrecorded().is_some());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_decisions_cannot_be_written_down_batches_fail_at_once_and_then_a_new_worker_goes_on() {
+    let bench = Arc::new(Bench::new().await);
+    let side = Arc::new(HostSide::default());
+    let starter = Arc::new(InProcess {
+        bench: bench.clone(),
+        starts: AtomicUsize::new(0),
+        fail_first: 0,
+        kill: tokio::sync::broadcast::channel(4).0,
+        side: side.clone(),
+    });
+    let supervisor = Supervisor::start(starter, 4);
+    supervisor.ready().await;
+    let mut session = bench.session().await;
+    let cards = [session.seal("card", b"1").unwrap()];
+    assert!(supervisor.reseal(bench.batch(&session, &cards)).await.is_ok());
+    let key = PrivateKey::generate(RsaBits::Rsa2048)
+        .unwrap()
+        .public()
+        .unwrap()
+        .to_json();
+    side.is_full.store(true, Ordering::Relaxed);
+    // Refused readers are written down as well.
+    let read = supervisor.read(&read_job("sf1.x", &key, "a.b.c")).await;
+    assert!(matches!(read, Err(EnclaveError::Unrecorded { .. })), "{read:?}");
+    // No batch waits for a worker that cannot come, and the next one that does is taken.
+    let until = tokio::time::Instant::now() + Duration::from_secs(20);
+    side.is_full.store(false, Ordering::Relaxed);
+    while let Err(error) = supervisor.reseal(bench.batch(&session, &cards)).await {
+        assert!(tokio::time::Instant::now() < until, "{error}");
+        let is_told = matches!(
+            error,
+            EnclaveError::Unrecorded { .. } | EnclaveError::Unavailable { .. }
+        );
+        assert!(is_told, "{error}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(supervisor.known().unwrap().starts, 2);
+}
+
+fn pinned(bench: &Bench, image: [u8; 48]) -> Pinned {
+    Pinned {
+        trust: Trust::with_dev_root(bench.root.certificate()).unwrap(),
+        measurements: vec![Measurements::of_image(Measurement::new(&image).unwrap())],
+        nonce: None,
+        max_age: HOUR,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_worker_vouches_for_the_keys_and_labels_of_the_signed_policy_and_for_nothing_else() {
+    let bench = Bench::new().await;
+    let (channel, _) = bench.worker(bench.trusted(), IMAGE);
+    let connection = bench.connected(channel).await.unwrap();
+    let text = connection.client_keys("payments").await.unwrap();
+    let verified = attested::verify(&text, &pinned(&bench, IMAGE), NOW)
+        .unwrap()
+        .check("payments", None)
+        .unwrap();
+    let key = RsaPublicJwk::from_spki_der(&bench.kms.public_key(RSA_ARN).await.unwrap()).unwrap();
+    assert_eq!(
+        (verified.keys().keys(), verified.keys().labels()),
+        (&[key][..], &["card".to_owned(), "iban".to_owned()][..])
+    );
+    // Of another image; with a key of the host's own in it.
+    assert!(attested::verify(&text, &pinned(&bench, [0xb2; 48]), NOW).is_err());
+    let own = PrivateKey::generate(RsaBits::Rsa2048).unwrap().public().unwrap();
+    let document: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let mut hosts = document.clone();
+    hosts["keys"] = serde_json::from_str::<serde_json::Value>(&format!("[{}]", own.to_published_json())).unwrap();
+    assert!(attested::verify(&hosts.to_string(), &pinned(&bench, IMAGE), NOW).is_err());
+    // The host chooses the dataset, and there must be a policy of a measured owner for it.
+    assert!(matches!(
+        connection.client_keys("refunds").await,
+        Err(EnclaveError::Refused { .. })
+    ));
+    let stranger = TrustedOwners::everywhere(vec![PrivateJwk::generate().unwrap().thumbprint()]).unwrap();
+    let (channel, _) = bench.worker(stranger, IMAGE);
+    let other = bench.connected(channel).await.unwrap();
+    assert!(matches!(
+        other.client_keys("payments").await,
+        Err(EnclaveError::Refused { .. })
+    ));
+    // It counts no more when its lease has ended.
+    bench.clock.advance(HOUR);
+    let error = connection.client_keys("payments").await.unwrap_err();
+    assert!(error.to_string().contains("lease"), "{error}");
+}
+
+/// The next version of the policy, whose clients seal to that pair.
+async fn with_pair(bench: &Bench, version: u32, pair: &KeyPair) -> Arc<VerifiedPolicy> {
+    let (public, wrapped) = (STANDARD.encode(&pair.public), STANDARD.encode(&pair.wrapped));
+    let yaml = yaml(version, &IMAGE).replace(
+        &format!("{{ arn: \"{RSA_ARN}\" }}"),
+        &format!(
+            "{{ pair: {{ arn: \"{}\", public: \"{public}\", wrapped: \"{wrapped}\" }} }}",
+            pair.arn
+        ),
+    );
+    assert!(yaml.contains("pair:"));
+    let jws = sign(yaml.as_bytes(), &bench.owner).unwrap();
+    let policy = Arc::new(signed::verify(&jws, &bench.trusted()).unwrap());
+    publish::publish(&*bench.catalogue, &jws, &bench.trusted())
+        .await
+        .unwrap();
+    let lease = lease::sign(&policy, bench.clock.now(), HOUR, &bench.owner).unwrap();
+    let published = lease::publish(&*bench.catalogue, &lease, &policy, &bench.trusted(), bench.clock.now()).await;
+    published.unwrap();
+    policy
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pair_that_the_worker_had_made_is_proved_and_opens_and_what_the_host_made_of_it_does_not() {
+    let bench = Bench::new().await;
+    let (channel, _) = bench.worker(bench.trusted(), IMAGE);
+    let connection = bench.connected(channel).await.unwrap();
+    let job = |dataset, bits| PairJob {
+        dataset,
+        arn: PAIR_ARN,
+        bits,
+        nonce: [3; 32],
+    };
+    // For datasets that measured owners give an enclave, of sizes that there are.
+    for bad in [job("refunds", 2_048), job("payments", 1_024)] {
+        assert!(
+            matches!(connection.make_pair(&bad).await, Err(EnclaveError::Refused { .. })),
+            "{bad:?}"
+        );
+    }
+    let frame = connection.make_pair(&job("payments", 2_048)).await.unwrap();
+    let answer = PairAnswer::read(&frame.body).unwrap();
+    let made = |wrapped: &[u8]| KeyPair::made(PAIR_ARN, "payments", answer.public.to_vec(), wrapped.to_vec()).unwrap();
+    let pair = made(answer.wrapped);
+    let believes = |nonce: [u8; 32], pair: &KeyPair| {
+        bench
+            .verifier()
+            .verify(answer.evidence, &nonce, &pair.user_data())
+            .is_ok()
+    };
+    assert!(believes([3; 32], &pair));
+    // Evidence of another question; a blob that the host had made, in the place of the worker's; the pair of another dataset.
+    assert!(!believes([4; 32], &pair));
+    let context = EncryptionContext::for_client_pair("payments");
+    let hosts = bench
+        .kms
+        .generate_pair(PAIR_ARN, RsaBits::Rsa2048, &context)
+        .await
+        .unwrap();
+    assert!(!believes([3; 32], &made(&hosts.wrapped_private)));
+    let elsewhere = KeyPair::made(PAIR_ARN, "refunds", answer.public.to_vec(), answer.wrapped.to_vec()).unwrap();
+    assert!(!believes([3; 32], &elsewhere));
+    // Evidence for keys is none for pairs.
+    let text = connection.client_keys("payments").await.unwrap();
+    let keys: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let evidence = STANDARD.decode(keys["attestation"].as_str().unwrap()).unwrap();
+    assert!(bench.verifier().verify(&evidence, &[3; 32], &pair.user_data()).is_err());
+
+    // The owner puts it into the policy: the worker vouches for it, and opens what is sealed to it, without a request each.
+    let policy = with_pair(&bench, 2, &pair).await;
+    let text = connection.client_keys("payments").await.unwrap();
+    let verified = attested::verify(&text, &pinned(&bench, IMAGE), NOW).unwrap();
+    let public = RsaPublicJwk::from_spki_der(&pair.public).unwrap();
+    assert_eq!(verified.keys().keys(), std::slice::from_ref(&public));
+    let before = bench.kms.decrypt_rsa_calls();
+    for n in 0..4 {
+        let mut session = Session::begin(&public, "payments").unwrap();
+        let cards = [session.seal("card", n.to_string().as_bytes()).unwrap()];
+        let batch = ClientBatch {
+            policy: policy.clone(),
+            ..bench.batch(&session, &cards)
+        };
+        assert_eq!(connection.reseal(&batch).await.unwrap()[0].refused, []);
+    }
+    assert_eq!(bench.kms.decrypt_rsa_calls(), before);
+
+    // A policy with the host's blob behind the worker's public half: nothing is opened, and nothing vouched for.
+    let policy = with_pair(&bench, 3, &made(&hosts.wrapped_private)).await;
+    let mut session = Session::begin(&public, "payments").unwrap();
+    let cards = [session.seal("card", b"1").unwrap()];
+    let batch = ClientBatch {
+        policy,
+        ..bench.batch(&session, &cards)
+    };
+    assert!(connection.reseal(&batch).await.is_err());
+    let error = connection.client_keys("payments").await.unwrap_err();
+    assert!(
+        matches!(&error, EnclaveError::Refused { reason } if reason.contains("public half")),
+        "{error}"
+    );
+}
+
 /// Starts workers in this process; the first ones end at once.
 #[derive(Debug)]
 struct InProcess {
@@ -607,6 +920,7 @@ struct InProcess {
     starts: AtomicUsize,
     fail_first: usize,
     kill: tokio::sync::broadcast::Sender<()>,
+    side: Arc<HostSide>,
 }
 
 impl std::fmt::Debug for Bench {
@@ -632,7 +946,7 @@ impl Starter for InProcess {
             }
         });
         Ok(Started {
-            connection: self.bench.connected(channel).await?,
+            connection: self.bench.connected_with(channel, self.side.clone()).await?,
             process: Box::new(()),
         })
     }
@@ -651,6 +965,7 @@ async fn a_worker_that_ends_is_started_again_and_no_batch_is_answered_wrongly() 
         starts: AtomicUsize::new(0),
         fail_first: 2,
         kill: kill.clone(),
+        side: Arc::default(),
     });
     let supervisor = Supervisor::start(starter.clone(), 4);
     assert!(!supervisor.is_ready() && supervisor.known().is_err());

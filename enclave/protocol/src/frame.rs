@@ -36,6 +36,8 @@ pub enum Kind {
     Status = 5,
     /// Host to worker: make a key pair that clients seal to.
     MakePair = 6,
+    /// Host to worker: vouch for the keys that clients of a dataset seal to.
+    ClientKeys = 7,
     /// Worker to host: what was asked for.
     Answer = 32,
     /// Worker to host: why not.
@@ -53,13 +55,14 @@ pub enum Kind {
 impl Kind {
     /// Of its number.
     fn of(number: u8) -> Option<Self> {
-        const ALL: [Kind; 12] = [
+        const ALL: [Kind; 13] = [
             Kind::Hello,
             Kind::Reseal,
             Kind::Read,
             Kind::Credentials,
             Kind::Status,
             Kind::MakePair,
+            Kind::ClientKeys,
             Kind::Answer,
             Kind::Failure,
             Kind::Catalogue,

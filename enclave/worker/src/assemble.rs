@@ -43,6 +43,7 @@ use crate::identity::{Fetch, Issuer, Prover, Sts};
 use crate::nsm::{Nsm, NsmError};
 use crate::read::{Audit, Reading};
 use crate::serve::{Parts, Room, Side, Worker};
+use crate::vouch::Vouching;
 
 /// How often the attested source is asked for the time.
 const TIME_EVERY: Duration = Duration::from_secs(30);
@@ -147,6 +148,7 @@ pub async fn run(channel: Channel, config: &Config, nsm: Arc<Nsm>, room: Room) -
         age,
         OPENED_KEYS,
     );
+    let vouching = Vouching::new(policies.clone(), service.clone(), Arc::clone(&attester));
     let clients = ClientKeys::new(service, clock.clone(), age, config.sessions);
     tasks.spawn(tick(sealer.keys.clone(), opening.clone(), clients.clone()));
 
@@ -164,6 +166,7 @@ pub async fn run(channel: Channel, config: &Config, nsm: Arc<Nsm>, room: Room) -
     let parts = Parts {
         resealer: Resealer::new(policies, clients, sealer),
         reading: Reading::new(services, prover, Arc::clone(&signer), clock.clone()),
+        vouching,
         audit,
         attester,
         signer,

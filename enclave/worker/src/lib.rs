@@ -11,6 +11,8 @@ pub mod dial;
 pub mod hosts;
 pub mod identity;
 pub mod nsm;
+pub mod panics;
 pub mod read;
 pub mod sandbox;
 pub mod serve;
+pub mod vouch;

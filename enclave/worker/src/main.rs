@@ -16,18 +16,14 @@ use sealflow_enclave_worker::nsm::Nsm;
 use sealflow_enclave_worker::sandbox::Platform;
 use sealflow_enclave_worker::sandbox::Sandbox;
 use sealflow_enclave_worker::serve::Room;
-use sealflow_enclave_worker::{configuration, descriptors, sandbox};
+use sealflow_enclave_worker::{configuration, descriptors, panics, sandbox};
 use tokio::runtime::Runtime;
 
 /// Threads that open and seal.
 const THREADS: usize = 4;
 
 fn main() -> ExitCode {
-    // What a panic says can quote a value, and standard error ends in the host's log: it says where, and no more.
-    std::panic::set_hook(Box::new(|panic| {
-        let place = panic.location().map_or_else(String::new, ToString::to_string);
-        let _ = writeln!(std::io::stderr(), "error: the worker panicked at {place}");
-    }));
+    panics::say_place_only();
     match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

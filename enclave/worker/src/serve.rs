@@ -14,16 +14,17 @@ use sealflow_enclave_protocol::frame::{Frame, Kind};
 use sealflow_enclave_protocol::joints::{Attester, Claims};
 use sealflow_enclave_protocol::link::{Asker, Gone, Outgoing, read_frame};
 use sealflow_enclave_protocol::message::{
-    Credentials, Failure, FailureKind, Hello, HelloAnswer, JobColumn, KEY_CLEAR, KEY_FIRST_SESSION, KEY_OWN, ReadJob,
-    ResealJob, SealedPart, Status, signer_user_data,
+    ClientKeysJob, Credentials, Failure, FailureKind, Hello, HelloAnswer, JobColumn, KEY_CLEAR, KEY_FIRST_SESSION,
+    KEY_OWN, PairJob, ReadJob, ResealJob, SealedPart, Status, signer_user_data,
 };
 use sealflow_enclave_protocol::wire::{Malformed, Writer};
 use tokio::io::AsyncRead;
-use tokio::sync::Semaphore;
+use tokio::sync::{Mutex, Semaphore};
 use tokio::task::JoinSet;
 use zeroize::Zeroizing;
 
 use crate::read::{Audit, Reading};
+use crate::vouch::Vouching;
 
 /// Jobs that are worked on at a time; others are told to come again.
 const MAX_JOBS: usize = 32;
@@ -51,6 +52,8 @@ pub struct Parts {
     pub resealer: Resealer,
     /// Opens for readers.
     pub reading: Reading,
+    /// Vouches for what clients seal to.
+    pub vouching: Vouching,
     /// What it decides is written down here.
     pub audit: Audit,
     /// Says what this program is.
@@ -89,6 +92,8 @@ pub struct Worker {
     room: Room,
     values: AtomicU64,
     refused: AtomicU64,
+    /// Held while lines of the audit log go out: their order is that of the chain.
+    recording: Mutex<()>,
 }
 
 impl fmt::Debug for Worker {
@@ -112,6 +117,7 @@ impl Worker {
             room,
             values: AtomicU64::new(0),
             refused: AtomicU64::new(0),
+            recording: Mutex::new(()),
         })
     }
 
@@ -153,7 +159,9 @@ impl Worker {
                     false => Err(Malformed),
                 }
             }
-            Kind::Hello | Kind::Reseal | Kind::Read | Kind::Status if frame.sequence > *last => {
+            Kind::Hello | Kind::Reseal | Kind::Read | Kind::Status | Kind::ClientKeys | Kind::MakePair
+                if frame.sequence > *last =>
+            {
                 *last = frame.sequence;
                 self.start(frame, running).await;
                 Ok(())
@@ -200,6 +208,14 @@ impl Worker {
             Kind::Hello => self.hello(&Hello::read(&frame.body).map_err(bad_request)?),
             Kind::Reseal => self.reseal(&frame.body).await,
             Kind::Read => self.read(&frame.body).await,
+            Kind::ClientKeys => {
+                let job = ClientKeysJob::read(&frame.body).map_err(bad_request)?;
+                self.parts.vouching.client_keys(&job).await
+            }
+            Kind::MakePair => {
+                let job = PairJob::read(&frame.body).map_err(bad_request)?;
+                self.parts.vouching.make_pair(&job).await
+            }
             _ => Ok(self.status().to_body()),
         }
     }
@@ -274,6 +290,7 @@ impl Worker {
             Ok(read) => (Ok(read.body), read.events),
             Err((failure, events)) => (Err(failure), events),
         };
+        let recording = self.recording.lock().await;
         for line in self.parts.audit.lines(events, &*self.parts.clock)? {
             let frame = Frame::new(Kind::Audit, 0, line.into_bytes());
             self.parts.out.send(frame).await.map_err(|Gone| Failure {
@@ -281,6 +298,7 @@ impl Worker {
                 reason: "the host is gone".to_owned(),
             })?;
         }
+        drop(recording);
         answer
     }
 }

@@ -90,6 +90,12 @@ pub enum EnclaveError {
         /// What it said.
         reason: String,
     },
+    /// What it decided cannot be written down here, and so nothing of it is shown.
+    #[error("what the enclave worker decides cannot be written down: {reason}")]
+    Unrecorded {
+        /// What the audit log said.
+        reason: String,
+    },
     /// It breaks the protocol.
     #[error("the enclave worker gave an answer that cannot be used: {reason}")]
     BadAnswer {

@@ -13,10 +13,10 @@ use sealflow_enclave_protocol::attestation::{
     MAX_DOCUMENT_BYTES as MAX_ATTESTATION_BYTES, verify as verify_attestation,
 };
 use sealflow_enclave_protocol::message::signer_user_data;
-use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
 
-use super::{EnclaveKeys, EnclaveKeysError, Evidence, MAX_DOCUMENT_BYTES, RawKey, VerifiedEnclaveKeys, check_now};
+use super::commitment::Attested;
+pub use super::commitment::{user_data, write};
+use super::{EnclaveKeys, EnclaveKeysError, Evidence, MAX_DOCUMENT_BYTES, VerifiedEnclaveKeys, check_now};
 use crate::clock::UnixMillis;
 use crate::jose::Thumbprint;
 use crate::policy::EnclaveRule;
@@ -24,8 +24,6 @@ use crate::policy::EnclaveRule;
 /// How old evidence may be, unless the client says otherwise. On Nitro the certificate that signs it ends after three hours, and
 /// the evidence with it.
 pub const DEFAULT_MAX_AGE: Duration = Duration::from_secs(86_400);
-/// What `user_data` begins with, so that evidence for one purpose is none for another.
-const PURPOSE: &[u8] = b"sealflow-enclave-keys/1";
 
 /// What a client pins.
 #[derive(Clone, Debug)]
@@ -38,15 +36,6 @@ pub struct Pinned {
     pub nonce: Option<Vec<u8>>,
     /// How old evidence may be.
     pub max_age: Duration,
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Attested {
-    dataset: String,
-    labels: Vec<String>,
-    keys: Vec<RawKey>,
-    attestation: String,
 }
 
 /// The images that a policy lets have keys, as a client of it may pin them.
@@ -63,49 +52,6 @@ pub fn of_policy(rule: &EnclaveRule) -> Vec<Measurements> {
         sets.extend(pairs.and_then(|pairs| Measurements::new(pairs).ok()));
     }
     sets
-}
-
-/// What `user_data` is hashed from, as RFC 8785 spells it: members in order, no white space.
-#[derive(Serialize)]
-struct Committed<'a> {
-    dataset: &'a str,
-    keys: Vec<String>,
-    labels: Vec<&'a str>,
-}
-
-/// The `user_data` by which evidence commits to these keys: `sealflow-enclave-keys/1`, and the SHA-256 of
-/// `{"dataset":…,"keys":[…],"labels":[…]}` with thumbprints for keys, both lists sorted by their bytes.
-///
-/// # Errors
-/// [`EnclaveKeysError::Malformed`]: never, for keys that could be made.
-pub fn user_data(keys: &EnclaveKeys) -> Result<Vec<u8>, EnclaveKeysError> {
-    let mut committed = Committed {
-        dataset: keys.dataset(),
-        keys: keys.keys().iter().map(|key| key.thumbprint().to_string()).collect(),
-        labels: keys.labels().iter().map(String::as_str).collect(),
-    };
-    committed.keys.sort_unstable();
-    committed.labels.sort_unstable();
-    let json = serde_json::to_vec(&committed).map_err(|_| EnclaveKeysError::Malformed)?;
-    Ok([PURPOSE, &Sha256::digest(json)].concat())
-}
-
-/// The document of these keys, with evidence that was asked for with their [`user_data`].
-///
-/// # Errors
-/// [`EnclaveKeysError::TooLarge`]
-pub fn write(keys: &EnclaveKeys, attestation: &[u8]) -> Result<String, EnclaveKeysError> {
-    let document = Attested {
-        dataset: keys.dataset.clone(),
-        labels: keys.labels.clone(),
-        keys: keys.to_raw_keys(),
-        attestation: STANDARD.encode(attestation),
-    };
-    let text = serde_json::to_string(&document).map_err(|_| EnclaveKeysError::Malformed)?;
-    if text.len() > MAX_DOCUMENT_BYTES {
-        return Err(EnclaveKeysError::TooLarge);
-    }
-    Ok(text)
 }
 
 /// Believes enclave keys to which a pinned enclave committed, at `now`. Which dataset that is the caller
@@ -186,6 +132,9 @@ mod tests {
     use sealflow_enclave_protocol::attestation::Document as Evidence_;
     use sealflow_enclave_protocol::attestation::build::{DevRoot, Issuer};
 
+    use sha2::{Digest as _, Sha256};
+
+    use super::super::commitment::PURPOSE;
     use super::super::testing::{NOW, key, keys};
     use super::super::{Document, document, documents};
     use super::*;

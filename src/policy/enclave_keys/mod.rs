@@ -9,6 +9,7 @@
 
 #[cfg(feature = "attestation")]
 pub mod attested;
+pub mod commitment;
 pub mod published;
 pub mod signed;
 
@@ -16,6 +17,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
+use super::model::{Flow, Policy};
 use super::parse::check_name;
 use crate::clock::UnixMillis;
 use crate::jose::rsa::{RsaKeyError, RsaPublicJwk};
@@ -105,6 +107,21 @@ impl EnclaveKeys {
     fn to_raw_keys(&self) -> Vec<RawKey> {
         self.keys.iter().map(RawKey::of).collect()
     }
+}
+
+/// The labels whose values clients seal for the enclave, by a policy: sorted, with former names of columns that were renamed, under
+/// which clients seal that do not know yet.
+#[must_use]
+pub fn labels(policy: &Policy) -> Vec<String> {
+    let columns = policy.columns.iter();
+    let labels = columns.filter(|rule| rule.flow == Flow::Enclave && rule.hint.is_none());
+    let current: BTreeSet<String> = labels.map(|rule| rule.label.clone()).collect();
+    let former = policy.previous.labels.iter();
+    let former = former
+        .filter(|(_, now)| current.contains(*now))
+        .map(|(old, _)| old.clone());
+    let all: BTreeSet<String> = former.chain(current.iter().cloned()).collect();
+    all.into_iter().collect()
 }
 
 /// Enclave keys that somebody vouches for who is pinned.

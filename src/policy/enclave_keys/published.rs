@@ -1,9 +1,12 @@
-//! Documents of enclave keys in the catalogue: `enclave-keys/<dataset>/<n>`, n from 0, grown by put-if-absent.
+//! Documents of enclave keys in the catalogue, put if absent: those that owners signed as `enclave-keys/<dataset>/<n>`, n from 0 and
+//! growing; those that enclaves attest, which live for hours, as `enclave-keys-attested/<dataset>/<hour>-<n>`, so that none of the one
+//! kind displaces one of the other, and so that nobody lists what has ended.
 //!
 //! Whoever may write to the catalogue can put anything there, so nothing is believed for where it lies: readers get the texts
 //! of the last few, and verify them.
 
 use super::{EnclaveKeysError, MAX_DOCUMENT_BYTES, VerifiedEnclaveKeys};
+use crate::clock::UnixMillis;
 use crate::keys::{Catalogue, Put};
 
 /// How many documents of a dataset are looked at, the last first: what somebody else puts before them makes no reader work
@@ -13,6 +16,12 @@ pub const MAX_LOOKED_AT: usize = 8;
 const MAX_NUMBER: u64 = 9_999_999_999;
 /// How often another publisher may be faster.
 const MAX_TRIES: usize = 16;
+/// How long an hour is, in milliseconds.
+const HOUR: u64 = 3_600_000;
+/// Attested documents of this hour, and of so many before it, are looked at. On Nitro one lives for three at most.
+const MAX_HOURS: u64 = 3;
+/// Attested documents of one hour: other keys, other labels, and what somebody else puts there.
+const MAX_AN_HOUR: u64 = 8;
 
 /// Puts a document that was verified into the catalogue; its number. The last one, put again, keeps its number.
 ///
@@ -49,16 +58,75 @@ pub async fn publish(catalogue: &dyn Catalogue, document: &VerifiedEnclaveKeys) 
 pub async fn last(catalogue: &dyn Catalogue, dataset: &str) -> Result<Vec<String>, EnclaveKeysError> {
     let mut texts = Vec::new();
     for number in numbers(catalogue, dataset).await?.into_iter().rev().take(MAX_LOOKED_AT) {
-        let bytes = catalogue.get(&path(dataset, number)).await?.unwrap_or_default();
         // What is no text, or too long, verifies nowhere.
-        if let Some(text) = String::from_utf8(bytes)
-            .ok()
-            .filter(|text| text.len() <= MAX_DOCUMENT_BYTES)
-        {
-            texts.push(text);
-        }
+        texts.extend(text(catalogue.get(&path(dataset, number)).await?));
     }
     Ok(texts)
+}
+
+/// Puts a document that an enclave attests into the catalogue, unless the hour in which it was made has one of the same keys and labels
+/// already: several pipelines publish one. Whether it was put.
+///
+/// # Errors
+/// [`EnclaveKeysError::Full`], [`EnclaveKeysError::Catalogue`]
+pub async fn publish_attested(
+    catalogue: &dyn Catalogue,
+    document: &VerifiedEnclaveKeys,
+    verify: impl Fn(&str) -> Option<VerifiedEnclaveKeys>,
+) -> Result<bool, EnclaveKeysError> {
+    let dataset = document.keys().dataset();
+    let hour = document.issued().0 / HOUR;
+    for number in 0..MAX_AN_HOUR {
+        let path = attested_path(dataset, hour, number);
+        if catalogue.put_if_absent(&path, document.text().as_bytes()).await? == Put::Created {
+            return Ok(true);
+        }
+        // Only what clients believe as well stands for it.
+        let there = text(catalogue.get(&path).await?);
+        if there
+            .as_deref()
+            .and_then(&verify)
+            .is_some_and(|there| there.keys() == document.keys())
+        {
+            return Ok(false);
+        }
+    }
+    Err(EnclaveKeysError::Full {
+        dataset: dataset.to_owned(),
+    })
+}
+
+/// The attested documents of a dataset that may still count at `now`, the newest first, as they lie there: nobody has verified them.
+///
+/// # Errors
+/// [`EnclaveKeysError::Catalogue`]
+pub async fn last_attested(
+    catalogue: &dyn Catalogue,
+    dataset: &str,
+    now: UnixMillis,
+) -> Result<Vec<String>, EnclaveKeysError> {
+    let (mut texts, this) = (Vec::new(), now.0 / HOUR);
+    for hour in (this.saturating_sub(MAX_HOURS)..=this).rev() {
+        let mut of_hour = Vec::new();
+        for number in 0..MAX_AN_HOUR {
+            let Some(bytes) = catalogue.get(&attested_path(dataset, hour, number)).await? else {
+                break;
+            };
+            of_hour.extend(text(Some(bytes)));
+        }
+        texts.extend(of_hour.into_iter().rev());
+    }
+    Ok(texts)
+}
+
+/// What may be a document.
+fn text(bytes: Option<Vec<u8>>) -> Option<String> {
+    let text = String::from_utf8(bytes?).ok()?;
+    (text.len() <= MAX_DOCUMENT_BYTES).then_some(text)
+}
+
+fn attested_path(dataset: &str, hour: u64, number: u64) -> String {
+    format!("enclave-keys-attested/{dataset}/{hour:010}-{number}")
 }
 
 fn path(dataset: &str, number: u64) -> String {

@@ -17,6 +17,7 @@ use crate::admin::AdminServer;
 use crate::audit;
 use crate::config::{self, Environment, Mode, PipelineConfig};
 use crate::enclave;
+use crate::enclave_keys;
 use crate::failure::{Exit, Failure, Result};
 use crate::log::{self, LogFormat};
 use crate::metered::Metered;
@@ -72,6 +73,7 @@ async fn run_pipeline(args: Args, config: &PipelineConfig) -> Result<ExitCode> {
     let metrics = Arc::new(Metrics::new(&config.name));
     let mut services = services(config, args.dev, &metrics).await?;
     services.clients = clients(config, &services, "").await?;
+    let _publishing = enclave_keys::start(config.enclave.as_ref(), &services)?;
     if let Some(table) = &config.target.table {
         let ended = land::run(config, table, &services, metrics, args.until_end, shutdown).await;
         close(&services).await;

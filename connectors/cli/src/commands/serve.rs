@@ -23,6 +23,7 @@ use crate::by_worker::ForCallers;
 use crate::config::{self, Environment, ServiceConfig};
 use crate::enclave;
 use crate::failure::{Exit, Failure, Result};
+use crate::files;
 use crate::kms_metrics::KmsMetrics;
 use crate::metered::Metered;
 use crate::remembered::VersionsFile;
@@ -66,6 +67,8 @@ struct Assembled {
     kms: Arc<dyn ClientKeyService>,
     kms_metrics: Arc<KmsMetrics>,
     prover: Prover,
+    /// Under which roots enclaves vouch for keys that are handed out.
+    trust: Trust,
 }
 
 impl Assembled {
@@ -95,7 +98,32 @@ impl Assembled {
             kms,
             kms_metrics,
             prover,
+            trust: enclave_roots(config)?,
         })
+    }
+}
+
+#[cfg(feature = "dev-software-nsm")]
+fn enclave_roots(config: &ServiceConfig) -> Result<Trust> {
+    let Some(path) = &config.enclave_dev_root else {
+        return Ok(Trust::nitro());
+    };
+    let trust = Trust::with_dev_root(&files::read_small(path)?).map_err(|error| {
+        let help = "give the certificate of the development root: dev-root.der of its folder";
+        Failure::config(format_args!("enclave_dev_root: {}: {error}", path.display()), help)
+    })?;
+    tracing::warn!(root = %path.display(), "enclave keys under a DEVELOPMENT ROOT are handed out (dev-software-nsm)");
+    Ok(trust)
+}
+
+#[cfg(not(feature = "dev-software-nsm"))]
+fn enclave_roots(config: &ServiceConfig) -> Result<Trust> {
+    match &config.enclave_dev_root {
+        None => Ok(Trust::nitro()),
+        Some(_) => Err(Failure::config(
+            "enclave_dev_root: this build believes no development root",
+            "remove it",
+        )),
     }
 }
 
@@ -148,7 +176,7 @@ async fn serve(config: &ServiceConfig, assembled: Assembled) -> Result<ExitCode>
             Arc::clone(&catalogue),
             assembled.owners,
             Arc::clone(&policies),
-            Trust::nitro(),
+            assembled.trust,
             datasets,
             clock(),
         )

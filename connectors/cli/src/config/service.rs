@@ -54,6 +54,9 @@ pub(crate) struct ServiceConfig {
     /// The worker that alone opens columns with `flow: enclave`, and seals them to the caller's key.
     #[serde(default)]
     pub(crate) enclave: Option<ServiceEnclave>,
+    /// Certificate of a development root (DER, `dev-root.der` of its folder), whose enclaves' keys are handed out too. For development.
+    #[serde(default)]
+    pub(crate) enclave_dev_root: Option<PathBuf>,
     /// Where every decision is written down. There is no service without.
     pub(crate) audit: AuditConfig,
     /// How long a policy counts before the catalogue is asked for a newer one: what is revoked is refused after this.
@@ -121,6 +124,7 @@ impl ServiceConfig {
         }
         let mut paths: Vec<&mut PathBuf> = vec![&mut self.audit.key, &mut self.audit.checkpoints];
         paths.extend(&mut self.audit.path);
+        paths.extend(&mut self.enclave_dev_root);
         if let Some(tls) = &mut self.tls {
             paths.extend([&mut tls.certificate, &mut tls.key]);
         }

@@ -240,7 +240,9 @@ impl CredentialSource for Pipeline {
 struct Nowhere;
 
 impl AuditSink for Nowhere {
-    fn keep(&self, _: &[u8]) {}
+    fn keep(&self, _: &[u8]) -> std::result::Result<(), sealflow::audit::AuditError> {
+        Ok(())
+    }
 }
 
 #[derive(Debug)]

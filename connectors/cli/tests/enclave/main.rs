@@ -3,12 +3,15 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)] // tests
 
+mod audit;
 mod bench;
 mod by_hand;
 #[path = "../common/clean.rs"]
 mod clean;
+mod dev_root;
 mod flow;
 mod hostile;
+mod keys;
 mod memory;
 mod readers;
 mod service;

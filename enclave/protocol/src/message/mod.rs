@@ -2,11 +2,13 @@
 //! allocated for it.
 
 mod catalogue;
+mod client_keys;
 mod hello;
 mod read;
 mod reseal;
 
 pub use catalogue::{CatalogueAnswer, CatalogueQuestion, MAX_OBJECT, MAX_PATH};
+pub use client_keys::{ClientKeysAnswer, ClientKeysJob, MAX_VOUCHED, PairAnswer, PairJob};
 pub use hello::{Credentials, Hello, HelloAnswer, NONCE, Status, signer_user_data};
 pub use read::{Decision, MAX_RECORDS, Outcome, Proof, ReadAnswer, ReadJob, What};
 pub use reseal::{

@@ -23,7 +23,7 @@ use nix::unistd::Pid;
 use sealflow_enclave_protocol::joints::{Attester, Claims};
 use sealflow_enclave_worker::nsm::Nsm;
 use sealflow_enclave_worker::sandbox::{Platform, Settings};
-use sealflow_enclave_worker::{configuration, descriptors, sandbox};
+use sealflow_enclave_worker::{configuration, descriptors, panics, sandbox};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
@@ -64,6 +64,8 @@ type Outcome = Result<(), Box<dyn Error>>;
 
 #[allow(clippy::print_stderr)] // a test program
 fn main() -> ExitCode {
+    // As the worker does.
+    panics::say_place_only();
     match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -122,10 +124,15 @@ async fn serve(channel: UnixStream, nsm: Nsm, panics: bool) -> Outcome {
     let nsm = std::sync::Arc::new(nsm);
     while let Some(line) = lines.next_line().await? {
         if panics {
-            // The way in which a worker's bug ends it.
-            let nothing: Option<()> = line.is_empty().then_some(());
-            #[allow(clippy::unwrap_used)]
-            nothing.unwrap();
+            // A bug in a task, as most of the worker is tasks, and one that ends it. Both quote what they were about.
+            let quoted = line.clone();
+            #[allow(clippy::panic)] // what a test is about
+            let task = tokio::spawn(async move { panic!("in a task, about {quoted}") });
+            let ended: Result<(), _> = task.await;
+            #[allow(clippy::panic)] // what a test is about
+            if ended.is_err() {
+                panic!("about {line}");
+            }
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
         let asked = nsm.clone();

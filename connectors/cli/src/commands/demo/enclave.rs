@@ -402,5 +402,7 @@ impl CredentialSource for OfPipeline {
 struct NotKept;
 
 impl AuditSink for NotKept {
-    fn keep(&self, _: &[u8]) {}
+    fn keep(&self, _: &[u8]) -> std::result::Result<(), sealflow::audit::AuditError> {
+        Ok(())
+    }
 }

@@ -8,9 +8,10 @@ use sealflow_enclave_host::Supervisor;
 use serde::Serialize;
 
 use crate::commands::run::services;
-use crate::config::{self, Environment};
+use crate::config::{self, Environment, PipelineConfig};
 use crate::failure::{Exit, Failure, Result};
 use crate::metrics::Metrics;
+use crate::services::Services;
 use crate::term::{OutputFormat, say, say_json};
 
 /// How long a worker may take to be ready.
@@ -44,10 +45,11 @@ pub(crate) struct StatusArgs {
 }
 
 #[derive(Serialize)]
-struct Proved {
+pub(super) struct Proved {
     tier: String,
     image: String,
-    version: String,
+    /// Of the worker.
+    pub(super) version: String,
 }
 
 #[derive(Serialize)]
@@ -99,8 +101,14 @@ pub(crate) async fn status(args: StatusArgs) -> Result<ExitCode> {
 
 async fn ready(pipeline: &std::path::Path) -> Result<(Supervisor, Proved)> {
     let config = config::load(pipeline, &Environment::of_process())?;
+    let (_, worker, proved) = started(&config).await?;
+    Ok((worker, proved))
+}
+
+/// What a pipeline has open, and its worker, which is believed.
+pub(super) async fn started(config: &PipelineConfig) -> Result<(Services, Supervisor, Proved)> {
     let metrics = std::sync::Arc::new(Metrics::new(&config.name));
-    let services = services(&config, None, &metrics).await?;
+    let services = services(config, None, &metrics).await?;
     let Some(worker) = services.enclave.clone() else {
         return Err(Failure::config(
             format_args!("the policy of {} has no columns with flow: enclave", config.dataset),
@@ -122,7 +130,7 @@ async fn ready(pipeline: &std::path::Path) -> Result<(Supervisor, Proved)> {
                 image: known.image,
                 version: known.version,
             };
-            Ok((worker, proved))
+            Ok((services, worker, proved))
         }
         Ok(_) => Err(Failure::new(
             Exit::Unavailable,

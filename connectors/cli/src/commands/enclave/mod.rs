@@ -2,6 +2,8 @@
 
 mod attest;
 mod build;
+mod dev_root;
+mod make_pair;
 mod run;
 
 use std::path::PathBuf;
@@ -16,6 +18,8 @@ pub(crate) enum Command {
     Run(run::Args),
     Attest(attest::Args),
     Status(attest::StatusArgs),
+    MakePair(make_pair::Args),
+    DevRoot(dev_root::Args),
     /// The starter of a worker: runs in the worker's namespaces
     #[command(hide = true)]
     Start,
@@ -35,6 +39,8 @@ pub(crate) async fn run(command: Command) -> Result<ExitCode> {
         Command::Run(args) => run::run(args).await,
         Command::Attest(args) => attest::run(args).await,
         Command::Status(args) => attest::status(args).await,
+        Command::MakePair(args) => make_pair::run(args).await,
+        Command::DevRoot(args) => dev_root::run(&args),
         Command::Start => Ok(sealflow_enclave_host::launch::starter_main()),
         Command::Nsm { root_dir } => nsm(&root_dir),
     }
@@ -60,9 +66,14 @@ fn nsm(root_dir: &std::path::Path) -> Result<ExitCode> {
 
 #[cfg(not(feature = "dev-software-nsm"))]
 fn nsm(_: &std::path::Path) -> Result<ExitCode> {
-    Err(Failure::new(
+    Err(no_software_nsm())
+}
+
+#[cfg(not(feature = "dev-software-nsm"))]
+fn no_software_nsm() -> Failure {
+    Failure::new(
         Exit::Config,
         "this build has no software NSM",
         "run the worker in a Nitro enclave",
-    ))
+    )
 }

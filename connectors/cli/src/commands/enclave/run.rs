@@ -43,6 +43,7 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
         dev_root: Some(args.dev_root.clone()),
         server_id: None,
         audit: None,
+        publish_keys: false,
         depth: 1,
         isolation: match args.without_namespaces {
             true => IsolationConfig::IfAvailable,

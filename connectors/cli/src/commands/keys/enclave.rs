@@ -1,13 +1,12 @@
 //! `keys enclave`: the owner signs what clients seal enclave columns to.
 
-use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use sealflow::jose::rsa::RsaPublicJwk;
 use sealflow::jose::{PrivateJwk, Thumbprint};
-use sealflow::policy::enclave_keys::{published, signed};
-use sealflow::policy::{EnclaveKeys, Flow, Policy, TrustedOwners};
+use sealflow::policy::enclave_keys::{labels, published, signed};
+use sealflow::policy::{EnclaveKeys, TrustedOwners};
 use sealflow::units::Span;
 
 use super::{Kms, public};
@@ -75,7 +74,7 @@ pub(super) async fn run(args: &Args) -> Result<ExitCode> {
             keys.push(public::public_key(&kms, &key.key).await?);
         }
     }
-    let content = EnclaveKeys::new(&dataset, enclave_labels(policy), keys)?;
+    let content = EnclaveKeys::new(&dataset, labels(policy), keys)?;
     let now = clock().now();
     let jws = signed::sign(&content, now, args.span.0, &owner)?;
     let document = signed::verify(&jws, &trusted.owners, now)?;
@@ -100,20 +99,6 @@ pub(super) async fn run(args: &Args) -> Result<ExitCode> {
         document.expires()
     ));
     Ok(ExitCode::SUCCESS)
-}
-
-/// The labels that clients seal for the enclave.
-fn enclave_labels(policy: &Policy) -> Vec<String> {
-    let columns = policy.columns.iter();
-    let labels = columns.filter(|rule| rule.flow == Flow::Enclave && rule.hint.is_none());
-    // A column that was renamed goes on to be sealed under its former label by clients that do not know yet.
-    let current: BTreeSet<String> = labels.map(|rule| rule.label.clone()).collect();
-    let former = policy.previous.labels.iter();
-    let former = former
-        .filter(|(_, now)| current.contains(*now))
-        .map(|(old, _)| old.clone());
-    let all: BTreeSet<String> = former.chain(current.iter().cloned()).collect();
-    all.into_iter().collect()
 }
 
 /// Whoever signs has to be pinned where the document is read; here first.

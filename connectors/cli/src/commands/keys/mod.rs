@@ -11,6 +11,7 @@ mod usage;
 
 use std::process::ExitCode;
 
+pub(crate) use pair::Bits;
 use sealflow_kms::{AwsKms, KmsConfig};
 
 use crate::failure::{Failure, Result};

@@ -35,8 +35,9 @@ pub(crate) struct Args {
     kms: Kms,
 }
 
+/// Size of a key.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
-enum Bits {
+pub(crate) enum Bits {
     #[value(name = "2048")]
     Rsa2048,
     #[default]
@@ -44,6 +45,17 @@ enum Bits {
     Rsa3072,
     #[value(name = "4096")]
     Rsa4096,
+}
+
+impl Bits {
+    /// Of the modulus.
+    pub(crate) fn bits(self) -> u32 {
+        match self {
+            Self::Rsa2048 => 2_048,
+            Self::Rsa3072 => 3_072,
+            Self::Rsa4096 => 4_096,
+        }
+    }
 }
 
 /// As policies name datasets: the pair opens under this name and no other.

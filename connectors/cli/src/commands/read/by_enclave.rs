@@ -190,6 +190,11 @@ fn failure(error: &EnclaveError) -> Failure {
             error,
             "`sealflow acl why` says what somebody may open",
         ),
+        EnclaveError::Unrecorded { .. } => Failure::new(
+            Exit::Io,
+            error,
+            "make room on the disk of `enclave.audit`, or name another file",
+        ),
         EnclaveError::BadAnswer { .. } => Failure::new(Exit::NotPermitted, error, "look at the log of the worker"),
         _ => Failure::new(
             Exit::Unavailable,

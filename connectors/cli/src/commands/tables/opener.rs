@@ -268,6 +268,7 @@ pub(super) fn exit_of(error: &TableError) -> Exit {
         | TableError::SignedInDevelopment
         | TableError::Worker(EnclaveError::Refused { .. } | EnclaveError::BadAnswer { .. })
         | TableError::Source(SourceError::NotPermitted) => Exit::NotPermitted,
+        TableError::Worker(EnclaveError::Unrecorded { .. }) => Exit::Io,
         TableError::Footer(error) if !error.is_retryable() => Exit::NotPermitted,
         TableError::NoTableRule { .. } | TableError::Source(SourceError::Invalid { .. }) => Exit::Config,
         TableError::NoColumn { .. } | TableError::Filter { .. } | TableError::FilterInEnclave { .. } => Exit::Usage,
