@@ -7,6 +7,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use sealflow::audit::AuditError;
 use sealflow::clock::{Clock, UnixMillis};
 use sealflow::flow::enclave::{ClientBatch, EnclaveError, EnclaveWorker, ResealedColumn};
 use sealflow::keys::testing::{MemoryCatalogue, MemoryKms};
@@ -472,7 +473,7 @@ impl CredentialSource for OfPipeline {
 struct Nowhere;
 
 impl AuditSink for Nowhere {
-    fn keep(&self, _: &[u8]) -> std::result::Result<(), sealflow::audit::AuditError> {
+    fn keep(&self, _: &[u8]) -> Result<(), AuditError> {
         Ok(())
     }
 }

@@ -6,10 +6,11 @@ use libfuzzer_sys::fuzz_target;
 use sealflow_enclave_protocol::column::WireColumn;
 use sealflow_enclave_protocol::frame::{Frame, FrameReader, Kind, MAX_FRAME};
 use sealflow_enclave_protocol::message::{
-    CatalogueAnswer, CatalogueQuestion, Credentials, Failure, Hello, HelloAnswer, JobColumn, JobWriter, ReadAnswer,
-    ReadJob, ResealAnswer, ResealJob, Status,
+    CatalogueAnswer, CatalogueQuestion, ClientKeysAnswer, ClientKeysJob, Credentials, Failure, Hello, HelloAnswer,
+    JobColumn, JobWriter, PairAnswer, PairJob, ReadAnswer, ReadJob, ResealAnswer, ResealJob, Status,
 };
 use sealflow_enclave_protocol::wire::{Malformed, Writer};
+use zeroize::Zeroizing;
 
 fuzz_target!(|bytes: &[u8]| {
     let Some((cut, bytes)) = bytes.split_first() else {
@@ -61,7 +62,7 @@ fn of_kind(frame: &Frame) {
 
 fn body(bytes: &[u8]) {
     if let Ok(job) = ResealJob::read(bytes) {
-        assert_eq!(resealed(&job), bytes);
+        assert_eq!(&resealed(&job)[..], bytes);
     }
     if let Ok(answer) = ResealAnswer::read(bytes) {
         let mut again = Writer::default();
@@ -70,26 +71,30 @@ fn body(bytes: &[u8]) {
             check(&part.values);
             part.write(&mut again);
         }
-        assert_eq!(again.finish(), bytes);
+        assert_eq!(&again.finish()[..], bytes);
     }
     let read = [
         ReadJob::read(bytes).map(|job| job.to_body()),
         ReadAnswer::read(bytes).map(|answer| answer.to_body()),
-        Hello::read(bytes).map(|hello| hello.to_body()),
+        Hello::read(bytes).map(|hello| Zeroizing::new(hello.to_body())),
         HelloAnswer::read(bytes).map(|answer| answer.to_body()),
         Credentials::read(bytes).map(|credentials| credentials.to_body()),
         Status::read(bytes).map(|status| status.to_body()),
         Failure::read(bytes).map(|failure| failure.to_body()),
         CatalogueQuestion::read(bytes).map(|question| question.to_body()),
         CatalogueAnswer::read(bytes).map(|answer| answer.to_body()),
+        ClientKeysJob::read(bytes).map(|job| job.to_body()),
+        ClientKeysAnswer::read(bytes).map(|answer| answer.to_body()),
+        PairJob::read(bytes).map(|job| job.to_body()),
+        PairAnswer::read(bytes).map(|answer| answer.to_body()),
     ];
     for again in read.into_iter().flatten() {
-        assert_eq!(again, bytes);
+        assert_eq!(&again[..], bytes);
     }
 }
 
 /// The job, written again.
-fn resealed(job: &ResealJob<'_>) -> Vec<u8> {
+fn resealed(job: &ResealJob<'_>) -> Zeroizing<Vec<u8>> {
     let sessions: Vec<String> = job.sessions.iter().map(|session| (*session).to_owned()).collect();
     let mut again = JobWriter::new(job.dataset, &job.policy, &sessions, job.columns.len(), 0);
     for JobColumn {

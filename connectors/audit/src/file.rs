@@ -119,8 +119,7 @@ impl Appended {
                 reason: reason.clone(),
             });
         }
-        self.begin()?;
-        let appended = self.write(text);
+        let appended = self.begin().and_then(|()| self.write(text));
         // What is written stands whether or not the lock can be given back; the end of the process does that.
         let _ = self.end();
         appended

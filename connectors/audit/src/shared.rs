@@ -1,6 +1,5 @@
 //! A file for lines that another program makes and signs, such as an enclave's worker. Several processes may append to it.
 
-use std::io::Read as _;
 use std::path::Path;
 
 use sealflow::audit::{AuditError, Line};

@@ -90,8 +90,11 @@ fn depth() -> usize {
 impl EnclaveConfig {
     /// Resolves paths against the folder of the file.
     pub(crate) fn resolve(&mut self, base: &Path) {
-        let paths = [&mut self.image, &mut self.socket, &mut self.dev_root, &mut self.audit];
+        let paths = [&mut self.image, &mut self.dev_root, &mut self.audit];
         for path in paths.into_iter().flatten() {
+            *path = base.join(&*path);
+        }
+        if let Some(Endpoint::Unix { path } | Endpoint::Hybrid { path, .. }) = &mut self.endpoint {
             *path = base.join(&*path);
         }
     }
@@ -348,7 +351,10 @@ struct AuditFile(Option<Mutex<SharedLog>>);
 
 impl AuditFile {
     fn open(path: Option<&Path>) -> Result<Self> {
-        let Some(path) = path else { return Ok(Self(None)) };
+        let Some(path) = path else {
+            tracing::warn!("enclave.audit names no file: what the enclave worker decides is written down nowhere");
+            return Ok(Self(None));
+        };
         let log = SharedLog::open(path).map_err(|error| {
             let failure = Failure::from(error);
             Failure {

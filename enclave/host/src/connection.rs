@@ -10,7 +10,7 @@ use sealflow::flow::enclave::{ClientBatch, ClientColumn, EnclaveError, ResealedC
 use sealflow::keys::Catalogue;
 use sealflow::seal::{ByteColumn, KeyId, PlainColumn, SealedColumn};
 use sealflow_enclave_protocol::column::WireColumn;
-use sealflow_enclave_protocol::frame::{Frame, Kind};
+use sealflow_enclave_protocol::frame::{Frame, Kind, MAX_BODY};
 use sealflow_enclave_protocol::joints::{Believed, NotBelieved, Verifier};
 use sealflow_enclave_protocol::link::{Asker, Gone, Outgoing, read_frame, write_frames};
 use sealflow_enclave_protocol::message::{
@@ -28,6 +28,9 @@ use crate::catalogue::answer;
 
 /// Questions of a worker about the catalogue that are under way at a time.
 const MAX_QUESTIONS: usize = 64;
+
+/// Lines of its audit log that a worker may say before it is believed: its chain's first ones.
+const MAX_EARLY_LINES: usize = 16;
 
 /// Takes what a worker says unasked.
 #[async_trait]
@@ -111,7 +114,9 @@ impl Connection {
             catalogue,
             side: side(out.clone()),
             unrecorded: Arc::clone(&unrecorded),
+            standing: Arc::default(),
         };
+        let (side, standing) = (Arc::clone(&reading.side), Arc::clone(&reading.standing));
         tasks.spawn(async move {
             // Whichever ends first ends both.
             tokio::select! {
@@ -136,6 +141,13 @@ impl Connection {
         }
         let hello = HelloAnswer::read(&answered.body).map_err(|Malformed| ConnectError::Malformed)?;
         let believed = verifier.verify(&hello.evidence, &nonce, &signer_user_data(&hello.signer))?;
+        // From here on it is served. What it has said of its decisions is written down first.
+        let mut standing = standing.lock().await;
+        for line in std::mem::take(&mut standing.early) {
+            side.audit(&line.body).await.map_err(ConnectError::Unrecorded)?;
+        }
+        standing.is_believed = true;
+        drop(standing);
         Ok(Self {
             asker,
             out,
@@ -262,6 +274,15 @@ impl Connection {
     }
 
     async fn ask(&self, kind: Kind, body: impl Into<Zeroizing<Vec<u8>>>) -> Result<Frame, EnclaveError> {
+        let body = body.into();
+        // No frame takes it, however often it is tried.
+        if body.len() > MAX_BODY {
+            let reason = format!(
+                "{} bytes are more than its channel takes at once: make batches smaller",
+                body.len()
+            );
+            return Err(EnclaveError::Refused { reason });
+        }
         let answer = self
             .asker
             .ask(kind, body)
@@ -307,6 +328,14 @@ fn malformed(_: Malformed) -> EnclaveError {
     }
 }
 
+/// What a peer is at the moment: until it is believed nothing is done for it.
+#[derive(Default)]
+struct Standing {
+    is_believed: bool,
+    /// Lines of its audit log until then.
+    early: Vec<Frame>,
+}
+
 /// The reading end of a connection.
 struct Reading {
     asker: Asker,
@@ -314,6 +343,7 @@ struct Reading {
     catalogue: Arc<dyn Catalogue>,
     side: Arc<dyn Side>,
     unrecorded: Unrecorded,
+    standing: Arc<tokio::sync::Mutex<Standing>>,
 }
 
 impl Reading {
@@ -324,6 +354,18 @@ impl Reading {
         while let Some(frame) = read_frame(&mut from).await? {
             // Those that are done.
             while answering.try_join_next().is_some() {}
+            let mut standing = self.standing.lock().await;
+            if !standing.is_believed {
+                match frame.kind {
+                    Kind::Answer | Kind::Failure => {}
+                    Kind::Audit if standing.early.len() < MAX_EARLY_LINES => {
+                        standing.early.push(frame);
+                        continue;
+                    }
+                    _ => return Err(broken()),
+                }
+            }
+            drop(standing);
             match frame.kind {
                 Kind::Answer | Kind::Failure => {
                     let sequence = frame.sequence;

@@ -21,7 +21,7 @@ mod verifier;
 
 pub use connection::{ConnectError, Connection, Side};
 pub use starters::{AuditSink, CredentialSource, EndpointStarter, SoftwareStarter, Terms};
-pub use supervisor::{DEFAULT_DEPTH, Known, StartError, Started, Starter, Supervisor};
+pub use supervisor::{Cause, DEFAULT_DEPTH, Known, StartError, Started, Starter, Supervisor};
 pub use verifier::{AttestationVerifier, of_policy};
 
 /// Into the ledger of skipped tests, as the testbed does it; that crate would bring Kafka's client along.

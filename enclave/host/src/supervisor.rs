@@ -22,6 +22,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 const LONG_RUN: Duration = Duration::from_secs(60);
 /// How often the worker gets fresh credentials.
 const CREDENTIALS_EVERY: Duration = Duration::from_secs(60);
+/// How long a worker may take from its start until it is believed, and to say how it is.
+const SILENCE: Duration = Duration::from_secs(60);
 /// How long a batch waits for a worker that is being started.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -56,6 +58,9 @@ pub enum StartError {
     /// It was, and there is no connection to it.
     #[error(transparent)]
     Connect(#[from] ConnectError),
+    /// It says nothing.
+    #[error("the enclave worker does not say what it is within {} seconds", SILENCE.as_secs())]
+    Silent,
 }
 
 /// The worker of a host, whichever process it is at the moment. Cheap to clone.
@@ -83,22 +88,33 @@ struct State {
 #[derive(Clone, Debug)]
 struct WhyNot {
     reason: String,
+    cause: Cause,
+}
+
+/// What keeps a worker from running.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Cause {
+    /// It cannot be reached, does not start, or ended: the next one may do better.
+    Away,
+    /// It does not prove what it has to.
+    NotBelieved,
     /// What workers decide cannot be written down: no batch waits for the next one.
-    is_unrecorded: bool,
+    Unrecorded,
 }
 
 impl WhyNot {
     fn of(reason: String) -> Self {
         Self {
             reason,
-            is_unrecorded: false,
+            cause: Cause::Away,
         }
     }
 
     fn unrecorded(error: &AuditError) -> Self {
         Self {
             reason: error.to_string(),
-            is_unrecorded: true,
+            cause: Cause::Unrecorded,
         }
     }
 }
@@ -131,7 +147,8 @@ impl Supervisor {
             let mut pause = FIRST_PAUSE;
             loop {
                 let began = tokio::time::Instant::now();
-                match starter.start().await {
+                let started = tokio::time::timeout(SILENCE, starter.start()).await;
+                match started.unwrap_or(Err(StartError::Silent)) {
                     Ok(started) => {
                         let connection = Arc::new(started.connection);
                         if let Some(credentials) = starter.credentials().await {
@@ -161,6 +178,10 @@ impl Supervisor {
                             None,
                             Some(match error {
                                 StartError::Connect(ConnectError::Unrecorded(error)) => WhyNot::unrecorded(&error),
+                                error @ StartError::Connect(ConnectError::NotBelieved(_)) => WhyNot {
+                                    reason: error.to_string(),
+                                    cause: Cause::NotBelieved,
+                                },
                                 error => WhyNot::of(error.to_string()),
                             }),
                         );
@@ -203,6 +224,14 @@ impl Supervisor {
         let state = self.0.state.read().unwrap_or_else(PoisonError::into_inner);
         let why_not = state.why_not.as_ref().filter(|_| state.worker.is_none());
         why_not.map(|why_not| why_not.reason.clone())
+    }
+
+    /// What kind of thing keeps a worker from running, as long as none does.
+    #[must_use]
+    pub fn cause(&self) -> Option<Cause> {
+        let state = self.0.state.read().unwrap_or_else(PoisonError::into_inner);
+        let why_not = state.why_not.as_ref().filter(|_| state.worker.is_none());
+        why_not.map(|why_not| why_not.cause)
     }
 
     /// Waits until a worker runs.
@@ -248,7 +277,7 @@ impl Supervisor {
     fn unrecorded_now(&self) -> Option<String> {
         let state = self.0.state.read().unwrap_or_else(PoisonError::into_inner);
         let why_not = state.why_not.as_ref().filter(|_| state.worker.is_none());
-        let why_not = why_not.filter(|why_not| why_not.is_unrecorded);
+        let why_not = why_not.filter(|why_not| why_not.cause == Cause::Unrecorded);
         why_not.map(|why_not| why_not.reason.clone())
     }
 
@@ -290,7 +319,7 @@ impl Supervisor {
     }
 }
 
-/// Hands credentials over until the worker ends.
+/// Hands credentials over until the worker ends, or answers no more.
 async fn refresh(starter: &dyn Starter, connection: &Connection) {
     loop {
         tokio::select! {
@@ -300,6 +329,11 @@ async fn refresh(starter: &dyn Starter, connection: &Connection) {
         if let Some(credentials) = starter.credentials().await
             && connection.credentials(&credentials).await.is_err()
         {
+            return;
+        }
+        // Whatever it says: it lives.
+        if tokio::time::timeout(SILENCE, connection.status()).await.is_err() {
+            tracing::error!("the enclave worker does not answer any more");
             return;
         }
     }

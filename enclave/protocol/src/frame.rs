@@ -15,6 +15,8 @@ pub const VERSION: u8 = 1;
 pub const MAX_FRAME: usize = 64 << 20;
 /// Version, kind and sequence.
 const HEAD: usize = 10;
+/// The longest body.
+pub const MAX_BODY: usize = MAX_FRAME - HEAD;
 /// What comes before the body.
 pub const HEADER_LEN: usize = 4 + HEAD;
 /// The most that is written at a time: longer writes stall for ever on some emulated vsocks.

@@ -12,6 +12,7 @@ use sealflow_enclave_protocol::message::{
     Proof, ReadAnswer, ReadJob, SealedPart, What,
 };
 use sealflow_enclave_protocol::wire::Writer;
+use zeroize::Zeroizing;
 
 #[test]
 #[ignore = "writes files"]
@@ -21,7 +22,7 @@ fn seeds_of_the_fuzz_target_are_written() {
     let mut frames = vec![6];
     for (name, kind, body) in messages() {
         // The first byte says how frames are cut.
-        std::fs::write(folder.join(name), [&[0][..], &body].concat()).unwrap();
+        std::fs::write(folder.join(name), [&[0][..], &body[..]].concat()).unwrap();
         let frame = Frame::new(kind, 1, body);
         frames.extend_from_slice(&frame.header().unwrap());
         frames.extend_from_slice(&frame.body);
@@ -29,7 +30,7 @@ fn seeds_of_the_fuzz_target_are_written() {
     std::fs::write(folder.join("frames"), frames).unwrap();
 }
 
-fn messages() -> Vec<(&'static str, Kind, Vec<u8>)> {
+fn messages() -> Vec<(&'static str, Kind, Zeroizing<Vec<u8>>)> {
     let mut job = JobWriter::new("payments", &[7; 32], &["s1".to_owned(), "s2".to_owned()], 2, 64);
     WireColumn::write(None, &[0, 2, 3], b"abc", job.column("card", true));
     job.keys([KEY_OWN, KEY_FIRST_SESSION + 1].into_iter()).u8(0);
@@ -80,7 +81,11 @@ fn messages() -> Vec<(&'static str, Kind, Vec<u8>)> {
         reason: "away".to_owned(),
     };
     vec![
-        ("hello", Kind::Hello, Hello { nonce: [5; NONCE] }.to_body()),
+        (
+            "hello",
+            Kind::Hello,
+            Zeroizing::new(Hello { nonce: [5; NONCE] }.to_body()),
+        ),
         ("reseal", Kind::Reseal, job.finish()),
         ("resealed", Kind::Answer, resealed.finish()),
         (

@@ -10,7 +10,7 @@ use sealflow::flow::enclave::{ColumnIn, EnclaveError, ResealedColumn, Resealer, 
 use sealflow::jose::PrivateJwk;
 use sealflow::seal::ByteColumn;
 use sealflow_enclave_protocol::column::WireColumn;
-use sealflow_enclave_protocol::frame::{Frame, Kind};
+use sealflow_enclave_protocol::frame::{Frame, Kind, MAX_BODY};
 use sealflow_enclave_protocol::joints::{Attester, Claims};
 use sealflow_enclave_protocol::link::{Asker, Gone, Outgoing, read_frame};
 use sealflow_enclave_protocol::message::{
@@ -102,6 +102,40 @@ impl fmt::Debug for Worker {
     }
 }
 
+/// A question that is being worked on. If that panics it is answered all the same: its host waits.
+struct Asked {
+    worker: Arc<Worker>,
+    sequence: u64,
+}
+
+impl Drop for Asked {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        let (worker, sequence) = (Arc::clone(&self.worker), self.sequence);
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move {
+                let failure = Failure {
+                    kind: FailureKind::Refused,
+                    reason: "the worker panicked; its standard error says where".to_owned(),
+                };
+                worker.answer(sequence, Err(failure)).await;
+            });
+        }
+    }
+}
+
+/// KiB that a job takes: it, and what is answered. A sealed value of some bytes is answered by a JWE of several hundred.
+fn room(frame: &Frame) -> u32 {
+    let times = match frame.kind {
+        Kind::Read => 12,
+        _ => 2,
+    };
+    let kib = (frame.body.len() / 1_024 + 1).saturating_mul(times).min(MAX_JOB_KIB);
+    u32::try_from(kib).unwrap_or(u32::MAX)
+}
+
 impl Worker {
     /// Of these parts.
     #[must_use]
@@ -172,7 +206,7 @@ impl Worker {
 
     /// Works on a question in a task of its own, if there is room.
     async fn start(self: &Arc<Self>, frame: Frame, running: &mut JoinSet<()>) {
-        let kib = u32::try_from(frame.body.len() / 1_024 + 1).unwrap_or(u32::MAX);
+        let kib = room(&frame);
         let job = Arc::clone(&self.room.jobs).try_acquire_owned();
         let bytes = Arc::clone(&self.room.bytes).try_acquire_many_owned(kib);
         let (Ok(job), Ok(bytes)) = (job, bytes) else {
@@ -185,9 +219,14 @@ impl Worker {
         };
         let worker = Arc::clone(self);
         running.spawn(async move {
-            let answer = worker.work(&frame).await;
-            // Wiped before it is answered.
             let sequence = frame.sequence;
+            let asked = Asked {
+                worker: Arc::clone(&worker),
+                sequence,
+            };
+            let answer = worker.work(&frame).await;
+            drop(asked);
+            // Wiped before it is answered.
             drop(frame);
             worker.answer(sequence, answer).await;
             drop((job, bytes));
@@ -196,6 +235,17 @@ impl Worker {
 
     async fn answer(&self, sequence: u64, answer: Result<Zeroizing<Vec<u8>>, Failure>) {
         let frame = match answer {
+            // No frame takes it: the host would ask for ever.
+            Ok(body) if body.len() > MAX_BODY => {
+                let failure = Failure {
+                    kind: FailureKind::Refused,
+                    reason: format!(
+                        "the answer has {} bytes, more than the channel takes: ask for fewer values",
+                        body.len()
+                    ),
+                };
+                Frame::new(Kind::Failure, sequence, failure.to_body())
+            }
             Ok(body) => Frame::new(Kind::Answer, sequence, body),
             Err(failure) => Frame::new(Kind::Failure, sequence, failure.to_body()),
         };

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use nsm::{MachineClock, vouch};
+use sealflow::audit::AuditError;
 use sealflow::keys::testing::MemoryCatalogue;
 use sealflow_enclave_host::{AttestationVerifier, ConnectError, Connection, Side};
 use sealflow_enclave_protocol::attestation::Trust;
@@ -35,7 +36,9 @@ impl Side for Idle {
         Err(Malformed)
     }
 
-    async fn audit(&self, _: &[u8]) {}
+    async fn audit(&self, _: &[u8]) -> Result<(), AuditError> {
+        Ok(())
+    }
 }
 
 struct Bench {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
+use sealflow::audit::AuditError;
 use sealflow::clock::{Clock, UnixMillis};
 use sealflow::flow::enclave::{ClientBatch, ClientColumn, EnclaveError, ResealedColumn, ValueKey};
 use sealflow::jose::rsa::RsaPublicJwk;
@@ -240,7 +241,7 @@ impl CredentialSource for Pipeline {
 struct Nowhere;
 
 impl AuditSink for Nowhere {
-    fn keep(&self, _: &[u8]) -> std::result::Result<(), sealflow::audit::AuditError> {
+    fn keep(&self, _: &[u8]) -> Result<(), AuditError> {
         Ok(())
     }
 }

@@ -4,14 +4,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use async_trait::async_trait;
+use sealflow::audit::AuditError;
 use sealflow::clock::{Clock, UnixMillis};
 use sealflow::flow::enclave::EnclaveError;
 use sealflow::flow::enclave::answer::AnswerClaims;
 use sealflow_client::attested::{Measurement, Measurements, Trust};
 use sealflow_client::{PrivateKey, RsaBits};
+use sealflow_enclave_host::channel::Endpoint;
 use sealflow_enclave_host::nsm::certificate_of;
 use sealflow_enclave_host::{
-    AttestationVerifier, AuditSink, Connection, CredentialSource, SocketStarter, Supervisor, Terms,
+    AttestationVerifier, AuditSink, Connection, CredentialSource, EndpointStarter, Supervisor, Terms,
 };
 use sealflow_enclave_protocol::message::{Credentials, Proof, ReadAnswer, ReadJob, What};
 use sealflow_storage::{CatalogueConfig, Location};
@@ -39,7 +41,9 @@ impl CredentialSource for OfHost {
 struct Nowhere;
 
 impl AuditSink for Nowhere {
-    fn keep(&self, _: &[u8]) {}
+    fn keep(&self, _: &[u8]) -> Result<(), AuditError> {
+        Ok(())
+    }
 }
 
 #[derive(Debug)]
@@ -100,7 +104,10 @@ impl Host {
                 credentials: Arc::new(OfHost),
                 audit: Arc::new(Nowhere),
             };
-            Supervisor::start(Arc::new(SocketStarter::new(socket, terms)), 4)
+            Supervisor::start(
+                Arc::new(EndpointStarter::new(Endpoint::Unix { path: socket }, terms)),
+                4,
+            )
         });
         Self {
             worker,

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
 use async_trait::async_trait;
+use sealflow::audit::AuditError;
 use sealflow::clock::Clock as _;
 use sealflow::flow::enclave::answer::AnswerClaims;
 use sealflow::flow::enclave::{ClientBatch, ClientColumn, EnclaveWorker as _, ResealedColumn, ValueKey};
@@ -65,8 +66,9 @@ struct Bench {
 struct Lines(Mutex<Vec<u8>>);
 
 impl AuditSink for Lines {
-    fn keep(&self, line: &[u8]) {
+    fn keep(&self, line: &[u8]) -> Result<(), AuditError> {
         self.0.lock().unwrap().extend_from_slice(line);
+        Ok(())
     }
 }
 

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
+use sealflow::audit::AuditError;
 use sealflow::keys::testing::MemoryCatalogue;
 use sealflow_enclave_host::{AttestationVerifier, ConnectError, Connection, Side};
 use sealflow_enclave_protocol::attestation::Trust;
@@ -48,7 +49,9 @@ impl Side for Idle {
         Err(Malformed)
     }
 
-    async fn audit(&self, _: &[u8]) {}
+    async fn audit(&self, _: &[u8]) -> Result<(), AuditError> {
+        Ok(())
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use sealflow::acl::Identity;
+use sealflow::audit::AuditError;
 use sealflow::clock::{Clock, UnixMillis};
 use sealflow::flow::enclave::answer::AnswerClaims;
 use sealflow::jose::Thumbprint;
@@ -402,7 +403,7 @@ impl CredentialSource for OfPipeline {
 struct NotKept;
 
 impl AuditSink for NotKept {
-    fn keep(&self, _: &[u8]) -> std::result::Result<(), sealflow::audit::AuditError> {
+    fn keep(&self, _: &[u8]) -> std::result::Result<(), AuditError> {
         Ok(())
     }
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use sealflow_enclave_host::Supervisor;
+use sealflow_enclave_host::{Cause, Supervisor};
 use serde::Serialize;
 
 use crate::commands::run::services;
@@ -137,11 +137,23 @@ pub(super) async fn started(config: &PipelineConfig) -> Result<(Services, Superv
             "the enclave worker is not ready",
             "try again",
         )),
-        Err(reason) => Err(Failure::new(
-            Exit::NotPermitted,
-            reason,
-            "compare `sealflow enclave build` with the measurements in the policy",
-        )),
+        Err(reason) => {
+            let (exit, help) = match worker.cause() {
+                Some(Cause::NotBelieved) => (
+                    Exit::NotPermitted,
+                    "compare `sealflow enclave build` with the measurements in the policy",
+                ),
+                Some(Cause::Unrecorded) => (
+                    Exit::Io,
+                    "make room on the disk of `enclave.audit`, or name another file",
+                ),
+                _ => (
+                    Exit::Unavailable,
+                    "the log says what it does not start for; is `enclave.endpoint` right?",
+                ),
+            };
+            Err(Failure::new(exit, reason, help))
+        }
     }
 }
 
