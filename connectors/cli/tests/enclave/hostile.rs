@@ -80,7 +80,7 @@ fn an_image_with_other_owners_or_another_byte_is_another_image_and_gets_no_keys(
     )
     .unwrap();
     // The host believes it, since it was told to; the KMS does not, and so no record leaves.
-    let mut running = bench.start(&pipeline, &[]);
+    let running = bench.start(&pipeline, &[]);
     let mut session = bench.session(ENCLAVE_RSA);
     let mut hybrid = bench.backend_session();
     let sealed = session.seal("card", b"\"4111\"").unwrap();
@@ -94,14 +94,12 @@ fn an_image_with_other_owners_or_another_byte_is_another_image_and_gets_no_keys(
             &[session.token(), hybrid.token()],
         )],
     );
-    let until = std::time::Instant::now() + Duration::from_secs(60);
-    while !running.read_log().contains("attestation") {
-        assert!(std::time::Instant::now() < until, "{}", running.read_log());
-        std::thread::sleep(Duration::from_millis(200));
-    }
+    let (status, log) = running.wait(Duration::from_secs(60));
+    assert!(
+        !status.success() && log.contains("the enclave worker refuses: KMS"),
+        "{log}"
+    );
     assert_eq!(bench.topics.read_all("images.sealed").len(), 0);
-    running.terminate();
-    let _ = running.ended();
 }
 
 fn is_refused<T>(answer: Result<T, EnclaveError>) -> bool {

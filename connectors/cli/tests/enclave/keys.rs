@@ -61,7 +61,8 @@ audit: {{ to: file, path: service.log, key: service-audit.key, checkpoints: serv
         let listen = log
             .split(" listen=")
             .nth(1)
-            .and_then(|rest| rest.split_whitespace().next()?.parse().ok());
+            // Whole: the line may be half written.
+            .and_then(|rest| rest.split_once(char::is_whitespace)?.0.parse().ok());
         if let Some(listen) = listen {
             return (instance, listen);
         }

@@ -103,7 +103,7 @@ enclave:
         let found = log
             .split(key)
             .nth(1)
-            .and_then(|rest| rest.split_whitespace().next()?.parse().ok());
+            .and_then(|rest| rest.split_once(char::is_whitespace)?.0.parse().ok());
         if let Some(address) = found {
             return address;
         }

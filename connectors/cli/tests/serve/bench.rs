@@ -224,7 +224,7 @@ admin: {{ listen: "127.0.0.1:0" }}
             let found = log
                 .split(key)
                 .nth(1)
-                .and_then(|rest| rest.split_whitespace().next()?.parse().ok());
+                .and_then(|rest| rest.split_once(char::is_whitespace)?.0.parse().ok());
             if let Some(address) = found {
                 return address;
             }
