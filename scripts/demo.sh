@@ -13,6 +13,12 @@ started=$SECONDS
 # The whole workspace is named so that dependencies get the same features as in `make test`, which then has
 # nothing to compile again; only what this one binary needs is built.
 cargo build --workspace --bin sealflow
+# The worker of the enclave, static, as the tests build it.
+if scripts/build_enclave_worker.sh --tests; then
+    set -- --enclave-worker "$ROOT/target/enclave/$(uname -m)-unknown-linux-gnu/debug/sealflow-enclave-worker" "$@"
+else
+    say "The enclave's worker does not build here, so the demo leaves it out."
+fi
 say "built in $((SECONDS - started)) s"
 
 step "demo"

@@ -7,7 +7,7 @@ cd "$ROOT"
 
 # crates EDGES: packages that are linked (normal) or only build it (build), each version once.
 crates() {
-    cargo tree --locked -p sealflow-enclave-worker --target "$TARGET" --edges "$1" --prefix none --format '{p}' 2>/dev/null \
+    cargo tree --locked -p sealflow-enclave-worker --features nitro --target "$TARGET" --edges "$1" --prefix none --format '{p}' 2>/dev/null \
         | sed 's/ (.*//' | sort -u
 }
 
@@ -20,7 +20,7 @@ lines() {
 linked="$(crates normal | wc -l)"
 say "crates that are linked: $linked (of them ours: $(crates normal | grep -c '^sealflow'))"
 say "crates that only build it: $(comm -13 <(crates normal) <(crates normal,build) | wc -l)"
-say "direct dependencies: $(cargo tree --locked -p sealflow-enclave-worker --target "$TARGET" --edges normal --depth 1 --prefix none --format '{p}' \
+say "direct dependencies: $(cargo tree --locked -p sealflow-enclave-worker --features nitro --target "$TARGET" --edges normal --depth 1 --prefix none --format '{p}' \
     | sed 's/ .*//' | sort -u | grep -vc '^sealflow-enclave-worker$')"
 say "our lines, enclave/worker: $(lines enclave/worker/src)"
 say "our lines, enclave/protocol: $(lines enclave/protocol/src)"

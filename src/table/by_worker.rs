@@ -294,7 +294,7 @@ impl Asked<'_> {
             put(record, bound.path, found.indexes(*cell), text);
         }
         let texts: Vec<String> = records.values().map(Value::to_string).collect();
-        let texts = texts.iter().map(|text| text.as_bytes()).collect();
+        let texts = texts.iter().map(String::as_bytes).collect();
         let answer = self.ask(worker, ForWorker::Records(texts)).await?;
         let mut decisions = answer.decisions;
         let mut shown: BTreeMap<u32, Option<Value>> = BTreeMap::new();

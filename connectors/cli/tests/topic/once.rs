@@ -262,7 +262,20 @@ fn what_is_sent_again_passes_once_while_two_instances_are_killed_and_nothing_val
                 *slot = Some(Running::start(&bench.site, "pipeline", &files[n], &[]));
             }
         }
-        assert!(Instant::now() < until, "{}", running[0].as_ref().unwrap().read_log());
+        let logs = || {
+            running
+                .iter()
+                .flatten()
+                .map(Running::read_log)
+                .collect::<Vec<_>>()
+                .join("\n---\n")
+        };
+        assert!(
+            Instant::now() < until,
+            "{} of {total} after {kills} kills\n{}",
+            passed(),
+            logs()
+        );
         std::thread::sleep(Duration::from_millis(10));
         if kills < 4 {
             let seen = progress(&bench.topics, &bench.topic("sealed"));

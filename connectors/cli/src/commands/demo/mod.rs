@@ -119,7 +119,7 @@ async fn show_enclave(style: Style, bench: &bench::Bench, worker: Option<&Path>)
         say(&style.dim("  not shown: --enclave-worker names no worker; `make demo` builds one"));
         return Ok(());
     };
-    let shown = enclave::run(bench, worker).await?;
+    let shown = Box::pin(enclave::run(bench, worker)).await?;
     say(&shown.sent);
     say(&format!(
         "{} {} values went through a worker of image {}… ({}); KMS gave it keys in {} requests, and gives nobody else any",
