@@ -39,6 +39,7 @@ fn service(bench: &Bench) -> (Instance, SocketAddr) {
     let yaml = format!(
         r#"name: read
 listen: 127.0.0.1:0
+admin: {{ listen: "127.0.0.1:0" }}
 catalogue: {{ folder: "{}" }}
 trust: {{ owners: ["{}"] }}
 kms: {{ region: eu-central-1, endpoint: "{endpoint}", sts_endpoint: "{endpoint}" }}
@@ -54,7 +55,10 @@ audit: {{ to: file, path: service.log, key: service-audit.key, checkpoints: serv
     );
     std::fs::write(path("service.yaml"), yaml).unwrap();
     let command = bench.site.command(binary(), "pipeline", &["serve", "service.yaml"]);
-    let mut instance = Instance::start(command, &path("service-output.log"));
+    // Of an instance before this one there may be a log.
+    let log = path("service-output.log");
+    let _ = std::fs::remove_file(&log);
+    let mut instance = Instance::start(command, &log);
     let until = Instant::now() + Duration::from_secs(60);
     loop {
         let log = instance.read_log();
@@ -72,8 +76,8 @@ audit: {{ to: file, path: service.log, key: service-audit.key, checkpoints: serv
 }
 
 /// What everybody gets who asks the service.
-fn handed_out(service: SocketAddr) -> String {
-    let mut stream = TcpStream::connect(service).unwrap();
+fn handed_out((instance, service): (&Instance, SocketAddr)) -> String {
+    let mut stream = TcpStream::connect(service).unwrap_or_else(|error| panic!("{error}: {}", instance.read_log()));
     write!(
         stream,
         "GET /.well-known/enclave-keys HTTP/1.1\r\nhost: read\r\nconnection: close\r\n\r\n"
@@ -137,7 +141,7 @@ fn what_the_worker_vouches_for_reaches_clients_through_a_service_and_is_what_the
     std::fs::write(folder.join(format!("{hour}-2")), &of_root).unwrap();
 
     let (service, listen) = service(&bench);
-    let text = handed_out(listen);
+    let text = handed_out((&service, listen));
     let documents: Value = serde_json::from_str(&text).unwrap();
     assert_eq!(documents["documents"].as_array().unwrap().len(), 1, "{text}");
     // A client believes the image that it pins, and nothing else that somebody serves.
@@ -190,7 +194,7 @@ fn what_the_worker_vouches_for_reaches_clients_through_a_service_and_is_what_the
     let (status, log) = service.wait(Duration::from_secs(60));
     assert!(status.success() && log.contains("DEVELOPMENT ROOT"), "{log}");
     let (service, listen) = self::service(&bench);
-    let text = handed_out(listen);
+    let text = handed_out((&service, listen));
     for pins in [EnclavePins::owner(bench.site.owner()), pins(&bench, bench.image)] {
         let key = EnclaveKey::believe(&text, &pins, "payments", None).unwrap();
         assert_eq!(key.thumbprint(), bench.public_key(ENCLAVE_RSA).thumbprint());

@@ -63,7 +63,7 @@ pub(super) async fn run(bench: &Bench) -> Result<Shown> {
     let mut records = Vec::new();
     for n in 0..RECORDS {
         let card = format!("\"4111-{n:04}\"");
-        records.push(record(n, &mut session, "card", &card)?);
+        records.push(record(n, &mut session, ["card", "card"], &card)?);
     }
     let sent = text(&records[0]);
 
@@ -83,7 +83,7 @@ pub(super) async fn run(bench: &Bench) -> Result<Shown> {
     if stored.iter().any(|record| text(record).contains("4111-")) {
         return Err(failed("a plaintext is in a stored record"));
     }
-    let moved = apply_all(&seal, vec![record(0, &mut session, "note", "\"4111-0000\"")?]).await?;
+    let moved = apply_all(&seal, vec![record(0, &mut session, ["card", "note"], "\"4111-0000\"")?]).await?;
     let moved = dead_letter(&moved).ok_or_else(|| failed("a value moved to another column was not refused"))?;
 
     // The reader, whose answers only their own key opens.
@@ -128,8 +128,9 @@ pub(super) async fn run(bench: &Bench) -> Result<Shown> {
     })
 }
 
-pub(super) fn record(n: u32, session: &mut Session, label: &str, card: &str) -> Result<Record> {
-    let sealed = session.seal(label, card.as_bytes());
+/// A record whose `field` holds a value that was sealed as one of `label`.
+pub(super) fn record(n: u32, session: &mut Session, [field, label]: [&str; 2], value: &str) -> Result<Record> {
+    let sealed = session.seal(label, value.as_bytes());
     let sealed = sealed.map_err(|error| wrong(&error.to_string()))?;
     Ok(Record {
         position: Position {
@@ -139,7 +140,7 @@ pub(super) fn record(n: u32, session: &mut Session, label: &str, card: &str) -> 
         },
         timestamp: Timestamp::None,
         key: None,
-        value: Some(Bytes::from(format!(r#"{{"id":{n},"card":"{sealed}"}}"#))),
+        value: Some(Bytes::from(format!(r#"{{"id":{n},"{field}":"{sealed}"}}"#))),
         headers: vec![Header {
             name: "sealflow-session".to_owned(),
             value: Some(Bytes::copy_from_slice(session.token().as_bytes())),
