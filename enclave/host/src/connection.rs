@@ -31,6 +31,8 @@ const MAX_QUESTIONS: usize = 64;
 
 /// Lines of its audit log that a worker may say before it is believed: its chain's first ones.
 const MAX_EARLY_LINES: usize = 16;
+/// The longest of these, in bytes: they are held in memory.
+const MAX_EARLY_LINE: usize = 64 << 10;
 
 /// Takes what a worker says unasked.
 #[async_trait]
@@ -358,7 +360,7 @@ impl Reading {
             if !standing.is_believed {
                 match frame.kind {
                     Kind::Answer | Kind::Failure => {}
-                    Kind::Audit if standing.early.len() < MAX_EARLY_LINES => {
+                    Kind::Audit if standing.early.len() < MAX_EARLY_LINES && frame.body.len() <= MAX_EARLY_LINE => {
                         standing.early.push(frame);
                         continue;
                     }

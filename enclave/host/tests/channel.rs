@@ -43,7 +43,7 @@ use sealflow_enclave_protocol::frame::{Frame, Kind};
 use sealflow_enclave_protocol::joints::{AttestError, Attester, Claims, Verifier as _};
 use sealflow_enclave_protocol::link::{Asker, Outgoing, read_frame, write_frames};
 use sealflow_enclave_protocol::message::{
-    Credentials, Hello, HelloAnswer, Outcome, PairAnswer, PairJob, Proof, ReadAnswer, ReadJob, What,
+    CatalogueQuestion, Credentials, Hello, HelloAnswer, Outcome, PairAnswer, PairJob, Proof, ReadAnswer, ReadJob, What,
 };
 use sealflow_enclave_protocol::wire::Malformed;
 use sealflow_enclave_worker::catalogue::HostCatalogue;
@@ -447,6 +447,30 @@ async fn nobody_is_believed_who_does_not_prove_what_they_are() {
         });
         let why = reason(bench.connected(channel).await);
         assert!(why.contains(if is_replayed { "nonce" } else { "bind" }), "{why}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_is_not_believed_yet_writes_nothing_to_the_catalogue_and_to_the_log() {
+    let bench = Bench::new().await;
+    let put = CatalogueQuestion::PutIfAbsent("keys/payments/forged".to_owned(), vec![1]);
+    for frame in [
+        Frame::new(Kind::Catalogue, 1, put.to_body()),
+        Frame::new(Kind::Audit, 0, b"a line of somebody's".to_vec()),
+    ] {
+        let (channel, mut theirs) = tokio::io::duplex(1 << 16);
+        let side = Arc::new(HostSide::default());
+        let peer = tokio::spawn(async move {
+            read_frame(&mut theirs).await.unwrap().unwrap();
+            theirs.write_all(&frame.header().unwrap()).await.unwrap();
+            theirs.write_all(&frame.body).await.unwrap();
+            // An answer, or that it is hung up on.
+            let _ = tokio::time::timeout(Duration::from_millis(500), read_frame(&mut theirs)).await;
+        });
+        assert!(bench.connected_with(channel, side.clone()).await.is_err());
+        peer.await.unwrap();
+        assert_eq!(bench.catalogue.get("keys/payments/forged").await.unwrap(), None);
+        assert!(side.lines().is_empty());
     }
 }
 

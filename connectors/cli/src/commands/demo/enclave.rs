@@ -1,6 +1,9 @@
 //! A column that the backend never sees: a client seals it, a worker in the software tier opens and seals it again, and answers to the
 //! reader's own key.
 
+use std::fs::OpenOptions;
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -188,7 +191,10 @@ impl Site {
         Root::load_or_make(&root, MachineClock.now().0).map_err(mistake)?;
         let file = |name: &str, text: String| {
             let path = folder.join(name);
-            std::fs::write(&path, text).map_err(|error| Failure::io("cannot write", &path, &error))?;
+            // One of them is a private key, though of nothing that outlives the demo.
+            let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
+            let written = made.and_then(|mut file| file.write_all(text.as_bytes()));
+            written.map_err(|error| Failure::io("cannot write", &path, &error))?;
             Ok::<_, Failure>(path)
         };
         let names = vec!["127.0.0.1".to_owned()];
