@@ -317,6 +317,7 @@ impl GroupContext {
     }
 
     fn revoked(&self, consumer: &BaseConsumer<Self>, partitions: &TopicPartitionList) {
+        failpoint!("revoked");
         let mut held = self.held();
         let lost = consumer.assignment_lost();
         if lost || held.abandoned || held.failure.is_some() {

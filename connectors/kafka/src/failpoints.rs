@@ -1,7 +1,7 @@
 //! Failpoints, for tests: where a process dies or a step fails, as `FAILPOINTS` or [`fail::cfg`] says.
 //!
 //! The steps, in order: `after-read`, `before-transform`, `after-transform`, `begin`, `send`, `flush`,
-//! `send-offsets`, `before-commit`, `after-commit`, `abort`.
+//! `send-offsets`, `before-commit`, `after-commit`, `abort`. Beside them, `revoked`: partitions are to be given up.
 
 /// All steps.
 pub const STEPS: [&str; 10] = [

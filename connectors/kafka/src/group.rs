@@ -84,6 +84,10 @@ impl Group<'_> {
                     Err(given_up(why))
                 };
             }
+            if self.plan.take_rejoin() {
+                self.consumer.unsubscribe();
+                self.routes = None;
+            }
             self.follow_routes()?;
             self.go_back()?;
             let wait = {

@@ -43,6 +43,7 @@ mod sample;
 mod taken;
 mod topics;
 mod transaction;
+mod unread;
 mod until_end;
 mod watch;
 

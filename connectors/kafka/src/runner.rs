@@ -19,6 +19,7 @@ use crate::ratio::DeadLetterRatio;
 use crate::reasons::Teller;
 use crate::topics::{self, ReplayTo, Routes};
 use crate::transaction::Committed;
+use crate::unread;
 use crate::until_end::Ends;
 use crate::watch::{STUCK_AFTER, Watch};
 
@@ -254,6 +255,13 @@ fn start_groups(plan: &Arc<Plan>) -> Result<mpsc::UnboundedReceiver<Result<(), R
         };
         start_thread(format!("sealflow-kafka-{index}"), body)?;
     }
+    let plan = Arc::clone(plan);
+    start_thread("sealflow-kafka-unread".to_owned(), move || {
+        let partitions = plan.routes().each_partition();
+        let is_over = || plan.shutdown() != Shutdown::Run;
+        let rejoin = || plan.rejoin.store(true, Ordering::Relaxed);
+        unread::look(&plan.config, plan.group(), &partitions, is_over, rejoin);
+    })?;
     Ok(results)
 }
 
@@ -302,6 +310,8 @@ pub(crate) struct Plan {
     shutdown: AtomicU8,
     /// Every end that the run was asked for is reached.
     all_done: AtomicBool,
+    /// A thread group is to leave the consumer group and come back.
+    rejoin: AtomicBool,
 }
 
 impl Plan {
@@ -327,6 +337,7 @@ impl Plan {
             routes: RwLock::new(Arc::new(routes)),
             shutdown: AtomicU8::new(Shutdown::Run as u8),
             all_done: AtomicBool::new(false),
+            rejoin: AtomicBool::new(false),
         }
     }
 
@@ -398,6 +409,11 @@ impl Plan {
             self.all_done.store(true, Ordering::Relaxed);
             self.raise(Shutdown::Drain);
         }
+    }
+
+    /// Whether the caller is the one to leave the consumer group and come back.
+    pub(crate) fn take_rejoin(&self) -> bool {
+        self.rejoin.swap(false, Ordering::Relaxed)
     }
 
     /// Whether the run drains because it has done what it was asked for.

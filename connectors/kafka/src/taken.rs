@@ -8,10 +8,10 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, ConfigResource, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::Consumer as _;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -45,6 +45,10 @@ const CLAIMS_A_MESSAGE: usize = 10_000;
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How long one poll waits: the reader ends that soon.
 const POLL: Duration = Duration::from_millis(100);
+/// How long brokers may take to hear of a topic that another instance has just created.
+const PROPAGATION: Duration = Duration::from_secs(10);
+/// A topic's configuration: whether what is old is deleted or compacted.
+const CLEANUP: &str = "cleanup.policy";
 /// What a topic that is made here keeps: more than any policy remembers.
 const RETENTION: Duration = Duration::from_secs(62 * 86_400);
 /// How much longer a topic must keep claims than policies remember: clocks of clients and hosts differ.
@@ -117,7 +121,9 @@ impl TakenTopic {
         if memory.create {
             admin.create(&memory.topic)?;
         }
-        admin.check(&memory.topic, remember)?;
+        // Another instance may have created it a moment ago.
+        let patience = if memory.create { PROPAGATION } else { Duration::ZERO };
+        admin.check(&memory.topic, remember, patience)?;
         admin.warn_of_producers_times(&kafka.source.topics);
         let mut client = properties::source_observer(kafka);
         // Only named, never joined: librdkafka asks for it before partitions can be assigned by hand.
@@ -127,29 +133,11 @@ impl TakenTopic {
             .set("enable.partition.eof", "true")
             .set("auto.offset.reset", "earliest");
         let consumer = observer(&client, "source.kafka.properties")?;
-        let unreachable = |error: &KafkaError| unreachable_or_denied(error, None);
-        let metadata = consumer.fetch_metadata(Some(&memory.topic), timeout);
-        let metadata = metadata.map_err(|error| unreachable(&error))?;
-        let partitions = metadata.topics().iter().find(|topic| topic.name() == memory.topic);
-        match partitions.map_or(0, |topic| topic.partitions().len()) {
-            1 => {}
-            0 => {
-                let message = format!("topic {} does not exist, or may not be seen", memory.topic);
-                let help = "create it with one partition and cleanup.policy=delete, or set replay_memory.create: true";
-                return Err(ConfigError::new(PATH, message, help).into());
-            }
-            count => {
-                let message = format!(
-                    "topic {} has {count} partitions: who was first could not be said",
-                    memory.topic
-                );
-                return Err(ConfigError::new(PATH, message, "make another topic, with one partition").into());
-            }
-        }
+        check_partitions(&consumer, &memory.topic, patience, timeout)?;
         let mut assignment = TopicPartitionList::new();
         let added = assignment.add_partition_offset(&memory.topic, PARTITION, Offset::Beginning);
         let assigned = added.and_then(|()| consumer.assign(&assignment));
-        assigned.map_err(|error| unreachable(&error))?;
+        assigned.map_err(|error| unreachable_or_denied(&error, None))?;
         let mut producer = properties::target_observer(kafka);
         producer
             .set("enable.idempotence", "true")
@@ -317,6 +305,48 @@ impl Shared {
     }
 }
 
+/// Asks until there is an answer, or `patience` is over.
+fn until<T>(patience: Duration, mut ask: impl FnMut() -> Result<Option<T>, RunError>) -> Result<Option<T>, RunError> {
+    let until = Instant::now() + patience;
+    loop {
+        let answer = ask()?;
+        if answer.is_some() || Instant::now() >= until {
+            return Ok(answer);
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// Of one partition, in which who was first can be said.
+fn check_partitions(
+    consumer: &ObserverClient,
+    topic: &str,
+    patience: Duration,
+    timeout: Duration,
+) -> Result<(), RunError> {
+    let count = until(patience, || {
+        let metadata = consumer.fetch_metadata(Some(topic), timeout);
+        let metadata = metadata.map_err(|error| unreachable_or_denied(&error, None))?;
+        let found = metadata.topics().iter().find(|found| found.name() == topic);
+        Ok(found.map(|topic| topic.partitions().len()).filter(|count| *count > 0))
+    })?;
+    match count {
+        Some(1) => Ok(()),
+        None => Err(absent(topic)),
+        Some(count) => {
+            let message = format!("topic {topic} has {count} partitions: who was first could not be said");
+            Err(ConfigError::new(PATH, message, "make another topic, with one partition").into())
+        }
+    }
+}
+
+fn absent(topic: &str) -> RunError {
+    let message = format!("topic {topic} does not exist, or may not be seen");
+    let help = "create it with one partition and cleanup.policy=delete, or set replay_memory.create: true; and allow this \
+                identity Describe and DescribeConfigs on it";
+    ConfigError::new(PATH, message, help).into()
+}
+
 /// A topic of its own: what a pipeline reads or writes for others is no memory.
 fn check_name(memory: &ReplayMemory, kafka: &KafkaConfig) -> Result<(), ConfigError> {
     let topic = &memory.topic;
@@ -421,7 +451,7 @@ impl<'a> Admin<'a> {
     fn create(&self, topic: &str) -> Result<(), RunError> {
         let retention = RETENTION.as_millis().to_string();
         let wanted = NewTopic::new(topic, 1, TopicReplication::Fixed(-1))
-            .set("cleanup.policy", "delete")
+            .set(CLEANUP, "delete")
             .set("retention.ms", &retention)
             .set("retention.bytes", "-1");
         let results = self
@@ -458,36 +488,33 @@ impl<'a> Admin<'a> {
         }
     }
 
-    /// Compaction keeps the last claim of a name, and it is the first that counts; and a topic that forgets early lets
-    /// replays through.
-    fn check(&self, topic: &str, remember: Duration) -> Result<(), RunError> {
+    /// The configuration of a topic, if the broker that answers knows it already and tells it to this identity. rdkafka
+    /// drops the code that says which: what is left then is a resource without entries.
+    fn describe(&self, topic: &str) -> Result<Option<ConfigResource>, RunError> {
         let topics = [ResourceSpecifier::Topic(topic)];
         let described = self
             .runtime
             .block_on(self.client.describe_configs(&topics, &self.options));
         let mut described = described.map_err(|error| unreachable_or_denied(&error, None))?;
-        let resource = match described.pop() {
-            Some(Ok(resource)) => resource,
-            Some(Err(code)) => {
-                let message = format!("the configuration of topic {topic} cannot be read: {code}");
-                let help = "create the topic, and allow this identity DescribeConfigs on it";
-                return Err(ConfigError::new(PATH, message, help).into());
-            }
-            None => {
-                return Err(unreachable_or_denied(
-                    &KafkaError::AdminOp(RDKafkaErrorCode::NoEnt),
-                    None,
-                ));
-            }
-        };
+        let resource = described.pop().and_then(Result::ok);
+        Ok(resource.filter(|resource| resource.entries.iter().any(|entry| entry.name == CLEANUP)))
+    }
+
+    /// Compaction keeps the last claim of a name, and it is the first that counts; and a topic that forgets early lets
+    /// replays through.
+    fn check(&self, topic: &str, remember: Duration, patience: Duration) -> Result<(), RunError> {
+        let resource = until(patience, || self.describe(topic))?.ok_or_else(|| absent(topic))?;
         let value = |name: &str| {
             let mut entries = resource.entries.iter();
             entries
                 .find(|entry| entry.name == name)
                 .and_then(|entry| entry.value.as_deref())
         };
-        if value("cleanup.policy") != Some("delete") {
-            let message = format!("topic {topic} is compacted: of two claims it would forget the one that counts");
+        let cleanup = value(CLEANUP).unwrap_or_default();
+        if cleanup != "delete" {
+            let message = format!(
+                "topic {topic} is compacted ({CLEANUP}={cleanup}): of two claims it would forget the one that counts"
+            );
             return Err(ConfigError::new(PATH, message, "set its cleanup.policy to delete").into());
         }
         // A claim is kept for twice the time within which its value must be read.

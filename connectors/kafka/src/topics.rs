@@ -1,6 +1,6 @@
 //! Which topics are read, where each is written, and whether their partitions fit.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -97,6 +97,13 @@ impl Routes {
 
     pub(crate) fn partitions(&self) -> impl Iterator<Item = (&str, i32)> {
         self.read.iter().map(|(topic, count)| (&**topic, *count))
+    }
+
+    /// Every partition that is read.
+    pub(crate) fn each_partition(&self) -> BTreeSet<(String, i32)> {
+        self.partitions()
+            .flat_map(|(topic, count)| (0..count).map(move |partition| (topic.to_owned(), partition)))
+            .collect()
     }
 
     /// The shared name of a source topic.
@@ -420,6 +427,10 @@ fn retention(config: &KafkaConfig, topic: &str, options: &AdminOptions, runtime:
         .create::<AdminClient<DefaultClientContext>>()
         .and_then(|admin| runtime.block_on(admin.describe_configs([&ResourceSpecifier::Topic(topic)], options)));
     let resource = described.and_then(|mut all| match all.pop() {
+        // rdkafka drops the code of a refusal: what is left is a resource without entries.
+        Some(Ok(resource)) if resource.entries.is_empty() => {
+            Err(KafkaError::AdminOp(RDKafkaErrorCode::TopicAuthorizationFailed))
+        }
         Some(resource) => resource.map_err(KafkaError::AdminOp),
         None => Err(KafkaError::AdminOp(RDKafkaErrorCode::NoEnt)),
     });
@@ -464,7 +475,10 @@ pub(crate) fn observer(client: &ClientConfig, path: &str) -> Result<ObserverClie
 
 /// Makes a call that waits for brokers. Meanwhile the client's queue is served, so that librdkafka's log says at once
 /// why there is no answer, and an error comes with its cause.
-fn ask<T: Send>(observer: &ObserverClient, call: impl FnOnce() -> Result<T, KafkaError> + Send) -> Result<T, RunError> {
+pub(crate) fn ask<T: Send>(
+    observer: &ObserverClient,
+    call: impl FnOnce() -> Result<T, KafkaError> + Send,
+) -> Result<T, RunError> {
     let (answer, denial) = std::thread::scope(|scope| {
         let waiting = scope.spawn(call);
         let mut denial = None;

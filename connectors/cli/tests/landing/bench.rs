@@ -232,6 +232,14 @@ impl Bench {
         Instance::start(command, &file.with_extension("log"))
     }
 
+    /// The same without an end.
+    #[cfg(feature = "failpoints")]
+    pub(crate) fn start_dying(&self, file: &Path, failpoints: &str) -> Instance {
+        let mut command = self.command(file, &[]);
+        command.env("FAILPOINTS", failpoints);
+        Instance::start(command, &file.with_extension("log"))
+    }
+
     /// Runs to the end of the topic, and expects success.
     pub(crate) fn run_to_end(&self, file: &Path, patience: Duration) -> String {
         let (status, log) = self.start(file, &["--until-end"]).wait(patience);

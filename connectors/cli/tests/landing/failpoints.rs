@@ -1,7 +1,7 @@
 //! A landing dies at every step between its intent and its commit: every record is in a file once.
 
 use std::os::unix::process::ExitStatusExt as _;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sealflow_kafka::failpoints::LANDING_STEPS;
 
@@ -49,4 +49,48 @@ fn a_source_that_no_longer_holds_what_an_intent_promises_stops_the_landing() {
     assert!(log.contains("the source no longer holds"), "{log}");
     assert!(bench.files().is_empty(), "nothing was made of what is left");
     bench.expect_no_plaintext(41);
+}
+
+#[test]
+fn what_a_killed_landing_was_about_to_give_up_is_landed_by_somebody_although_it_comes_back_as_the_same_member() {
+    let Some(bench) = Bench::new("land-unread", None) else {
+        return;
+    };
+    // Its session outlives everything that is waited for: no member is dropped, and so none is looked for.
+    let file = |instance: &str| {
+        let file = bench.pipeline(instance, "roll: { after: 1s }", "");
+        let yaml = std::fs::read_to_string(&file).unwrap();
+        let long = yaml.replace(r#"session.timeout.ms: "6000""#, r#"session.timeout.ms: "300000""#);
+        assert_ne!(long, yaml);
+        std::fs::write(&file, long.replace("threads: 2", "threads: 1")).unwrap();
+        file
+    };
+    let (first, second) = (file("a"), file("b"));
+    let mut dying = bench.start_dying(&first, "revoked=1*return(abort)");
+    let patience = Duration::from_secs(60);
+    let until = Instant::now() + patience;
+    while !dying.read_log().contains("partitions assigned") {
+        assert!(Instant::now() < until, "{}", dying.last_lines());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let mut joining = bench.start(&second, &[]);
+    while dying.ended().is_none() {
+        assert!(Instant::now() < until, "{}", joining.last_lines());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let mut back = bench.start(&first, &[]);
+    bench.produce(43, RECORDS, 60);
+    let mut group = bench.group();
+    bench.wait_until(patience, &mut [&mut back, &mut joining], || {
+        group.committed() >= RECORDS
+    });
+    let logs = back.read_log() + &joining.read_log();
+    assert!(
+        logs.contains("that the group gave to nobody"),
+        "or nothing was tested:\n{logs}"
+    );
+    for instance in [back, joining] {
+        instance.kill();
+    }
+    bench.expect_exact(RECORDS);
 }

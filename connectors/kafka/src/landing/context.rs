@@ -168,6 +168,7 @@ impl LandingContext {
     }
 
     fn revoked(&self, consumer: &BaseConsumer<Self>, partitions: &TopicPartitionList) {
+        failpoint!("revoked");
         let lost = consumer.assignment_lost();
         let mut held = self.held();
         for element in partitions.elements() {

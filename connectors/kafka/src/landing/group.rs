@@ -51,12 +51,6 @@ pub(super) fn run(plan: &Arc<LandingPlan>, index: u16) -> Result<(), RunError> {
     let consumer: BaseConsumer<LandingContext> = consumer_properties(&plan.config, &identity, plan.statistics_ms())
         .create_with_context(LandingContext::new(Arc::clone(plan)))
         .map_err(|error| crate::topics::client_not_made("source.kafka.properties", &error))?;
-    let topics: Vec<&str> = plan.routes.sources().collect();
-    if !topics.is_empty() {
-        consumer
-            .subscribe(&topics)
-            .map_err(|error| unreachable_or_denied(&error, None))?;
-    }
     let services = Services {
         catalogue: Arc::clone(&plan.catalogue),
         landing: Arc::clone(&plan.landing),
@@ -71,7 +65,7 @@ pub(super) fn run(plan: &Arc<LandingPlan>, index: u16) -> Result<(), RunError> {
         last_record: Instant::now(),
         waiting_since: None,
     };
-    let ended = group.run();
+    let ended = group.subscribe().and_then(|()| group.run());
     group.set_waiting(false);
     group.consumer.context().held().parts.clear();
     ended
@@ -91,12 +85,25 @@ pub(super) struct LandingGroup<'a> {
 }
 
 impl LandingGroup<'_> {
+    fn subscribe(&self) -> Result<(), RunError> {
+        let topics: Vec<&str> = self.plan.routes.sources().collect();
+        if topics.is_empty() {
+            return Ok(());
+        }
+        let subscribed = self.consumer.subscribe(&topics);
+        subscribed.map_err(|error| unreachable_or_denied(&error, None))
+    }
+
     fn run(&mut self) -> Result<(), RunError> {
         loop {
             match self.plan.shutdown() {
                 Shutdown::Stop => return Ok(()),
                 Shutdown::Drain => return self.drain(),
                 Shutdown::Run => {}
+            }
+            if self.plan.take_rejoin() {
+                self.consumer.unsubscribe();
+                self.subscribe()?;
             }
             self.advance()?;
             self.steer()?;

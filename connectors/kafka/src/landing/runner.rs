@@ -17,6 +17,7 @@ use crate::error::{ConfigError, RunError};
 use crate::ratio::DeadLetterRatio;
 use crate::runner::{Shutdown, Summary, check_name, panicked, start_thread};
 use crate::topics::{self, Routes};
+use crate::unread;
 use crate::until_end::Ends;
 use crate::watch::{STUCK_AFTER, Watch};
 
@@ -106,6 +107,7 @@ impl LandingRunner {
             watch: Watch::default(),
             shutdown: AtomicU8::new(Shutdown::Run as u8),
             all_done: AtomicBool::new(false),
+            rejoin: AtomicBool::new(false),
         }))
     }
 
@@ -191,6 +193,13 @@ fn start_groups(plan: &Arc<LandingPlan>) -> Result<mpsc::UnboundedReceiver<Resul
         };
         start_thread(format!("sealflow-landing-{index}"), body)?;
     }
+    let plan = Arc::clone(plan);
+    start_thread("sealflow-landing-unread".to_owned(), move || {
+        let partitions = plan.routes.each_partition();
+        let is_over = || plan.shutdown() != Shutdown::Run;
+        let rejoin = || plan.rejoin.store(true, Ordering::Relaxed);
+        unread::look(&plan.config, plan.group(), &partitions, is_over, rejoin);
+    })?;
     Ok(results)
 }
 
@@ -209,6 +218,8 @@ pub(super) struct LandingPlan {
     pub(super) ratio: Option<Mutex<DeadLetterRatio>>,
     shutdown: AtomicU8,
     all_done: AtomicBool,
+    /// A thread group is to leave the consumer group and come back.
+    rejoin: AtomicBool,
 }
 
 impl LandingPlan {
@@ -246,6 +257,11 @@ impl LandingPlan {
 
     pub(super) fn is_stopping(&self) -> bool {
         self.shutdown() == Shutdown::Stop
+    }
+
+    /// Whether the caller is the one to leave the consumer group and come back.
+    pub(super) fn take_rejoin(&self) -> bool {
+        self.rejoin.swap(false, Ordering::Relaxed)
     }
 
     /// Whether the run drains because it has done what it was asked for.
