@@ -13,6 +13,28 @@ use sealflow_enclave_protocol::message::{Decision, Outcome, Proof, ReadAnswer, R
 use sealflow_serve::identity::Presented;
 use sealflow_serve::{AsksForCallers, ForCaller, Vouched};
 
+use crate::failure::{Exit, Failure};
+
+/// The exit code of what a worker did not do.
+pub(crate) fn exit_of(error: &EnclaveError) -> Exit {
+    match error {
+        EnclaveError::Refused { .. } | EnclaveError::BadAnswer { .. } => Exit::NotPermitted,
+        EnclaveError::Unrecorded { .. } => Exit::Io,
+        _ => Exit::Unavailable,
+    }
+}
+
+/// The same as a command's failure. `refused` says what to do where the worker said no.
+pub(crate) fn failure(error: &EnclaveError, refused: &str) -> Failure {
+    let help = match error {
+        EnclaveError::Refused { .. } => refused,
+        EnclaveError::Unrecorded { .. } => "make room on the disk of `enclave.audit`, or name another file",
+        EnclaveError::BadAnswer { .. } => "look at the log of the worker",
+        _ => "try again; the log says what the worker waits for",
+    };
+    Failure::new(exit_of(error), error, help)
+}
+
 /// Who asks: what proves it, the key that it commits to, and what the answer repeats.
 #[derive(Clone, Copy)]
 pub(crate) struct WhoAsks<'a> {

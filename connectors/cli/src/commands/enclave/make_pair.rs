@@ -5,7 +5,6 @@ use std::process::ExitCode;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use sealflow::flow::enclave::EnclaveError;
 use sealflow::jose::rsa::RsaPublicJwk;
 use sealflow::policy::KeyPair;
 use sealflow::policy::arn::check_key_arn;
@@ -14,6 +13,7 @@ use sealflow_enclave_protocol::joints::Verifier as _;
 use sealflow_enclave_protocol::message::{PairAnswer, PairJob};
 
 use super::attest::started;
+use crate::by_worker;
 use crate::commands::keys::Bits;
 use crate::config::{self, Environment};
 use crate::enclave::measurements;
@@ -66,7 +66,10 @@ pub(super) async fn run(args: Args) -> Result<ExitCode> {
         bits: args.bits.bits(),
         nonce,
     };
-    let answer = worker.make_pair(&job).await.map_err(not_made)?;
+    let refused = "its key policy lets measured workers alone call kms:GenerateDataKeyPair and kms:Decrypt; the worker's \
+                   configuration names its keys";
+    let answer = worker.make_pair(&job).await;
+    let answer = answer.map_err(|error| by_worker::failure(&error, refused))?;
     let not_its = |reason: &dyn std::fmt::Display| {
         Failure::new(
             Exit::NotPermitted,
@@ -105,19 +108,4 @@ pub(super) async fn run(args: Args) -> Result<ExitCode> {
         public.thumbprint()
     ));
     Ok(ExitCode::SUCCESS)
-}
-
-fn not_made(error: EnclaveError) -> Failure {
-    let (exit, help) = match &error {
-        EnclaveError::Refused { .. } => (
-            Exit::NotPermitted,
-            "its key policy lets measured workers alone call kms:GenerateDataKeyPair and kms:Decrypt; the worker's configuration names its keys",
-        ),
-        EnclaveError::Unrecorded { .. } => (
-            Exit::Io,
-            "make room on the disk of `enclave.audit`, or name another file",
-        ),
-        _ => (Exit::Unavailable, "try again; the log says what the worker waits for"),
-    };
-    Failure::new(exit, error, help)
 }

@@ -15,10 +15,10 @@ use sealflow_enclave_host::Supervisor;
 use sealflow_enclave_protocol::message::Proof;
 use sealflow_kms::{AwsKms, KmsConfig};
 
-use crate::by_worker::{WhoAsks, ask};
+use crate::by_worker::{self, WhoAsks, ask};
 use crate::config::PipelineConfig;
 use crate::enclave;
-use crate::failure::{Exit, Failure, Result};
+use crate::failure::{Failure, Result};
 use crate::services::Services;
 
 /// How long a worker that is being started, or waits for a service, is waited for.
@@ -119,7 +119,10 @@ impl ByEnclave {
             envelopes,
             what: ForWorker::Records(values.collect()),
         };
-        let answer = self.ask(&question).await.map_err(|error| failure(&error))?;
+        let answer = self
+            .ask(&question)
+            .await
+            .map_err(|error| by_worker::failure(&error, "`sealflow acl why` says what somebody may open"))?;
         let mut decisions = Vec::new();
         if let (Some(first), Some(last)) = (numbers.first(), numbers.last()) {
             let (first, last) = (&records[*first].position, &records[*last].position);
@@ -179,27 +182,5 @@ impl fmt::Debug for ByEnclave {
         f.debug_struct("ByEnclave")
             .field("dataset", &self.dataset)
             .finish_non_exhaustive()
-    }
-}
-
-/// As a command's failure.
-fn failure(error: &EnclaveError) -> Failure {
-    match error {
-        EnclaveError::Refused { .. } => Failure::new(
-            Exit::NotPermitted,
-            error,
-            "`sealflow acl why` says what somebody may open",
-        ),
-        EnclaveError::Unrecorded { .. } => Failure::new(
-            Exit::Io,
-            error,
-            "make room on the disk of `enclave.audit`, or name another file",
-        ),
-        EnclaveError::BadAnswer { .. } => Failure::new(Exit::NotPermitted, error, "look at the log of the worker"),
-        _ => Failure::new(
-            Exit::Unavailable,
-            error,
-            "try again; the log says what the worker waits for",
-        ),
     }
 }

@@ -15,6 +15,7 @@ use tokio::sync::Mutex;
 use super::files::TableFile;
 use super::key_names::NamedKeys;
 use super::of_table;
+use crate::by_worker;
 use crate::commands::access::Access;
 use crate::commands::read::{AssumedIdentity, ByEnclave, Who};
 use crate::config::PipelineConfig;
@@ -254,7 +255,6 @@ pub(super) fn embedded(access: &Access, loaded: Option<&PipelineConfig>) -> Resu
 
 /// The exit code of a file's error.
 pub(super) fn exit_of(error: &TableError) -> Exit {
-    use sealflow::flow::enclave::EnclaveError;
     use sealflow::pipeline::ReadError;
     use sealflow::table::SourceError;
 
@@ -266,9 +266,8 @@ pub(super) fn exit_of(error: &TableError) -> Exit {
         | TableError::OtherPolicy { .. }
         | TableError::Unsigned
         | TableError::SignedInDevelopment
-        | TableError::Worker(EnclaveError::Refused { .. } | EnclaveError::BadAnswer { .. })
         | TableError::Source(SourceError::NotPermitted) => Exit::NotPermitted,
-        TableError::Worker(EnclaveError::Unrecorded { .. }) => Exit::Io,
+        TableError::Worker(error) => by_worker::exit_of(error),
         TableError::Footer(error) if !error.is_retryable() => Exit::NotPermitted,
         TableError::NoTableRule { .. } | TableError::Source(SourceError::Invalid { .. }) => Exit::Config,
         TableError::NoColumn { .. } | TableError::Filter { .. } | TableError::FilterInEnclave { .. } => Exit::Usage,
