@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use sealflow::clock::Clock;
 use sealflow::flow::enclave::{ColumnIn, EnclaveError, ResealedColumn, Resealer, ValueKey, ValueRefusal};
@@ -30,6 +31,9 @@ use crate::vouch::Vouching;
 const MAX_JOBS: usize = 32;
 /// Bytes of jobs that are worked on at a time, in KiB.
 const MAX_JOB_KIB: usize = 256 << 10;
+
+/// Hosts say something each minute. Whoever has said nothing for so long is gone, and its place is another's.
+const SILENCE: Duration = Duration::from_secs(600);
 
 /// Takes what the host says besides questions.
 pub trait Side: Send + Sync {
@@ -136,6 +140,13 @@ fn room(frame: &Frame) -> u32 {
     u32::try_from(kib).unwrap_or(u32::MAX)
 }
 
+/// The most memory that this process has held, in bytes; 0 where the system does not say.
+fn most_memory() -> u64 {
+    let usage = nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_SELF);
+    let kib = usage.map_or(0, |usage| usage.max_rss());
+    u64::try_from(kib).unwrap_or(0) * 1_024
+}
+
 impl Worker {
     /// Of these parts.
     #[must_use]
@@ -155,7 +166,7 @@ impl Worker {
         })
     }
 
-    /// Answers until the host hangs up. What it was asked and has not answered ends then: nobody is left to tell.
+    /// Answers until the host hangs up, or says nothing any more. What it was asked and has not answered ends then: nobody is left to tell.
     ///
     /// # Errors
     /// Those of the channel, and whatever is no frame: the worker ends then.
@@ -166,10 +177,11 @@ impl Worker {
         let served = loop {
             // Those that are done.
             while running.try_join_next().is_some() {}
-            let frame = match read_frame(&mut from).await {
-                Ok(Some(frame)) => frame,
-                Ok(None) => break Ok(()),
-                Err(error) => break Err(error),
+            let frame = match tokio::time::timeout(SILENCE, read_frame(&mut from)).await {
+                Ok(Ok(Some(frame))) => frame,
+                Ok(Ok(None)) => break Ok(()),
+                Ok(Err(error)) => break Err(error),
+                Err(_) => break Err(io::ErrorKind::TimedOut.into()),
             };
             if let Err(Malformed) = self.take(frame, &mut last, &mut running).await {
                 break Err(io::Error::new(io::ErrorKind::InvalidData, Malformed));
@@ -296,7 +308,7 @@ impl Worker {
             kms_requests: self.parts.side.kms_requests(),
             values: self.values.load(Ordering::Relaxed),
             refused: self.refused.load(Ordering::Relaxed),
-            memory: 0,
+            memory: most_memory(),
         }
     }
 

@@ -140,7 +140,7 @@ pub struct Status {
     pub values: u64,
     /// Values refused so far.
     pub refused: u64,
-    /// Bytes of memory that it holds (resident).
+    /// The most bytes of memory that it has held (resident); 0 where its system does not say.
     pub memory: u64,
 }
 

@@ -141,6 +141,8 @@ const FREE: &[c_long] = &[
     libc::SYS_mremap,
     libc::SYS_munlock,
     libc::SYS_munmap,
+    // How much there was of it.
+    libc::SYS_getrusage,
     // Threads.
     libc::SYS_exit,
     libc::SYS_exit_group,
