@@ -40,6 +40,8 @@ pub(crate) struct Bench {
     pub(crate) pipeline: PathBuf,
     /// Columns of the policy beside the three.
     more: String,
+    /// Lines of the measured configuration beside the usual.
+    measured: String,
 }
 
 impl Bench {
@@ -49,6 +51,15 @@ impl Bench {
 
     /// The same with further columns in its policy, one a line.
     pub(crate) fn with_columns(name: &str, more: &str) -> Option<Self> {
+        Self::with(name, more, "")
+    }
+
+    /// The same with further lines in what is measured with the worker.
+    pub(crate) fn with_measured(name: &str, measured: &str) -> Option<Self> {
+        Self::with(name, "", measured)
+    }
+
+    fn with(name: &str, more: &str, measured: &str) -> Option<Self> {
         let kafka = Kafka::shared(&format!("the enclave flow ({name}) on a real broker"))?;
         let topics = kafka.topics();
         for suffix in ["", ".sealed", ".dead"] {
@@ -70,6 +81,7 @@ impl Bench {
             image: [0; 48],
             pipeline: PathBuf::new(),
             more: more.to_owned(),
+            measured: measured.to_owned(),
         };
         bench.image = bench.build("worker.img", &bench.config());
         bench.make_keys();
@@ -96,10 +108,11 @@ impl Bench {
         let endpoint = self.endpoint();
         let endpoint = endpoint.trim_end_matches('/');
         format!(
-            "owners: [\"payments={}\"]\nkms: {{ keys: [\"{}\"], endpoint: \"{endpoint}\" }}\nkms_root: |\n  {authority}\nsts: {{ server_id: {SERVER_ID}, origins: [\"{endpoint}\"], root: \"{}\" }}\nsandbox: {{ memory_lock: if-available, landlock: if-available, namespaces: if-available }}\npolicy_refresh: 1s\n",
+            "owners: [\"payments={}\"]\nkms: {{ keys: [\"{}\"], endpoint: \"{endpoint}\" }}\nkms_root: |\n  {authority}\nsts: {{ server_id: {SERVER_ID}, origins: [\"{endpoint}\"], root: \"{}\" }}\nsandbox: {{ memory_lock: if-available, landlock: if-available, namespaces: if-available }}\npolicy_refresh: 1s\n{}",
             self.site.owner(),
             arn("*"),
             self.site.authority().replace('\n', "\\n"),
+            self.measured,
         )
     }
 
@@ -151,7 +164,7 @@ enclave:
   keys: {{ web: {{ arn: "{enclave}" }} }}
   measurements: {{ v1: {{ image: "{image}" }} }}
 acls:
-  pii: {{ allow: ["arn:aws:iam::111122223333:role/support"] }}
+  pii: {{ allow: ["arn:aws:iam::111122223333:role/support", "oidc:https://login.example.com#sub=alice"] }}
   ops: {{ allow: ["arn:aws:iam::111122223333:role/analyst", "arn:aws:iam::111122223333:role/support"] }}
 columns:
   - {{ path: card, key: regulated, acl: pii, flow: enclave }}
@@ -161,6 +174,32 @@ columns:
 table: {{ key: default, acl: ops }}
 "#
         )
+    }
+
+    /// `sealflow enclave run` of the image, which has a worker for each connection to that socket.
+    pub(crate) fn run_worker(&self) -> (PathBuf, Instance) {
+        let socket = self.site.path().join("worker.sock");
+        let root = self.root.path().to_str().unwrap();
+        let image = self.site.path().join("worker.img");
+        let (image, at) = (image.to_str().unwrap(), socket.to_str().unwrap());
+        let args = [
+            "enclave",
+            "run",
+            image,
+            "--socket",
+            at,
+            "--dev-root",
+            root,
+            "--without-namespaces",
+        ];
+        let command = self.site.command(binary(), "pipeline", &args);
+        let program = Instance::start(command, &self.site.path().join("worker.log"));
+        let until = Instant::now() + Duration::from_secs(60);
+        while !socket.exists() {
+            assert!(Instant::now() < until, "{}", program.read_log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        (socket, program)
     }
 
     /// The section of a pipeline that starts a worker of this image.

@@ -14,15 +14,18 @@ use sealflow::policy::{TrustedOwners, VerifiedPolicy, signed};
 use sealflow::seal::value::write_text;
 use sealflow::secret::SecretString;
 use sealflow_client::{PrivateKey, RsaBits, Session};
+use sealflow_enclave_host::channel::Endpoint;
 use sealflow_enclave_host::launch::{Isolation, Launcher, ProgramCommand};
 use sealflow_enclave_host::nsm::certificate_of;
 use sealflow_enclave_host::{
-    AttestationVerifier, AuditSink, CredentialSource, SoftwareStarter, StartError, Started, Starter as _, Terms,
+    AttestationVerifier, AuditSink, CredentialSource, EndpointStarter, SoftwareStarter, StartError, Started, Starter,
+    Terms,
 };
 use sealflow_enclave_protocol::attestation::Trust;
 use sealflow_enclave_protocol::measurements::{Measurements, Register};
 use sealflow_enclave_protocol::message::{Credentials, Decision, Outcome, Proof, ReadAnswer, ReadJob, What};
 use sealflow_kms::{AwsKms, KmsConfig, StaticCredentials};
+use sealflow_testbed::Instance;
 
 use crate::bench::{Bench, SERVER_ID, binary};
 
@@ -30,12 +33,21 @@ use crate::bench::{Bench, SERVER_ID, binary};
 pub(crate) struct Host {
     pub(crate) catalogue: Arc<MemoryCatalogue>,
     worker: Started,
+    /// What started the worker, where that was another program.
+    _program: Option<Instance>,
 }
 
-/// What came of a read.
+/// What came of a read of one value.
 pub(crate) struct Shown {
     /// What is shown in the place of the value.
     pub(crate) text: String,
+    pub(crate) outcomes: Vec<(String, Outcome)>,
+}
+
+/// What the worker answers to one job.
+pub(crate) struct Answered {
+    pub(crate) shown: Vec<Option<Vec<u8>>>,
+    pub(crate) proof: String,
     pub(crate) outcomes: Vec<(String, Outcome)>,
 }
 
@@ -43,18 +55,7 @@ impl Host {
     /// A worker of that image, over a catalogue with the bench's policy and lease.
     pub(crate) fn start(bench: &Bench, image: &str) -> Result<Self, StartError> {
         let catalogue = Arc::new(MemoryCatalogue::new());
-        copy(bench, &catalogue);
-        let measured: [u8; 48] = bench.image;
-        let digits = hex::encode(measured).parse().unwrap();
-        let measurements = Measurements::new(vec![(Register::Image, digits)]).unwrap();
-        let trust = Trust::with_dev_root(&certificate_of(bench.root.path()).unwrap()).unwrap();
-        let terms = Terms {
-            verifier: Arc::new(AttestationVerifier::new(trust, vec![measurements], Arc::new(Machine))),
-            catalogue: Arc::clone(&catalogue) as _,
-            allowed: vec![bench.kms_host().parse().unwrap()],
-            credentials: Arc::new(Pipeline),
-            audit: Arc::new(Nowhere),
-        };
+        let terms = terms(bench, &catalogue, &[]);
         let root: std::ffi::OsString = bench.root.path().into();
         let nsm = ProgramCommand {
             program: binary().to_owned(),
@@ -66,14 +67,53 @@ impl Host {
         };
         let launcher = Launcher::new(&bench.site.path().join(image), nsm).unwrap();
         let launcher = launcher.with_starter(starter).with_isolation(Isolation::IfAvailable);
-        let starter = SoftwareStarter::new(launcher, terms);
+        Self::of(bench, &SoftwareStarter::new(launcher, terms), catalogue, None)
+    }
+
+    /// The same behind the socket of `sealflow enclave run`. `relay` are further servers that the worker may reach.
+    pub(crate) fn behind_socket(bench: &Bench, relay: &[String]) -> Self {
+        let (socket, program) = bench.run_worker();
+        let catalogue = Arc::new(MemoryCatalogue::new());
+        let terms = terms(bench, &catalogue, relay);
+        let starter = EndpointStarter::new(Endpoint::Unix { path: socket }, terms);
+        Self::of(bench, &starter, catalogue, Some(program)).unwrap()
+    }
+
+    fn of(
+        bench: &Bench,
+        starter: &dyn Starter,
+        catalogue: Arc<MemoryCatalogue>,
+        program: Option<Instance>,
+    ) -> Result<Self, StartError> {
+        copy(bench, &catalogue);
         let worker = bench.site.block_on(async {
             let worker = starter.start().await?;
             let credentials = starter.credentials().await.unwrap();
             worker.connection.credentials(&credentials).await.unwrap();
             Ok::<_, StartError>(worker)
         })?;
-        Ok(Self { catalogue, worker })
+        Ok(Self {
+            catalogue,
+            worker,
+            _program: program,
+        })
+    }
+
+    /// The key that the worker signs its answers with.
+    pub(crate) fn signer(&self) -> &str {
+        self.worker.connection.signer()
+    }
+
+    /// Has a job of reading done.
+    pub(crate) fn ask(&self, bench: &Bench, job: &ReadJob<'_>) -> Result<Answered, EnclaveError> {
+        let frame = bench.site.block_on(self.worker.connection.read(job))?;
+        let answer = ReadAnswer::read(&frame.body).unwrap();
+        let outcome = |decision: &Decision| (decision.label.clone(), decision.outcome);
+        Ok(Answered {
+            shown: answer.shown.iter().map(|shown| shown.map(<[u8]>::to_vec)).collect(),
+            proof: answer.proof.to_owned(),
+            outcomes: answer.decisions.iter().map(outcome).collect(),
+        })
     }
 
     /// Has cards sealed again that this session sealed.
@@ -125,12 +165,10 @@ impl Host {
             envelopes: vec![envelope],
             what: What::Values(vec![(Some("card"), text)]),
         };
-        let frame = bench.site.block_on(self.worker.connection.read(&job))?;
-        let answer = ReadAnswer::read(&frame.body).unwrap();
-        let outcome = |decision: &Decision| (decision.label.clone(), decision.outcome);
+        let answered = self.ask(bench, &job)?;
         Ok(Shown {
-            text: String::from_utf8(answer.shown[0].unwrap().to_vec()).unwrap(),
-            outcomes: answer.decisions.iter().map(outcome).collect(),
+            text: String::from_utf8(answered.shown[0].clone().unwrap()).unwrap(),
+            outcomes: answered.outcomes,
         })
     }
 
@@ -143,6 +181,23 @@ impl Host {
         what: (&[u8], &str),
     ) -> Result<Shown, EnclaveError> {
         self.read_as(bench, (role, SERVER_ID), (reader, reader), what)
+    }
+}
+
+/// On what this host works with a worker.
+fn terms(bench: &Bench, catalogue: &Arc<MemoryCatalogue>, relay: &[String]) -> Terms {
+    let measured: [u8; 48] = bench.image;
+    let digits = hex::encode(measured).parse().unwrap();
+    let measurements = Measurements::new(vec![(Register::Image, digits)]).unwrap();
+    let trust = Trust::with_dev_root(&certificate_of(bench.root.path()).unwrap()).unwrap();
+    let mut allowed = vec![bench.kms_host()];
+    allowed.extend_from_slice(relay);
+    Terms {
+        verifier: Arc::new(AttestationVerifier::new(trust, vec![measurements], Arc::new(Machine))),
+        catalogue: Arc::clone(catalogue) as _,
+        allowed: allowed.iter().map(|host| host.parse().unwrap()).collect(),
+        credentials: Arc::new(Pipeline),
+        audit: Arc::new(Nowhere),
     }
 }
 
@@ -224,6 +279,7 @@ pub(crate) fn kms(bench: &Bench, role: &str) -> aws_sdk_kms::Client {
     aws_sdk_kms::Client::from_conf(config.build())
 }
 
+/// The host's own credentials: they may do everything at the KMS that its key policies let a host do.
 struct Pipeline;
 
 #[async_trait]

@@ -6,11 +6,17 @@
 mod audit;
 mod bench;
 mod by_hand;
+#[path = "../common/certificate.rs"]
+mod certificate;
 #[path = "../common/clean.rs"]
 mod clean;
 mod dev_root;
+mod endpoint;
 mod flow;
 mod hostile;
+#[allow(dead_code, reason = "the tests of the reading service use the rest")]
+#[path = "../common/issuer.rs"]
+mod issuer;
 mod keys;
 mod memory;
 mod readers;

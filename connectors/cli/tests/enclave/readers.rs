@@ -1,132 +1,25 @@
 //! A host that is not honest about readers: it has the worker's channel to itself, and the proofs of readers in its hands.
 
-use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
-use async_trait::async_trait;
-use sealflow::audit::AuditError;
-use sealflow::clock::{Clock, UnixMillis};
 use sealflow::flow::enclave::EnclaveError;
 use sealflow::flow::enclave::answer::AnswerClaims;
-use sealflow_client::attested::{Measurement, Measurements, Trust};
+use sealflow::jose::rsa::RsaPublicJwk;
 use sealflow_client::{PrivateKey, RsaBits};
-use sealflow_enclave_host::channel::Endpoint;
-use sealflow_enclave_host::nsm::certificate_of;
-use sealflow_enclave_host::{
-    AttestationVerifier, AuditSink, Connection, CredentialSource, EndpointStarter, Supervisor, Terms,
-};
-use sealflow_enclave_protocol::message::{Credentials, Proof, ReadAnswer, ReadJob, What};
-use sealflow_storage::{CatalogueConfig, Location};
-use sealflow_testbed::Instance;
-use serde_json::Value;
+use sealflow_enclave_protocol::message::{Proof, ReadJob, What};
+use serde_json::{Value, json};
 
-use crate::bench::{Bench, SERVER_ID, binary};
+use crate::bench::{Bench, ENCLAVE_RSA, SERVER_ID};
+use crate::by_hand::{self, Answered, Host, text};
+use crate::certificate::Authority;
+use crate::issuer::{ISSUER, Issuer, SERVER};
 use crate::service::{sealed_records, token};
 
-/// The host's own credentials: they may do everything at the KMS that its key policies let a host do.
-struct OfHost;
-
-#[async_trait]
-impl CredentialSource for OfHost {
-    async fn credentials(&self) -> Option<Credentials> {
-        Some(Credentials {
-            access_key_id: "TESTPIPELINE".to_owned(),
-            secret_access_key: "tests-only-pipeline".to_owned().into(),
-            session_token: None,
-            expires_ms: None,
-        })
-    }
-}
-
-struct Nowhere;
-
-impl AuditSink for Nowhere {
-    fn keep(&self, _: &[u8]) -> Result<(), AuditError> {
-        Ok(())
-    }
-}
-
-#[derive(Debug)]
-struct Now;
-
-impl Clock for Now {
-    fn now(&self) -> UnixMillis {
-        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
-        UnixMillis(u64::try_from(since.as_millis()).unwrap())
-    }
-}
-
-/// A host of our making, and the worker's own program behind a socket.
-struct Host {
-    worker: Supervisor,
-    _program: Instance,
-}
-
-/// What the worker answers to one job.
-struct Answered {
-    shown: Vec<Option<Vec<u8>>>,
-    proof: String,
-    from: Arc<Connection>,
-}
-
-impl Host {
-    fn start(bench: &Bench) -> Self {
-        let socket = bench.site.path().join("worker.sock");
-        let root = bench.root.path().to_str().unwrap();
-        let image = bench.site.path().join("worker.img");
-        let (image, at) = (image.to_str().unwrap(), socket.to_str().unwrap());
-        let args = [
-            "enclave",
-            "run",
-            image,
-            "--socket",
-            at,
-            "--dev-root",
-            root,
-            "--without-namespaces",
-        ];
-        let command = bench.site.command(binary(), "pipeline", &args);
-        let program = Instance::start(command, &bench.site.path().join("worker.log"));
-        let until = Instant::now() + Duration::from_secs(60);
-        while !socket.exists() {
-            assert!(Instant::now() < until, "{}", program.read_log());
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        let trust = Trust::with_dev_root(&certificate_of(bench.root.path()).unwrap()).unwrap();
-        let image = Measurements::of_image(Measurement::new(&bench.image).unwrap());
-        let allowed = vec![bench.kms_host().parse().unwrap()];
-        let catalogue = CatalogueConfig::from(Location::Folder(bench.site.catalogue()));
-        let worker = bench.site.block_on(async {
-            let terms = Terms {
-                verifier: Arc::new(AttestationVerifier::new(trust, vec![image], Arc::new(Now))),
-                catalogue: catalogue.open().await.unwrap(),
-                allowed,
-                credentials: Arc::new(OfHost),
-                audit: Arc::new(Nowhere),
-            };
-            Supervisor::start(
-                Arc::new(EndpointStarter::new(Endpoint::Unix { path: socket }, terms)),
-                4,
-            )
-        });
-        Self {
-            worker,
-            _program: program,
-        }
-    }
-
-    fn ask(&self, bench: &Bench, job: &ReadJob<'_>) -> Result<Answered, EnclaveError> {
-        let answered = bench.site.block_on(async {
-            self.worker.ready().await;
-            self.worker.read(job).await
-        });
-        let (frame, from) = answered?;
-        let answer = ReadAnswer::read(&frame.body).unwrap();
-        Ok(Answered {
-            shown: answer.shown.iter().map(|shown| shown.map(<[u8]>::to_vec)).collect(),
-            proof: answer.proof.to_owned(),
-            from,
-        })
+fn refused(answered: Result<Answered, EnclaveError>) -> String {
+    match answered {
+        Err(EnclaveError::Refused { reason }) => reason,
+        Err(other) => panic!("{other}"),
+        Ok(_) => panic!("it was answered"),
     }
 }
 
@@ -136,7 +29,7 @@ fn a_host_that_puts_its_own_key_into_a_readers_request_gets_nothing() {
     let records = sealed_records(&bench);
     let record: Value = serde_json::from_str(&records[0]).unwrap();
     let (card, email) = (record["card"].as_str().unwrap(), record["email"].as_str().unwrap());
-    let host = Host::start(&bench);
+    let host = Host::behind_socket(&bench, &[]);
     let reader = PrivateKey::generate(RsaBits::Rsa2048).unwrap();
     let own = PrivateKey::generate(RsaBits::Rsa2048).unwrap();
     let jwk = |key: &PrivateKey| key.public().unwrap().to_json().into_bytes();
@@ -159,11 +52,6 @@ fn a_host_that_puts_its_own_key_into_a_readers_request_gets_nothing() {
             };
             host.ask(&bench, &job)
         };
-    let refused = |answered: Result<Answered, EnclaveError>| match answered {
-        Err(EnclaveError::Refused { reason }) => reason,
-        Err(other) => panic!("{other}"),
-        Ok(_) => panic!("it was answered"),
-    };
 
     // What an honest host is answered: the reader's key opens it, the host's does not.
     let honest = job(&of_reader, &to_reader, &[(Some("card"), card), (None, card)]).unwrap();
@@ -173,7 +61,7 @@ fn a_host_that_puts_its_own_key_into_a_readers_request_gets_nothing() {
         assert!(own.open(&jwe).is_err());
     }
     // The reader knows whose answer it is, and to which question.
-    let signer = honest.from.signer().parse().unwrap();
+    let signer = host.signer().parse().unwrap();
     let shown: Vec<Option<&[u8]>> = honest.shown.iter().map(Option::as_deref).collect();
     let thumbprint = reader.public().unwrap().thumbprint();
     let verify = |nonce: &[u8], shown: &[Option<&[u8]>]| {
@@ -211,4 +99,75 @@ fn a_host_that_puts_its_own_key_into_a_readers_request_gets_nothing() {
     )
     .unwrap();
     assert!(moved.shown.iter().all(|shown| shown.as_deref() == Some(b"null")));
+}
+
+#[test]
+fn a_token_counts_in_the_enclave_that_it_is_for_and_for_the_key_that_it_names() {
+    let authority = Authority::new();
+    let issuer = Issuer::start_tls(&authority);
+    let root = String::from_utf8(authority.root().to_pem().unwrap()).unwrap();
+    let jwks = format!("127.0.0.1:{}", issuer.address.port());
+    let measured = format!(
+        "issuers: [{{ issuer: \"{ISSUER}\", audiences: [{SERVER}], jwks_uri: \"https://{jwks}/keys\", root: \"{}\" }}]\n",
+        root.replace('\n', "\\n")
+    );
+    let Some(bench) = Bench::with_measured("tokens", &measured) else {
+        return;
+    };
+    let host = Host::behind_socket(&bench, &[jwks]);
+    let mut session = bench.session(ENCLAVE_RSA);
+    let sealed = host.reseal(&bench, &bench.policy(1), &mut session, &["4111"]).unwrap();
+    let (value, envelope) = (text(&sealed.values), sealed.envelope);
+    let (reader, public) = by_hand::reader();
+    let (_, of_the_host) = by_hand::reader();
+    let job = |authorization: &str, seal_to: &RsaPublicJwk| {
+        let jwk = seal_to.to_json();
+        host.ask(
+            &bench,
+            &ReadJob {
+                dataset: "payments",
+                purpose: None,
+                proof: Proof::Oidc(authorization.strip_prefix("Bearer ").unwrap()),
+                seal_to: jwk.as_bytes(),
+                nonce: b"a nonce of the reader's",
+                envelopes: vec![&envelope],
+                what: What::Values(vec![(Some("card"), &value)]),
+            },
+        )
+    };
+    let committed = json!({ "nonce": public.thumbprint().to_string() });
+    let with = |more: Value| {
+        let mut claims = committed.clone();
+        claims
+            .as_object_mut()
+            .unwrap()
+            .extend(more.as_object().unwrap().clone());
+        issuer.token_with("alice", &claims)
+    };
+    let answered = job(&with(json!({})), &public).unwrap();
+    let jwe: String = serde_json::from_slice(answered.shown[0].as_ref().unwrap()).unwrap();
+    assert_eq!(reader.open(&jwe).unwrap().expose(), b"\"4111\"");
+
+    let elsewhere = refused(job(&with(json!({ "aud": "another.example.com" })), &public));
+    assert!(elsewhere.contains("audience"), "{elsewhere}");
+    refused(job(&with(json!({ "iss": "https://login.example.org" })), &public));
+    refused(job(&with(json!({ "exp": 1_700_000_000 })), &public));
+    // The host's key in the place of the reader's, and a token that commits to none.
+    for (authorization, key) in [(with(json!({})), &of_the_host), (issuer.token("alice"), &public)] {
+        let reason = refused(job(&authorization, key));
+        assert!(reason.contains("does not commit to the key"), "{reason}");
+    }
+    // Whom the ACL does not name is shown nothing, and told nothing else.
+    let answered = job(&issuer.token_with("mallory", &committed), &public).unwrap();
+    assert_eq!(answered.shown, [Some(b"null".to_vec())]);
+    // A key that the issuer does not have any more vouches for nobody.
+    let old = with(json!({}));
+    issuer.rotate("second");
+    let new = with(json!({}));
+    let until = Instant::now() + Duration::from_secs(60);
+    while job(&new, &public).is_err() {
+        assert!(Instant::now() < until, "the new key is not fetched");
+        std::thread::sleep(Duration::from_secs(1));
+    }
+    refused(job(&old, &public));
 }

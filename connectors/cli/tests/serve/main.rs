@@ -3,10 +3,12 @@
 
 mod auditing;
 mod bench;
+#[path = "../common/certificate.rs"]
 mod certificate;
 mod client;
 mod hostile;
 mod https;
+#[path = "../common/issuer.rs"]
 mod issuer;
 mod opening;
 mod refusals;
