@@ -1,24 +1,24 @@
-//! A column that goes through the enclave worker against the same column sealed by the direct flow: the worker's own program in its
-//! sandbox, over the Unix channel, with sessions that it knows. The work of both processes counts.
+//! A column that goes through the enclave worker against the same column sealed by the direct flow, and opened and sealed again by the
+//! hybrid flow: the worker's own program in its sandbox, over the Unix channel, with sessions that it knows. The work of both processes
+//! counts.
 
 use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use sealflow::audit::AuditError;
 use sealflow::clock::{Clock, UnixMillis};
 use sealflow::flow::enclave::{ClientBatch, EnclaveError, EnclaveWorker, ResealedColumn};
 use sealflow::keys::testing::{MemoryCatalogue, MemoryKms};
-use sealflow::pipeline::{Header, Record};
+use sealflow::pipeline::Record;
 use sealflow::policy::{TrustedOwners, signed};
 use sealflow_benchmarks::Error;
 use sealflow_benchmarks::engine::{Engine, samples};
 use sealflow_benchmarks::measure::{Contender, Cost, cpu_time, interleaved};
 use sealflow_benchmarks::report::{Comparison, exactly, figure};
 use sealflow_benchmarks::size::{pairs, scaled};
-use sealflow_client::{PrivateKey, RsaBits, RsaPublicJwk, Session};
+use sealflow_client::{PrivateKey, RsaBits, RsaPublicJwk};
 use sealflow_enclave_host::build::{BuildRequest, BuildTier, build};
 use sealflow_enclave_host::launch::{Isolation, Launcher, ProgramCommand};
 use sealflow_enclave_host::nsm::{Root, certificate_of};
@@ -31,6 +31,7 @@ use sealflow_enclave_protocol::message::Credentials;
 use sealflow_local_kms::KeySpec;
 use sealflow_testbed::{KEY_ARN, Site, measured_key_policy};
 
+use crate::hybrid::{engine_and_records, sealed_in};
 use crate::instructions::sibling;
 use crate::process::{peak_memory, sealflow, temporary};
 
@@ -53,13 +54,16 @@ pub(crate) fn run() -> Result<(), Error> {
     let records = samples(scaled(RECORDS));
     let sealed = bench.sealed(&records)?;
     let engine = bench.engine()?;
+    let (hybrid, by_clients) = engine_and_records(&records, SESSIONS)?;
 
     // The same work, however it is cut.
     let mut sides = Vec::new();
     for batch in BATCHES {
         let at = batch as f64;
         let (direct, engine, records, sealed, worker) = (&direct, &engine, &records, &sealed, &bench.worker);
+        let (hybrid, by_clients) = (&hybrid, &by_clients);
         sides.push(Contender::here("direct", move || all(direct, records, batch, 1)).at("batch", at));
+        sides.push(Contender::here("hybrid", move || all(hybrid, by_clients, batch, 1)).at("batch", at));
         let both = move || worker.with(|| all(engine, sealed, batch, 1));
         sides.push(Contender::elsewhere("enclave", both).at("batch", at));
     }
@@ -70,7 +74,10 @@ pub(crate) fn run() -> Result<(), Error> {
     for depth in DEPTHS {
         let at = depth as f64;
         let (direct, engine, records, sealed, worker) = (&direct, &engine, &records, &sealed, &bench.worker);
+        let (hybrid, by_clients) = (&hybrid, &by_clients);
         sides.push(Contender::here("direct", move || all(direct, records, BATCH, depth)).at("batches under way", at));
+        sides
+            .push(Contender::here("hybrid", move || all(hybrid, by_clients, BATCH, depth)).at("batches under way", at));
         let both = move || worker.with(|| all(engine, sealed, BATCH, depth));
         sides.push(Contender::elsewhere("enclave", both).at("batches under way", at));
     }
@@ -202,24 +209,7 @@ impl Bench {
 
     /// The records with their column sealed by clients of some sessions, which are mixed.
     fn sealed(&self, records: &[Record]) -> Result<Vec<Record>, Error> {
-        let mut sessions: Vec<Session> = (0..SESSIONS)
-            .map(|_| Session::begin(&self.client, "payments"))
-            .collect::<Result<_, _>>()?;
-        let mut all = Vec::with_capacity(records.len());
-        for (n, record) in records.iter().enumerate() {
-            let session = &mut sessions[n % SESSIONS];
-            let mut value: serde_json::Value = serde_json::from_slice(record.value.as_deref().unwrap_or_default())?;
-            let email = &mut value["user"]["email"];
-            *email = session.seal(PATH, email.to_string().as_bytes())?.into();
-            let mut record = record.clone();
-            record.value = Some(value.to_string().into());
-            record.headers.push(Header {
-                name: "sealflow-session".to_owned(),
-                value: Some(Bytes::copy_from_slice(session.token().as_bytes())),
-            });
-            all.push(record);
-        }
-        Ok(all)
+        sealed_in(records, &self.client, SESSIONS)
     }
 
     /// What a million values ask of the key service, and what they take of the worker's memory.

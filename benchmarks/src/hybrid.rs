@@ -192,7 +192,18 @@ fn policy(flow: &str) -> Result<Arc<VerifiedPolicy>, Error> {
 
 /// The records with their column sealed by clients: a session for each `of_session` of them, the sessions' records mixed.
 fn sealed(records: &[Record], to: &RsaPublicJwk, of_session: usize) -> Result<Vec<Record>, Error> {
-    let sessions = records.len().div_ceil(of_session);
+    sealed_in(records, to, records.len().div_ceil(of_session))
+}
+
+/// A pipeline of this flow, and records with a column that clients of these many sessions sealed, which are mixed.
+pub(crate) fn engine_and_records(records: &[Record], sessions: usize) -> Result<(Engine, Vec<Record>), Error> {
+    let kms = Arc::new(Answered::new()?);
+    let sealed = sealed_in(records, &RsaPublicJwk::from_spki_der(&kms.public)?, sessions)?;
+    Ok((Engine::on(kms, policy(HYBRID)?)?, sealed))
+}
+
+/// The records with their column sealed by clients of these many sessions, which are mixed.
+pub(crate) fn sealed_in(records: &[Record], to: &RsaPublicJwk, sessions: usize) -> Result<Vec<Record>, Error> {
     let mut sessions: Vec<Session> = (0..sessions)
         .map(|_| Session::begin(to, "payments"))
         .collect::<Result<_, _>>()?;

@@ -56,6 +56,10 @@ fn every_bad_configuration_says_where_and_what_to_do() {
         ("threads_out_of_range", format!("{GOOD}threads: 1000\n")),
         ("size_without_unit", format!("{GOOD}batch: {{ bytes: 4096 }}\n")),
         ("span_with_unknown_unit", format!("{GOOD}batch: {{ time: 5min }}\n")),
+        (
+            "batch_beyond_the_channel_to_the_enclave",
+            format!("{GOOD}batch: {{ bytes: 64MiB }}\nenclave: {{ image: worker.img }}\n"),
+        ),
         ("rows_of_zero", format!("{GOOD}batch: {{ rows: 0 }}\n")),
         ("unknown_word", format!("{GOOD}mode: encrypt\n")),
         ("format_not_built", format!("{GOOD}format: avro\n")),

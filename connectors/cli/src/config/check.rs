@@ -16,6 +16,9 @@ pub(super) struct Wrong {
     pub(super) help: String,
 }
 
+/// What a batch may hold that goes through the enclave worker: a frame of its channel takes 64 MiB, lengths and row ids among them.
+const MOST_FOR_WORKER: u64 = 48 << 20;
+
 /// Checks what needs no file, network or policy. The first thing wrong is reported.
 pub(super) fn check(config: &PipelineConfig) -> Result<(), Wrong> {
     let root = KeyPath::root();
@@ -29,6 +32,19 @@ pub(super) fn check(config: &PipelineConfig) -> Result<(), Wrong> {
     count(&batch.key("bytes"), config.batch.bytes.0, 1 << 30)?;
     count(&root.key("output").key("batch"), config.output.batch.0, 1 << 30)?;
     count(&root.key("output").key("record"), config.output.record.0, 1 << 30)?;
+    if config.enclave.is_some() {
+        let (batch, output) = (root.key("batch"), root.key("output"));
+        for (at, size) in [
+            (batch.key("bytes"), config.batch.bytes),
+            (output.key("batch"), config.output.batch),
+            (output.key("record"), config.output.record),
+        ] {
+            if size.0 > MOST_FOR_WORKER {
+                let message = "more than the channel to the enclave worker takes at once";
+                return wrong(&at, message, "48MiB at most; leave it out for the default");
+            }
+        }
+    }
     if let Some(memory) = &config.replay_memory {
         let (at, names) = (root.key("replay_memory").key("names"), memory.names);
         count(&at, u64::try_from(names).unwrap_or(u64::MAX), 1 << 26)?;
