@@ -243,9 +243,11 @@ impl Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        if let Inner::Unix { path, .. } = &self.inner {
+        match &self.inner {
             // A file that stays is replaced by the next listener.
-            let _ = std::fs::remove_file(path);
+            Inner::Unix { path, .. } => drop(std::fs::remove_file(path)),
+            #[cfg(feature = "nitro")]
+            Inner::Vsock(_) => {}
         }
     }
 }
