@@ -44,18 +44,28 @@ impl Aad {
         }
     }
 
+    /// What comes before the row: the same for every value.
+    pub(crate) fn before_row(&self) -> &[u8] {
+        &self.bytes[..self.fixed]
+    }
+
     /// The whole AAD of one value: ends in `00`, or `01 ‖ lp(path) ‖ lp(row id)`.
     pub(crate) fn of(&mut self, row: Option<RowId<'_>>) -> &[u8] {
         self.bytes.truncate(self.fixed);
-        match row {
-            None => self.bytes.push(0),
-            Some(row) => {
-                self.bytes.push(1);
-                push_lp(&mut self.bytes, row.path.as_bytes());
-                push_lp(&mut self.bytes, row.id);
-            }
-        }
+        push_row(&mut self.bytes, row);
         &self.bytes
+    }
+}
+
+/// `00`, or `01 ‖ lp(path) ‖ lp(row id)`
+pub(crate) fn push_row(out: &mut Vec<u8>, row: Option<RowId<'_>>) {
+    match row {
+        None => out.push(0),
+        Some(row) => {
+            out.push(1);
+            push_lp(out, row.path.as_bytes());
+            push_lp(out, row.id);
+        }
     }
 }
 

@@ -206,6 +206,26 @@ impl SealedColumn {
         }
     }
 
+    /// A column in the shape of `plain`, each of its values `overhead` bytes longer, which `fill` appends one after the other.
+    pub(super) fn in_shape_of(
+        plain: ByteColumn<'_>,
+        overhead: usize,
+        fill: impl FnOnce(&mut Vec<u8>),
+    ) -> Result<Self, ColumnError> {
+        let mut parts = Builder::with_capacity(plain.len());
+        let mut end = 0;
+        for value in plain.iter() {
+            end += value.map_or(0, |value| value.len() + overhead);
+            parts.push(value.is_some(), end)?;
+        }
+        let mut bytes = Vec::with_capacity(end);
+        fill(&mut bytes);
+        if bytes.len() != end {
+            return Err(ColumnError::BadOffsets);
+        }
+        Ok(Self { parts, bytes })
+    }
+
     /// Appends a null.
     pub fn push_null(&mut self) -> Result<(), ColumnError> {
         self.parts.push(false, self.bytes.len())

@@ -1,14 +1,15 @@
-//! Suite `0x11`: AES-256-GCM (NIST SP 800-38D) over whole columns, through the `aes-gcm` crate.
+//! Suite `0x11`: AES-256-GCM (NIST SP 800-38D) over whole columns: sealed by our kernel, opened by the `aes-gcm` crate.
 
 use std::fmt;
 
 use aes_gcm::aead::AeadInOut as _;
 use aes_gcm::aead::inout::InOutBuf;
 use aes_gcm::{Aes256Gcm, KeyInit as _, Nonce, Tag};
-use zeroize::Zeroize as _;
+use sealflow_kernel::{Aads, Batch, Cipher, PREFIX_LEN, TooLarge, Values};
+use zeroize::{Zeroize as _, Zeroizing};
 
-use super::aad::{Aad, RowId};
-use super::column::{ByteColumn, SealedColumn};
+use super::aad::{Aad, RowId, push_row};
+use super::column::{ByteColumn, ColumnError, SealedColumn};
 use super::key::{DATA_KEY_LEN, KeyId, derive};
 use super::usage::{LimitReached, Usage, UsageLimits, Used};
 use super::value::{GCM_HEADER_LEN, GCM_OVERHEAD, NONCE_LEN, SUITE_GCM, TAG_LEN};
@@ -36,7 +37,7 @@ pub struct ColumnContext<'a> {
 /// cannot seal. It refuses to work in another process than its own (after `fork`).
 pub struct SealingKey {
     id: KeyId,
-    cipher: Aes256Gcm,
+    cipher: Cipher,
     usage: Usage,
     process: u32,
 }
@@ -52,7 +53,7 @@ impl SealingKey {
     pub fn from_generated(secret: &SecretBytes, limits: UsageLimits) -> Result<Self, SealError> {
         Ok(Self {
             id: KeyId::of(secret),
-            cipher: cipher(secret)?,
+            cipher: Cipher::new(&*cipher_key(secret)?),
             usage: Usage::new(limits),
             process: std::process::id(),
         })
@@ -108,55 +109,54 @@ impl SealingKey {
             .map_err(|LimitReached| SealError::LimitReached)?;
 
         let mut aad = Aad::randomised(self.id, context.dataset, context.label);
-        let mut header = [0; GCM_HEADER_LEN];
-        header[0] = SUITE_GCM;
-        header[1..17].copy_from_slice(self.id.as_bytes());
-        header[17..19].copy_from_slice(&context.column.to_be_bytes());
-        let mut sealed = SealedColumn::with_capacity(values, bytes + values * GCM_OVERHEAD);
-        for (n, value) in plain.iter().enumerate() {
-            let Some(value) = value else {
-                sealed.push_null()?;
-                continue;
-            };
-            let row = match context.rows {
-                None => None,
-                Some((path, ids)) => Some(RowId {
-                    path,
-                    id: ids.get(n).ok_or(SealError::RowsMismatch)?,
-                }),
-            };
-            let nonce = nonce_at(start, n);
-            header[19..].copy_from_slice(&nonce);
-            self.seal_value(&header, &nonce, aad.of(row), value, &mut sealed)?;
-        }
+        let mut prefix = [0; PREFIX_LEN];
+        prefix[0] = SUITE_GCM;
+        prefix[1..17].copy_from_slice(self.id.as_bytes());
+        prefix[17..].copy_from_slice(&context.column.to_be_bytes());
+        let (validity, offsets, bytes) = plain.parts();
+        let values = Values::new(validity, offsets, bytes).ok_or(ColumnError::BadOffsets)?;
+        let sealed = match context.rows {
+            None => {
+                let aads = Aads::Same(aad.of(None));
+                let mut batch = Batch {
+                    prefix,
+                    start,
+                    aads,
+                    values,
+                };
+                self.sealed(plain, &mut batch)?
+            }
+            Some((path, ids)) => {
+                let has_all = (0..plain.len()).all(|n| plain.get(n).is_none() || ids.get(n).is_some());
+                if !has_all {
+                    return Err(SealError::RowsMismatch);
+                }
+                let mut write = |n: usize, out: &mut Vec<u8>| {
+                    let id = ids.get(n).unwrap_or_default();
+                    push_row(out, Some(RowId { path, id }));
+                };
+                let fixed = aad.before_row();
+                let aads = Aads::Each {
+                    fixed,
+                    write: &mut write,
+                };
+                let mut batch = Batch {
+                    prefix,
+                    start,
+                    aads,
+                    values,
+                };
+                self.sealed(plain, &mut batch)?
+            }
+        };
         Ok(sealed)
     }
 
-    fn seal_value(
-        &self,
-        header: &[u8; GCM_HEADER_LEN],
-        nonce: &[u8; NONCE_LEN],
-        aad: &[u8],
-        value: &[u8],
-        sealed: &mut SealedColumn,
-    ) -> Result<(), SealError> {
-        let mut failed = false;
-        sealed.push_with(|out| {
-            out.extend_from_slice(header);
-            let start = out.len();
-            out.resize(start + value.len(), 0);
-            // Lengths are equal by construction, so the buffer is always made.
-            let tag = InOutBuf::new(value, &mut out[start..]).ok().and_then(|buffer| {
-                self.cipher
-                    .encrypt_inout_detached(&Nonce::from(*nonce), aad, buffer)
-                    .ok()
-            });
-            match tag {
-                Some(tag) => out.extend_from_slice(&tag),
-                None => failed = true,
-            }
-        })?;
-        if failed { Err(SealError::TooLarge) } else { Ok(()) }
+    fn sealed(&self, plain: ByteColumn<'_>, batch: &mut Batch<'_>) -> Result<SealedColumn, SealError> {
+        let mut is_sealed = Ok(());
+        let sealed = SealedColumn::in_shape_of(plain, GCM_OVERHEAD, |out| is_sealed = self.cipher.seal(batch, out));
+        is_sealed.map_err(|TooLarge| SealError::TooLarge)?;
+        Ok(sealed?)
     }
 }
 
@@ -249,21 +249,14 @@ impl fmt::Debug for OpeningKey {
 
 /// The GCM key schedule of a data key; `aes-gcm` wipes it on drop.
 fn cipher(secret: &SecretBytes) -> Result<Aes256Gcm, SealError> {
+    Aes256Gcm::new_from_slice(&*cipher_key(secret)?).map_err(|_| SealError::KeyLength)
+}
+
+fn cipher_key(secret: &SecretBytes) -> Result<Zeroizing<[u8; 32]>, SealError> {
     if secret.len() != DATA_KEY_LEN {
         return Err(SealError::KeyLength);
     }
-    let key = derive::<32>(secret, CIPHER_INFO);
-    Aes256Gcm::new_from_slice(&*key).map_err(|_| SealError::KeyLength)
-}
-
-/// (R + n) mod 2^96, big endian.
-fn nonce_at(start: [u8; NONCE_LEN], n: usize) -> [u8; NONCE_LEN] {
-    let mut wide = [0; 16];
-    wide[4..].copy_from_slice(&start);
-    let sum = u128::from_be_bytes(wide).wrapping_add(n as u128).to_be_bytes();
-    let mut nonce = [0; NONCE_LEN];
-    nonce.copy_from_slice(&sum[4..]);
-    nonce
+    Ok(derive::<32>(secret, CIPHER_INFO))
 }
 
 #[cfg(test)]
@@ -340,16 +333,21 @@ mod tests {
                     continue;
                 }
                 assert_eq!((result, &opened[..]), (Ok(()), &test.pt[..]), "case {}", test.tc_id);
-                let key = SealingKey {
-                    id: KeyId::from_bytes([0; 16]),
-                    cipher,
-                    usage: Usage::new(UsageLimits::STANDARD),
-                    process: 0,
-                };
-                let mut sealed = SealedColumn::with_capacity(1, 64);
-                key.seal_value(&[0; GCM_HEADER_LEN], &nonce, &test.aad, &test.pt, &mut sealed)
-                    .unwrap();
-                let sealed = sealed.view().get(0).unwrap();
+                let cipher = Cipher::new(test.key[..].try_into().unwrap());
+                let (offsets, aads) = ([0, i32::try_from(test.pt.len()).unwrap()], Aads::Same(&test.aad));
+                let values = Values::new(None, &offsets, &test.pt).unwrap();
+                let mut sealed = Vec::new();
+                let prefix = [0; PREFIX_LEN];
+                cipher.seal(
+                    &mut Batch {
+                        prefix,
+                        start: nonce,
+                        aads,
+                        values,
+                    },
+                    &mut sealed,
+                )
+                .unwrap();
                 assert_eq!(
                     sealed[GCM_HEADER_LEN..],
                     [&test.ct[..], &test.tag[..]].concat(),

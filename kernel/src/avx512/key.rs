@@ -1,0 +1,84 @@
+//! The key: AES's key schedule (FIPS 197, section 5.2) and the powers of H, and AES of many blocks.
+
+use core::arch::x86_64::*;
+
+use zeroize::{Zeroize, ZeroizeOnDrop};
+
+use super::ghash::{doubled, multiplied, power, reversed};
+use super::lanes::{Unit, load, load_unit, store_unit, words};
+use super::{AT_ONCE, POWERS};
+use crate::KEY_LEN;
+
+/// Round keys, each in all lanes, and powers of H: H^POWERS … H^1, then zeros. It exists only where [`is_there`] is true.
+#[derive(ZeroizeOnDrop)]
+pub(crate) struct Key {
+    rounds: [Unit; 15],
+    pub(super) powers: [[u64; 2]; POWERS + 3],
+}
+
+on_avx512! {
+    /// The key schedule (FIPS 197, section 5.2), and the powers of H = E(0).
+    pub(super) fn scheduled(bytes: &[u8; KEY_LEN]) -> Key {
+        let (halves, _) = bytes.as_chunks::<16>();
+        let (mut even, mut odd) = (load(&halves[0]), load(&halves[1]));
+        let mut key = Key { rounds: [Unit([0; 64]); 15], powers: [[0; 2]; POWERS + 3] };
+        let put = |key: &mut Key, n: usize, round: __m128i| store_unit(&mut key.rounds[n], _mm512_broadcast_i32x4(round));
+        put(&mut key, 0, even);
+        put(&mut key, 1, odd);
+        for n in 1..8 {
+            // RotWord and SubWord of the last word, and the round constant 2^(n - 1).
+            let word = _mm_shuffle_epi32::<0xff>(_mm_aeskeygenassist_si128::<0>(odd));
+            even = _mm_xor_si128(spread(even), _mm_xor_si128(word, _mm_set1_epi32(1 << (n - 1))));
+            put(&mut key, 2 * n, even);
+            if n < 7 {
+                // SubWord alone.
+                let word = _mm_shuffle_epi32::<0xaa>(_mm_aeskeygenassist_si128::<0>(even));
+                odd = _mm_xor_si128(spread(odd), word);
+                put(&mut key, 2 * n + 1, odd);
+            }
+        }
+        let mut zero = Unit([0; 64]);
+        encrypt_one(&key, &mut zero);
+        let h = doubled(_mm512_castsi512_si128(reversed(load_unit(&zero))));
+        zero.zeroize();
+        key.powers[POWERS - 1] = words(h);
+        for n in 2..=POWERS {
+            key.powers[POWERS - n] = words(multiplied(&key, power(&key, n - 1)));
+        }
+        key
+    }
+
+    pub(super) fn encrypt(key: &Key, units: &mut [Unit]) {
+        for units in units.as_chunks_mut::<AT_ONCE>().0 {
+            let first = load_unit(&key.rounds[0]);
+            let mut blocks = [_mm512_setzero_si512(); AT_ONCE];
+            for (block, unit) in blocks.iter_mut().zip(&*units) {
+                *block = _mm512_xor_si512(load_unit(unit), first);
+            }
+            for round in &key.rounds[1..14] {
+                let round = load_unit(round);
+                for block in &mut blocks {
+                    *block = _mm512_aesenc_epi128(*block, round);
+                }
+            }
+            let last = load_unit(&key.rounds[14]);
+            for (block, unit) in blocks.iter().zip(units) {
+                store_unit(unit, _mm512_aesenclast_epi128(*block, last));
+            }
+        }
+    }
+
+    pub(super) fn encrypt_one(key: &Key, unit: &mut Unit) {
+        let mut block = _mm512_xor_si512(load_unit(unit), load_unit(&key.rounds[0]));
+        for round in &key.rounds[1..14] {
+            block = _mm512_aesenc_epi128(block, load_unit(round));
+        }
+        store_unit(unit, _mm512_aesenclast_epi128(block, load_unit(&key.rounds[14])));
+    }
+
+    /// Each word of a round key with all words before it added.
+    pub(super) fn spread(words: __m128i) -> __m128i {
+        let words = _mm_xor_si128(words, _mm_slli_si128::<4>(words));
+        _mm_xor_si128(words, _mm_slli_si128::<8>(words))
+    }
+}

@@ -1,0 +1,143 @@
+//! AES-256-GCM for whole columns: many values under one key at the speed of one large one.
+//!
+//! This is the standard's cipher (NIST SP 800-38D, nonces of 96 and tags of 128 bits) and nothing else: every value
+//! comes out bit for bit as any implementation makes it. Called once per value, GCM takes many times what its AES
+//! takes: set-up, one block at a time, a reduction per block. Values of a column share their key, so here they go side
+//! by side. The crate holds no policy and draws no random numbers; whoever calls it answers for nonces that never
+//! repeat.
+//!
+//! Two kernels compute the same: `portable`, safe code on the crates `aes` and `ghash`, and `avx512`, in which four
+//! values are in the four lanes of a register. [`Cipher::new`] takes the best that the processor has;
+//! `SEALFLOW_KERNEL=portable` in the environment forces the other.
+
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod portable;
+mod values;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::OnceLock;
+
+pub use values::{Aads, Batch, Values};
+
+/// Bytes of a key.
+pub const KEY_LEN: usize = 32;
+/// Bytes of a nonce.
+pub const NONCE_LEN: usize = 12;
+/// Bytes of a tag.
+pub const TAG_LEN: usize = 16;
+/// Bytes that come before the nonce of each value.
+pub const PREFIX_LEN: usize = 19;
+/// What a value grows by: prefix, nonce and tag.
+pub const OVERHEAD: usize = PREFIX_LEN + NONCE_LEN + TAG_LEN;
+
+/// Which code computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Kernel {
+    /// Safe code for every processor.
+    Portable,
+    /// AVX-512 with VAES and VPCLMULQDQ.
+    Avx512,
+}
+
+impl Kernel {
+    /// The best that this processor has, or what `SEALFLOW_KERNEL` says. What it says and is not there is not taken.
+    #[must_use]
+    pub fn of_machine() -> Self {
+        static CHOSEN: OnceLock<Kernel> = OnceLock::new();
+        *CHOSEN.get_or_init(|| {
+            let said = std::env::var("SEALFLOW_KERNEL").unwrap_or_default();
+            let mut best = Self::all()
+                .into_iter()
+                .filter(|kernel| said != "portable" || *kernel == Self::Portable);
+            best.next().unwrap_or(Self::Portable)
+        })
+    }
+
+    /// All that this processor has, the fastest first.
+    #[must_use]
+    pub fn all() -> Vec<Self> {
+        let mut all = vec![Self::Portable];
+        #[cfg(target_arch = "x86_64")]
+        if avx512::is_there() {
+            all.insert(0, Self::Avx512);
+        }
+        all
+    }
+}
+
+/// More than 2^31 - 1 values, or bytes of sealed ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TooLarge;
+
+/// A key that is ready to seal with. Wiped when it is dropped.
+pub struct Cipher(Scheduled);
+
+enum Scheduled {
+    Portable(Box<portable::Key>),
+    #[cfg(target_arch = "x86_64")]
+    Avx512(Box<avx512::Key>),
+}
+
+impl Cipher {
+    /// On the kernel of this machine.
+    #[must_use]
+    pub fn new(key: &[u8; KEY_LEN]) -> Self {
+        Self::on(Kernel::of_machine(), key)
+    }
+
+    /// On that kernel; on the portable one if the processor does not have it.
+    #[must_use]
+    pub fn on(kernel: Kernel, key: &[u8; KEY_LEN]) -> Self {
+        match kernel {
+            #[cfg(target_arch = "x86_64")]
+            Kernel::Avx512 => avx512::Key::new(key).map_or_else(
+                || Self::on(Kernel::Portable, key),
+                |key| Self(Scheduled::Avx512(Box::new(key))),
+            ),
+            _ => Self(Scheduled::Portable(Box::new(portable::Key::new(key)))),
+        }
+    }
+
+    /// Which kernel computes.
+    #[must_use]
+    pub fn kernel(&self) -> Kernel {
+        match &self.0 {
+            Scheduled::Portable(_) => Kernel::Portable,
+            #[cfg(target_arch = "x86_64")]
+            Scheduled::Avx512(_) => Kernel::Avx512,
+        }
+    }
+
+    /// Appends each value of the batch that is not null: `prefix ‖ nonce ‖ ciphertext ‖ tag`, in their order. Value i
+    /// has the nonce `start + i` (mod 2^96), nulls take a number too.
+    ///
+    /// # Errors
+    /// [`TooLarge`]; nothing is appended.
+    pub fn seal(&self, batch: &mut Batch<'_>, out: &mut Vec<u8>) -> Result<(), TooLarge> {
+        let (count, bytes) = batch.values.sum();
+        let room = count.checked_mul(OVERHEAD).and_then(|more| more.checked_add(bytes));
+        // Places and numbers are of 32 bits.
+        let most = i32::MAX as usize;
+        let room = room
+            .filter(|room| *room <= most && batch.values.len() <= most)
+            .ok_or(TooLarge)?;
+        match &self.0 {
+            Scheduled::Portable(key) => key.seal(batch, room, out),
+            #[cfg(target_arch = "x86_64")]
+            Scheduled::Avx512(key) => key.seal(batch, room, out),
+        }
+        Ok(())
+    }
+}
+
+impl std::fmt::Debug for Cipher {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Cipher")
+            .field("kernel", &self.kernel())
+            .finish_non_exhaustive()
+    }
+}

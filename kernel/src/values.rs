@@ -1,0 +1,112 @@
+//! What is sealed: values in Arrow's layout, and what they are bound to.
+
+use crate::{NONCE_LEN, PREFIX_LEN};
+
+/// N values, borrowed, in Arrow's Binary layout.
+#[derive(Clone, Copy)]
+pub struct Values<'a> {
+    validity: Option<&'a [u8]>,
+    offsets: &'a [i32],
+    bytes: &'a [u8],
+}
+
+/// What a batch is sealed with beside the key.
+pub struct Batch<'a> {
+    /// Comes before each value's nonce.
+    pub prefix: [u8; PREFIX_LEN],
+    /// Nonce of the first value.
+    pub start: [u8; NONCE_LEN],
+    /// What the values are bound to.
+    pub aads: Aads<'a>,
+    /// The plaintext.
+    pub values: Values<'a>,
+}
+
+/// Additional authenticated data.
+pub enum Aads<'a> {
+    /// The same for all.
+    Same(&'a [u8]),
+    /// Each value's own, which `write` appends to the vector. All begin with `fixed`.
+    Each {
+        /// How each of them begins.
+        fixed: &'a [u8],
+        /// Appends the rest of value n's.
+        write: &'a mut dyn FnMut(usize, &mut Vec<u8>),
+    },
+}
+
+impl<'a> Values<'a> {
+    /// Validity bitmap (one bit per value, least significant first, 1 = not null; `None`: no nulls), N + 1 ascending
+    /// offsets, bytes. `None` if they do not fit together.
+    #[must_use]
+    pub fn new(validity: Option<&'a [u8]>, offsets: &'a [i32], bytes: &'a [u8]) -> Option<Self> {
+        let (first, last) = (offsets.first()?, offsets.last()?);
+        let ascend = offsets.windows(2).all(|pair| pair[0] <= pair[1]);
+        let inside = *first >= 0 && usize::try_from(*last).is_ok_and(|last| last <= bytes.len());
+        let long_enough = validity.is_none_or(|bits| bits.len() * 8 >= offsets.len() - 1);
+        (ascend && inside && long_enough).then_some(Self {
+            validity,
+            offsets,
+            bytes,
+        })
+    }
+
+    /// How many there are, nulls included.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.offsets.len() - 1
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Value n, unless it is null.
+    #[must_use]
+    pub fn get(&self, n: usize) -> Option<&'a [u8]> {
+        if self.is_null(n) {
+            return None;
+        }
+        // `new` has seen that offsets ascend within the bytes.
+        Some(&self.bytes[self.offsets[n] as usize..self.offsets[n + 1] as usize])
+    }
+
+    #[inline]
+    pub(crate) fn is_null(&self, n: usize) -> bool {
+        self.validity.is_some_and(|bits| bits[n / 8] & (1 << (n % 8)) == 0)
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[inline]
+    pub(crate) fn offsets(&self) -> &'a [i32] {
+        self.offsets
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[inline]
+    pub(crate) fn bytes(&self) -> &'a [u8] {
+        self.bytes
+    }
+
+    /// Values that are not null, and their bytes together.
+    pub(crate) fn sum(&self) -> (usize, usize) {
+        if self.validity.is_none() {
+            let (first, last) = (self.offsets[0], self.offsets[self.len()]);
+            return (self.len(), (last - first) as usize);
+        }
+        let lens = (0..self.len()).filter_map(|n| self.get(n)).map(<[u8]>::len);
+        lens.fold((0, 0), |(count, bytes), len| (count + 1, bytes + len))
+    }
+}
+
+/// (start + n) mod 2^96, big endian.
+pub(crate) fn nonce_at(start: [u8; NONCE_LEN], n: usize) -> [u8; NONCE_LEN] {
+    let mut wide = [0; 16];
+    wide[4..].copy_from_slice(&start);
+    let sum = u128::from_be_bytes(wide).wrapping_add(n as u128).to_be_bytes();
+    let mut nonce = [0; NONCE_LEN];
+    nonce.copy_from_slice(&sum[4..]);
+    nonce
+}
