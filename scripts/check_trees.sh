@@ -25,7 +25,7 @@ NETWORK='rdkafka.*|aws-(config|credential|runtime|sdk|sig|smithy|types).*|object
 CONNECTORS='sealflow-(audit|benchmarks|cli|client|enclave-host|enclave-worker|kafka|kms|local-kms|samples|serve|storage|testbed)'
 
 forbid "the core, as it is linked by default, has no Arrow, no network and no files" \
-    "arrow.*|parquet|aws-.*|$NETWORK|sealflow-.*" -p sealflow -e normal,build
+    "arrow.*|parquet|aws-.*|$NETWORK|$CONNECTORS|sealflow-enclave-protocol" -p sealflow -e normal,build
 forbid "the core with every feature has no network and no connector" \
     "$NETWORK|$CONNECTORS" -p sealflow -e normal,build --all-features
 forbid "what seals topics links no Parquet: only tables do" \

@@ -25,6 +25,7 @@ say "direct dependencies: $(cargo tree --locked -p sealflow-enclave-worker --fea
 say "our lines, enclave/worker: $(lines enclave/worker/src)"
 say "our lines, enclave/protocol: $(lines enclave/protocol/src)"
 say "our lines, connectors/kms: $(lines connectors/kms/src)"
+say "our lines, kernel: $(lines kernel/src)"
 # Without what no feature of the worker compiles.
 say "our lines, the core: $(($(lines src) - $(lines src/table src/columns/arrow src/keys/conformance)))"
 for program in sealflow-enclave-worker sealflow-enclave-init; do

@@ -12,7 +12,7 @@ use super::aad::{Aad, RowId, push_row};
 use super::column::{ByteColumn, ColumnError, SealedColumn};
 use super::key::{DATA_KEY_LEN, KeyId, derive};
 use super::usage::{LimitReached, Usage, UsageLimits, Used};
-use super::value::{GCM_HEADER_LEN, GCM_OVERHEAD, NONCE_LEN, SUITE_GCM, TAG_LEN};
+use super::value::{GCM_OVERHEAD, NONCE_LEN, SUITE_GCM, TAG_LEN};
 use super::{OpenError, SealError};
 use crate::secret::SecretBytes;
 
@@ -269,7 +269,7 @@ mod tests {
 
     use super::*;
     use crate::seal::column::PlainColumn;
-    use crate::seal::value::SealedValue;
+    use crate::seal::value::{GCM_HEADER_LEN, SealedValue};
 
     fn secret(byte: u8) -> SecretBytes {
         SecretBytes::new(vec![byte; DATA_KEY_LEN])
@@ -338,16 +338,17 @@ mod tests {
                 let values = Values::new(None, &offsets, &test.pt).unwrap();
                 let mut sealed = Vec::new();
                 let prefix = [0; PREFIX_LEN];
-                cipher.seal(
-                    &mut Batch {
-                        prefix,
-                        start: nonce,
-                        aads,
-                        values,
-                    },
-                    &mut sealed,
-                )
-                .unwrap();
+                cipher
+                    .seal(
+                        &mut Batch {
+                            prefix,
+                            start: nonce,
+                            aads,
+                            values,
+                        },
+                        &mut sealed,
+                    )
+                    .unwrap();
                 assert_eq!(
                     sealed[GCM_HEADER_LEN..],
                     [&test.ct[..], &test.tag[..]].concat(),

@@ -58,7 +58,9 @@ fn every_bad_configuration_says_where_and_what_to_do() {
         ("span_with_unknown_unit", format!("{GOOD}batch: {{ time: 5min }}\n")),
         (
             "batch_beyond_the_channel_to_the_enclave",
-            format!("{GOOD}batch: {{ bytes: 64MiB }}\nenclave: {{ image: worker.img }}\n"),
+            format!(
+                "{GOOD}batch: {{ bytes: 64MiB }}\nenclave: {{ image: worker.img, relay: [\"kms.example.com:443\"] }}\n"
+            ),
         ),
         ("rows_of_zero", format!("{GOOD}batch: {{ rows: 0 }}\n")),
         ("unknown_word", format!("{GOOD}mode: encrypt\n")),
