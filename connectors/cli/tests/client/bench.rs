@@ -129,7 +129,7 @@ impl Bench {
         let with = ["--dataset", "payments", "--force"];
         self.ok(&[&["seal", "from-client.ndjson", "-o", "sealed.ndjson"], &with[..]].concat());
         let sealed = self.place.read("sealed.ndjson");
-        assert!(sealed.contains("sf1.") && !sealed.contains("eyJ"), "{sealed}");
+        assert!(sealed.contains("sf1.") && !sealed.contains("\"eyJ"), "{sealed}");
         self.ok(&[&["open", "sealed.ndjson", "-o", "opened.ndjson"], &with[..]].concat());
         self.place.read("opened.ndjson")
     }
