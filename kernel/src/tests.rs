@@ -1,5 +1,7 @@
 //! Every kernel against implementations that share nothing with it.
 
+#![allow(clippy::unwrap_used)] // tests
+
 use proptest::prelude::*;
 
 use super::*;

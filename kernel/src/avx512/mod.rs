@@ -176,10 +176,10 @@ on_avx512! {
                     };
                     let sum = seal_four(key, &units[at..at + wanted], four, &bound, values.bytes(), out, cached);
                     let tags = parts(_mm512_xor_si512(reversed(reduced(sum)), load_unit(&units[at])));
-                    for lane in 0..live {
+                    for (lane, tag) in tags.into_iter().enumerate().take(live) {
                         let to = four.to[lane] as usize;
                         write_head(&head, low(four, lane), &mut out[to..to + HEADER]);
-                        store(out, to + HEADER + four.len[lane] as usize, tags[lane]);
+                        store(out, to + HEADER + four.len[lane] as usize, tag);
                     }
                     (from, at) = (from + 4, at + wanted);
                 }
@@ -289,8 +289,8 @@ on_avx512! {
         let power_at = |lane: usize, j: usize| power(key, (count[lane] + 1).saturating_sub(j));
         let powers_at = |j: usize| lanes(power_at(0, j), power_at(1, j), power_at(2, j), power_at(3, j));
         let mut empty = 0;
-        for lane in 0..4 {
-            empty |= u16::from(count[lane] == 0) * (0xf << (4 * lane));
+        for (lane, count) in count.iter().enumerate() {
+            empty |= u16::from(*count == 0) * (0xf << (4 * lane));
         }
         let lengths = lengths(bound, four);
         let mut sum = product(_mm512_mask_xor_epi32(lengths, empty, lengths, bound.state), all(power(key, 1)));
