@@ -130,7 +130,7 @@ on_avx512! {
                     true => there,
                     false => _mm512_mask_cmpeq_epi8_mask(there, load_many(part), _mm512_set1_epi8(class as i8)),
                 };
-                let numbers = _mm512_add_epi8(_mm512_set1_epi8(64 * n as i8), load_many(&COUNT));
+                let numbers = _mm512_add_epi8(_mm512_set1_epi8((64 * n) as u8 as i8), load_many(&COUNT));
                 store_many(&mut order[done..done + 64], _mm512_maskz_compress_epi8(of_class, numbers));
                 done += of_class.count_ones() as usize;
             }

@@ -41,7 +41,7 @@ use crate::{KEY_LEN, NONCE_LEN, OVERHEAD, PREFIX_LEN};
 /// Most blocks of a value that shares registers with others.
 const MOST: usize = 16;
 /// Most values of a group.
-const GROUP: usize = 128;
+const GROUP: usize = 256;
 /// Room for the counter blocks of some fours.
 const UNITS: usize = 128;
 /// Units that are encrypted at once: enough to hide how long a round takes.
@@ -298,7 +298,7 @@ on_avx512! {
         // The first has the fewest blocks: all of these are whole in each.
         let whole = count[0].saturating_sub(1);
         for j in 0..whole {
-            let block = |lane: usize| load_some(&plain[lane][16 * j..16 * j + 16]);
+            let block = |lane: usize| load(chunk(plain[lane], j));
             let cipher = _mm512_xor_si512(lanes(block(0), block(1), block(2), block(3)), load_unit(&units[j + 1]));
             store_lanes(out, &four.to, HEADER + 16 * j, cipher);
             sum = added(sum, _mm512_xor_si512(reversed(cipher), before), powers_at(j));
@@ -392,6 +392,12 @@ on_avx512! {
         begin.copy_from_slice(&head.first);
         out[HEADER - 16..].copy_from_slice(&second);
     }
+}
+
+/// Whole block j of a value; whoever asks has counted them.
+#[inline]
+fn chunk(value: &[u8], j: usize) -> &[u8; 16] {
+    value[16 * j..].first_chunk().unwrap_or(&[0; 16])
 }
 
 /// Blocks that a value begins.
