@@ -94,10 +94,8 @@ impl Cipher {
     pub fn on(kernel: Kernel, key: &[u8; KEY_LEN]) -> Self {
         match kernel {
             #[cfg(target_arch = "x86_64")]
-            Kernel::Avx512 => avx512::Key::new(key).map_or_else(
-                || Self::on(Kernel::Portable, key),
-                |key| Self(Scheduled::Avx512(Box::new(key))),
-            ),
+            Kernel::Avx512 => avx512::Key::new(key)
+                .map_or_else(|| Self::on(Kernel::Portable, key), |key| Self(Scheduled::Avx512(key))),
             _ => Self(Scheduled::Portable(Box::new(portable::Key::new(key)))),
         }
     }

@@ -84,11 +84,13 @@ impl Key {
             out.extend_from_slice(&batch.prefix);
             out.extend_from_slice(&nonce);
             let from = out.len();
-            out.extend_from_slice(value);
-            let (first, rest) = out[from..].split_at_mut(value.len().min((BLOCKS - 1) * 16));
-            add(first, &group.blocks[at + 1..]);
+            // Zeros first: the plaintext never stands in the output, whatever goes wrong.
+            out.resize(from + value.len(), 0);
+            let split = value.len().min((BLOCKS - 1) * 16);
+            let (first, rest) = out[from..].split_at_mut(split);
+            sum(first, &value[..split], &group.blocks[at + 1..]);
             if !rest.is_empty() {
-                self.add_long(rest, nonce);
+                self.seal_rest(rest, &value[split..], nonce);
             }
             hash.update_padded(&out[from..]);
             let mut lengths = [0; 16];
@@ -96,22 +98,25 @@ impl Key {
             lengths[8..].copy_from_slice(&(value.len() as u64 * 8).to_be_bytes());
             hash.update(&[lengths.into()]);
             let mut tag: [u8; TAG_LEN] = hash.finalize().into();
-            add(&mut tag, &group.blocks[at..]);
+            tag.iter_mut()
+                .zip(&group.blocks[at])
+                .for_each(|(byte, key)| *byte ^= key);
             out.extend_from_slice(&tag);
         }
         group.blocks.clear();
     }
 
-    /// Key stream for what of a value comes after its group's.
-    fn add_long(&self, rest: &mut [u8], nonce: [u8; NONCE_LEN]) {
+    /// Seals what of a value comes after its group's key stream.
+    fn seal_rest(&self, out: &mut [u8], value: &[u8], nonce: [u8; NONCE_LEN]) {
         let mut blocks = Zeroizing::new([[0; 16]; BLOCKS]);
-        for (n, chunk) in rest.chunks_mut(BLOCKS * 16).enumerate() {
+        let chunks = out.chunks_mut(BLOCKS * 16).zip(value.chunks(BLOCKS * 16));
+        for (n, (chunk, value)) in chunks.enumerate() {
             let blocks = &mut blocks[..chunk.len().div_ceil(16)];
             for (k, block) in blocks.iter_mut().enumerate() {
                 *block = counter(nonce, BLOCKS + 1 + n * BLOCKS + k);
             }
             encrypt(&self.aes, blocks);
-            add(chunk, blocks);
+            sum(chunk, value, blocks);
         }
     }
 
@@ -127,11 +132,12 @@ fn encrypt(aes: &Aes256, blocks: &mut [[u8; 16]]) {
     aes.encrypt_blocks(Block::cast_slice_from_core_mut(blocks));
 }
 
-fn add(bytes: &mut [u8], stream: &[[u8; 16]]) {
-    bytes
-        .iter_mut()
-        .zip(stream.as_flattened())
-        .for_each(|(byte, key)| *byte ^= key);
+/// Value and key stream, added. Without key stream nothing is written.
+fn sum(out: &mut [u8], value: &[u8], stream: &[[u8; 16]]) {
+    let sums = value.iter().zip(stream.as_flattened());
+    out.iter_mut()
+        .zip(sums)
+        .for_each(|(byte, (value, key))| *byte = value ^ key);
 }
 
 /// `nonce ‖ block`, big endian: J0 is block 1, the key stream begins with block 2.

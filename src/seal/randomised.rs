@@ -115,41 +115,32 @@ impl SealingKey {
         prefix[17..].copy_from_slice(&context.column.to_be_bytes());
         let (validity, offsets, bytes) = plain.parts();
         let values = Values::new(validity, offsets, bytes).ok_or(ColumnError::BadOffsets)?;
-        let sealed = match context.rows {
-            None => {
-                let aads = Aads::Same(aad.of(None));
-                let mut batch = Batch {
-                    prefix,
-                    start,
-                    aads,
-                    values,
-                };
-                self.sealed(plain, &mut batch)?
-            }
-            Some((path, ids)) => {
-                let has_all = (0..plain.len()).all(|n| plain.get(n).is_none() || ids.get(n).is_some());
-                if !has_all {
-                    return Err(SealError::RowsMismatch);
-                }
-                let mut write = |n: usize, out: &mut Vec<u8>| {
-                    let id = ids.get(n).unwrap_or_default();
-                    push_row(out, Some(RowId { path, id }));
-                };
-                let fixed = aad.before_row();
-                let aads = Aads::Each {
-                    fixed,
-                    write: &mut write,
-                };
-                let mut batch = Batch {
-                    prefix,
-                    start,
-                    aads,
-                    values,
-                };
-                self.sealed(plain, &mut batch)?
-            }
+        if let Some((_, ids)) = context.rows
+            && !(0..plain.len()).all(|n| plain.get(n).is_none() || ids.get(n).is_some())
+        {
+            return Err(SealError::RowsMismatch);
+        }
+        let mut write = |n: usize, out: &mut Vec<u8>| {
+            let row = context.rows.map(|(path, ids)| RowId {
+                path,
+                id: ids.get(n).unwrap_or_default(),
+            });
+            push_row(out, row);
         };
-        Ok(sealed)
+        let aads = match context.rows {
+            None => Aads::Same(aad.of(None)),
+            Some(_) => Aads::Each {
+                fixed: aad.before_row(),
+                write: &mut write,
+            },
+        };
+        let mut batch = Batch {
+            prefix,
+            start,
+            aads,
+            values,
+        };
+        self.sealed(plain, &mut batch)
     }
 
     fn sealed(&self, plain: ByteColumn<'_>, batch: &mut Batch<'_>) -> Result<SealedColumn, SealError> {

@@ -84,7 +84,7 @@ impl Group<'_> {
                     Err(given_up(why))
                 };
             }
-            if self.plan.take_rejoin() {
+            if !draining && self.plan.take_rejoin() {
                 self.consumer.unsubscribe();
                 self.routes = None;
             }

@@ -257,10 +257,10 @@ fn start_groups(plan: &Arc<Plan>) -> Result<mpsc::UnboundedReceiver<Result<(), R
     }
     let plan = Arc::clone(plan);
     start_thread("sealflow-kafka-unread".to_owned(), move || {
-        let partitions = plan.routes().each_partition();
+        let partitions = || plan.routes().each_partition();
         let is_over = || plan.shutdown() != Shutdown::Run;
         let rejoin = || plan.rejoin.store(true, Ordering::Relaxed);
-        unread::look(&plan.config, plan.group(), &partitions, is_over, rejoin);
+        unread::look(&plan.config, plan.group(), partitions, is_over, rejoin);
     })?;
     Ok(results)
 }

@@ -26,18 +26,21 @@ const INTERVAL_AFTER_ERROR: Duration = Duration::from_secs(15);
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How often in a row partitions are found with nobody before the group is balanced again.
 const SIGHTINGS: u32 = 3;
+/// How often a process has the group balanced again: what stays with nobody even so is no matter of a round that was lost,
+/// and a group that is balanced for ever reads nothing.
+const ATTEMPTS: u32 = 3;
 /// How soon the end of the run is noticed.
 const NAP: Duration = Duration::from_millis(200);
 
 /// A partition by topic and number.
 type Owned = (String, i32);
 
-/// Looks at `group` until each of `partitions` is somebody's, or the run is over, and calls `rejoin` when some stay
-/// without anybody. Blocks, so it wants a thread of its own.
+/// Looks at `group` until each of what `partitions` says now is somebody's, or the run is over, and calls `rejoin` when
+/// some stay without anybody. Blocks, so it wants a thread of its own.
 pub(crate) fn look(
     config: &KafkaConfig,
     group: &str,
-    partitions: &BTreeSet<Owned>,
+    partitions: impl Fn() -> BTreeSet<Owned>,
     is_over: impl Fn() -> bool,
     rejoin: impl Fn(),
 ) {
@@ -45,7 +48,7 @@ pub(crate) fn look(
         Ok(observer) => observer,
         Err(error) => return tracing::warn!(error = %error, "the group cannot be looked at"),
     };
-    let mut sightings = 0;
+    let (mut sightings, mut attempts) = (0, 0);
     let mut interval = INTERVAL;
     while nap(interval, &is_over) {
         interval = INTERVAL;
@@ -62,19 +65,26 @@ pub(crate) fn look(
             sightings = 0;
             continue;
         };
-        let unread = partitions.difference(&given).count();
+        let unread = partitions().difference(&given).count();
         if unread == 0 {
             return;
         }
         sightings += 1;
-        if sightings == SIGHTINGS {
-            tracing::warn!(
-                partitions = unread,
-                "partitions that the group gave to nobody: it is balanced again"
-            );
-            rejoin();
-            sightings = 0;
+        if sightings < SIGHTINGS {
+            continue;
         }
+        if attempts == ATTEMPTS {
+            return tracing::warn!(
+                partitions = unread,
+                "partitions stay with nobody: the group is not looked at any more"
+            );
+        }
+        tracing::warn!(
+            partitions = unread,
+            "partitions that the group gave to nobody: it is balanced again"
+        );
+        rejoin();
+        (sightings, attempts) = (0, attempts + 1);
     }
 }
 

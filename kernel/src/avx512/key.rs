@@ -18,10 +18,11 @@ pub(crate) struct Key {
 
 on_avx512! {
     /// The key schedule (FIPS 197, section 5.2), and the powers of H = E(0).
-    pub(super) fn scheduled(bytes: &[u8; KEY_LEN]) -> Key {
+    pub(super) fn scheduled(bytes: &[u8; KEY_LEN]) -> Box<Key> {
         let (halves, _) = bytes.as_chunks::<16>();
         let (mut even, mut odd) = (load(&halves[0]), load(&halves[1]));
-        let mut key = Key { rounds: [Unit([0; 64]); 15], powers: [[0; 2]; POWERS + 3] };
+        // Made where it stays: moving it would leave copies that nobody wipes.
+        let mut key = Box::new(Key { rounds: [Unit([0; 64]); 15], powers: [[0; 2]; POWERS + 3] });
         let put = |key: &mut Key, n: usize, round: __m128i| store_unit(&mut key.rounds[n], _mm512_broadcast_i32x4(round));
         put(&mut key, 0, even);
         put(&mut key, 1, odd);
@@ -49,7 +50,12 @@ on_avx512! {
     }
 
     pub(super) fn encrypt(key: &Key, units: &mut [Unit]) {
-        for units in units.as_chunks_mut::<AT_ONCE>().0 {
+        let (many, few) = units.as_chunks_mut::<AT_ONCE>();
+        // None stays a counter that anybody can compute.
+        for unit in few {
+            encrypt_one(key, unit);
+        }
+        for units in many {
             let first = load_unit(&key.rounds[0]);
             let mut blocks = [_mm512_setzero_si512(); AT_ONCE];
             for (block, unit) in blocks.iter_mut().zip(&*units) {

@@ -7,6 +7,7 @@
 //!
 //! What is branched on are lengths and nulls, which the sealed column shows anyway; never a byte of a value, of the key
 //! or of the key stream.
+
 /// Functions for processors of which [`is_there`] is true.
 macro_rules! on_avx512 {
     ($($(#[$more:meta])* $visible:vis fn $name:ident($($given:tt)*) $(-> $result:ty)? $body:block)*) => {
@@ -92,7 +93,7 @@ struct Cached {
 impl Key {
     /// `None` where the processor cannot.
     #[allow(unsafe_code)] // the way into code for AVX-512
-    pub(crate) fn new(key: &[u8; KEY_LEN]) -> Option<Self> {
+    pub(crate) fn new(key: &[u8; KEY_LEN]) -> Option<Box<Self>> {
         // SAFETY: what the functions are compiled for is there.
         is_there().then(|| unsafe { scheduled(key) })
     }

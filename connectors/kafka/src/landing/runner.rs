@@ -195,10 +195,10 @@ fn start_groups(plan: &Arc<LandingPlan>) -> Result<mpsc::UnboundedReceiver<Resul
     }
     let plan = Arc::clone(plan);
     start_thread("sealflow-landing-unread".to_owned(), move || {
-        let partitions = plan.routes.each_partition();
+        let partitions = || plan.routes.each_partition();
         let is_over = || plan.shutdown() != Shutdown::Run;
         let rejoin = || plan.rejoin.store(true, Ordering::Relaxed);
-        unread::look(&plan.config, plan.group(), &partitions, is_over, rejoin);
+        unread::look(&plan.config, plan.group(), partitions, is_over, rejoin);
     })?;
     Ok(results)
 }
