@@ -371,12 +371,12 @@ impl<'a> ClientValues<'a> {
                 };
                 let behind = Place::Value { start: end, end };
                 let bound = value.bound.of_hint(self.plan, *hint);
-                let item = jobs.push(self.plan, domains, (*hint, behind), &derived, bound)?;
+                let item = jobs.push(self.plan, domains, (*hint, behind), &derived, &bound)?;
                 all.push(Opened::Sealed(item));
             }
         }
         let place = (value.rule, value.place);
-        let item = jobs.push(self.plan, domains, place, &plain, value.bound)?;
+        let item = jobs.push(self.plan, domains, place, &plain, &value.bound)?;
         all.push(Opened::Sealed(item));
         Ok(())
     }

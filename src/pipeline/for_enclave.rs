@@ -60,7 +60,7 @@ impl SealTransform {
         domains: &Domains,
         (rule, place): (usize, Place),
         text: &[u8],
-        bound: Bound,
+        bound: &Bound,
     ) -> Result<Item, Rejection> {
         if self.plan.rules()[rule].flow == Flow::Enclave {
             return jobs.push_for_enclave(&self.plan, (rule, place), text, ValueKey::Clear, &bound.row);
@@ -126,7 +126,7 @@ impl SealTransform {
                 let text = text_of(&records[n], value.place)?;
                 let place = (value.rule, value.place);
                 let item = jobs.push_for_enclave(&self.plan, place, text.as_bytes(), keys[wanted], value.row())?;
-                found.items.push(item);
+                found.more.push(item);
                 self.check_room(&records[n], before, jobs)
             });
             if let Err(rejection) = passed {
@@ -176,6 +176,7 @@ impl SealTransform {
 pub(super) fn refuse_by_worker(
     records: &[Record],
     extracted: &mut [Result<Extracted, Rejection>],
+    items: &[Item],
     sealed: &[Sealed],
     refused: &mut Vec<(Position, Refusal)>,
 ) {
@@ -183,7 +184,7 @@ pub(super) fn refuse_by_worker(
         return;
     }
     for (record, one) in records.iter().zip(extracted) {
-        let Some(rejection) = one.as_ref().ok().and_then(|found| refusal_of(found, sealed)) else {
+        let Some(rejection) = one.as_ref().ok().and_then(|found| refusal_of(found, items, sealed)) else {
             continue;
         };
         *one = Err(rejection.clone());
@@ -192,8 +193,8 @@ pub(super) fn refuse_by_worker(
 }
 
 /// Why the worker refused a value of the record, if it did.
-fn refusal_of(found: &Extracted, sealed: &[Sealed]) -> Option<Rejection> {
-    found.items.iter().find_map(|item| {
+fn refusal_of(found: &Extracted, items: &[Item], sealed: &[Sealed]) -> Option<Rejection> {
+    found.items(items).find_map(|item| {
         let refused = &sealed[item.job].refused;
         let number = u32::try_from(item.index).ok()?;
         let at = refused.binary_search_by_key(&number, |(number, _)| *number).ok()?;

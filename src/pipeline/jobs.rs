@@ -1,6 +1,7 @@
 //! The values of a batch on their way to being sealed: per rule and key one column.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
@@ -11,11 +12,15 @@ use crate::flow::enclave::ValueKey;
 use crate::policy::{DomainDocument, DomainType};
 use crate::seal::{PlainColumn, Plaintext, value};
 
+/// Bytes of a value and of a row id that columns are made for; longer ones make them grow.
+const EXPECTED_VALUE: usize = 32;
+const EXPECTED_ROW: usize = 24;
+
 /// Values of one rule under one key, on their way to one seal call.
 pub(super) struct Job {
     pub(super) rule: usize,
     /// Resolved key name; `None` for plain keys and domains.
-    pub(super) key_name: Option<String>,
+    pub(super) key_name: Option<Arc<str>>,
     pub(super) plain: PlainColumn,
     pub(super) rows: Option<PlainColumn>,
     pub(super) len: usize,
@@ -31,26 +36,61 @@ pub(super) struct Item {
     pub(super) index: usize,
 }
 
-/// What a value is sealed under, as its record says: the key's name, the row that it is bound to.
+/// What a value is sealed under, as its record says: the key's name, the row that it is bound to. One is filled again and again.
+#[derive(Clone, Default)]
 pub(super) struct Bound {
-    pub(super) key_name: Option<String>,
+    pub(super) key_name: Option<Arc<str>>,
     /// Empty if it is bound to none.
     pub(super) row: Vec<u8>,
 }
 
+/// The names of the keys of one document, each resolved once.
+#[derive(Default)]
+pub(super) struct KeyNames {
+    of_groups: Vec<Option<Arc<str>>>,
+}
+
+impl KeyNames {
+    /// For the next document.
+    pub(super) fn clear(&mut self) {
+        self.of_groups.clear();
+    }
+
+    fn get(
+        &mut self,
+        plan: &Plan,
+        group: usize,
+        document: Option<&Document<'_>>,
+    ) -> Result<Option<Arc<str>>, Rejection> {
+        if !plan.groups[group].is_template() {
+            return Ok(None);
+        }
+        if self.of_groups.len() <= group {
+            self.of_groups.resize(group + 1, None);
+        }
+        let name = &mut self.of_groups[group];
+        if name.is_none() {
+            *name = plan.key_name(group, document)?.map(Arc::from);
+        }
+        Ok(name.clone())
+    }
+}
+
 impl Bound {
-    /// Of a value of `rule` at these list indexes. `document` is the one that holds its fields.
-    pub(super) fn of(
+    /// Of a value of `rule` at these list indexes. `document` is the one that holds its fields, whose keys have these names.
+    pub(super) fn set(
+        &mut self,
         plan: &Plan,
         rule: usize,
         indexes: &[u32],
         document: Option<&Document<'_>>,
-    ) -> Result<Self, Rejection> {
-        let key_name = match plan.columns[rule] {
-            Some((group, _)) => plan.key_name(group, document)?,
+        names: &mut KeyNames,
+    ) -> Result<(), Rejection> {
+        self.row.clear();
+        self.key_name = match plan.columns[rule] {
+            Some((group, _)) => names.get(plan, group, document)?,
             None => None,
         };
-        let mut row = Vec::new();
         if let Some(field) = plan.row_field(rule) {
             let Some(document) = document else {
                 return Err(Rejection::new(
@@ -59,10 +99,10 @@ impl Bound {
                 ));
             };
             let scalar = plan.field(document, field)?;
-            json::encode_row_id(scalar, indexes, &mut row)
+            json::encode_row_id(scalar, indexes, &mut self.row)
                 .map_err(|error| Rejection::new("bad-row-id", error.to_string()))?;
         }
-        Ok(Self { key_name, row })
+        Ok(())
     }
 
     /// Of the hint `rule` of this value: its key is a plain one or the value's, its row the value's.
@@ -79,34 +119,62 @@ impl Bound {
 #[derive(Default)]
 pub(super) struct Jobs {
     pub(super) list: Vec<Job>,
-    plain_keys: HashMap<usize, usize>,
-    template_keys: HashMap<(usize, String), usize>,
+    /// Values that were found in clear, record after record.
+    pub(super) items: Vec<Item>,
+    /// By rule.
+    plain_keys: Vec<Option<usize>>,
+    /// By rule and key name.
+    template_keys: HashMap<usize, HashMap<Arc<str>, usize>>,
     /// Bytes that the records so far become: sealed values in their text form, row ids, dead letters.
     pub(super) bytes: u64,
     /// Values of clients that have a key of their own.
     pub(super) wrapped: usize,
+    /// How many values a column is made for.
+    expected: usize,
 }
 
 impl Jobs {
+    /// For a batch of so many records.
+    pub(super) fn for_records(records: usize) -> Self {
+        Self {
+            items: Vec::with_capacity(records * 4),
+            expected: records,
+            ..Self::default()
+        }
+    }
+
     /// The job of `rule` under `key_name`, made when it is new.
-    fn of(&mut self, rule: usize, key_name: Option<String>, bound: bool) -> usize {
+    fn of(&mut self, rule: usize, key_name: Option<&Arc<str>>, bound: bool) -> usize {
         let next = self.list.len();
-        let job = match &key_name {
-            None => *self.plain_keys.entry(rule).or_insert(next),
-            Some(name) => *self.template_keys.entry((rule, name.clone())).or_insert(next),
+        let known = match key_name {
+            None => {
+                if self.plain_keys.len() <= rule {
+                    self.plain_keys.resize(rule + 1, None);
+                }
+                *self.plain_keys[rule].get_or_insert(next)
+            }
+            Some(name) => {
+                let names = self.template_keys.entry(rule).or_default();
+                match names.get(name) {
+                    Some(job) => *job,
+                    None => *names.entry(Arc::clone(name)).or_insert(next),
+                }
+            }
         };
-        if job == next {
-            let rows = bound.then(|| PlainColumn::with_capacity(0, 0));
+        if known == next {
+            // Keys of a template share the records of a batch, nobody knows how.
+            let values = if key_name.is_none() { self.expected } else { 0 };
+            let column = |bytes| PlainColumn::with_capacity(values, values * bytes);
             self.list.push(Job {
                 rule,
-                key_name,
-                plain: PlainColumn::with_capacity(0, 0),
-                rows,
+                key_name: key_name.cloned(),
+                plain: column(EXPECTED_VALUE),
+                rows: bound.then(|| column(EXPECTED_ROW)),
                 len: 0,
                 of_clients: None,
             });
         }
-        job
+        known
     }
 
     /// Adds a value: `text` is JSON in a record's value, bytes elsewhere.
@@ -116,10 +184,10 @@ impl Jobs {
         domains: &Domains,
         (rule, place): (usize, Place),
         text: &[u8],
-        bound: Bound,
+        bound: &Bound,
     ) -> Result<Item, Rejection> {
         let model = &plan.rules()[rule];
-        let job = self.of(rule, bound.key_name, plan.row_field(rule).is_some());
+        let job = self.of(rule, bound.key_name.as_ref(), plan.row_field(rule).is_some());
         let target = &mut self.list[job];
         let before = target.plain.byte_len();
         let column_full = |_| Rejection::new("batch-too-large", "more than 2 GiB of one column in a batch");

@@ -224,7 +224,7 @@ impl Plan {
         found: &mut Found,
         mut visit: impl FnMut(Document<'_>) -> Result<(), Rejection>,
     ) -> Result<(), Rejection> {
-        for range in self.document_ranges(value)? {
+        let mut one = |range: Range<usize>| {
             let text = &value[range.clone()];
             self.locator
                 .locate(text, found)
@@ -233,25 +233,21 @@ impl Plan {
                 offset: range.start,
                 text,
                 found,
-            })?;
-        }
-        Ok(())
-    }
-
-    fn document_ranges(&self, value: &[u8]) -> Result<Vec<Range<usize>>, Rejection> {
+            })
+        };
         match self.format {
-            Format::Json => Ok(std::iter::once(0..value.len()).collect()),
+            Format::Json => one(0..value.len()),
             Format::JsonSr if value.len() > REGISTRY_PREFIX_LEN && value[0] == REGISTRY_MAGIC => {
-                Ok(std::iter::once(REGISTRY_PREFIX_LEN..value.len()).collect())
+                one(REGISTRY_PREFIX_LEN..value.len())
             }
             Format::JsonSr => Err(Rejection::new(
                 "no-registry-prefix",
                 "the value does not start with a schema registry's five bytes",
             )),
-            Format::Ndjson => Ok(lines::lines(value)
-                .map(|line| line.content)
-                .filter(|content| !content.is_empty())
-                .collect()),
+            Format::Ndjson => {
+                let lines = lines::lines(value).map(|line| line.content);
+                lines.filter(|content| !content.is_empty()).try_for_each(one)
+            }
         }
     }
 

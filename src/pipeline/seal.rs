@@ -1,36 +1,35 @@
 //! The sealing transform: records in, the same records with a policy's columns sealed out, every other byte
 //! as it was; what cannot be sealed becomes a dead letter, never a pass.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use tokio::task::JoinSet;
 use tracing::Instrument as _;
 use zeroize::Zeroizing;
 
+use super::assemble::Assembly;
 use super::client_proofs::{Claims, Clients, OfRecord, Proofs};
 use super::client_values::{ClientValues, MAX_WRAPPED, NOT_CLIENT_SEALED, Opened, Pending, Refusal, is_sealed};
 use super::dead_letter::CANNOT_OPEN;
 use super::for_enclave::{Resealing, refuse_by_worker};
 use super::hints::{self, Domains};
-use super::jobs::{Bound, Item, Job, Jobs};
+use super::jobs::{Bound, Item, Job, Jobs, KeyNames};
 use super::output::{OutputLimits, too_large, too_large_unread};
 use super::plan::{Document, Format, Place, Plan, Rejection};
-use super::record::{Header, Position, Record};
+use super::record::{Position, Record};
 use super::refusals::Refusals;
 use super::set_aside::{SetAside, from_direct, from_domain, joined};
 use super::transform::{Outcome, Route, SPANS, Transform, TransformError};
-use crate::columns::{Found, LocatorError, MAX_HITS, member_range};
+use crate::columns::{Found, LocatorError, MAX_HITS};
 use crate::flow::direct::DirectSealer;
 use crate::flow::enclave::{EnclaveWorker, ValueRefusal};
-use crate::keys::envelope::{KEYS_HEADER, MAX_ENVELOPES, write_header};
 use crate::keys::{ActiveKey, KeyError};
-use crate::policy::{Flow, Placement, Root, SESSION_HEADER, VerifiedPolicy};
-use crate::seal::{KeyId, PlainColumn, SealedColumn, value};
+use crate::policy::{Flow, Placement, Root, VerifiedPolicy};
+use crate::seal::{KeyId, PlainColumn, SealedColumn};
 
 /// Keys that are fetched side by side for one batch.
 pub(super) const FETCHES: usize = 16;
@@ -81,22 +80,39 @@ struct OfClients {
     to_take: Vec<(usize, Claims)>,
 }
 
+/// Working memory of extraction, from record to record.
+#[derive(Default)]
+struct Scratch {
+    found: Found,
+    bound: Bound,
+    names: KeyNames,
+    /// By rule: the most bytes that padding adds to a value and its hints.
+    padding: Vec<usize>,
+}
+
 /// What was found in a record.
 #[derive(Default)]
 pub(super) struct Extracted {
-    /// Values that are sealed with the batch.
-    pub(super) items: Vec<Item>,
+    /// Values that came in clear and are sealed with the batch: which of its items.
+    clear_items: Range<usize>,
+    /// Those that clients sealed.
+    pub(super) more: Vec<Item>,
     /// Values that clients sealed for the backend.
     pending: Vec<Pending>,
     /// Values that clients sealed for the enclave.
     pub(super) for_enclave: Vec<Pending>,
     /// Plaintexts of these that stay in place, because their columns are encrypted as a whole.
-    clear: Vec<(Place, Zeroizing<Vec<u8>>)>,
+    pub(super) clear: Vec<(Place, Zeroizing<Vec<u8>>)>,
     /// Sessions in the record's value: for the backend, for the enclave.
     pub(super) sessions: [Vec<Range<usize>>; 2],
 }
 
 impl Extracted {
+    /// Values that are sealed with the batch, out of all that came in clear.
+    pub(super) fn items<'a>(&'a self, all: &'a [Item]) -> impl Iterator<Item = &'a Item> {
+        all[self.clear_items.clone()].iter().chain(&self.more)
+    }
+
     /// Takes a value that a client sealed, where it belongs.
     fn pend(&mut self, flow: Flow, value: Pending) {
         match flow {
@@ -150,7 +166,7 @@ impl TravellingKey {
         }
     }
 
-    fn bytes(&self) -> &[u8] {
+    pub(super) fn bytes(&self) -> &[u8] {
         match &self.envelope {
             EnvelopeBytes::Ours(key) => &key.envelope_bytes,
             EnvelopeBytes::Workers(bytes) => bytes,
@@ -233,28 +249,36 @@ impl SealTransform {
         &self,
         record: &Record,
         domains: &Domains,
-        found: &mut Found,
+        scratch: &mut Scratch,
         jobs: &mut Jobs,
     ) -> Result<Extracted, Rejection> {
         if record.payload_bytes() as u64 > self.limits.record.0 {
             return Err(too_large_unread());
         }
         let (before, wrapped) = (jobs.bytes, jobs.wrapped);
+        let first = jobs.items.len();
         let mut all = Extracted::default();
+        let Scratch {
+            found,
+            bound,
+            names,
+            padding: paddings,
+        } = scratch;
         let outer = self.plan.outer_rules();
         match &record.value {
             None if outer.is_empty() => {}
-            None => self.extract_outer(record, None, domains, jobs, &mut all)?,
+            None => self.extract_outer(record, None, domains, (bound, names), jobs, &mut all)?,
             Some(bytes) => {
                 let mut documents = 0;
                 let mut padding = 0;
                 self.plan.documents(bytes, found, |document| {
                     documents += 1;
+                    names.clear();
                     self.plan.check_missing(&document)?;
                     padding += self
                         .plan
                         .hits(&document)
-                        .map(|(rule, ..)| self.padding(rule, domains))
+                        .map(|(rule, ..)| paddings[rule])
                         .sum::<usize>();
                     check_padding(padding)?;
                     let sessions = self.sessions_of(&document)?;
@@ -275,9 +299,10 @@ impl SealTransform {
                         let stays = self.stays_in_place(rule);
                         let flow = self.plan.rules()[rule].flow;
                         if is_sealed(&self.plan.rules()[rule], place, text)? {
-                            let bound = Bound::of(&self.plan, rule, indexes, Some(&document))?;
+                            bound.set(&self.plan, rule, indexes, Some(&document), names)?;
                             let session = sessions[side(flow)].clone();
-                            let value = Pending::note(&self.plan, (rule, place), text, bound, session, stays, jobs);
+                            let (at, bound) = ((rule, place), bound.clone());
+                            let value = Pending::note(&self.plan, at, text, bound, session, stays, jobs);
                             all.pend(flow, value);
                             check_wrapped(jobs.wrapped - wrapped)?;
                             // Its hints are derived once it is open.
@@ -285,9 +310,9 @@ impl SealTransform {
                             room = room.checked_sub(hints).ok_or_else(too_many_values)?;
                             continue;
                         } else if !stays {
-                            let bound = Bound::of(&self.plan, rule, indexes, Some(&document))?;
-                            all.items
-                                .push(self.push_clear(jobs, domains, (rule, place), text, bound)?);
+                            bound.set(&self.plan, rule, indexes, Some(&document), names)?;
+                            let item = self.push_clear(jobs, domains, (rule, place), text, bound)?;
+                            jobs.items.push(item);
                             self.check_room(record, before, jobs)?;
                         }
                         for hint in self.plan.hints(rule) {
@@ -296,22 +321,23 @@ impl SealTransform {
                             };
                             room = room.checked_sub(1).ok_or_else(too_many_values)?;
                             let behind = Place::Value { start: end, end };
-                            let bound = Bound::of(&self.plan, *hint, indexes, Some(&document))?;
-                            all.items
-                                .push(jobs.push(&self.plan, domains, (*hint, behind), &derived, bound)?);
+                            bound.set(&self.plan, *hint, indexes, Some(&document), names)?;
+                            let item = jobs.push(&self.plan, domains, (*hint, behind), &derived, bound)?;
+                            jobs.items.push(item);
                             self.check_room(record, before, jobs)?;
                         }
                     }
                     if documents == 1 && !outer.is_empty() {
-                        self.extract_outer(record, Some(&document), domains, jobs, &mut all)?;
+                        self.extract_outer(record, Some(&document), domains, (bound, names), jobs, &mut all)?;
                     }
                     Ok(())
                 })?;
                 if documents == 0 && !outer.is_empty() {
-                    self.extract_outer(record, None, domains, jobs, &mut all)?;
+                    self.extract_outer(record, None, domains, (bound, names), jobs, &mut all)?;
                 }
             }
         }
+        all.clear_items = first..jobs.items.len();
         self.check_room(record, before, jobs)?;
         check_wrapped(jobs.wrapped - wrapped)?;
         Ok(all)
@@ -345,10 +371,14 @@ impl SealTransform {
         domains: &Domains,
         jobs: &mut Jobs,
     ) -> Vec<Result<Extracted, Rejection>> {
-        let mut found = Found::default();
+        let rules = 0..self.plan.rules().len();
+        let mut scratch = Scratch {
+            padding: rules.map(|rule| self.padding(rule, domains)).collect(),
+            ..Scratch::default()
+        };
         let mut all = Vec::with_capacity(records.len());
         for record in records {
-            let extracted = self.extract(record, domains, &mut found, jobs);
+            let extracted = self.extract(record, domains, &mut scratch, jobs);
             // What a rejected record has put into the columns stays there, and is counted too.
             jobs.bytes += match &extracted {
                 Ok(_) => record.payload_bytes() as u64,
@@ -377,6 +407,7 @@ impl SealTransform {
         record: &Record,
         document: Option<&Document<'_>>,
         domains: &Domains,
+        (bound, names): (&mut Bound, &mut KeyNames),
         jobs: &mut Jobs,
         all: &mut Extracted,
     ) -> Result<(), Rejection> {
@@ -409,13 +440,14 @@ impl SealTransform {
                 let flow = self.plan.rules()[*rule].flow;
                 if is_sealed(&self.plan.rules()[*rule], place, bytes)? {
                     let session = all.sessions[side(flow)].first().cloned();
-                    let bound = Bound::of(&self.plan, *rule, &[], document)?;
-                    let value = Pending::note(&self.plan, (*rule, place), bytes, bound, session, stays, jobs);
+                    bound.set(&self.plan, *rule, &[], document, names)?;
+                    let (at, bound) = ((*rule, place), bound.clone());
+                    let value = Pending::note(&self.plan, at, bytes, bound, session, stays, jobs);
                     all.pend(flow, value);
                 } else if !stays {
-                    let bound = Bound::of(&self.plan, *rule, &[], document)?;
-                    all.items
-                        .push(self.push_clear(jobs, domains, (*rule, place), bytes, bound)?);
+                    bound.set(&self.plan, *rule, &[], document, names)?;
+                    let item = self.push_clear(jobs, domains, (*rule, place), bytes, bound)?;
+                    jobs.items.push(item);
                 }
             }
         }
@@ -504,7 +536,7 @@ impl SealTransform {
                         match value {
                             Opened::Sealed(item) => {
                                 sealed += 1;
-                                found.items.push(item);
+                                found.more.push(item);
                             }
                             Opened::Clear(place, plain) => found.clear.push((place, plain)),
                         }
@@ -661,101 +693,6 @@ impl SealTransform {
         }
         Ok(sealed)
     }
-
-    /// The record with sealed values in place of plaintexts.
-    fn assemble(
-        &self,
-        mut record: Record,
-        found: &Extracted,
-        sealed: &[Sealed],
-        headers: &mut HashMap<Vec<usize>, Bytes>,
-    ) -> Result<Record, TransformError> {
-        let mut used: Vec<usize> = Vec::new();
-        let mut replacements: Vec<(Range<usize>, Vec<u8>)> = Vec::new();
-        for item in &found.items {
-            let job = &sealed[item.job];
-            let Some(bytes) = job.column.view().get(item.index) else {
-                return Err(TransformError::bug("a sealed column lacks a value"));
-            };
-            if job.key.is_some() {
-                used.push(item.job);
-            }
-            let opening = self.plan.opening(job.rule);
-            let mut text = Vec::with_capacity(value::text_len(bytes.len()) + opening.len() + 1);
-            match item.place {
-                Place::Value { start, end } => {
-                    text.extend_from_slice(opening);
-                    value::write_text(bytes, &mut text);
-                    text.push(b'"');
-                    replacements.push((start..end, text));
-                }
-                Place::Key => {
-                    value::write_text(bytes, &mut text);
-                    record.key = Some(text.into());
-                }
-                Place::Header(n) => {
-                    value::write_text(bytes, &mut text);
-                    record.headers[n].value = Some(text.into());
-                }
-            }
-        }
-        let policy = self.plan.policy.policy();
-        let rules = [policy.client.as_ref(), policy.enclave.as_ref().map(|rule| &rule.client)];
-        if rules.iter().any(Option::is_some) {
-            for (place, plain) in &found.clear {
-                match *place {
-                    Place::Value { start, end } => replacements.push((start..end, plain.to_vec())),
-                    Place::Key => record.key = Some(plain.to_vec().into()),
-                    Place::Header(n) => record.headers[n].value = Some(plain.to_vec().into()),
-                }
-            }
-            // Values of clients come after all others.
-            replacements.sort_by_key(|(range, _)| range.start);
-        }
-        let mut in_headers = rules.iter().flatten().filter(|rule| rule.session.is_none()).peekable();
-        // A header does not say for whom its session is: they stay if one of the two wants to keep its own.
-        if in_headers.peek().is_some() && in_headers.all(|rule| !rule.keep_session) {
-            record.headers.retain(|header| header.name != SESSION_HEADER);
-        }
-        for (rule, sessions) in rules.iter().zip(&found.sessions) {
-            if rule.is_some_and(|rule| !rule.keep_session)
-                && let Some(original) = &record.value
-            {
-                cut_sessions(original, sessions, &mut replacements);
-            }
-        }
-        if let Some(original) = &record.value
-            && !replacements.is_empty()
-        {
-            let added: usize = replacements.iter().map(|(_, text)| text.len()).sum();
-            let mut out = Vec::with_capacity(original.len() + added);
-            crate::columns::splice(
-                original,
-                replacements
-                    .iter()
-                    .map(|(range, text)| (range.clone(), text.as_slice())),
-                &mut out,
-            );
-            record.value = Some(out.into());
-        }
-        if self.for_table {
-            // A file carries what it finds there: nothing of a producer's.
-            record.headers.retain(|header| header.name != KEYS_HEADER);
-        }
-        if self.placement == KeysPlacement::Header && !used.is_empty() {
-            used.sort_unstable();
-            used.dedup();
-            let header = headers
-                .entry(used)
-                .or_insert_with_key(|jobs| keys_header(jobs, sealed))
-                .clone();
-            record.headers.push(Header {
-                name: KEYS_HEADER.to_owned(),
-                value: Some(header),
-            });
-        }
-        Ok(record)
-    }
 }
 
 fn has_pending(one: &Result<Extracted, Rejection>) -> bool {
@@ -794,32 +731,12 @@ fn check_wrapped(wrapped: usize) -> Result<(), Rejection> {
     ))
 }
 
-/// Cuts the members that hold sessions, in order with the other replacements.
-fn cut_sessions(original: &[u8], sessions: &[Range<usize>], replacements: &mut Vec<(Range<usize>, Vec<u8>)>) {
-    for session in sessions {
-        let next = replacements.partition_point(|(range, _)| range.start < session.start);
-        let cut = replacements[..next].last().map_or(0, |(range, _)| range.end);
-        if let Some(member) = member_range(original, session.clone(), cut) {
-            replacements.insert(next, (member, Vec::new()));
-        }
-    }
-}
-
 /// More values and hints than a reader would find.
 fn too_many_values() -> Rejection {
     Rejection::new(
         "too-many-values",
         "the record holds more values with their hints than can be located",
     )
-}
-
-/// The header with the envelopes of `jobs`, each key once; no more than readers take. The catalogue has them all.
-fn keys_header(jobs: &[usize], sealed: &[Sealed]) -> Bytes {
-    let mut keys: Vec<&TravellingKey> = jobs.iter().filter_map(|job| sealed[*job].key.as_ref()).collect();
-    keys.sort_unstable_by_key(|key| key.id);
-    keys.dedup_by_key(|key| key.id);
-    keys.truncate(MAX_ENVELOPES);
-    write_header(keys.iter().map(|key| key.bytes())).into()
 }
 
 #[async_trait]
@@ -830,7 +747,7 @@ impl Transform for SealTransform {
             let domain = self.sealer.domains.get(name, None).await.map_err(from_domain)?;
             domains.insert(name.to_owned(), domain);
         }
-        let mut jobs = Jobs::default();
+        let mut jobs = Jobs::for_records(records.len());
         let mut extracted = {
             let _span = tracing::debug_span!(target: SPANS, "locate", records = records.len()).entered();
             self.extract_prefix(&records, &domains, &mut jobs)
@@ -849,32 +766,28 @@ impl Transform for SealTransform {
         let values: usize = jobs.list.iter().map(|job| job.len).sum();
         let sealing = tracing::debug_span!(target: SPANS, "seal", values, columns = jobs.list.len());
         let sealed = self.seal_jobs(&jobs, resealing, &domains).instrument(sealing).await?;
-        refuse_by_worker(&records, &mut extracted, &sealed, &mut refused);
+        refuse_by_worker(&records, &mut extracted, &jobs.items, &sealed, &mut refused);
         refused.extend(self.take(&records, &mut extracted, of_clients.to_take).await?);
         let of_clients = of_clients.opened;
         self.counters.client_values.fetch_add(of_clients, Ordering::Relaxed);
+        let (items, bytes) = (std::mem::take(&mut jobs.items), jobs.bytes);
         drop(jobs);
-        let mut headers = HashMap::new();
         let mut outcomes = Vec::with_capacity(records.len());
         let mut rejected = Vec::new();
-        for (record, extracted) in records.into_iter().zip(extracted) {
-            match extracted {
-                Ok(found) => {
-                    let record = self.assemble(record, &found, &sealed, &mut headers)?;
-                    outcomes.push(Outcome {
-                        route: Route::Target,
-                        record,
-                    });
-                }
+        let mode = (self.placement, self.for_table);
+        let mut assembly = Assembly::new(&self.plan, mode, &items, &sealed, (records.len(), bytes));
+        for (n, (record, extracted)) in records.into_iter().zip(&extracted).enumerate() {
+            let (route, record) = match extracted {
+                Ok(found) => (Route::Target, assembly.record(n, record, found)?),
                 Err(rejection) => {
-                    rejected.push((outcomes.len(), rejection));
-                    outcomes.push(Outcome {
-                        route: Route::DeadLetter,
-                        record,
-                    });
+                    rejected.push((n, rejection.clone()));
+                    (Route::DeadLetter, record)
                 }
-            }
+            };
+            outcomes.push(Outcome { route, record });
         }
+        assembly.finish(&mut outcomes);
+        drop(extracted);
         drop(sealed);
         // Nothing can fail any more but the dead letters, so that few refusals are written down twice.
         if let Some((log, clock)) = self.clients.as_ref().and_then(Clients::log) {

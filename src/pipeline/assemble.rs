@@ -1,0 +1,232 @@
+//! Sealed records put together: every value of a batch is written once, all of them into one buffer.
+
+use std::collections::HashMap;
+use std::ops::Range;
+
+use bytes::Bytes;
+
+use super::jobs::Item;
+use super::plan::{Place, Plan};
+use super::record::{Header, Record};
+use super::seal::{Extracted, KeysPlacement, Sealed, TravellingKey};
+use super::transform::{Outcome, TransformError};
+use crate::columns::member_range;
+use crate::keys::envelope::{KEYS_HEADER, MAX_ENVELOPES, write_header};
+use crate::policy::{ClientRule, SESSION_HEADER};
+use crate::seal::value;
+
+/// The records of one batch in the making.
+pub(super) struct Assembly<'a> {
+    pub(super) plan: &'a Plan,
+    pub(super) placement: KeysPlacement,
+    /// Records become rows of a table.
+    pub(super) for_table: bool,
+    pub(super) items: &'a [Item],
+    pub(super) sealed: &'a [Sealed],
+    /// Values of records, one after the other.
+    out: Vec<u8>,
+    /// Which outcome's value is where in them.
+    values: Vec<(usize, Range<usize>)>,
+    replaced: Vec<(Range<usize>, With<'a>)>,
+    keys: KeyHeaders,
+}
+
+/// What comes in place of a range of a record's value.
+#[derive(Clone, Copy)]
+enum With<'a> {
+    /// The text form of these sealed bytes, behind this opening.
+    Sealed { opening: &'a [u8], bytes: &'a [u8] },
+    /// A plaintext that stays, because its column is encrypted as a whole.
+    Clear(&'a [u8]),
+    /// Nothing: it is cut out.
+    Nothing,
+}
+
+/// Headers with envelopes, each made once.
+#[derive(Default)]
+struct KeyHeaders {
+    /// The jobs that sealed values of the record at hand.
+    used: Vec<usize>,
+    /// Those of the record before, and its header.
+    last: Option<(Vec<usize>, Bytes)>,
+    all: HashMap<Vec<usize>, Bytes>,
+}
+
+impl<'a> Assembly<'a> {
+    /// For records whose values become at most `bytes` together.
+    pub(super) fn new(
+        plan: &'a Plan,
+        (placement, for_table): (KeysPlacement, bool),
+        items: &'a [Item],
+        sealed: &'a [Sealed],
+        (records, bytes): (usize, u64),
+    ) -> Self {
+        Self {
+            plan,
+            placement,
+            for_table,
+            items,
+            sealed,
+            out: Vec::with_capacity(usize::try_from(bytes).unwrap_or(0)),
+            values: Vec::with_capacity(records),
+            replaced: Vec::new(),
+            keys: KeyHeaders::default(),
+        }
+    }
+
+    /// The record with sealed values in place of plaintexts, as outcome `n`. Its value follows with [`finish`](Self::finish).
+    pub(super) fn record(
+        &mut self,
+        n: usize,
+        mut record: Record,
+        found: &'a Extracted,
+    ) -> Result<Record, TransformError> {
+        self.replaced.clear();
+        self.keys.used.clear();
+        for item in found.items(self.items) {
+            let job = &self.sealed[item.job];
+            let Some(bytes) = job.column.view().get(item.index) else {
+                return Err(TransformError::bug("a sealed column lacks a value"));
+            };
+            if job.key.is_some() {
+                self.keys.used.push(item.job);
+            }
+            match item.place {
+                Place::Value { start, end } => {
+                    let opening = self.plan.opening(job.rule);
+                    self.replaced.push((start..end, With::Sealed { opening, bytes }));
+                }
+                Place::Key => record.key = Some(text_of(bytes)),
+                Place::Header(n) => record.headers[n].value = Some(text_of(bytes)),
+            }
+        }
+        let policy = self.plan.policy.policy();
+        let rules = [policy.client.as_ref(), policy.enclave.as_ref().map(|rule| &rule.client)];
+        if rules.iter().any(Option::is_some) {
+            self.of_clients(rules, &mut record, found);
+        }
+        if !self.replaced.is_empty()
+            && let Some(original) = record.value.take()
+        {
+            self.write(n, &original);
+        }
+        if self.for_table {
+            // A file carries what it finds there: nothing of a producer's.
+            record.headers.retain(|header| header.name != KEYS_HEADER);
+        }
+        if self.placement == KeysPlacement::Header && !self.keys.used.is_empty() {
+            record.headers.reserve_exact(1);
+            record.headers.push(Header {
+                name: KEYS_HEADER.into(),
+                value: Some(self.keys.header(self.sealed)),
+            });
+        }
+        Ok(record)
+    }
+
+    /// What stays in clear, and the sessions that go.
+    fn of_clients(&mut self, rules: [Option<&ClientRule>; 2], record: &mut Record, found: &'a Extracted) {
+        for (place, plain) in &found.clear {
+            match *place {
+                Place::Value { start, end } => self.replaced.push((start..end, With::Clear(plain))),
+                Place::Key => record.key = Some(plain.to_vec().into()),
+                Place::Header(n) => record.headers[n].value = Some(plain.to_vec().into()),
+            }
+        }
+        // Values of clients come after all others.
+        self.replaced.sort_by_key(|(range, _)| range.start);
+        let mut in_headers = rules.iter().flatten().filter(|rule| rule.session.is_none()).peekable();
+        // A header does not say for whom its session is: they stay if one of the two wants to keep its own.
+        if in_headers.peek().is_some() && in_headers.all(|rule| !rule.keep_session) {
+            record.headers.retain(|header| header.name != SESSION_HEADER);
+        }
+        for (rule, sessions) in rules.iter().zip(&found.sessions) {
+            if rule.is_some_and(|rule| !rule.keep_session)
+                && let Some(original) = &record.value
+            {
+                cut_sessions(original, sessions, &mut self.replaced);
+            }
+        }
+    }
+
+    /// Writes the value of outcome `n`: every byte as it was but for what is replaced, which is in order.
+    fn write(&mut self, n: usize, original: &[u8]) {
+        let (from, out) = (self.out.len(), &mut self.out);
+        let mut at = 0;
+        for (range, with) in &self.replaced {
+            out.extend_from_slice(&original[at..range.start]);
+            match *with {
+                With::Sealed { opening, bytes } => {
+                    out.extend_from_slice(opening);
+                    value::write_text(bytes, out);
+                    out.push(b'"');
+                }
+                With::Clear(plain) => out.extend_from_slice(plain),
+                With::Nothing => {}
+            }
+            at = range.end;
+        }
+        out.extend_from_slice(&original[at..]);
+        self.values.push((n, from..self.out.len()));
+    }
+
+    /// Gives the outcomes their values.
+    pub(super) fn finish(self, outcomes: &mut [Outcome]) {
+        let out = Bytes::from(self.out);
+        for (n, range) in self.values {
+            outcomes[n].record.value = Some(out.slice(range));
+        }
+    }
+}
+
+impl KeyHeaders {
+    /// The header of the record whose jobs are in `used`.
+    fn header(&mut self, sealed: &[Sealed]) -> Bytes {
+        self.used.sort_unstable();
+        self.used.dedup();
+        if let Some((used, header)) = &self.last
+            && *used == self.used
+        {
+            return header.clone();
+        }
+        let header = match self.all.get(self.used.as_slice()) {
+            Some(header) => header.clone(),
+            None => {
+                let header = keys_header(&self.used, sealed);
+                self.all.insert(self.used.clone(), header.clone());
+                header
+            }
+        };
+        let (used, last) = self.last.get_or_insert_default();
+        used.clone_from(&self.used);
+        *last = header.clone();
+        header
+    }
+}
+
+/// The header with the envelopes of `jobs`, each key once; no more than readers take. The catalogue has them all.
+fn keys_header(jobs: &[usize], sealed: &[Sealed]) -> Bytes {
+    let mut keys: Vec<&TravellingKey> = jobs.iter().filter_map(|job| sealed[*job].key.as_ref()).collect();
+    keys.sort_unstable_by_key(|key| key.id);
+    keys.dedup_by_key(|key| key.id);
+    keys.truncate(MAX_ENVELOPES);
+    write_header(keys.iter().map(|key| key.bytes())).into()
+}
+
+/// Cuts the members that hold sessions, in order with the other replacements.
+fn cut_sessions(original: &[u8], sessions: &[Range<usize>], replaced: &mut Vec<(Range<usize>, With<'_>)>) {
+    for session in sessions {
+        let next = replaced.partition_point(|(range, _)| range.start < session.start);
+        let cut = replaced[..next].last().map_or(0, |(range, _)| range.end);
+        if let Some(member) = member_range(original, session.clone(), cut) {
+            replaced.insert(next, (member, With::Nothing));
+        }
+    }
+}
+
+/// Of a key or header.
+fn text_of(bytes: &[u8]) -> Bytes {
+    let mut text = Vec::with_capacity(value::text_len(bytes.len()));
+    value::write_text(bytes, &mut text);
+    text.into()
+}
