@@ -360,7 +360,7 @@ proptest! {
     fn any_record_comes_back_from_its_letter_to_a_recipient_as_it_was(
         key: Option<Vec<u8>>, value: Vec<u8>, headers: Vec<(String, Option<Vec<u8>>)>, topic in "\\PC{0,60}", partition: i32, offset: i64,
     ) {
-        let headers = headers.into_iter().map(|(name, value)| Header { name, value: value.map(Bytes::from) }).collect();
+        let headers = headers.into_iter().map(|(name, value)| Header { name: name.into(), value: value.map(Bytes::from) }).collect();
         let record = Record {
             position: Position { topic: topic.into(), partition, offset },
             timestamp: Timestamp::Appended(offset),

@@ -65,7 +65,7 @@ impl Bench {
 
 fn record(value: &str, keys_header: Option<&[u8]>) -> Record {
     let header = |name: &str, value: &[u8]| Header {
-        name: name.into(),
+        name: name.to_owned().into(),
         value: Some(Bytes::copy_from_slice(value)),
     };
     let mut headers = vec![header("trace", b"1")];

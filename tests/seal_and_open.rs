@@ -80,7 +80,7 @@ fn bench_with(
 
 fn record(offset: i64, value: &[u8]) -> Record {
     let header = |name: &str, value: &str| Header {
-        name: name.into(),
+        name: name.to_owned().into(),
         value: Some(Bytes::copy_from_slice(value.as_bytes())),
     };
     Record {

@@ -218,7 +218,7 @@ pub(crate) fn sealed_in(records: &[Record], to: &RsaPublicJwk, sessions: usize) 
         let mut record = record.clone();
         record.value = Some(value.to_string().into());
         record.headers.push(Header {
-            name: "sealflow-session".to_owned(),
+            name: "sealflow-session".into(),
             value: Some(Bytes::copy_from_slice(session.token().as_bytes())),
         });
         all.push(record);

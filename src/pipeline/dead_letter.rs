@@ -202,7 +202,7 @@ fn read_record(decoder: &mut Decoder<'_>, position: Position) -> Result<Record, 
             return Err(wrong());
         }
         headers.push(Header {
-            name: decoder.str()?.to_owned(),
+            name: decoder.str()?.to_owned().into(),
             value: read_bytes(decoder)?,
         });
     }
@@ -246,7 +246,7 @@ mod tests {
     proptest! {
         #[test]
         fn a_record_comes_back_from_its_dead_letter_as_it_was(key: Option<Vec<u8>>, value: Option<Vec<u8>>, headers: Vec<(String, Option<Vec<u8>>)>, millis: i64) {
-            let headers = headers.into_iter().map(|(name, value)| Header { name, value: value.map(Bytes::from) }).collect();
+            let headers = headers.into_iter().map(|(name, value)| Header { name: name.into(), value: value.map(Bytes::from) }).collect();
             let timestamp = Timestamp::Created(millis);
             let record = Record { position: position(), timestamp, key: key.map(Bytes::from), value: value.map(Bytes::from), headers };
             let cbor = encode_record(&record);

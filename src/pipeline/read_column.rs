@@ -164,7 +164,7 @@ impl OpenedCells {
 /// A record that carries nothing but envelopes.
 fn record(envelopes: &[Bytes]) -> Record {
     let headers = envelopes.chunks(MAX_ENVELOPES).map(|chunk| Header {
-        name: KEYS_HEADER.to_owned(),
+        name: KEYS_HEADER.into(),
         value: Some(write_header(chunk.iter().map(Bytes::as_ref)).into()),
     });
     Record {

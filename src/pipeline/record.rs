@@ -1,5 +1,6 @@
 //! One log event with everything a broker keeps beside its value.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
@@ -36,8 +37,8 @@ pub enum Timestamp {
 /// One header of a record: names may repeat, values may be null.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Header {
-    /// Name, not unique.
-    pub name: String,
+    /// Name, not unique. Ours are not copied for each record.
+    pub name: Cow<'static, str>,
     /// Value; `None` is Kafka's null.
     pub value: Option<Bytes>,
 }

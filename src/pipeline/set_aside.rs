@@ -130,7 +130,7 @@ impl SetAside<'_> {
             let letter = DeadLetter::new(rejection.code, self.stage, &record.position, bytes);
             record.value = Some(letter.to_json().into());
             record.headers.extend(header.cloned().map(|value| Header {
-                name: KEYS_HEADER.to_owned(),
+                name: KEYS_HEADER.into(),
                 value: Some(value),
             }));
         }

@@ -1,7 +1,6 @@
 //! The bytes of one sealed value, and its text form (`docs/format.md`, "Sealed values").
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64_simd::URL_SAFE_NO_PAD;
 
 use super::key::KeyId;
 
@@ -99,17 +98,16 @@ pub fn text_len(len: usize) -> usize {
 /// Appends the text form (`sf1.` + base64url without padding, RFC 4648 section 5) of a sealed value to `out`.
 pub fn write_text(sealed: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(TEXT_PREFIX.as_bytes());
-    let start = out.len();
-    out.resize(start + (sealed.len() * 4).div_ceil(3), 0);
-    // The slice has exactly the encoded length, so nothing can be cut off.
-    let written = URL_SAFE_NO_PAD.encode_slice(sealed, &mut out[start..]);
-    debug_assert_eq!(written.ok(), Some(out.len() - start));
+    URL_SAFE_NO_PAD.encode_append(sealed, out);
 }
 
 /// Appends the bytes behind a text form to `out`. Only the canonical spelling is taken.
 pub fn read_text(text: &[u8], out: &mut Vec<u8>) -> Result<(), NotSealed> {
     let encoded = text.strip_prefix(TEXT_PREFIX.as_bytes()).ok_or(NotSealed)?;
-    URL_SAFE_NO_PAD.decode_vec(encoded, out).map_err(|_| NotSealed)
+    URL_SAFE_NO_PAD
+        .decode_append(encoded, out)
+        .map(drop)
+        .map_err(|_| NotSealed)
 }
 
 #[cfg(test)]

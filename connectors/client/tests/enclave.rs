@@ -252,12 +252,7 @@ async fn columns_of_the_three_flows_stand_side_by_side_and_every_other_byte_stay
         let sealed = text(&outcome.record);
         assert_eq!(sealed.matches("sf1.").count(), 4);
         assert!(!sealed.contains("\"eyJ") && !sealed.contains("ann@"));
-        let names: Vec<&str> = outcome
-            .record
-            .headers
-            .iter()
-            .map(|header| header.name.as_str())
-            .collect();
+        let names: Vec<&str> = outcome.record.headers.iter().map(|header| &*header.name).collect();
         assert_eq!(names, ["sealflow-keys"], "sessions go");
     }
     let expected: Vec<String> = (0..100)

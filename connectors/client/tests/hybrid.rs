@@ -127,7 +127,7 @@ fn text(record: &Record) -> String {
 
 fn record(value: &str, session: Option<&str>) -> Record {
     let header = |name: &str, value: &str| Header {
-        name: name.into(),
+        name: name.to_owned().into(),
         value: Some(Bytes::copy_from_slice(value.as_bytes())),
     };
     let mut headers = vec![header("trace", "t-1")];
@@ -165,7 +165,7 @@ async fn what_clients_seal_is_sealed_again_and_every_other_byte_stays() {
     let sealed = text(out);
     assert_eq!(sealed.matches("sf1.").count(), 4);
     assert!(!sealed.contains("\"eyJ") && !sealed.contains("ann@"));
-    let names: Vec<&str> = out.headers.iter().map(|header| header.name.as_str()).collect();
+    let names: Vec<&str> = out.headers.iter().map(|header| &*header.name).collect();
     assert_eq!(names, ["trace", "sealflow-keys"]);
     assert_eq!(
         bench.round_trip(vec![record(&value, Some(session.token()))]).await,

@@ -325,20 +325,21 @@ fn batch_span() -> (Span, Span) {
 }
 
 fn ranges_of(records: &[Record]) -> Ranges {
+    let is_of = |a: &Position, b: &Position| a.partition == b.partition && a.topic == b.topic;
     let mut ranges = Ranges::new();
-    for record in records {
-        let (partition, offset) = (record.position.partition, record.position.offset);
-        ranges
-            .entry((Arc::clone(&record.position.topic), partition))
-            .and_modify(|offsets: &mut Offsets| {
-                offsets.in_order &= offset >= offsets.next;
-                offsets.next = offset + 1;
-            })
-            .or_insert(Offsets {
-                first: offset,
-                next: offset + 1,
-                in_order: true,
-            });
+    // Records of a partition come in runs.
+    for run in records.chunk_by(|a, b| is_of(&a.position, &b.position)) {
+        let at = &run[0].position;
+        let offsets = ranges.entry((Arc::clone(&at.topic), at.partition)).or_insert(Offsets {
+            first: at.offset,
+            next: at.offset,
+            in_order: true,
+        });
+        for record in run {
+            let offset = record.position.offset;
+            offsets.in_order &= offset >= offsets.next;
+            offsets.next = offset + 1;
+        }
     }
     ranges
 }

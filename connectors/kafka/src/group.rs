@@ -1,5 +1,6 @@
 //! One thread group: reads, has batches transformed, commits. One operating system thread.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,7 +15,7 @@ use crate::context::GroupContext;
 use crate::error::{RunError, is_denial, is_fencing, unreachable_or_denied};
 use crate::flow::Partition;
 use crate::properties::{Identity, consumer as consumer_properties};
-use crate::record::from_message;
+use crate::record::{Copies, from_message};
 use crate::runner::{Plan, Shutdown};
 use crate::topics::Routes;
 use crate::transaction::Transactions;
@@ -47,6 +48,7 @@ pub(crate) fn run(plan: &Arc<Plan>, index: u16) -> Result<(), RunError> {
         plan,
         consumer,
         routes: None,
+        copies: RefCell::default(),
         last_poll: Instant::now(),
         held_up: None,
     };
@@ -63,6 +65,7 @@ struct Group<'a> {
     consumer: BaseConsumer<GroupContext>,
     /// The routes that are subscribed to.
     routes: Option<Arc<Routes>>,
+    copies: RefCell<Copies>,
     last_poll: Instant,
     /// Since when draining waits for a service that is away.
     held_up: Option<Instant>,
@@ -214,7 +217,7 @@ impl Group<'_> {
         let known = self.routes.as_ref().and_then(|routes| routes.source(name));
         let topic = known.map_or_else(|| Arc::from(name), Arc::clone);
         let (partition, offset) = (message.partition(), message.offset());
-        let record = from_message(&topic, message).map_err(|_| {
+        let record = from_message(&topic, message, &mut self.copies.borrow_mut()).map_err(|_| {
             RunError::stopped(
                 StopKind::Data,
                 format!("{topic}/{partition}/{offset} has a header whose name is not UTF-8"),

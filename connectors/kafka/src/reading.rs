@@ -199,6 +199,7 @@ pub(crate) fn drain(
     let failed = |error: &KafkaError| unreachable_or_denied(error, consumer.context().last_log());
     consumer.assign(starts).map_err(|error| failed(&error))?;
     let name: Arc<str> = topic.into();
+    let mut copies = record::Copies::default();
     let mut left_out = 0;
     let mut last = Instant::now();
     while !ends.is_empty() {
@@ -218,7 +219,7 @@ pub(crate) fn drain(
                 // Without an end: written after it was reached.
                 if let Some(end) = ends.get(&partition).copied() {
                     if next <= end {
-                        match record::from_message(&name, &message) {
+                        match record::from_message(&name, &message, &mut copies) {
                             Ok(record) => {
                                 if each(record).is_break() {
                                     return Ok(left_out);

@@ -3,18 +3,45 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use rdkafka::Timestamp as KafkaTimestamp;
 use rdkafka::message::{BorrowedMessage, Header as KafkaHeader, Headers, Message, OwnedHeaders};
 use rdkafka::producer::BaseRecord;
+use sealflow::keys::envelope::KEYS_HEADER;
 use sealflow::pipeline::{Header, Position, Record, Timestamp};
 
 /// A message that cannot be represented.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct UnreadableHeader;
 
+/// Most bytes of keys, values and headers that lie in one piece of memory: a record that is held holds no more of others.
+const PIECE: usize = 128 << 10;
+
+/// Where messages are copied to: one piece of memory for many, as each is small and all of a batch go together.
+#[derive(Default)]
+pub(crate) struct Copies {
+    piece: BytesMut,
+}
+
+impl Copies {
+    fn of(&mut self, bytes: &[u8]) -> Bytes {
+        if bytes.len() > PIECE / 8 {
+            return Bytes::copy_from_slice(bytes);
+        }
+        if self.piece.capacity() < bytes.len() {
+            self.piece = BytesMut::with_capacity(PIECE);
+        }
+        self.piece.extend_from_slice(bytes);
+        self.piece.split().freeze()
+    }
+}
+
 /// Copies a message out of librdkafka's buffers.
-pub(crate) fn from_message(topic: &Arc<str>, message: &BorrowedMessage<'_>) -> Result<Record, UnreadableHeader> {
+pub(crate) fn from_message(
+    topic: &Arc<str>,
+    message: &BorrowedMessage<'_>,
+    copies: &mut Copies,
+) -> Result<Record, UnreadableHeader> {
     Ok(Record {
         position: Position {
             topic: Arc::clone(topic),
@@ -26,23 +53,26 @@ pub(crate) fn from_message(topic: &Arc<str>, message: &BorrowedMessage<'_>) -> R
             KafkaTimestamp::CreateTime(millis) => Timestamp::Created(millis),
             KafkaTimestamp::LogAppendTime(millis) => Timestamp::Appended(millis),
         },
-        key: message.key().map(Bytes::copy_from_slice),
-        value: message.payload().map(Bytes::copy_from_slice),
+        key: message.key().map(|key| copies.of(key)),
+        value: message.payload().map(|value| copies.of(value)),
         headers: match message.headers() {
-            Some(headers) => copy_headers(headers)?,
+            Some(headers) => copy_headers(headers, copies)?,
             None => Vec::new(),
         },
     })
 }
 
-fn copy_headers(headers: &impl Headers) -> Result<Vec<Header>, UnreadableHeader> {
+fn copy_headers(headers: &impl Headers, copies: &mut Copies) -> Result<Vec<Header>, UnreadableHeader> {
     // rdkafka panics on a header name that is not UTF-8. A record from outside must not be able to do that.
     let copied = catch_unwind(AssertUnwindSafe(|| {
         headers
             .iter()
             .map(|header| Header {
-                name: header.key.to_owned(),
-                value: header.value.map(Bytes::copy_from_slice),
+                name: match header.key {
+                    KEYS_HEADER => KEYS_HEADER.into(),
+                    name => name.to_owned().into(),
+                },
+                value: header.value.map(|value| copies.of(value)),
             })
             .collect()
     }));
@@ -104,14 +134,14 @@ mod tests {
                     value: Some(Bytes::new()),
                 },
                 Header {
-                    name: String::new(),
+                    name: "".into(),
                     value: Some(Bytes::from_static(b"\0\xff")),
                 },
             ],
         };
         let message = to_message("out", 3, &record, 0);
         assert_eq!((message.key, message.payload), (Some(&b""[..]), None));
-        let copied = copy_headers(&message.headers.unwrap_or_default());
+        let copied = copy_headers(&message.headers.unwrap_or_default(), &mut Copies::default());
         assert_eq!(copied, Ok(record.headers));
     }
 }

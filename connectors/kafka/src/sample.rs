@@ -37,6 +37,7 @@ pub fn sample(config: &KafkaConfig, wanted: usize, timeout: Duration) -> Result<
     let failed = |error: &KafkaError| unreachable_or_denied(error, consumer.context().last_log());
     let mut rest = assign(config, wanted, timeout, &consumer)?;
     let deadline = Instant::now() + timeout;
+    let mut copies = record::Copies::default();
     let mut records = Vec::new();
     let mut last = Instant::now();
     while records.len() < wanted && !rest.is_empty() && Instant::now() < deadline {
@@ -53,7 +54,7 @@ pub fn sample(config: &KafkaConfig, wanted: usize, timeout: Duration) -> Result<
             rest.remove(&at);
         }
         // A header that is not text is the pipeline's to judge; the sample goes on without the record.
-        records.extend(record::from_message(&topic, &message).ok());
+        records.extend(record::from_message(&topic, &message, &mut copies).ok());
     }
     Ok(records)
 }

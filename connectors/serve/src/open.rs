@@ -293,7 +293,7 @@ fn sealed_text<'a>(value: &'a Sealed<'_>) -> SealedText<'a> {
 
 fn keys_header(value: &[u8]) -> Header {
     Header {
-        name: KEYS_HEADER.to_owned(),
+        name: KEYS_HEADER.into(),
         value: Some(Bytes::copy_from_slice(value)),
     }
 }

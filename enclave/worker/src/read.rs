@@ -201,7 +201,7 @@ impl fmt::Debug for Reading {
 
 fn headers(envelopes: &[&[u8]]) -> Vec<Header> {
     let header = |value: &&[u8]| Header {
-        name: KEYS_HEADER.to_owned(),
+        name: KEYS_HEADER.into(),
         value: Some(Bytes::copy_from_slice(value)),
     };
     envelopes.iter().map(header).collect()

@@ -148,7 +148,7 @@ async fn what_a_producer_gives_out_for_key_envelopes_is_in_no_file() {
         let entry = |k: u8| [n.to_be_bytes().as_slice(), &[k]].concat();
         let entries: Vec<Vec<u8>> = (0..64).map(entry).collect();
         Header {
-            name: KEYS_HEADER.to_owned(),
+            name: KEYS_HEADER.into(),
             value: Some(crate::keys::envelope::write_header(entries.iter().map(Vec::as_slice)).into()),
         }
     };

@@ -23,7 +23,7 @@ use crate::error::{RunError, is_denial, is_fencing, unreachable_or_denied};
 use crate::flow::Partition;
 use crate::group::DRAIN_PATIENCE;
 use crate::properties::{Identity, consumer as consumer_properties};
-use crate::record::from_message;
+use crate::record::{Copies, from_message};
 use crate::runner::Shutdown;
 
 /// Longest wait in one poll: signals are seen that soon.
@@ -61,6 +61,7 @@ pub(super) fn run(plan: &Arc<LandingPlan>, index: u16) -> Result<(), RunError> {
         services,
         collector: Collector::new(plan.options.batch),
         consumer,
+        copies: Copies::default(),
         last_poll: Instant::now(),
         last_record: Instant::now(),
         waiting_since: None,
@@ -78,6 +79,7 @@ pub(super) struct LandingGroup<'a> {
     pub(super) services: Services,
     pub(super) collector: Collector,
     pub(super) consumer: BaseConsumer<LandingContext>,
+    copies: Copies,
     last_poll: Instant,
     last_record: Instant,
     /// Since when a service is away.
@@ -549,7 +551,7 @@ impl LandingGroup<'_> {
             Some(Ok(message)) => {
                 let topic = self.plan.topic(message.topic());
                 let (partition, offset) = (message.partition(), message.offset());
-                let record = from_message(&topic, &message).map_err(|_| {
+                let record = from_message(&topic, &message, &mut self.copies).map_err(|_| {
                     RunError::stopped(
                         StopKind::Data,
                         format!("{topic}/{partition}/{offset} has a header whose name is not UTF-8"),

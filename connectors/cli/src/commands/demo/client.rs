@@ -142,7 +142,7 @@ pub(super) fn record(n: u32, session: &mut Session, [field, label]: [&str; 2], v
         key: None,
         value: Some(Bytes::from(format!(r#"{{"id":{n},"{field}":"{sealed}"}}"#))),
         headers: vec![Header {
-            name: "sealflow-session".to_owned(),
+            name: "sealflow-session".into(),
             value: Some(Bytes::copy_from_slice(session.token().as_bytes())),
         }],
     })

@@ -81,7 +81,7 @@ fn record_of(message: &OwnedMessage) -> Record {
         value: message.payload().map(Bytes::copy_from_slice),
         headers: headers
             .map(|header| Header {
-                name: header.key.to_owned(),
+                name: header.key.to_owned().into(),
                 value: header.value.map(Bytes::copy_from_slice),
             })
             .collect(),

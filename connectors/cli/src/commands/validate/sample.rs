@@ -154,7 +154,7 @@ impl<'a> Survey<'a> {
                 note("the message key");
             }
             let in_clear_header = record.headers.iter().any(|header| {
-                !sealed_root(&Root::Header(header.name.clone()))
+                !sealed_root(&Root::Header(header.name.to_string()))
                     && header.value.as_ref().is_some_and(|value| within(value))
             });
             if in_clear_header {
@@ -311,7 +311,7 @@ columns:
 
     fn record(key: &str, value: &str, header: &str) -> Record {
         let headers = vec![Header {
-            name: "trace".to_owned(),
+            name: "trace".into(),
             value: Some(Bytes::copy_from_slice(header.as_bytes())),
         }];
         let position = Position {
