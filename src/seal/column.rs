@@ -88,7 +88,10 @@ impl<'a> ByteColumn<'a> {
     /// Sum of the lengths of all values that are not null.
     #[must_use]
     pub fn value_bytes(&self) -> usize {
-        self.iter().flatten().map(<[u8]>::len).sum()
+        match (self.validity, self.offsets) {
+            (None, [first, .., last]) => (last - first) as usize,
+            _ => self.iter().flatten().map(<[u8]>::len).sum(),
+        }
     }
 }
 
@@ -98,6 +101,7 @@ struct Builder {
     validity: Vec<u8>,
     offsets: Vec<i32>,
     len: usize,
+    nulls: usize,
 }
 
 impl Builder {
@@ -108,7 +112,36 @@ impl Builder {
             validity: Vec::with_capacity(values.div_ceil(8)),
             offsets,
             len: 0,
+            nulls: 0,
         }
+    }
+
+    /// Of values each `overhead` bytes longer than those of `plain`; where the last one ends.
+    fn in_shape_of(plain: ByteColumn<'_>, overhead: usize) -> Result<(Self, usize), ColumnError> {
+        let mut parts = Self::with_capacity(plain.len());
+        let mut end = 0;
+        if plain.validity.is_some() {
+            for value in plain.iter() {
+                end += value.map_or(0, |value| value.len() + overhead);
+                parts.push(value.is_some(), end)?;
+            }
+            return Ok((parts, end));
+        }
+        let (len, most) = (plain.len(), i32::MAX as usize);
+        let room = len.checked_mul(overhead).map(|more| more + plain.value_bytes());
+        end = room.filter(|end| *end <= most).ok_or(ColumnError::TooLarge)?;
+        let mut longer = -plain.offsets[0];
+        parts.offsets.extend(plain.offsets[1..].iter().map(|offset| {
+            // No sum is larger than the last, which fits.
+            longer += overhead as i32;
+            offset + longer
+        }));
+        parts.validity.resize(len.div_ceil(8), 0xff);
+        if let Some(last) = parts.validity.last_mut().filter(|_| !len.is_multiple_of(8)) {
+            *last = 0xff >> (8 - len % 8);
+        }
+        parts.len = len;
+        Ok((parts, end))
     }
 
     fn push(&mut self, valid: bool, end: usize) -> Result<(), ColumnError> {
@@ -117,6 +150,7 @@ impl Builder {
             self.validity.push(0);
         }
         self.validity[self.len / 8] |= u8::from(valid) << (self.len % 8);
+        self.nulls += usize::from(!valid);
         self.offsets.push(end);
         self.len += 1;
         Ok(())
@@ -124,7 +158,8 @@ impl Builder {
 
     fn view<'a>(&'a self, bytes: &'a [u8]) -> ByteColumn<'a> {
         ByteColumn {
-            validity: Some(&self.validity),
+            // Without nulls, what reads the column has less to look at.
+            validity: (self.nulls > 0).then_some(&self.validity),
             offsets: &self.offsets,
             bytes,
         }
@@ -212,12 +247,7 @@ impl SealedColumn {
         overhead: usize,
         fill: impl FnOnce(&mut Vec<u8>),
     ) -> Result<Self, ColumnError> {
-        let mut parts = Builder::with_capacity(plain.len());
-        let mut end = 0;
-        for value in plain.iter() {
-            end += value.map_or(0, |value| value.len() + overhead);
-            parts.push(value.is_some(), end)?;
-        }
+        let (parts, end) = Builder::in_shape_of(plain, overhead)?;
         let mut bytes = Vec::with_capacity(end);
         fill(&mut bytes);
         if bytes.len() != end {
