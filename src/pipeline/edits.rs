@@ -42,18 +42,26 @@ impl Edits {
 
     /// Puts the value that was opened into [`Edits::encoding`] at its place.
     pub(super) fn put_opened(&mut self, place: Place) -> Result<(), Rejection> {
+        let encoding = std::mem::take(&mut self.encoding);
+        let put = self.put(place, &encoding);
+        self.encoding = encoding;
+        put
+    }
+
+    /// Puts the value of that plaintext encoding at its place.
+    pub(super) fn put(&mut self, place: Place, encoding: &[u8]) -> Result<(), Rejection> {
         match place {
             Place::Value { start, end } => {
                 // No JSON text is longer than six bytes for each of its encoding's, and a number's 64.
-                reserve(&mut self.texts, self.encoding.len() * 6 + 64);
+                reserve(&mut self.texts, encoding.len() * 6 + 64);
                 let at = self.texts.len();
-                if json::decode_json(&self.encoding, &mut self.texts).is_err() {
+                if json::decode_json(encoding, &mut self.texts).is_err() {
                     self.texts.truncate(at);
                     return Err(cannot_open());
                 }
                 self.spliced.push((start..end, at..self.texts.len()));
             }
-            outer => self.outer.push((outer, Some(outer_bytes(&self.encoding)?))),
+            outer => self.outer.push((outer, Some(outer_bytes(encoding)?))),
         }
         Ok(())
     }
@@ -112,8 +120,7 @@ impl Edits {
     }
 
     /// The record with everything at its place. Places of the value were put in order.
-    pub(super) fn apply(&mut self, record: &Record) -> Record {
-        let mut edited = record.clone();
+    pub(super) fn apply(&mut self, mut edited: Record) -> Record {
         for (place, bytes) in self.outer.drain(..) {
             match place {
                 Place::Key => edited.key = bytes,
@@ -121,10 +128,12 @@ impl Edits {
                 Place::Value { .. } => {}
             }
         }
-        if let Some(original) = &record.value
+        if let Some(original) = &edited.value
             && !self.spliced.is_empty()
         {
-            let mut out = Vec::with_capacity(original.len() + self.texts.len());
+            let replaced: usize = self.spliced.iter().map(|(range, _)| range.len()).sum();
+            // Exactly: a larger one would be moved once more.
+            let mut out = Vec::with_capacity(original.len() - replaced + self.texts.len());
             let texts = &self.texts;
             let spliced = self.spliced.drain(..);
             splice(original, spliced.map(|(range, text)| (range, &texts[text])), &mut out);

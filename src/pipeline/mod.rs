@@ -14,6 +14,7 @@ mod for_enclave;
 mod hints;
 mod jobs;
 mod open;
+mod open_columns;
 mod opener;
 mod output;
 mod plan;

@@ -13,6 +13,7 @@ use tracing::Instrument as _;
 
 use super::dead_letter::CANNOT_OPEN;
 use super::edits::Edits;
+use super::open_columns::{At, OpenedValues, ToOpen};
 use super::opener::{Failures, Item, Keyring, Opener, not_sealed};
 use super::output::OutputLimits;
 use super::plan::{Format, Place, Plan, Rejection};
@@ -39,7 +40,7 @@ pub struct OpenTransform {
 
 /// What becomes of a place.
 enum Change {
-    Open(Item),
+    Open(Item, Option<At>),
     /// The member of a hint goes. With the data key that its value names.
     Remove(Place, Option<KeyId>),
 }
@@ -53,7 +54,7 @@ struct Extracted {
 impl Extracted {
     fn items(&self) -> impl Iterator<Item = &Item> {
         self.changes.iter().filter_map(|change| match change {
-            Change::Open(item) => Some(item),
+            Change::Open(item, _) => Some(item),
             Change::Remove(..) => None,
         })
     }
@@ -61,7 +62,7 @@ impl Extracted {
     /// The data keys that the record's values name.
     fn keys(&self) -> Vec<KeyId> {
         let key = |change: &Change| match change {
-            Change::Open(item) => key_of(item).ok().flatten(),
+            Change::Open(item, _) => key_of(item).ok().flatten(),
             Change::Remove(_, key) => *key,
         };
         let mut keys: Vec<KeyId> = self.changes.iter().filter_map(key).collect();
@@ -132,7 +133,7 @@ impl OpenTransform {
                         let key = item.as_ref().map(key_of).transpose()?;
                         changes.push(Change::Remove(place, key.flatten()));
                     } else {
-                        changes.extend(item.map(Change::Open));
+                        changes.extend(item.map(|item| Change::Open(item, None)));
                     }
                     Ok(())
                 });
@@ -159,34 +160,58 @@ impl OpenTransform {
         }
     }
 
-    /// The record with its values opened, or the reason why not all of them do.
-    fn open(
+    /// Opens the values of all records together, but for those of domains. A record of which a value says that it is something else
+    /// is rejected.
+    fn open_columns(
+        &self,
+        records: &[Record],
+        extracted: &mut [Result<Extracted, Rejection>],
+        ring: &mut Keyring,
+    ) -> OpenedValues {
+        let mut to_open = ToOpen::default();
+        for (record, one) in records.iter().zip(extracted) {
+            let Ok(found) = one else { continue };
+            let fingerprint = found.travelling.fingerprint();
+            let added = found.changes.iter_mut().try_for_each(|change| {
+                if let Change::Open(item, at) = change {
+                    let label = &self.opener.plan.rules()[item.rule].label;
+                    *at = self
+                        .opener
+                        .add(record, item, (label, fingerprint), ring, &mut to_open)?;
+                }
+                Ok(())
+            });
+            if let Err(rejection) = added {
+                *one = Err(rejection);
+            }
+        }
+        to_open.open()
+    }
+
+    /// Puts what was opened at its places, or says why not all of a record's values open.
+    fn put(
         &self,
         record: &Record,
         extracted: &Extracted,
+        opened: &OpenedValues,
         ring: &mut Keyring,
         edits: &mut Edits,
-    ) -> Result<Record, Rejection> {
+    ) -> Result<(), Rejection> {
         let fingerprint = extracted.travelling.fingerprint();
         edits.start();
         for change in &extracted.changes {
-            let item = match change {
-                Change::Open(item) => item,
-                Change::Remove(place, _) => {
-                    edits.put_removed(record, *place)?;
-                    continue;
+            match change {
+                Change::Remove(place, _) => edits.put_removed(record, *place)?,
+                Change::Open(item, Some(at)) => edits.put(item.place, opened.get(*at)?)?,
+                Change::Open(item, None) => {
+                    let label = &self.opener.plan.rules()[item.rule].label;
+                    let encoding = edits.encoding(item.sealed.len());
+                    self.opener.open(record, item, (label, fingerprint), ring, encoding)?;
+                    edits.put_opened(item.place)?;
                 }
-            };
-            let label = &self.opener.plan.rules()[item.rule].label;
-            let encoding = edits.encoding(item.sealed.len());
-            self.opener.open(record, item, (label, fingerprint), ring, encoding)?;
-            edits.put_opened(item.place)?;
+            }
         }
-        let mut opened = edits.apply(record);
-        if let Some(added) = extracted.travelling.added(&extracted.keys()) {
-            opened.headers.remove(added);
-        }
-        Ok(opened)
+        Ok(())
     }
 }
 
@@ -244,7 +269,7 @@ pub(super) fn domain_failure(error: DomainError) -> Result<Rejection, TransformE
 #[async_trait]
 impl Transform for OpenTransform {
     async fn apply(&self, mut records: Vec<Record>) -> Result<Vec<Outcome>, TransformError> {
-        let extracted = {
+        let mut extracted = {
             let _span = tracing::debug_span!(target: SPANS, "locate", records = records.len()).entered();
             self.extract_prefix(&records)
         };
@@ -262,13 +287,20 @@ impl Transform for OpenTransform {
         let opening = tracing::debug_span!(target: SPANS, "open");
         let mut outcomes = Vec::with_capacity(records.len());
         let mut rejected = Vec::new();
+        let opened = opening.in_scope(|| self.open_columns(&records, &mut extracted, &mut ring));
         let mut edits = Edits::default();
         for (record, extracted) in records.into_iter().zip(extracted) {
-            let values = extracted.as_ref().map_or(0, |extracted| extracted.items().count());
-            match extracted
-                .and_then(|extracted| opening.in_scope(|| self.open(&record, &extracted, &mut ring, &mut edits)))
-            {
-                Ok(record) => {
+            let put = extracted.and_then(|found| {
+                let put = opening.in_scope(|| self.put(&record, &found, &opened, &mut ring, &mut edits));
+                put.map(|()| found)
+            });
+            match put {
+                Ok(found) => {
+                    let mut record = edits.apply(record);
+                    if let Some(added) = found.travelling.added(&found.keys()) {
+                        record.headers.remove(added);
+                    }
+                    let values = found.items().count();
                     self.counters.values.fetch_add(values as u64, Ordering::Relaxed);
                     outcomes.push(Outcome {
                         route: Route::Target,

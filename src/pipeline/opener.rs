@@ -3,6 +3,7 @@
 //!
 //! What a value opens as is checked against the place where it was found (place = label).
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use bytes::Bytes;
 use tokio::task::{JoinError, JoinSet};
 
 use super::dead_letter::CANNOT_OPEN;
+use super::open_columns::{At, ToOpen};
 use super::output::too_large_unread;
 use super::plan::{Place, Plan, Rejection};
 use super::record::Record;
@@ -19,7 +21,7 @@ use super::set_aside::joined;
 use super::transform::TransformError;
 use super::travelling::Travelling;
 use crate::columns::{Found, Locator, json};
-use crate::keys::{DomainError, DomainKeys, OpenKeyError, OpenedKey, OpeningKeys};
+use crate::keys::{DomainError, DomainKeys, Envelope, LabelEntry, OpenKeyError, OpenedKey, OpeningKeys};
 use crate::policy::{ColumnPath, Flow, Root};
 use crate::seal::{DeterministicOpener, KeyId, RowId, SealedValue, value};
 
@@ -91,13 +93,13 @@ pub(super) struct Keyring {
 type Fetched = (AskedFor, Result<Arc<OpenedKey>, OpenKeyError>);
 
 impl Keyring {
-    fn key(&mut self, id: AskedFor) -> Result<&OpenedKey, Rejection> {
+    fn key(&mut self, id: AskedFor) -> Result<&Arc<OpenedKey>, Rejection> {
         if self.last.as_ref().is_none_or(|(last, _)| *last != id) {
             let key = self.keys.get(&id).ok_or_else(cannot_open)?;
             self.last = Some((id, key.clone()));
         }
         let (_, key) = self.last.as_ref().ok_or_else(cannot_open)?;
-        key.as_deref().map_err(Clone::clone)
+        key.as_ref().map_err(Clone::clone)
     }
 
     fn take(&mut self, fetched: Option<Result<Fetched, JoinError>>, failures: Failures) -> Result<(), TransformError> {
@@ -281,6 +283,56 @@ impl Opener {
         renamed.map_or(label, String::as_str)
     }
 
+    /// What a value of an envelope's key says that it is, if it says that it is one of `label`, a label of the policy: the entry of
+    /// its label, and the id of its row, if such are bound.
+    fn claim<'k, 'i>(
+        &self,
+        record: &Record,
+        item: &'i Item,
+        label: &str,
+        envelope: &'k Envelope,
+        column: u16,
+    ) -> Result<(&'k LabelEntry, Option<Cow<'i, [u8]>>), Rejection> {
+        let entry = envelope.labels.get(usize::from(column)).ok_or_else(cannot_open)?;
+        if envelope.dataset != self.plan.policy.policy().dataset {
+            return Err(cannot_open());
+        }
+        if self.current(&entry.label) != label {
+            return Err(self.elsewhere(&entry.label, label));
+        }
+        let row = match (&entry.bind_row, &item.row) {
+            (None, _) => None,
+            (Some(path), Some(id)) if self.plan.bound_path(item.rule) == Some(path) => {
+                Some(Cow::Borrowed(id.as_slice()))
+            }
+            (Some(path), _) => {
+                let mut other = Vec::new();
+                row_id(record, path, item, &mut other)?;
+                Some(Cow::Owned(other))
+            }
+        };
+        Ok((entry, row))
+    }
+
+    /// Adds a value to those that are opened together, if it says that it is one of `label`, a label of the policy. `None`: it is
+    /// one of a domain, and opens by itself.
+    pub(super) fn add(
+        &self,
+        record: &Record,
+        item: &Item,
+        (label, fingerprint): (&str, u64),
+        ring: &mut Keyring,
+        to_open: &mut ToOpen,
+    ) -> Result<Option<At>, Rejection> {
+        let SealedValue::Randomised { key, column, .. } = SealedValue::parse(&item.sealed).map_err(|_| not_sealed())?
+        else {
+            return Ok(None);
+        };
+        let key = ring.key((key, fingerprint))?;
+        let (_, row) = self.claim(record, item, label, &key.envelope, column)?;
+        to_open.push(key, column, &item.sealed, row.as_deref()).map(Some)
+    }
+
     /// Appends the plaintext encoding of a value that opens as one of `label`, a label of the policy.
     pub(super) fn open(
         &self,
@@ -300,28 +352,11 @@ impl Opener {
                 tag,
             } => {
                 let key = ring.key((key, fingerprint))?;
-                let envelope = &key.envelope;
-                let entry = envelope.labels.get(usize::from(column)).ok_or_else(cannot_open)?;
-                if envelope.dataset != self.plan.policy.policy().dataset {
-                    return Err(cannot_open());
-                }
-                if self.current(&entry.label) != label {
-                    return Err(self.elsewhere(&entry.label, label));
-                }
-                let mut other = Vec::new();
-                let row = match (&entry.bind_row, &item.row) {
-                    (None, _) => None,
-                    (Some(path), Some(id)) if rule.bind_row.as_ref().is_some_and(|own| own.to_string() == *path) => {
-                        Some(RowId { path, id })
-                    }
-                    (Some(path), _) => {
-                        row_id(record, path, item, &mut other)?;
-                        Some(RowId { path, id: &other })
-                    }
-                };
+                let (entry, id) = self.claim(record, item, label, &key.envelope, column)?;
+                let row = entry.bind_row.as_deref().zip(id.as_deref());
                 key.key
-                    .opener(&envelope.dataset, &entry.label)
-                    .open(nonce, ciphertext, tag, row, out)
+                    .opener(&key.envelope.dataset, &entry.label)
+                    .open(nonce, ciphertext, tag, row.map(|(path, id)| RowId { path, id }), out)
                     .map_err(|_| cannot_open())
             }
             SealedValue::Deterministic { key, iv, ciphertext } => {

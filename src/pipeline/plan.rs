@@ -65,6 +65,8 @@ pub(crate) struct Plan {
     fields: Vec<ColumnPath>,
     /// Per rule: index of its row-id field.
     row_fields: Vec<Option<usize>>,
+    /// Per rule: the path of that field, in its canonical spelling.
+    bound_paths: Vec<Option<String>>,
     /// Index of the field that holds a session for the backend.
     session_field: Option<usize>,
     /// Index of the field that holds a session for the enclave.
@@ -134,6 +136,8 @@ impl Plan {
             .iter()
             .map(|rule| rule.bind_row.as_ref().map(&mut field))
             .collect();
+        let spelled = |rule: &ColumnRule| rule.bind_row.as_ref().map(ToString::to_string);
+        let bound_paths = model.columns.iter().map(spelled).collect();
         let session = model.client.as_ref().and_then(|client| client.session.as_ref());
         let session_field = session.map(&mut field);
         let session = model
@@ -173,6 +177,7 @@ impl Plan {
             outer_rules,
             fields,
             row_fields,
+            bound_paths,
             session_field,
             enclave_session_field,
             hints,
@@ -207,9 +212,14 @@ impl Plan {
         &self.openings[rule]
     }
 
-    /// The canonical path that a rule's values are bound to.
+    /// The field that a rule's values are bound to.
     pub(crate) fn row_field(&self, rule: usize) -> Option<usize> {
         self.row_fields[rule]
+    }
+
+    /// The canonical path that a rule's values are bound to, as text.
+    pub(crate) fn bound_path(&self, rule: usize) -> Option<&String> {
+        self.bound_paths[rule].as_ref()
     }
 
     /// Rules of `$key` and `$header` columns.

@@ -449,7 +449,7 @@ impl Reader {
             shown.push(match found {
                 Ok(found) => {
                     let out = (&mut edits, &mut decisions, seal_to);
-                    Ok(self.show(&record, found, &mut asked, &mut ring, out))
+                    Ok(self.show(record, found, &mut asked, &mut ring, out))
                 }
                 Err(rejection) => Err(Withheld {
                     position: record.position,
@@ -709,7 +709,7 @@ impl Reader {
     /// The record with each of its places opened or masked.
     fn show(
         &self,
-        record: &Record,
+        record: Record,
         found: Extracted,
         asked: &mut Asked<'_>,
         ring: &mut Keyring,
@@ -738,7 +738,7 @@ impl Reader {
                 }
                 let item = item?;
                 let encoding = edits.encoding(item.sealed.len());
-                opener.open(record, &item, (&label, fingerprint), ring, encoding)?;
+                opener.open(&record, &item, (&label, fingerprint), ring, encoding)?;
                 match seal_to {
                     Some(key) => edits.put_sealed(place, &label, key)?,
                     None => edits.put_opened(place)?,

@@ -8,6 +8,7 @@ mod deterministic;
 mod hint;
 mod kek;
 mod key;
+mod opening;
 pub mod plaintext;
 mod randomised;
 mod usage;
@@ -21,8 +22,9 @@ pub use hint::HintKey;
 pub(crate) use kek::unwrap_foreign;
 pub use kek::{UnwrappingKey, WrappedKey, WrappingKey};
 pub use key::{DATA_KEY_LEN, DOMAIN_SECRET_LEN, KeyId, KeyIdError};
+pub use opening::{OpenedColumn, OpeningKey, RandomisedOpener};
 pub use plaintext::{Plaintext, PlaintextError, TimeUnit};
-pub use randomised::{ColumnContext, OpeningKey, RandomisedOpener, SealingKey};
+pub use randomised::{ColumnContext, SealingKey};
 pub use usage::{LimitReached, UsageLimits, Used};
 pub use value::{NotSealed, SealedValue};
 

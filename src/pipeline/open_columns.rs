@@ -1,0 +1,104 @@
+//! Values of a batch on their way to being opened: per key and column one call.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::opener::cannot_open;
+use super::plan::Rejection;
+use crate::keys::OpenedKey;
+use crate::seal::{ColumnContext, OpenedColumn, PlainColumn, SealedColumn};
+
+/// What tells columns apart: the key, as a fingerprint of what travels with its record had it found, and the index of its label.
+type Of = (*const OpenedKey, u16);
+
+/// Sealed values, column by column.
+#[derive(Default)]
+pub(super) struct ToOpen {
+    columns: Vec<Column>,
+    known: HashMap<Of, usize>,
+}
+
+struct Column {
+    /// Held, so that no other key has its address.
+    key: Arc<OpenedKey>,
+    column: u16,
+    sealed: SealedColumn,
+    /// Row ids, where the envelope says that values are bound.
+    rows: Option<PlainColumn>,
+    len: usize,
+}
+
+/// Where a value is.
+#[derive(Clone, Copy)]
+pub(super) struct At {
+    column: usize,
+    index: usize,
+}
+
+/// What became of them.
+pub(super) struct OpenedValues(Vec<Option<OpenedColumn>>);
+
+impl ToOpen {
+    /// Adds a value that was sealed under `key` as its label number `column`, and is of the row `row` if such are bound.
+    pub(super) fn push(
+        &mut self,
+        key: &Arc<OpenedKey>,
+        column: u16,
+        sealed: &[u8],
+        row: Option<&[u8]>,
+    ) -> Result<At, Rejection> {
+        let next = self.columns.len();
+        let number = *self.known.entry((Arc::as_ptr(key), column)).or_insert(next);
+        if number == next {
+            self.columns.push(Column {
+                key: Arc::clone(key),
+                column,
+                sealed: SealedColumn::with_capacity(0, 0),
+                rows: row.map(|_| PlainColumn::with_capacity(0, 0)),
+                len: 0,
+            });
+        }
+        let target = &mut self.columns[number];
+        let pushed = match (&mut target.rows, row) {
+            (None, None) => Ok(()),
+            (Some(rows), Some(row)) => rows.push(row),
+            _ => return Err(cannot_open()),
+        };
+        pushed
+            .and_then(|()| target.sealed.push(sealed))
+            .map_err(|error| Rejection::new("batch-too-large", error.to_string()))?;
+        target.len += 1;
+        Ok(At {
+            column: number,
+            index: target.len - 1,
+        })
+    }
+
+    /// Opens all of them.
+    pub(super) fn open(self) -> OpenedValues {
+        OpenedValues(self.columns.iter().map(Column::open).collect())
+    }
+}
+
+impl Column {
+    fn open(&self) -> Option<OpenedColumn> {
+        let envelope = &self.key.envelope;
+        let entry = envelope.labels.get(usize::from(self.column))?;
+        let rows = entry.bind_row.as_deref().zip(self.rows.as_ref().map(PlainColumn::view));
+        let context = ColumnContext {
+            dataset: &envelope.dataset,
+            label: &entry.label,
+            column: self.column,
+            rows,
+        };
+        self.key.key.open(&context, self.sealed.view()).ok()
+    }
+}
+
+impl OpenedValues {
+    /// The plaintext encoding of a value.
+    pub(super) fn get(&self, at: At) -> Result<&[u8], Rejection> {
+        let column = self.0.get(at.column).and_then(Option::as_ref);
+        column.and_then(|column| column.get(at.index)).ok_or_else(cannot_open)
+    }
+}
