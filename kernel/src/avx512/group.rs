@@ -2,39 +2,41 @@
 
 use core::arch::x86_64::*;
 
-use super::lanes::{load_many, store_many};
-use super::{GROUP, MOST, blocks};
-use crate::OVERHEAD;
+use super::lanes::{load_many, store_item, store_many};
+use super::{GROUP, LARGE, MOST};
 use crate::values::Values;
+use crate::{HEADER, OVERHEAD};
 
-/// Values that are sealed together: of short ones which, where each goes, and its number of blocks; of long ones the first two.
+/// A value: which it is, where its text is and how long, where its text goes.
+#[derive(Clone, Copy, Default)]
+#[repr(C, align(16))]
+pub(super) struct Item {
+    pub(super) number: u32,
+    pub(super) from: u32,
+    pub(super) len: u32,
+    pub(super) to: u32,
+}
+
+/// Values that are taken together.
 pub(super) struct Group {
-    number: [u32; GROUP],
-    to: [u32; GROUP],
-    pub(super) blocks: [u8; GROUP],
-    pub(super) long: [[u32; 2]; GROUP],
+    pub(super) short: [Item; GROUP],
+    /// Blocks of each short one.
+    blocks: [u8; GROUP],
+    pub(super) long: [Item; GROUP],
 }
 
 /// How far a group was filled.
 pub(super) struct Gathered {
     /// The next value.
     pub(super) number: usize,
-    pub(super) count: usize,
-    /// Not zero if lengths differ.
-    pub(super) differ: u32,
-    /// Long values, which were set aside.
+    pub(super) short: usize,
     pub(super) long: usize,
-    /// Where the next value goes.
+    /// Whether short ones differ in length.
+    pub(super) differ: bool,
+    /// Where the group ends in the output; the last one, if it is large, reaches beyond.
     pub(super) to: usize,
-}
-
-/// Four of a group, of which the last has the most blocks: which, where each is, its length, where it goes.
-#[derive(Clone, Copy, Default)]
-pub(super) struct Four {
-    pub(super) number: [u32; 4],
-    pub(super) from: [u32; 4],
-    pub(super) len: [u32; 4],
-    pub(super) to: [u32; 4],
+    /// Where the next value goes.
+    pub(super) next: usize,
 }
 
 /// 0, 1, 2 … 63
@@ -51,80 +53,80 @@ const COUNT: [u8; 64] = {
 impl Group {
     pub(super) fn new() -> Self {
         Self {
-            number: [0; GROUP],
-            to: [0; GROUP],
+            short: [Item::default(); GROUP],
             blocks: [0; GROUP],
-            long: [[0; 2]; GROUP],
+            long: [Item::default(); GROUP],
         }
     }
 
-    /// Takes values in, up to `until` or as many as there is room for. `to` is where the first goes.
-    #[inline(never)]
-    pub(super) fn gather(&mut self, values: &Values<'_>, (number, until): (usize, usize), to: usize) -> Gathered {
-        let mut gathered = Gathered {
-            number,
-            count: 0,
-            differ: 0,
-            long: 0,
-            to,
-        };
-        let mut first = 0;
-        for (n, pair) in (number..until).zip(values.offsets()[number..=until].windows(2)) {
-            // Offsets ascend.
-            let len = (pair[1] - pair[0]) as u32;
-            if !values.is_null(n) {
-                if gathered.count == GROUP || gathered.long == GROUP {
-                    break;
-                }
-                if len <= 16 * MOST as u32 {
-                    if gathered.count == 0 {
-                        first = len;
-                    }
-                    self.number[gathered.count] = n as u32;
-                    self.to[gathered.count] = gathered.to as u32;
-                    self.blocks[gathered.count] = blocks(len) as u8;
-                    gathered.differ |= len ^ first;
-                    gathered.count += 1;
-                } else {
-                    self.long[gathered.long] = [n as u32, gathered.to as u32];
-                    gathered.long += 1;
-                }
-                gathered.to += len as usize + OVERHEAD;
-            }
-            gathered.number = n + 1;
-        }
-        gathered
-    }
-
+    /// Four of a group, of which the last has the most blocks.
     #[inline]
-    pub(super) fn four(&self, values: &Values<'_>, order: &[u8; GROUP + 64], at: usize) -> Four {
-        let mut four = Four {
-            number: [0; 4],
-            from: [0; 4],
-            len: [0; 4],
-            to: [0; 4],
-        };
-        for lane in 0..4 {
-            // Never beyond the group.
-            let place = usize::from(order[at + lane]) % GROUP;
-            let number = self.number[place];
-            let pair = &values.offsets()[number as usize..number as usize + 2];
-            four.number[lane] = number;
-            four.from[lane] = pair[0] as u32;
-            four.len[lane] = (pair[1] - pair[0]) as u32;
-            four.to[lane] = self.to[place];
-        }
-        four
+    pub(super) fn four(&self, order: &[u8; GROUP + 64], at: usize) -> [&Item; 4] {
+        let order = &order[at..at + 4];
+        // Never beyond the group.
+        let item = |lane: usize| &self.short[usize::from(order[lane]) % GROUP];
+        [item(0), item(1), item(2), item(3)]
     }
 }
 
 on_avx512! {
+    /// Takes values in, up to `until` or as many as there is room for. `to` is where the first goes.
+    pub(super) fn gather<const OPEN: bool>(group: &mut Group, values: &Values<'_>, (number, until): (usize, usize), to: usize) -> Gathered {
+        let (mut short, mut long, mut differ, mut first) = (0, 0, 0, 0);
+        let (mut number, mut next) = (number, to);
+        let mut large = 0;
+        for pair in values.offsets()[number..=until].windows(2) {
+            // Offsets ascend.
+            let (mut from, mut len) = (pair[0] as u32, (pair[1] - pair[0]) as u32);
+            let mut left_out = values.is_null(number);
+            let mut at = next;
+            if OPEN {
+                left_out |= len < OVERHEAD as u32;
+                len = len.wrapping_sub(OVERHEAD as u32);
+                from = from.wrapping_add(HEADER as u32);
+            } else {
+                at += HEADER;
+            }
+            if left_out {
+                number += 1;
+                continue;
+            }
+            if short == GROUP || long == GROUP || large != 0 {
+                break;
+            }
+            let item = _mm_set_epi32(at as i32, len as i32, from as i32, number as i32);
+            if len <= 16 * MOST as u32 {
+                if short == 0 {
+                    first = len;
+                }
+                differ |= len ^ first;
+                store_item(&mut group.short[short], item);
+                group.blocks[short] = len.div_ceil(16) as u8;
+                short += 1;
+            } else {
+                store_item(&mut group.long[long], item);
+                long += 1;
+                if len >= LARGE {
+                    large = len as usize;
+                }
+            }
+            next += len as usize + if OPEN { 0 } else { OVERHEAD };
+            number += 1;
+        }
+        let to = match (large, OPEN) {
+            (0, _) => next,
+            (large, true) => next - large,
+            (large, false) => next - large - OVERHEAD,
+        };
+        Gathered { number, short, long, differ: differ != 0, to, next }
+    }
+
     /// The order in which the values of a group are taken: by their blocks, then three times the last one.
-    pub(super) fn sort(blocks: &[u8; GROUP], count: usize, equal: bool, order: &mut [u8; GROUP + 64]) {
+    pub(super) fn sort(group: &Group, count: usize, equal: bool, order: &mut [u8; GROUP + 64]) {
         let mut done = 0;
         let most = if equal { 0 } else { MOST as u8 };
         for class in 0..=most {
-            for (n, part) in blocks.as_chunks::<64>().0.iter().enumerate() {
+            for (n, part) in group.blocks.as_chunks::<64>().0.iter().enumerate() {
                 let there = _bzhi_u64(u64::MAX, count.saturating_sub(64 * n).min(64) as u32);
                 let of_class = match equal {
                     true => there,
