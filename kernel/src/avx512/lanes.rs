@@ -95,9 +95,39 @@ on_avx512! {
         unsafe { _mm_load_si128(core::ptr::from_ref(item).cast()) }
     }
 
-    pub(super) fn store_item(item: &mut Item, x: __m128i) {
-        // SAFETY: an item has 16 bytes, all of numbers, and begins at a multiple of 16.
-        unsafe { _mm_store_si128(core::ptr::from_mut(item).cast(), x) }
+    /// Asks for these bytes, which are read soon, but not in their order.
+    pub(super) fn prefetch(bytes: &[u8]) {
+        for line in bytes.chunks(64) {
+            // SAFETY: reads nothing.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) }
+        }
+    }
+
+    /// 16 offsets.
+    pub(super) fn load_offsets(offsets: &[i32]) -> __m512i {
+        let offsets = &offsets[..16];
+        // SAFETY: 16 numbers are there.
+        unsafe { _mm512_loadu_epi32(offsets.as_ptr()) }
+    }
+
+    /// 16 items, given number by number.
+    pub(super) fn store_items(items: &mut [Item], number: __m512i, from: __m512i, len: __m512i, to: __m512i) {
+        // Item 4i + k is in lane k of register i.
+        let order = _mm512_set_epi32(15, 11, 7, 3, 14, 10, 6, 2, 13, 9, 5, 1, 12, 8, 4, 0);
+        let apart = |x: __m512i| _mm512_permutexvar_epi32(order, x);
+        let (number, from, len, to) = (apart(number), apart(from), apart(len), apart(to));
+        let (a, b) = (_mm512_unpacklo_epi32(number, from), _mm512_unpackhi_epi32(number, from));
+        let (c, d) = (_mm512_unpacklo_epi32(len, to), _mm512_unpackhi_epi32(len, to));
+        let fours = [
+            _mm512_unpacklo_epi64(a, c),
+            _mm512_unpackhi_epi64(a, c),
+            _mm512_unpacklo_epi64(b, d),
+            _mm512_unpackhi_epi64(b, d),
+        ];
+        for (items, four) in items.as_chunks_mut::<4>().0.iter_mut().zip(fours) {
+            // SAFETY: four items have 64 bytes, all of numbers.
+            unsafe { _mm512_storeu_si512(items.as_mut_ptr().cast(), four) }
+        }
     }
 
     pub(super) fn load_unit(unit: &Unit) -> __m512i {

@@ -34,7 +34,7 @@ use core::arch::x86_64::*;
 use zeroize::Zeroizing;
 
 use bound::{ask, begun_one, bound};
-use four::{Cached, Head, counters, open_four, seal_four};
+use four::{Cached, Four, Head, Work, counters, open_four, seal_four};
 use group::{Group, gather, sort};
 pub(crate) use key::Key;
 use key::{encrypt, scheduled};
@@ -143,15 +143,15 @@ on_avx512! {
                 }
                 encrypt(key, &mut units[..used.next_multiple_of(AT_ONCE)]);
                 ask(&mut bound, aads, &group, &order, (from, until, count));
-                let mut at = 0;
+                let work = Work { key, bound: &bound, bytes: values.bytes() };
+                let (mut at, out) = (0, &mut out[..]);
                 for place in (from..until).step_by(4) {
-                    let four = group.four(&order, place);
-                    let wanted = four[3].len.div_ceil(16) as usize + 1;
-                    let units = &units[at..at + wanted];
-                    if OPEN {
-                        open_four(key, units, &four, &bound, place - from, values.bytes(), out, opened, &mut cached);
-                    } else {
-                        seal_four(key, units, &head, &four, &bound, place - from, values.bytes(), out, &mut cached);
+                    let items = group.four(&order, place);
+                    let wanted = items[3].len.div_ceil(16) as usize + 1;
+                    let four = Four { items, units: &units[at..at + wanted], at: place - from };
+                    match OPEN {
+                        true => open_four(&work, &four, out, opened, &mut cached),
+                        false => seal_four(&work, &four, &head, out, &mut cached),
                     }
                     at += wanted;
                 }
