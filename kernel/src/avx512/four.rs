@@ -3,8 +3,8 @@
 use core::arch::x86_64::*;
 
 use super::POWERS;
-use super::bound::{Bound, begun, begun_alike, is_same};
-use super::ghash::{Sum, added, broadcast, each, everywhere, nothing, reduced, reversed};
+use super::bound::{Bound, Cached, begun};
+use super::ghash::{Sum, added, broadcast, each, everywhere, reduced, reversed};
 use super::group::Item;
 use super::key::Key;
 use super::lanes::{
@@ -39,22 +39,6 @@ pub(super) struct Head {
     pub(super) nonce: __m512i,
     /// The last four bytes of the nonce of a value numbered 0.
     pub(super) low: u32,
-}
-
-/// The sum that fours of one length and AAD begin with.
-pub(super) struct Cached {
-    len: u32,
-    sum: Sum,
-}
-
-impl Cached {
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi2,vaes,vpclmulqdq,aes,bmi2")]
-    pub(super) fn new() -> Self {
-        Self {
-            len: u32::MAX,
-            sum: nothing(),
-        }
-    }
 }
 
 on_avx512! {
@@ -127,14 +111,8 @@ on_avx512! {
         let blocks = [blocks(0), blocks(1), blocks(2), blocks(3)];
         // The length, and nothing else, in each lane.
         let lens = _mm512_maskz_shuffle_epi32::<0x02>(0x1111, items(items_of));
-        let begun = if is_same(work.bound) && items_of[0].len == len && items_of[1].len == len && items_of[2].len == len {
-            if cached.len != len {
-                *cached = Cached { len, sum: begun_alike(work.key, work.bound, lens, blocks[3]) };
-            }
-            (cached.sum, _mm512_setzero_si512())
-        } else {
-            begun(work.key, work.bound, four.at, lens, blocks)
-        };
+        let len = [items_of[0].len, items_of[1].len, items_of[2].len, len];
+        let begun = begun(work.key, work.bound, cached, four.at, lens, len);
         match blocks[0] == blocks[3] {
             true => text_even::<OPEN>(work, four, lens, blocks[3], out, begun),
             false => text_uneven::<OPEN>(work, four, lens, blocks, out, begun),

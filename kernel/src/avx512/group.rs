@@ -161,6 +161,9 @@ fn take_each<const OPEN: bool>(group: &mut Group, values: &Values<'_>, so_far: &
         };
         let before = so_far.next;
         so_far.next += len as usize + if OPEN { 0 } else { OVERHEAD };
+        if len < LARGE {
+            prefetch(values.get(number).unwrap_or_default());
+        }
         if len <= 16 * MOST as u32 {
             group.short[so_far.short] = item;
             group.blocks[so_far.short] = len.div_ceil(16) as u8;
@@ -184,6 +187,9 @@ on_avx512! {
         let mut done = 0;
         let most = if equal { 0 } else { MOST as u8 };
         for class in 0..=most {
+            if done == count {
+                break;
+            }
             for (n, part) in group.blocks.as_chunks::<64>().0.iter().enumerate() {
                 let there = _bzhi_u64(u64::MAX, count.saturating_sub(64 * n).min(64) as u32);
                 let of_class = match equal {

@@ -13,6 +13,15 @@ use super::group::Item;
 #[repr(C, align(64))]
 pub(super) struct Unit(pub(super) [u8; 64]);
 
+/// Asks for these bytes, which are read soon, but not in their order.
+#[inline]
+pub(super) fn prefetch(bytes: &[u8]) {
+    for line in bytes.chunks(64) {
+        // SAFETY: nothing is read, and every processor of this architecture has the instruction.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) }
+    }
+}
+
 on_avx512! {
     pub(super) fn lanes(a: __m128i, b: __m128i, c: __m128i, d: __m128i) -> __m512i {
         let low = _mm512_inserti32x4::<1>(_mm512_zextsi128_si512(a), b);
@@ -93,14 +102,6 @@ on_avx512! {
     pub(super) fn load_item(item: &Item) -> __m128i {
         // SAFETY: an item has 16 bytes, all of numbers, and begins at a multiple of 16.
         unsafe { _mm_load_si128(core::ptr::from_ref(item).cast()) }
-    }
-
-    /// Asks for these bytes, which are read soon, but not in their order.
-    pub(super) fn prefetch(bytes: &[u8]) {
-        for line in bytes.chunks(64) {
-            // SAFETY: reads nothing.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) }
-        }
     }
 
     /// 16 offsets.

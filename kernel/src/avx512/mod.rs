@@ -33,8 +33,8 @@ use core::arch::x86_64::*;
 
 use zeroize::Zeroizing;
 
-use bound::{ask, begun_one, bound};
-use four::{Cached, Four, Head, Work, counters, open_four, seal_four};
+use bound::{ask, begun_one, bound, nothing_cached};
+use four::{Four, Head, Work, counters, open_four, seal_four};
 use group::{Group, gather, sort};
 pub(crate) use key::Key;
 use key::{encrypt, scheduled};
@@ -111,7 +111,7 @@ impl Key {
 on_avx512! {
     fn column<const OPEN: bool>(key: &Key, start: Start, aads: &mut Aads<'_>, values: &Values<'_>, out: &mut Vec<u8>, opened: &mut [bool]) {
         let mut bound = bound(key, aads);
-        let mut cached = Cached::new();
+        let mut cached = nothing_cached();
         let mut units = Zeroizing::new([Unit([0; 64]); UNITS]);
         let mut group = Group::new();
         let mut order = [0_u8; GROUP + 64];
