@@ -3,7 +3,7 @@
 use core::arch::x86_64::*;
 
 use super::POWERS;
-use super::bound::{Bound, Cached, begun};
+use super::bound::{Bound, Cached, begun, known};
 use super::ghash::{Sum, added, broadcast, each, everywhere, reduced, reversed};
 use super::group::Item;
 use super::key::Key;
@@ -112,7 +112,10 @@ on_avx512! {
         // The length, and nothing else, in each lane.
         let lens = _mm512_maskz_shuffle_epi32::<0x02>(0x1111, items(items_of));
         let len = [items_of[0].len, items_of[1].len, items_of[2].len, len];
-        let begun = begun(work.key, work.bound, cached, four.at, lens, len);
+        let begun = match known(work.bound, cached, len) {
+            Some(sum) => (sum, _mm512_setzero_si512()),
+            None => begun(work.key, work.bound, cached, four.at, lens, len),
+        };
         match blocks[0] == blocks[3] {
             true => text_even::<OPEN>(work, four, lens, blocks[3], out, begun),
             false => text_uneven::<OPEN>(work, four, lens, blocks, out, begun),
