@@ -166,8 +166,8 @@ on_avx512! {
             let given = lanes(block(0), block(1), block(2), block(3));
             let made = _mm512_xor_si512(given, load_unit(&four.units[j + 1]));
             let parts = parts(made);
-            for lane in 0..4 {
-                store(out, four.items[lane].to as usize + 16 * j, parts[lane]);
+            for (item, part) in four.items.iter().zip(parts) {
+                store(out, item.to as usize + 16 * j, part);
             }
             let cipher = reversed(if OPEN { given } else { made });
             sum = added(sum, _mm512_xor_si512(cipher, before), powers(j));
@@ -189,13 +189,13 @@ on_avx512! {
         let given = load_four(work.bytes, [from(0), from(1), from(2), from(3)]);
         let made = _mm512_maskz_mov_epi8(there, _mm512_xor_si512(given, load_unit(&four.units[j + 1])));
         let parts = parts(made);
-        for lane in 0..4 {
-            let (to, left) = (four.items[lane].to as usize + 16 * j, (four.items[lane].len as usize).saturating_sub(16 * j));
+        for (item, part) in four.items.iter().zip(parts) {
+            let (to, left) = (item.to as usize + 16 * j, (item.len as usize).saturating_sub(16 * j));
             if left > 0 {
                 match OPEN {
-                    true => store_some(&mut out[to..to + left.min(16)], parts[lane]),
+                    true => store_some(&mut out[to..to + left.min(16)], part),
                     // What is written beyond a value is where its tag comes.
-                    false => store(out, to, parts[lane]),
+                    false => store(out, to, part),
                 }
             }
         }
