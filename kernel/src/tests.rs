@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)] // tests
 
+mod nist;
 mod opening;
 
 use proptest::prelude::*;

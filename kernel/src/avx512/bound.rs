@@ -2,7 +2,7 @@
 
 use core::arch::x86_64::*;
 
-use super::ghash::{Sum, absorbed, added, each, everywhere, nothing, product, reversed};
+use super::ghash::{Sum, absorbed, added, broadcast, each, everywhere, nothing, product, reversed};
 use super::group::Group;
 use super::key::Key;
 use super::lanes::{lanes, load, load_four, load_sizes, there};
@@ -41,6 +41,12 @@ pub(super) struct Cached {
 on_avx512! {
     pub(super) fn nothing_cached() -> Cached {
         Cached { len: u32::MAX, own_len: 0, sum: nothing() }
+    }
+
+    /// What these begin with, if it is known and they are bound to nothing of their own.
+    pub(super) fn known(bound: &Bound, cached: &Cached, len: [u32; 4]) -> Option<Sum> {
+        let alike = len[0] == cached.len && len[1] == cached.len && len[2] == cached.len && len[3] == cached.len;
+        (alike && bound.own.is_none()).then_some(cached.sum)
     }
 
     pub(super) fn bound(key: &Key, aads: &Aads<'_>) -> Bound {
@@ -92,6 +98,49 @@ on_avx512! {
         };
         let own_len: &[u64; 4] = own.len[at..].first_chunk().unwrap_or(&[0; 4]);
         let from: &[usize; 4] = own.from[at..].first_chunk().unwrap_or(&[0; 4]);
+        let own_alike = own_len[0] == own_len[3] && own_len[1] == own_len[3] && own_len[2] == own_len[3];
+        let most = own_len[3].div_ceil(16) as usize;
+        if own_alike && blocks[0] == blocks[3] && (1..POWERS - MOST).contains(&most) {
+            if alike {
+                let sum = begun_alike(key, bound, cached, lens, len[3], own_len[3]);
+                let zero = _mm512_setzero_si512();
+                return (added_own(key, own, from, own_len[3] as usize, blocks[3], sum, zero), zero);
+            }
+            let sum = added_own(key, own, from, own_len[3] as usize, blocks[3], nothing(), _mm512_broadcast_i32x4(bound.state));
+            let all_lens = _mm512_add_epi64(aad_lens(bound), _mm512_maskz_set1_epi64(0xaa, own_len[3] as i64));
+            return ended(key, _mm512_setzero_si512(), lens, all_lens, blocks, sum);
+        }
+        begun_unlike(key, bound, own, from, own_len, lens, blocks)
+    }
+
+    /// The sum, and the products of AADs of one length, of which `before` is in front. Behind the values' own blocks comes one more.
+    fn added_own(key: &Key, own: &Own, from: &[usize; 4], len: usize, blocks: usize, sum: Sum, before: __m512i) -> Sum {
+        let (mut sum, mut before) = (sum, before);
+        let count = len.div_ceil(16);
+        let aad = |lane: usize| own.bytes[from[lane]..from[lane] + 16 * count].as_chunks::<16>().0;
+        let (a, b, c, d) = (aad(0), aad(1), aad(2), aad(3));
+        let rest = _mm512_broadcast_i32x4(load(&own.rest));
+        let mut of_rest = repeated(own.rest_len);
+        let mut left = len;
+        let power = POWERS - blocks - 1 - count;
+        let powers = key.powers[power..].iter().zip(&key.halves[power..]);
+        for ((((a, b), c), d), (power, halves)) in a.iter().zip(b).zip(c).zip(d).zip(powers) {
+            let x = _mm512_mask_mov_epi8(lanes(load(a), load(b), load(c), load(d)), of_rest, rest);
+            let x = reversed(_mm512_maskz_mov_epi8(repeated(left), x));
+            sum = added(sum, _mm512_xor_si512(x, before), broadcast(power, halves));
+            before = _mm512_setzero_si512();
+            (of_rest, left) = (0, left.saturating_sub(16));
+        }
+        sum
+    }
+
+    /// As many bytes of each block.
+    fn repeated(bytes: usize) -> u64 {
+        u64::from(_bzhi_u32(0xffff, bytes.min(16) as u32)) * 0x0001_0001_0001_0001
+    }
+
+    /// As [`begun`], of AADs or values of different blocks.
+    fn begun_unlike(key: &Key, bound: &Bound, own: &Own, from: &[usize; 4], own_len: &[u64; 4], lens: __m512i, blocks: [usize; 4]) -> (Sum, __m512i) {
         let count = |lane: usize| (own_len[lane] as usize).div_ceil(16);
         let count = [count(0), count(1), count(2), count(3)];
         let most = count[0].max(count[1]).max(count[2]).max(count[3]);
@@ -102,37 +151,21 @@ on_avx512! {
             let state = |lane: usize| absorbed_own(key, bound.state, own, from[lane], own_len[lane] as usize);
             return ended(key, lanes(state(0), state(1), state(2), state(3)), lens, all_lens, blocks, nothing());
         }
-        let alike = alike && own_len[0] == own_len[3] && own_len[1] == own_len[3] && own_len[2] == own_len[3];
-        let mut sum = match alike {
-            true => begun_alike(key, bound, cached, lens, len[3], own_len[3]),
-            false => nothing(),
-        };
         let own_lens = _mm512_maskz_expand_epi64(0x55, own_lens);
-        let mut before = match alike {
-            true => _mm512_setzero_si512(),
-            false => _mm512_broadcast_i32x4(bound.state),
-        };
-        let even = most == least && blocks[0] == blocks[3];
+        let (mut sum, mut before) = (nothing(), _mm512_broadcast_i32x4(bound.state));
         for j in 0..most {
             let mut x = load_four(&own.bytes, [from[0] + 16 * j, from[1] + 16 * j, from[2] + 16 * j, from[3] + 16 * j]);
             if j == 0 {
-                let rest = _bzhi_u64(u64::MAX, own.rest_len as u32) & 0xffff;
-                x = _mm512_mask_mov_epi8(x, rest * 0x0001_0001_0001_0001, _mm512_broadcast_i32x4(load(&own.rest)));
+                x = _mm512_mask_mov_epi8(x, repeated(own.rest_len), _mm512_broadcast_i32x4(load(&own.rest)));
             }
             // Beyond its AAD a lane's block is zero.
             x = reversed(_mm512_maskz_mov_epi8(there(own_lens, j), x));
             let power = |lane: usize| (blocks[lane] + 1 + count[lane]).saturating_sub(j);
-            let power = match even {
-                true => everywhere(key, power(0)),
-                false => each(key, [power(0), power(1), power(2), power(3)]),
-            };
+            let power = each(key, [power(0), power(1), power(2), power(3)]);
             sum = added(sum, _mm512_xor_si512(x, before), power);
             before = _mm512_setzero_si512();
         }
-        match alike {
-            true => (sum, before),
-            false => ended(key, before, lens, all_lens, blocks, sum),
-        }
+        ended(key, before, lens, all_lens, blocks, sum)
     }
 
     /// With the block of lengths; what comes before a value that has no block is added to that.

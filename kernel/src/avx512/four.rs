@@ -3,7 +3,7 @@
 use core::arch::x86_64::*;
 
 use super::POWERS;
-use super::bound::{Bound, Cached, begun};
+use super::bound::{Bound, Cached, begun, known};
 use super::ghash::{Sum, added, broadcast, each, everywhere, reduced, reversed};
 use super::group::Item;
 use super::key::Key;
@@ -112,7 +112,10 @@ on_avx512! {
         // The length, and nothing else, in each lane.
         let lens = _mm512_maskz_shuffle_epi32::<0x02>(0x1111, items(items_of));
         let len = [items_of[0].len, items_of[1].len, items_of[2].len, len];
-        let begun = begun(work.key, work.bound, cached, four.at, lens, len);
+        let begun = match known(work.bound, cached, len) {
+            Some(sum) => (sum, _mm512_setzero_si512()),
+            None => begun(work.key, work.bound, cached, four.at, lens, len),
+        };
         match blocks[0] == blocks[3] {
             true => text_even::<OPEN>(work, four, lens, blocks[3], out, begun),
             false => text_uneven::<OPEN>(work, four, lens, blocks, out, begun),
@@ -163,8 +166,8 @@ on_avx512! {
             let given = lanes(block(0), block(1), block(2), block(3));
             let made = _mm512_xor_si512(given, load_unit(&four.units[j + 1]));
             let parts = parts(made);
-            for lane in 0..4 {
-                store(out, four.items[lane].to as usize + 16 * j, parts[lane]);
+            for (item, part) in four.items.iter().zip(parts) {
+                store(out, item.to as usize + 16 * j, part);
             }
             let cipher = reversed(if OPEN { given } else { made });
             sum = added(sum, _mm512_xor_si512(cipher, before), powers(j));
@@ -186,13 +189,13 @@ on_avx512! {
         let given = load_four(work.bytes, [from(0), from(1), from(2), from(3)]);
         let made = _mm512_maskz_mov_epi8(there, _mm512_xor_si512(given, load_unit(&four.units[j + 1])));
         let parts = parts(made);
-        for lane in 0..4 {
-            let (to, left) = (four.items[lane].to as usize + 16 * j, (four.items[lane].len as usize).saturating_sub(16 * j));
+        for (item, part) in four.items.iter().zip(parts) {
+            let (to, left) = (item.to as usize + 16 * j, (item.len as usize).saturating_sub(16 * j));
             if left > 0 {
                 match OPEN {
-                    true => store_some(&mut out[to..to + left.min(16)], parts[lane]),
+                    true => store_some(&mut out[to..to + left.min(16)], part),
                     // What is written beyond a value is where its tag comes.
-                    false => store(out, to, parts[lane]),
+                    false => store(out, to, part),
                 }
             }
         }

@@ -2,7 +2,7 @@
 
 use core::arch::x86_64::*;
 
-use zeroize::{Zeroize, ZeroizeOnDrop};
+use zeroize::ZeroizeOnDrop;
 
 use super::ghash::{doubled, halves, multiplied, of, reversed};
 use super::lanes::{Unit, load, load_unit, store_unit, words};
@@ -40,10 +40,7 @@ on_avx512! {
                 put(&mut key, 2 * n + 1, odd);
             }
         }
-        let mut zero = Unit([0; 64]);
-        encrypt_one(&key, &mut zero);
-        let h = doubled(_mm512_castsi512_si128(reversed(load_unit(&zero))));
-        zero.zeroize();
+        let h = doubled(_mm512_castsi512_si128(reversed(encrypted_one(&key, _mm512_setzero_si512()))));
         let once = of(_mm512_zextsi128_si512(h));
         let mut power = h;
         for n in 1..=POWERS {
@@ -58,7 +55,8 @@ on_avx512! {
         let (many, few) = units.as_chunks_mut::<AT_ONCE>();
         // None stays a counter that anybody can compute.
         for unit in few {
-            encrypt_one(key, unit);
+            let block = encrypted_one(key, load_unit(unit));
+            store_unit(unit, block);
         }
         for units in many {
             let mut blocks = [_mm512_setzero_si512(); AT_ONCE];
@@ -91,12 +89,12 @@ on_avx512! {
         blocks
     }
 
-    pub(super) fn encrypt_one(key: &Key, unit: &mut Unit) {
-        let mut block = _mm512_xor_si512(load_unit(unit), load_unit(&key.rounds[0]));
+    pub(super) fn encrypted_one(key: &Key, block: __m512i) -> __m512i {
+        let mut block = _mm512_xor_si512(block, load_unit(&key.rounds[0]));
         for round in &key.rounds[1..14] {
             block = _mm512_aesenc_epi128(block, load_unit(round));
         }
-        store_unit(unit, _mm512_aesenclast_epi128(block, load_unit(&key.rounds[14])));
+        _mm512_aesenclast_epi128(block, load_unit(&key.rounds[14]))
     }
 
     /// Each word of a round key with all words before it added.

@@ -4,8 +4,8 @@ use core::arch::x86_64::*;
 
 use super::ghash::{added, descending, everywhere, folded, multiplied, nothing, reduced, reversed};
 use super::group::Item;
-use super::key::{Key, encrypt_one, encrypted};
-use super::lanes::{Unit, load_many, load_unit, store_many, store_unit};
+use super::key::{Key, encrypted, encrypted_one};
+use super::lanes::{load_many, store_many};
 use super::{AT_ONCE, POWERS};
 use crate::TAG_LEN;
 
@@ -19,10 +19,8 @@ on_avx512! {
     pub(super) fn long<const OPEN: bool>(key: &Key, nonce: __m512i, (state, aad_len): (__m128i, usize), item: &Item, bytes: &[u8], out: &mut Vec<u8>) -> __m128i {
         let (mut to, len) = (item.to as usize, item.len as usize);
         let text = &bytes[item.from as usize..][..len];
-        let mut tag_key = Unit([0; 64]);
-        let numbers = _mm512_maskz_set1_epi32(0x8888, 1);
-        store_unit(&mut tag_key, _mm512_or_si512(nonce, reversed_numbers(numbers)));
-        encrypt_one(key, &mut tag_key);
+        let first = reversed_numbers(_mm512_maskz_set1_epi32(0x8888, 1));
+        let tag_key = encrypted_one(key, _mm512_or_si512(nonce, first));
         let mut state = state;
         let mut counter = _mm512_set_epi32(5, 0, 0, 0, 4, 0, 0, 0, 3, 0, 0, 0, 2, 0, 0, 0);
         let end = to + len;
@@ -72,7 +70,7 @@ on_avx512! {
         let lengths = _mm_set_epi64x(aad_len as i64 * 8, len as i64 * 8);
         let tag = multiplied(_mm_xor_si128(state, lengths), everywhere(key, 1));
         let tag = _mm512_castsi512_si128(reversed(_mm512_zextsi128_si512(tag)));
-        _mm_xor_si128(tag, _mm512_castsi512_si128(load_unit(&tag_key)))
+        _mm_xor_si128(tag, _mm512_castsi512_si128(tag_key))
     }
 
     /// The next key stream.

@@ -21,7 +21,12 @@ fn sealed_apart(
     sealed.collect()
 }
 
-fn opened(cipher: &Cipher, aad: &[u8], rows: Option<&[Vec<u8>]>, sealed: &[Option<Vec<u8>>]) -> (Vec<u8>, Vec<bool>) {
+pub(super) fn opened(
+    cipher: &Cipher,
+    aad: &[u8],
+    rows: Option<&[Vec<u8>]>,
+    sealed: &[Option<Vec<u8>>],
+) -> (Vec<u8>, Vec<bool>) {
     let (validity, offsets, bytes) = column(sealed);
     let (mut out, mut opened) = (b"before".to_vec(), vec![true, false]);
     let mut write = |n: usize, out: &mut Vec<u8>| out.extend_from_slice(&rows.unwrap()[n]);
@@ -134,6 +139,51 @@ fn what_is_cut_short_does_not_open() {
         }
         let none: Vec<_> = (0..300).map(|n| Some(vec![1; n % OVERHEAD])).collect();
         assert!(opened(&cipher, b"", None, &none) == (Vec::new(), vec![false; 300]));
+    }
+}
+
+#[test]
+fn nulls_may_have_bytes_and_large_values_may_stand_between_small_ones() {
+    let lens = |n: usize| match n % 41 {
+        17 => 4_096 + n % 3,
+        23 => 1_024 * (n % 6),
+        _ => n % 50,
+    };
+    let values: Vec<_> = (0..700).map(|n| some(lens(n), n)).collect();
+    let apart = sealed_apart(&[4; 32], b"aad", None, &values);
+    let is_null = |n: usize| n > 300 && n % 5 == 2;
+    let some = |values: &[Option<Vec<u8>>]| -> Vec<_> {
+        let values = values.iter().enumerate();
+        values.map(|(n, value)| value.clone().filter(|_| !is_null(n))).collect()
+    };
+    let mut validity = vec![0xff; 88];
+    (0..700)
+        .filter(|n| is_null(*n))
+        .for_each(|n| validity[n / 8] &= !(1 << (n % 8)));
+    for kernel in Kernel::all() {
+        let cipher = Cipher::on(kernel, &[4; 32]);
+        let (_, offsets, bytes) = column(&values);
+        let (mut out, mut opened) = (Vec::new(), Vec::new());
+        let mut batch = Batch {
+            prefix: PREFIX,
+            start: [0xff; 12],
+            aads: Aads::Same(b"aad"),
+            values: Values::new(Some(&validity), &offsets, &bytes).unwrap(),
+        };
+        cipher.seal(&mut batch, &mut out).unwrap();
+        assert!(
+            out == by_aws_lc(&[4; 32], [0xff; 12], b"aad", None, &some(&values)),
+            "{kernel:?}"
+        );
+
+        let (_, offsets, bytes) = column(&apart);
+        let mut batch = SealedBatch {
+            aads: Aads::Same(b"aad"),
+            values: Values::new(Some(&validity), &offsets, &bytes).unwrap(),
+        };
+        out.clear();
+        cipher.open(&mut batch, &mut out, &mut opened).unwrap();
+        assert!((out, opened) == wanted(&some(&values), &[]), "{kernel:?}");
     }
 }
 
