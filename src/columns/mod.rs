@@ -8,6 +8,8 @@
 pub mod arrow;
 mod coerce;
 pub(crate) mod grammar;
+#[cfg(feature = "locator-index")]
+mod indexed;
 pub mod json;
 mod last4;
 pub mod lines;
