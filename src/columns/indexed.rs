@@ -384,3 +384,59 @@ impl<'a> Walk<'a> {
         }
     }
 }
+
+/// What the two walkers find in `record`, for tests: panics unless what this one accepts is what the twin finds, on every
+/// kernel, and unless it accepts what it should. The twin's result.
+#[cfg(any(test, feature = "testing"))]
+pub(super) fn compared(locator: &super::Locator, record: &[u8]) -> Result<Found, super::Unlocatable> {
+    let mut by_bytes = Found::default();
+    let wanted = locator.locate_bytewise(record, &mut by_bytes);
+    for kernel in sealflow_json_index::Kernel::all() {
+        let mut found = Found::default();
+        found.index = Some(Box::new(sealflow_json_index::Index::on(kernel)));
+        // Twice, so that what the first leaves behind does not matter.
+        for _ in 0..2 {
+            let accepted = locator.locate_indexed(record, &mut found);
+            assert!(!accepted || wanted.is_ok(), "{kernel:?} accepts what is refused");
+            assert!(
+                accepted || wanted.is_err() || !is_for_index(record),
+                "{kernel:?} gives up on what is right"
+            );
+            if accepted {
+                assert!(found.has_same(&by_bytes), "{kernel:?} finds something else");
+            }
+        }
+    }
+    let mut found = Found::default();
+    let located = locator.locate(record, &mut found);
+    assert_eq!(located, wanted, "the result is the twin's");
+    assert!(
+        located.is_err() || found.has_same(&by_bytes),
+        "what is found is the twin's"
+    );
+    wanted.map(|()| by_bytes)
+}
+
+/// Whether a record that is right is one that this walker takes: a container, not nested too deep.
+#[cfg(any(test, feature = "testing"))]
+fn is_for_index(record: &[u8]) -> bool {
+    let first = super::grammar::space(record, 0);
+    let (mut depth, mut deepest, mut at) = (0, 0, first);
+    while let Some(byte) = record.get(at) {
+        match byte {
+            b'"' => {
+                let Ok(string) = super::grammar::string(record, at + 1) else {
+                    return false;
+                };
+                at = string.end;
+                continue;
+            }
+            b'{' | b'[' => depth += 1,
+            b'}' | b']' => depth -= 1,
+            _ => {}
+        }
+        deepest = deepest.max(depth);
+        at += 1;
+    }
+    matches!(record.get(first), Some(b'{' | b'[')) && deepest <= DEEPEST && record.len() <= sealflow_json_index::MOST
+}

@@ -83,6 +83,12 @@ impl Found {
         &self.indexes[first..first + usize::from(hit.lists)]
     }
 
+    /// Whether the same was found.
+    #[cfg(all(feature = "locator-index", any(test, feature = "testing")))]
+    pub(super) fn has_same(&self, other: &Self) -> bool {
+        (&self.hits, &self.fields, &self.indexes) == (&other.hits, &other.fields, &other.indexes)
+    }
+
     fn clear(&mut self) {
         self.hits.clear();
         self.fields.clear();
@@ -425,13 +431,21 @@ mod tests {
     /// (column, indexes, text) of each hit.
     type Hits = Vec<(u16, Vec<u32>, String)>;
 
+    /// What both walkers find.
+    fn found(locator: &Locator, record: &[u8]) -> Result<Found, Unlocatable> {
+        #[cfg(feature = "locator-index")]
+        return crate::columns::indexed::compared(locator, record);
+        #[cfg(not(feature = "locator-index"))]
+        {
+            let mut found = Found::default();
+            locator.locate(record, &mut found).map(|()| found)
+        }
+    }
+
     /// The hits, or the code.
     fn located(columns: &[&str], record: &str) -> Result<Hits, &'static str> {
         let locator = Locator::new(&paths(columns), &[]).unwrap();
-        let mut found = Found::default();
-        locator
-            .locate(record.as_bytes(), &mut found)
-            .map_err(|error| error.code())?;
+        let found = found(&locator, record.as_bytes()).map_err(|error| error.code())?;
         let text = |hit: &Hit| record[hit.range()].to_owned();
         Ok(found
             .hits
@@ -537,8 +551,7 @@ mod tests {
     fn fields_are_reported_with_all_their_occurrences() {
         let locator = Locator::new(&paths(&["u.e"]), &paths(&["id", "u.t", "o", "id"])).unwrap();
         let record = br#"{"id":1,"u":{"t":"x","e":2},"o":{"a":[1]},"id":[2]}"#;
-        let mut found = Found::default();
-        locator.locate(record, &mut found).unwrap();
+        let found = found(&locator, record).unwrap();
         let fields: Vec<(u16, &[u8])> = found.fields.iter().map(|f| (f.field, &record[f.range()])).collect();
         let expected: [(u16, &[u8]); 6] = [
             (0, b"1"),
@@ -556,8 +569,7 @@ mod tests {
     fn a_field_that_is_a_container_with_fields_below_keeps_its_whole_range() {
         let locator = Locator::new(&[], &paths(&["o", "o.a", "o.a[*]"])).unwrap();
         let record = br#"{"o":{"a":[1, {}] }}"#;
-        let mut found = Found::default();
-        locator.locate(record, &mut found).unwrap();
+        let found = found(&locator, record).unwrap();
         let fields: Vec<(u16, &[u8])> = found.fields.iter().map(|f| (f.field, &record[f.range()])).collect();
         let expected: [(u16, &[u8]); 4] = [(0, b"{\"a\":[1, {}] }"), (1, b"[1, {}]"), (2, b"1"), (2, b"{}")];
         assert_eq!(fields, expected);
@@ -587,8 +599,8 @@ mod tests {
             assert_eq!(texts(&["a"], record), Err(code), "{record}");
         }
         let locator = Locator::new(&paths(&["a"]), &[]).unwrap();
-        let error = locator.locate(b"{\"b\":\"\xff\"}", &mut Found::default());
-        assert_eq!(error, Err(Unlocatable::InvalidUtf8 { at: 6 }));
+        let error = found(&locator, b"{\"b\":\"\xff\"}").err();
+        assert_eq!(error, Some(Unlocatable::InvalidUtf8 { at: 6 }));
     }
 
     #[test]
@@ -605,9 +617,7 @@ mod tests {
     #[test]
     fn messages_name_the_column_and_the_place_but_no_value() {
         let locator = Locator::new(&paths(&["user.email"]), &[]).unwrap();
-        let error = locator
-            .locate(br#"{"user":"canary"}"#, &mut Found::default())
-            .unwrap_err();
+        let error = found(&locator, br#"{"user":"canary"}"#).err().unwrap();
         assert_eq!(
             error.to_string(),
             "an object expected on the way to user.email, found a string at byte 8"
