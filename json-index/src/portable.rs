@@ -46,13 +46,13 @@ pub(crate) fn index(text: &[u8], room: &mut Room) -> Option<Summary> {
     let last = (!rest.is_empty()).then_some(&last);
     for (n, block) in blocks.iter().chain(last).enumerate() {
         let at = n * BLOCK;
-        let (classes, wide) = classes(block, &mut numbers);
+        let (classes, [quote, backslash, wide]) = classes(block, &mut numbers);
         is_ascii &= wide == 0;
-        let quotes = scan.quotes(text, at, &classes);
+        let quotes = scan.quotes(text, at, quote, backslash);
         if !room.has(count.max(scan.words)) {
             room.grow(count.max(scan.words));
         }
-        let starts = scan.starts(text, at, &classes, quotes, prefix_xor(quotes), &mut room.words);
+        let starts = scan.starts(at, &classes, quotes, prefix_xor(quotes), &mut room.words);
         let mut rest = starts.all;
         while rest != 0 {
             let bit = rest.trailing_zeros() as usize;
@@ -66,7 +66,7 @@ pub(crate) fn index(text: &[u8], room: &mut Room) -> Option<Summary> {
     }
     room.groups.clear();
     room.groups.extend(room.kinds[..count].chunks(BLOCK).map(group));
-    scan.state(is_ascii).end(text, room.words.get(..scan.words)?, count)
+    scan.state(is_ascii).end(text, room, scan.words, count)
 }
 
 fn group(kinds: &[u8]) -> Group {
@@ -87,7 +87,7 @@ fn group(kinds: &[u8]) -> Group {
     group
 }
 
-fn classes(block: &[u8; BLOCK], numbers: &mut Numbers) -> (Classes, u64) {
+fn classes(block: &[u8; BLOCK], numbers: &mut Numbers) -> (Classes, [u64; 3]) {
     let mut words = [0_u64; 16];
     for (n, eight) in block.as_chunks::<8>().0.iter().enumerate() {
         let (mut low, mut high) = (0, 0);
@@ -105,8 +105,6 @@ fn classes(block: &[u8; BLOCK], numbers: &mut Numbers) -> (Classes, u64) {
     let [.., digit, zero, point, minus, wide, _, _, _, _] = words;
     let ill = numbers.ill(digit, zero, point, minus);
     let classes = Classes {
-        quote: words[0],
-        backslash: words[1],
         control: words[2],
         operator: words[3],
         space: words[4],
@@ -115,7 +113,7 @@ fn classes(block: &[u8; BLOCK], numbers: &mut Numbers) -> (Classes, u64) {
         number: digit | point | minus,
         ill,
     };
-    (classes, wide)
+    (classes, [words[0], words[1], wide])
 }
 
 /// Bit i of byte j becomes bit j of byte i. Hacker's Delight, 7-3.

@@ -3,13 +3,11 @@
 //!
 //! A word has a bit for each byte of the block, the first byte lowest; `word << 1 | carry` is then "the byte before is".
 
-use crate::BLOCK;
+use crate::{BLOCK, Room, SCALAR};
 
 /// The classes of a block's bytes.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Classes {
-    pub(crate) quote: u64,
-    pub(crate) backslash: u64,
     /// Below 0x20.
     pub(crate) control: u64,
     /// `{ } [ ] : ,`
@@ -23,7 +21,7 @@ pub(crate) struct Classes {
     /// Digits, `.`, `-`.
     pub(crate) number: u64,
     /// What cannot come after the byte before it: no digit after `.` or `-`, a `.` not after a digit, a `-` after one; and
-    /// digits after a zero that may be the first of its number ([`ill`]).
+    /// digits after a zero that may be the first of its number.
     pub(crate) ill: u64,
 }
 
@@ -83,6 +81,7 @@ pub(crate) struct Scan {
     scalar: u64,
     other: u64,
     fault: u64,
+    ill: u64,
     special_names: u64,
     /// Places in [`Room::words`](crate::Room) that are taken.
     pub(crate) words: usize,
@@ -91,14 +90,14 @@ pub(crate) struct Scan {
 impl Scan {
     /// The quotes that open and close strings: those that are not escaped. Escapes are checked.
     #[inline(always)]
-    pub(crate) fn quotes(&mut self, text: &[u8], at: usize, classes: &Classes) -> u64 {
-        if classes.backslash | self.escaped == 0 {
-            return classes.quote;
+    pub(crate) fn quotes(&mut self, text: &[u8], at: usize, quote: u64, backslash: u64) -> u64 {
+        if backslash | self.escaped == 0 {
+            return quote;
         }
-        let (escaped, carry, fault) = escapes(text, at, classes.backslash, self.escaped);
+        let (escaped, carry, fault) = escapes(text, at, backslash, self.escaped);
         self.escaped = carry;
         self.fault |= fault;
-        classes.quote & !escaped
+        quote & !escaped
     }
 
     /// The tokens that begin in the block at `at`. `in_quotes` has a bit for every byte that an odd number of the block's
@@ -106,7 +105,6 @@ impl Scan {
     #[inline(always)]
     pub(crate) fn starts(
         &mut self,
-        text: &[u8],
         at: usize,
         classes: &Classes,
         quotes: u64,
@@ -133,15 +131,10 @@ impl Scan {
         self.fault |= classes.control & strings;
         // A second point.
         self.fault |= sum & special & scalars;
-        let ill_here = classes.ill & !(strings | quotes);
-        if ill_here != 0 {
-            self.fault |= ill(text, at, &[ill_here]);
-        }
+        self.ill |= classes.ill & !(strings | quotes);
+        let all = (classes.operator & !strings) | (quotes & strings) | first;
         self.remember(at, first_other, words);
-        Starts {
-            all: (classes.operator & !strings) | (quotes & strings) | first,
-            scalars: first,
-        }
+        Starts { all, scalars: first }
     }
 
     /// Remembers where in numbers and literals come other bytes than digits, points and signs, to be checked in the end:
@@ -171,6 +164,7 @@ impl Scan {
     pub(crate) fn state(&self, is_ascii: bool) -> State {
         State {
             is_wrong: self.fault | self.escaped | self.in_string != 0,
+            is_ill: self.ill != 0,
             special_names: self.special_names != 0,
             is_ascii,
         }
@@ -180,20 +174,25 @@ impl Scan {
 /// What is known of a text after its last block.
 pub(crate) struct State {
     pub(crate) is_wrong: bool,
+    /// Something stands ill in a number, unless it is a zero in front of an exponent's digits.
+    pub(crate) is_ill: bool,
     pub(crate) special_names: bool,
     pub(crate) is_ascii: bool,
 }
 
 impl State {
     /// How many tokens there are, unless something is wrong.
-    pub(crate) fn end(&self, text: &[u8], words: &[u32], count: usize) -> Option<Summary> {
+    pub(crate) fn end(&self, text: &[u8], room: &Room, words: usize, count: usize) -> Option<Summary> {
         if self.is_wrong {
             return None;
         }
-        for at in words {
+        for at in room.words.get(..words)? {
             if !is_word(text, *at as usize) {
                 return None;
             }
+        }
+        if self.is_ill && !are_numbers(text, room, count) {
+            return None;
         }
         Some(Summary {
             count,
@@ -203,24 +202,46 @@ impl State {
     }
 }
 
-/// Whether what seems to stand ill outside of strings does: all but digits after a zero in an exponent.
+/// Whether all numbers are, as far as [`is_word`] does not say.
 #[cold]
 #[inline(never)]
-pub(crate) fn ill(text: &[u8], at: usize, words: &[u64]) -> u64 {
-    let mut fault = 0;
-    for (n, word) in words.iter().enumerate() {
-        let mut rest = *word;
-        while rest != 0 {
-            let place = at + n * BLOCK + rest.trailing_zeros() as usize;
-            let in_exponent = matches!(
-                text.get(..=place),
-                Some([.., b'e' | b'E', b'-', b'0', b'0'..=b'9'] | [.., b'e' | b'E' | b'+', b'0', b'0'..=b'9'])
-            );
-            fault |= u64::from(!in_exponent);
-            rest &= rest - 1;
+fn are_numbers(text: &[u8], room: &Room, count: usize) -> bool {
+    let tokens = room.positions.iter().zip(&room.kinds).take(count);
+    for (at, kind) in tokens {
+        if *kind == SCALAR && !is_number(text, *at as usize) {
+            return false;
         }
     }
-    fault
+    true
+}
+
+/// Whether a number begins at `at`, up to its exponent, or a literal.
+fn is_number(text: &[u8], mut at: usize) -> bool {
+    match text.get(at) {
+        Some(b't' | b'f' | b'n') => return true,
+        Some(b'-') => at += 1,
+        _ => {}
+    }
+    at = match text.get(at) {
+        Some(b'0') => at + 1,
+        Some(b'1'..=b'9') => digits_end(text, at),
+        _ => return false,
+    };
+    if text.get(at) == Some(&b'.') {
+        let fraction = at + 1;
+        at = digits_end(text, fraction);
+        if at == fraction {
+            return false;
+        }
+    }
+    is_end(text, at) || matches!(text.get(at), Some(b'e' | b'E'))
+}
+
+fn digits_end(text: &[u8], mut at: usize) -> usize {
+    while let Some(b'0'..=b'9') = text.get(at) {
+        at += 1;
+    }
+    at
 }
 
 /// The bytes after a backslash that is not itself escaped; whether the next block begins with one; what is not right.
@@ -286,9 +307,6 @@ fn is_exponent(text: &[u8], mut at: usize) -> bool {
     if let Some(b'+' | b'-') = text.get(at) {
         at += 1;
     }
-    let digits = at;
-    while let Some(b'0'..=b'9') = text.get(at) {
-        at += 1;
-    }
-    at > digits && is_end(text, at)
+    let end = digits_end(text, at);
+    end > at && is_end(text, end)
 }

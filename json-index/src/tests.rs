@@ -55,7 +55,8 @@ fn naive(text: &[u8]) -> Read {
                 let scalar = &text[start..at];
                 if scalar.iter().all(|byte| b"0123456789.-".contains(byte)) {
                     let with_digit = [scalar, b"0"].concat();
-                    if !is_number(scalar) && !(matches!(next, None | Some(b'"')) && is_number(&with_digit)) {
+                    let lacks_digit = matches!(next, None | Some(b'"')) && is_number(&with_digit);
+                    if !(is_number(scalar) || lacks_digit) {
                         return None;
                     }
                 } else {
@@ -135,17 +136,20 @@ fn indexes() -> Vec<(Kernel, Index)> {
 
 fn check(indexes: &mut [(Kernel, Index)], text: &[u8]) {
     let wanted = naive(text);
-    // No document has a string right after a number; a point of that number passes as one of the string.
-    let abuts = |(at, kind): &(u32, Kind)| {
-        *kind == b'"' && *at > 0 && text[*at as usize - 1].is_ascii_digit() | (text[*at as usize - 1] == b'.')
-    };
-    let abuts = wanted.iter().any(|(tokens, ..)| tokens.iter().any(abuts));
+    // No document has a string right after a number, or ends with one: a digit that it lacks may be missed there, and a
+    // point of it pass as one of the string.
+    let lax = |(at, kind): &(u32, Kind)| *kind == b'"' && *at > 0 && b"0123456789.-".contains(&text[*at as usize - 1]);
+    let lax = matches!(text, [.., b'.' | b'-']) || wanted.iter().any(|(tokens, ..)| tokens.iter().any(lax));
     for (kernel, index) in indexes {
         let mut read = by(*kernel, index, text);
-        if let (true, Some(read), Some(wanted)) = (abuts, &mut read, &wanted) {
+        if lax && let (Some(read), Some(wanted)) = (&mut read, &wanted) {
             read.1 |= wanted.1;
         }
-        assert_eq!(read, wanted, "{kernel:?}: {:?}", String::from_utf8_lossy(text));
+        assert!(
+            read == wanted || (lax && read.is_none()),
+            "{kernel:?}: {:?}: {read:?}, not {wanted:?}",
+            String::from_utf8_lossy(text)
+        );
     }
 }
 
@@ -209,8 +213,9 @@ const PIECES: [&str; 58] = [
     "nul",
     "truex",
 ];
-const MORE_PIECES: [&str; 12] = [
-    "True", "true1", "1true", "é", "\u{a0}", "\\", "\\\"", "\u{0}", "'a'", "-\"a\"", "1.\"a\"", "tru",
+const MORE_PIECES: [&str; 16] = [
+    "-true", "-e5", ".null", "1e-5-3", "True", "true1", "1true", "é", "\u{a0}", "\\", "\\\"", "\u{0}", "'a'", "-\"a\"",
+    "1.\"a\"", "tru",
 ];
 
 #[test]

@@ -7,7 +7,7 @@
 //! How tokens may follow each other is checked for 64 at once. Only brackets are taken one by one; and names, in objects
 //! that columns or fields lie in.
 
-use sealflow_json_index::{Group, Tokens};
+use sealflow_json_index::{Group, Kernel, Tokens};
 
 use super::locate::{FieldHit, Found, Frame, offset};
 use super::paths::{Meaning, Node};
@@ -19,6 +19,11 @@ const DEEPEST: usize = 64;
 pub(super) struct GivesUp;
 
 type Walked<T = ()> = Result<T, GivesUp>;
+
+/// Whether the index is faster than the twin: not without SIMD.
+pub(super) fn is_worth_it() -> bool {
+    Kernel::of_machine() != Kernel::Portable
+}
 
 /// Finds every occurrence in `record`, or gives up; `found` is to be cleared then.
 pub(super) fn locate(nodes: &[Node], record: &[u8], found: &mut Found) -> Walked {
@@ -391,7 +396,7 @@ impl<'a> Walk<'a> {
 pub(super) fn compared(locator: &super::Locator, record: &[u8]) -> Result<Found, super::Unlocatable> {
     let mut by_bytes = Found::default();
     let wanted = locator.locate_bytewise(record, &mut by_bytes);
-    for kernel in sealflow_json_index::Kernel::all() {
+    for kernel in Kernel::all() {
         let mut found = Found::default();
         found.index = Some(Box::new(sealflow_json_index::Index::on(kernel)));
         // Twice, so that what the first leaves behind does not matter.

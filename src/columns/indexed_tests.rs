@@ -1,5 +1,7 @@
 //! Both walkers against each other, and against `serde_json` for what is JSON at all.
 
+#![allow(clippy::unwrap_used)] // the lint's exception for tests does not reach their helpers
+
 use proptest::prelude::*;
 
 use super::indexed::compared;

@@ -172,7 +172,7 @@ impl Locator {
     /// After an error `found` is to be ignored.
     pub fn locate(&self, record: &[u8], found: &mut Found) -> Result<(), Unlocatable> {
         #[cfg(feature = "locator-index")]
-        if self.locate_indexed(record, found) {
+        if super::indexed::is_worth_it() && self.locate_indexed(record, found) {
             return Ok(());
         }
         self.locate_bytewise(record, found)

@@ -6,7 +6,7 @@
 use core::arch::x86_64::*;
 
 use super::memory::{load, load_some, load_words, store, store_half, store_positions, store_words};
-use crate::scan::{State, Summary, escapes, ill};
+use crate::scan::{State, Summary, escapes};
 use crate::{BLOCK, Group, Room, SCALAR};
 
 /// Words of 64 bits in a register.
@@ -187,11 +187,6 @@ on_avx512! {
             for from in (0..all).step_by(LANES) {
                 tokens(from, all - from, masks, &mut carries);
             }
-            if _mm512_test_epi64_mask(carries.ill, carries.ill) != 0 {
-                carries.ill = none;
-                let fault = ill(text, at, &masks.ill[..all.min(PART)]);
-                carries.faults = _mm512_or_si512(carries.faults, _mm512_set1_epi64(fault as i64));
-            }
             if room.kinds.len() < count.max(words) + PART * BLOCK {
                 room.grow(count.max(words));
             }
@@ -209,10 +204,11 @@ on_avx512! {
         groups(&room.kinds[..count], &mut room.groups);
         let state = State {
             is_wrong: escaped != 0 || carries.in_string != 0 || _mm512_test_epi64_mask(carries.faults, carries.faults) != 0,
+            is_ill: _mm512_test_epi64_mask(carries.ill, carries.ill) != 0,
             special_names: _mm512_test_epi64_mask(carries.special_names, carries.special_names) != 0,
             is_ascii: _mm512_movepi8_mask(any) == 0,
         };
-        state.end(text, room.words.get(..words)?, count)
+        state.end(text, room, words, count)
     }
 
     /// Writes what the bytes of block `n` of the part are. `last` is the block before.
@@ -299,7 +295,6 @@ on_avx512! {
         carries.faults = _mm512_or_si512(carries.faults, _mm512_or_si512(control, second));
         let ill = _mm512_andnot_si512(outside, words(&masks.ill, from, lanes));
         carries.ill = _mm512_or_si512(carries.ill, ill);
-        set_words(&mut masks.ill, from, ill);
 
         let opening = _mm512_and_si512(quotes, strings);
         // (a and not b) or c.
