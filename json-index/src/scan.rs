@@ -234,7 +234,7 @@ fn is_number(text: &[u8], mut at: usize) -> bool {
             return false;
         }
     }
-    is_end(text, at) || matches!(text.get(at), Some(b'e' | b'E'))
+    is_end(text, at) || matches!(text.get(at), Some(b'e' | b'E' | b'"' | b':' | b'{' | b'['))
 }
 
 fn digits_end(text: &[u8], mut at: usize) -> usize {
