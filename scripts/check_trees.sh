@@ -52,6 +52,7 @@ forbid "the first program of an enclave links little more than the kernel's inte
 forbid "the enclave worker has no Arrow, no Parquet, no Kafka, no storage, no server and nothing that asks its machine for roots or credentials" \
     "arrow.*|parquet|rdkafka.*|object_store|axum|reqwest|hyper-(util|rustls)|openssl.*|native-tls|rcgen|aws-config|aws-sdk-s.*|aws-smithy-http-client|rustls-(native-certs|platform-verifier)|sealflow-(audit|cli|client|enclave-host|kafka|local-kms|serve|storage|testbed)" \
     -p sealflow-enclave-worker --features nitro -e normal
+forbid "the enclave worker walks records byte by byte" "sealflow-json-index" -p sealflow-enclave-worker --features nitro -e normal
 forbid "what host and worker say to each other needs no cryptography, no CBOR and no certificates unless asked for" \
     "aws-.*|.*webpki.*|rcgen|minicbor|serde|$NETWORK" -p sealflow-enclave-protocol -e normal,build
 forbid "what opens released keys has no certificates" "rcgen|.*webpki.*|minicbor|serde" -p sealflow-enclave-protocol --features cms -e normal,build

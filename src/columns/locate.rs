@@ -3,6 +3,10 @@
 //! It answers with byte ranges; nothing is copied or rebuilt. A record that another parser might read
 //! differently (or that hides a column behind another shape than the policy's) is refused, never passed:
 //! [`Unlocatable`] makes it a dead letter.
+//!
+//! Two walkers find the same. The one here goes byte by byte, and says what is wrong and where. The other (`indexed.rs`)
+//! goes by an index of the record's tokens and is several times as fast; it comes first where it can, and where it gives
+//! up, the one here decides.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -25,8 +29,10 @@ pub struct Found {
     /// Occurrences of fields, in the order of their first byte.
     pub fields: Vec<FieldHit>,
     indexes: Vec<u32>,
-    frames: Vec<Frame>,
+    pub(super) frames: Vec<Frame>,
     name: Vec<u8>,
+    #[cfg(feature = "locator-index")]
+    pub(super) index: Option<Box<sealflow_json_index::Index>>,
 }
 
 /// One occurrence of a column.
@@ -77,11 +83,77 @@ impl Found {
         &self.indexes[first..first + usize::from(hit.lists)]
     }
 
+    /// Whether the same was found.
+    #[cfg(all(feature = "locator-index", any(test, feature = "testing")))]
+    pub(super) fn has_same(&self, other: &Self) -> bool {
+        (&self.hits, &self.fields, &self.indexes) == (&other.hits, &other.fields, &other.indexes)
+    }
+
     fn clear(&mut self) {
         self.hits.clear();
         self.fields.clear();
         self.indexes.clear();
         self.frames.clear();
+    }
+
+    /// Adds an occurrence of a column, in the containers that are open.
+    pub(super) fn hit(&mut self, column: u16, start: usize, end: usize) -> Result<(), Unlocatable> {
+        if self.hits.len() >= MAX_HITS {
+            return Err(Unlocatable::TooManyValues);
+        }
+        let first_index = self.indexes.len();
+        // `position` of a list that is open counts from 1.
+        let lists = self.frames.iter().filter(|frame| !frame.is_object);
+        self.indexes.extend(lists.map(|frame| frame.position - 1));
+        // Depth is at most MAX_DEPTH = 128, so the count fits.
+        let lists = (self.indexes.len() - first_index) as u8;
+        self.hits.push(Hit {
+            column,
+            start: offset(start),
+            end: offset(end),
+            first_index: offset(first_index),
+            lists,
+        });
+        Ok(())
+    }
+
+    #[inline]
+    pub(super) fn end_fields(&mut self, first: usize, count: usize, end: usize) {
+        for field in self.fields.iter_mut().skip(first).take(count) {
+            field.end = offset(end);
+        }
+    }
+
+    /// What the member name `raw` means at `node`: the inside of a checked token that starts at `at`.
+    pub(super) fn meaning(
+        &mut self,
+        node: &Node,
+        at: usize,
+        raw: &[u8],
+        escaped: bool,
+    ) -> Result<Meaning, Unlocatable> {
+        let name = if escaped {
+            let name = &mut self.name;
+            name.clear();
+            let decoded = grammar::unescape(raw, name);
+            // Others replace, drop or keep half a pair, and some end a name at U+0000.
+            if node.expects_container() && (decoded.is_err() || name.contains(&0)) {
+                return Err(Unlocatable::AmbiguousName { at });
+            }
+            if decoded.is_err() {
+                return Ok(Meaning::Other);
+            }
+            &self.name
+        } else {
+            raw
+        };
+        match node.member(name) {
+            Meaning::Flattened => Err(Unlocatable::FlattenedName {
+                column: example(node),
+                at,
+            }),
+            meaning => Ok(meaning),
+        }
     }
 }
 
@@ -99,6 +171,21 @@ impl Locator {
     /// Duplicated members are all found. A null on the way to a column is as if the member were missing.
     /// After an error `found` is to be ignored.
     pub fn locate(&self, record: &[u8], found: &mut Found) -> Result<(), Unlocatable> {
+        #[cfg(feature = "locator-index")]
+        if super::indexed::is_worth_it() && self.locate_indexed(record, found) {
+            return Ok(());
+        }
+        self.locate_bytewise(record, found)
+    }
+
+    /// Whether the walk of the index finds what there is; if not, it may be there all the same.
+    #[cfg(feature = "locator-index")]
+    pub(super) fn locate_indexed(&self, record: &[u8], found: &mut Found) -> bool {
+        found.clear();
+        super::indexed::locate(&self.nodes, record, found).is_ok()
+    }
+
+    pub(super) fn locate_bytewise(&self, record: &[u8], found: &mut Found) -> Result<(), Unlocatable> {
         found.clear();
         check_encoding(record)?;
         let start = grammar::space(record, 0);
@@ -137,14 +224,14 @@ pub(crate) fn check_encoding(record: &[u8]) -> Result<(), Unlocatable> {
 
 /// A container that is being walked through, because columns or fields lie below.
 #[derive(Clone, Copy)]
-struct Frame {
-    node: u32,
-    /// Index of the current element; for objects whether a member was seen.
-    position: u32,
-    is_object: bool,
+pub(super) struct Frame {
+    pub(super) node: u32,
+    /// Elements begun; for objects whether a member was seen.
+    pub(super) position: u32,
+    pub(super) is_object: bool,
     /// The fields that are this very container, whose end is not known yet: a range of `Found::fields`.
-    first_field: u32,
-    fields: u32,
+    pub(super) first_field: u32,
+    pub(super) fields: u32,
 }
 
 struct Walk<'a> {
@@ -176,7 +263,7 @@ impl Walk<'_> {
         let depth = self.found.frames.len();
         if let Some(column) = node.column {
             let end = grammar::value(self.text, at, depth)?;
-            self.hit(column, at, end)?;
+            self.found.hit(column, at, end)?;
             return Ok(end);
         }
         let first = self.text.get(at).copied();
@@ -196,7 +283,7 @@ impl Walk<'_> {
         }
         if !enters {
             let end = grammar::value(self.text, at, depth)?;
-            self.end_fields(first_field, node.fields.len(), end);
+            self.found.end_fields(first_field, node.fields.len(), end);
             return Ok(end);
         }
         grammar::check_depth(depth + 1, at)?;
@@ -228,7 +315,8 @@ impl Walk<'_> {
                 return Err(grammar::unexpected(self.text, at).into());
             }
             let name = grammar::string(self.text, at + 1)?;
-            let meaning = self.meaning(node, at, &name)?;
+            let raw = &self.text[at + 1..name.end - 1];
+            let meaning = self.found.meaning(node, at, raw, name.escaped)?;
             let value = grammar::colon(self.text, name.end)?;
             if let Meaning::Node(next) = meaning {
                 if let Some(frame) = self.found.frames.last_mut() {
@@ -268,36 +356,10 @@ impl Walk<'_> {
     /// Closes the innermost container, whose bracket is at `at`.
     fn close(&mut self, at: usize) -> usize {
         if let Some(frame) = self.found.frames.pop() {
-            self.end_fields(frame.first_field as usize, frame.fields as usize, at + 1);
+            self.found
+                .end_fields(frame.first_field as usize, frame.fields as usize, at + 1);
         }
         at + 1
-    }
-
-    /// What the member name whose token starts at `at` means at `node`.
-    fn meaning(&mut self, node: &Node, at: usize, token: &grammar::StringToken) -> Result<Meaning, Unlocatable> {
-        let raw = &self.text[at + 1..token.end - 1];
-        let name = if token.escaped {
-            let name = &mut self.found.name;
-            name.clear();
-            let decoded = grammar::unescape(raw, name);
-            // Others replace, drop or keep half a pair, and some end a name at U+0000.
-            if node.expects_container() && (decoded.is_err() || name.contains(&0)) {
-                return Err(Unlocatable::AmbiguousName { at });
-            }
-            if decoded.is_err() {
-                return Ok(Meaning::Other);
-            }
-            &self.found.name
-        } else {
-            raw
-        };
-        match node.member(name) {
-            Meaning::Flattened => Err(Unlocatable::FlattenedName {
-                column: example(node),
-                at,
-            }),
-            meaning => Ok(meaning),
-        }
     }
 
     /// Refuses a value of another type than the columns below `node` go through.
@@ -309,33 +371,6 @@ impl Walk<'_> {
             _ => !node.expects_container() || self.text[at..].starts_with(b"null"),
         };
         if fits { Ok(()) } else { Err(wrong_type(node, first, at)) }
-    }
-
-    fn hit(&mut self, column: u16, start: usize, end: usize) -> Result<(), Unlocatable> {
-        if self.found.hits.len() >= MAX_HITS {
-            return Err(Unlocatable::TooManyValues);
-        }
-        let first_index = self.found.indexes.len();
-        // `position` of a list that is open counts from 1.
-        let lists = self.found.frames.iter().filter(|frame| !frame.is_object);
-        self.found.indexes.extend(lists.map(|frame| frame.position - 1));
-        // Depth is at most MAX_DEPTH = 128, so the count fits.
-        let lists = (self.found.indexes.len() - first_index) as u8;
-        self.found.hits.push(Hit {
-            column,
-            start: offset(start),
-            end: offset(end),
-            first_index: offset(first_index),
-            lists,
-        });
-        Ok(())
-    }
-
-    #[inline]
-    fn end_fields(&mut self, first: usize, count: usize, end: usize) {
-        for field in self.found.fields.iter_mut().skip(first).take(count) {
-            field.end = offset(end);
-        }
     }
 }
 
@@ -370,7 +405,7 @@ fn example(node: &Node) -> Arc<str> {
 /// Offsets fit: `check_encoding` refuses records over `u32::MAX` bytes, and no list here is longer than the
 /// record times the cap on columns that share a place.
 #[inline]
-fn offset(at: usize) -> u32 {
+pub(super) fn offset(at: usize) -> u32 {
     u32::try_from(at).unwrap_or(u32::MAX)
 }
 
@@ -396,13 +431,21 @@ mod tests {
     /// (column, indexes, text) of each hit.
     type Hits = Vec<(u16, Vec<u32>, String)>;
 
+    /// What both walkers find.
+    fn found(locator: &Locator, record: &[u8]) -> Result<Found, Unlocatable> {
+        #[cfg(feature = "locator-index")]
+        return crate::columns::indexed::compared(locator, record);
+        #[cfg(not(feature = "locator-index"))]
+        {
+            let mut found = Found::default();
+            locator.locate(record, &mut found).map(|()| found)
+        }
+    }
+
     /// The hits, or the code.
     fn located(columns: &[&str], record: &str) -> Result<Hits, &'static str> {
         let locator = Locator::new(&paths(columns), &[]).unwrap();
-        let mut found = Found::default();
-        locator
-            .locate(record.as_bytes(), &mut found)
-            .map_err(|error| error.code())?;
+        let found = found(&locator, record.as_bytes()).map_err(|error| error.code())?;
         let text = |hit: &Hit| record[hit.range()].to_owned();
         Ok(found
             .hits
@@ -508,8 +551,7 @@ mod tests {
     fn fields_are_reported_with_all_their_occurrences() {
         let locator = Locator::new(&paths(&["u.e"]), &paths(&["id", "u.t", "o", "id"])).unwrap();
         let record = br#"{"id":1,"u":{"t":"x","e":2},"o":{"a":[1]},"id":[2]}"#;
-        let mut found = Found::default();
-        locator.locate(record, &mut found).unwrap();
+        let found = found(&locator, record).unwrap();
         let fields: Vec<(u16, &[u8])> = found.fields.iter().map(|f| (f.field, &record[f.range()])).collect();
         let expected: [(u16, &[u8]); 6] = [
             (0, b"1"),
@@ -527,8 +569,7 @@ mod tests {
     fn a_field_that_is_a_container_with_fields_below_keeps_its_whole_range() {
         let locator = Locator::new(&[], &paths(&["o", "o.a", "o.a[*]"])).unwrap();
         let record = br#"{"o":{"a":[1, {}] }}"#;
-        let mut found = Found::default();
-        locator.locate(record, &mut found).unwrap();
+        let found = found(&locator, record).unwrap();
         let fields: Vec<(u16, &[u8])> = found.fields.iter().map(|f| (f.field, &record[f.range()])).collect();
         let expected: [(u16, &[u8]); 4] = [(0, b"{\"a\":[1, {}] }"), (1, b"[1, {}]"), (2, b"1"), (2, b"{}")];
         assert_eq!(fields, expected);
@@ -558,8 +599,8 @@ mod tests {
             assert_eq!(texts(&["a"], record), Err(code), "{record}");
         }
         let locator = Locator::new(&paths(&["a"]), &[]).unwrap();
-        let error = locator.locate(b"{\"b\":\"\xff\"}", &mut Found::default());
-        assert_eq!(error, Err(Unlocatable::InvalidUtf8 { at: 6 }));
+        let error = found(&locator, b"{\"b\":\"\xff\"}").err();
+        assert_eq!(error, Some(Unlocatable::InvalidUtf8 { at: 6 }));
     }
 
     #[test]
@@ -576,9 +617,7 @@ mod tests {
     #[test]
     fn messages_name_the_column_and_the_place_but_no_value() {
         let locator = Locator::new(&paths(&["user.email"]), &[]).unwrap();
-        let error = locator
-            .locate(br#"{"user":"canary"}"#, &mut Found::default())
-            .unwrap_err();
+        let error = found(&locator, br#"{"user":"canary"}"#).err().unwrap();
         assert_eq!(
             error.to_string(),
             "an object expected on the way to user.email, found a string at byte 8"

@@ -8,6 +8,10 @@
 pub mod arrow;
 mod coerce;
 pub(crate) mod grammar;
+#[cfg(feature = "locator-index")]
+mod indexed;
+#[cfg(all(test, feature = "locator-index"))]
+mod indexed_tests;
 pub mod json;
 mod last4;
 pub mod lines;

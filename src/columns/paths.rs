@@ -81,6 +81,12 @@ impl Node {
         self.column_in_members || self.column_in_elements
     }
 
+    /// The node that the member leads to whose name has neither escapes nor dots nor `[`.
+    #[inline]
+    pub(super) fn plain_member(&self, name: &[u8]) -> Option<u32> {
+        self.members.get(name)
+    }
+
     /// What the member of that decoded name is.
     #[inline]
     pub(super) fn member(&self, name: &[u8]) -> Meaning {
@@ -148,22 +154,27 @@ impl Flattened {
     }
 }
 
-/// The members of a node, sorted by length, then bytes: no hash, so no flood of collisions.
+/// The members of a node, sorted by length, then bytes: no hash that a flood of collisions could slow down.
 #[derive(Default)]
 struct Members {
     names: Vec<(Box<[u8]>, u32)>,
-    /// Bit n: there is a name of n bytes (63: or longer).
-    lengths: u64,
+    /// The [`mark`]s of the names: hardly another name has one of them.
+    marks: u64,
     /// Nodes at which a path of the policy ends.
     ends: BTreeSet<u32>,
 }
 
 impl Members {
-    #[inline]
+    #[inline(always)]
     fn get(&self, name: &[u8]) -> Option<u32> {
-        if self.lengths & length_bit(name) == 0 {
+        if self.marks & mark(name) == 0 {
             return None;
         }
+        self.find(name)
+    }
+
+    #[inline(never)]
+    fn find(&self, name: &[u8]) -> Option<u32> {
         if self.names.len() <= 8 {
             return self
                 .names
@@ -178,7 +189,7 @@ impl Members {
     fn insert(&mut self, name: &[u8], node: u32) {
         if let Err(at) = self.names.binary_search_by(|(known, _)| order(known, name)) {
             self.names.insert(at, (name.into(), node));
-            self.lengths |= length_bit(name);
+            self.marks |= mark(name);
         }
     }
 }
@@ -187,9 +198,11 @@ fn order(a: &[u8], b: &[u8]) -> std::cmp::Ordering {
     a.len().cmp(&b.len()).then_with(|| a.cmp(b))
 }
 
-#[inline]
-fn length_bit(name: &[u8]) -> u64 {
-    1 << name.len().min(63)
+/// One bit of 64, by length, first and last byte.
+#[inline(always)]
+fn mark(name: &[u8]) -> u64 {
+    let [first, last] = [name.first(), name.last()].map(|byte| usize::from(byte.copied().unwrap_or_default()));
+    1 << ((name.len() + 5 * first + 11 * last) % 64)
 }
 
 /// The name without list indexes, as flattening tools write them: `cards[0].number`, `cards.0.number` and

@@ -27,6 +27,12 @@ pub fn check_locate(record: &[u8]) {
     };
     let mut found = Found::default();
     let located = locator.locate(record, &mut found);
+    #[cfg(feature = "locator-index")]
+    assert_eq!(
+        crate::columns::indexed::compared(&locator, record).err(),
+        located.clone().err(),
+        "both walkers"
+    );
     let text = std::str::from_utf8(record)
         .ok()
         .filter(|text| serde_json::from_str::<IgnoredAny>(text).is_ok());
