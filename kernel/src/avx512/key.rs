@@ -16,6 +16,16 @@ pub(crate) struct Key {
     pub(super) powers: [[u64; 2]; POWERS + 3],
 }
 
+impl Key {
+    /// The first two round keys are the key.
+    pub(super) fn key(&self) -> zeroize::Zeroizing<[u8; KEY_LEN]> {
+        let mut key = zeroize::Zeroizing::new([0; KEY_LEN]);
+        key[..16].copy_from_slice(&self.rounds[0].0[..16]);
+        key[16..].copy_from_slice(&self.rounds[1].0[..16]);
+        key
+    }
+}
+
 on_avx512! {
     /// The key schedule (FIPS 197, section 5.2), and the powers of H = E(0).
     pub(super) fn scheduled(bytes: &[u8; KEY_LEN]) -> Box<Key> {

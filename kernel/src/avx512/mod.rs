@@ -36,8 +36,8 @@ pub(crate) use key::Key;
 use key::{encrypt, encrypt_one, scheduled};
 use lanes::{Unit, lanes, load, load_many, load_some, load_unit, parts, store, store_lanes, store_many, store_unit};
 
-use crate::values::{Aads, Batch};
-use crate::{KEY_LEN, NONCE_LEN, OVERHEAD, PREFIX_LEN};
+use crate::values::{Aads, Batch, SealedBatch};
+use crate::{HEADER, KEY_LEN, NONCE_LEN, OVERHEAD, PREFIX_LEN};
 
 /// Most blocks of a value that shares registers with others.
 const MOST: usize = 16;
@@ -49,8 +49,6 @@ const UNITS: usize = 128;
 const AT_ONCE: usize = 8;
 /// Highest power of H that is kept: a long value is reduced once in so many blocks.
 const POWERS: usize = 4 * AT_ONCE;
-/// Where the ciphertext begins.
-const HEADER: usize = PREFIX_LEN + NONCE_LEN;
 
 /// Whether this processor has all that is used here.
 pub(crate) fn is_there() -> bool {
@@ -98,13 +96,16 @@ impl Key {
         is_there().then(|| unsafe { scheduled(key) })
     }
 
+    /// Seals into `out`, which has exactly the room.
     #[allow(unsafe_code)] // the way into code for AVX-512
-    pub(crate) fn seal(&self, batch: &mut Batch<'_>, room: usize, out: &mut Vec<u8>) {
-        let from = out.len();
-        // Zeros first: every byte is written, and none is read before. It also brings the lines into the cache.
-        out.resize(from + room, 0);
+    pub(crate) fn seal(&self, batch: &mut Batch<'_>, out: &mut [u8]) {
         // SAFETY: a `Key` exists only where what the functions are compiled for is there.
-        unsafe { sealed(self, batch, &mut out[from..]) }
+        unsafe { sealed(self, batch, out) }
+    }
+
+    /// By the portable kernel, until there is one here.
+    pub(crate) fn open(&self, batch: &mut SealedBatch<'_>, out: &mut [u8], opened: &mut [bool]) {
+        crate::portable::Key::new(&self.key()).open(batch, out, opened);
     }
 }
 
