@@ -1,4 +1,5 @@
-//! Columns through every kernel of the machine: each value is bit for bit what `aes-gcm` and `aws-lc-rs` make of it.
+//! Columns through every kernel of the machine: each value is bit for bit what `aes-gcm` and `aws-lc-rs` make of it, and opens
+//! again, but for the one that somebody changed.
 //!
 //! An input says what kernels branch on: how many values, their lengths, which are null, the nonce, the AADs. Key and
 //! plaintext, on which nothing may branch, are drawn from a number made of the whole input.
@@ -8,7 +9,7 @@ use aes_gcm::aead::AeadInOut as _;
 use aes_gcm::{Aes256Gcm, KeyInit as _};
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use libfuzzer_sys::fuzz_target;
-use sealflow_kernel::{Aads, Batch, Cipher, KEY_LEN, Kernel, NONCE_LEN, OVERHEAD, PREFIX_LEN, Values};
+use sealflow_kernel::{Aads, Batch, Cipher, KEY_LEN, Kernel, NONCE_LEN, OVERHEAD, PREFIX_LEN, SealedBatch, Values};
 
 const PREFIX: [u8; PREFIX_LEN] = *b"prefix of nineteen.";
 const MOST_LEN: usize = 4_096;
@@ -19,6 +20,7 @@ fuzz_target!(|bytes: &[u8]| {
     let column = Column::read(&mut Draw::new(bytes));
     let by_aes_gcm = column.sealed_by(aes_gcm(&column.key));
     assert!(by_aes_gcm == column.sealed_by(aws_lc(&column.key)));
+    let sealed_column = SealedColumn::of(&column, &by_aes_gcm);
     for kernel in Kernel::all() {
         let cipher = Cipher::on(kernel, &column.key);
         assert_eq!(cipher.kernel(), kernel);
@@ -26,6 +28,10 @@ fuzz_target!(|bytes: &[u8]| {
         if sealed != by_aes_gcm {
             let first = sealed.iter().zip(&by_aes_gcm).position(|(ours, theirs)| ours != theirs);
             panic!("{kernel:?}: differs at {first:?}, {column:?}");
+        }
+        let (plain, opens) = sealed_column.opened(&cipher, &column);
+        if plain != sealed_column.plain || opens != sealed_column.opens {
+            panic!("{kernel:?}: opens otherwise, {:?}, {column:?}", column.change);
         }
     }
 });
@@ -40,6 +46,32 @@ struct Column {
     validity: Option<Vec<u8>>,
     offsets: Vec<i32>,
     bytes: Vec<u8>,
+    /// Opened from the last to the first, so that nonces descend.
+    reversed: bool,
+    change: Change,
+}
+
+/// What happens to a sealed value before it is opened.
+#[derive(Clone, Copy, Debug)]
+struct Change {
+    kind: u8,
+    /// Which value, modulo their number.
+    value: usize,
+    /// Where in it, modulo its length.
+    at: usize,
+}
+
+/// Sealed values, of which at most one was changed, and what they are to open as.
+struct SealedColumn {
+    validity: Vec<u8>,
+    offsets: Vec<i32>,
+    bytes: Vec<u8>,
+    /// Which value of the column each is.
+    order: Vec<usize>,
+    plain: Vec<u8>,
+    opens: Vec<bool>,
+    /// The value that is opened with another AAD.
+    misbound: Option<usize>,
 }
 
 impl Column {
@@ -55,6 +87,12 @@ impl Column {
         let start = draw.bytes(NONCE_LEN);
         let aad_len = usize::from(draw.byte());
         let standing = draw.length();
+        let kind = draw.byte();
+        let change = Change {
+            kind: kind % 4,
+            value: draw.length(),
+            at: draw.length(),
+        };
         // An array that is a slice of another begins later.
         let before = usize::from(mode >> 5);
         let (mut offsets, mut validity) = (vec![before as i32], vec![0; count.div_ceil(8)]);
@@ -90,6 +128,8 @@ impl Column {
             validity: has_nulls.then_some(validity),
             offsets,
             bytes: draw.bytes(end),
+            reversed: kind & 4 != 0,
+            change,
         }
     }
 
@@ -140,6 +180,88 @@ impl Column {
             out.extend_from_slice(&tag);
         }
         out
+    }
+}
+
+impl SealedColumn {
+    /// From all sealed values of the column, one behind the other.
+    fn of(column: &Column, sealed: &[u8]) -> Self {
+        let (values, mut each, mut rest) = (column.values(), Vec::new(), sealed);
+        for n in 0..values.len() {
+            let (value, behind) = rest.split_at(values.get(n).map_or(0, |value| value.len() + OVERHEAD));
+            each.push(value);
+            rest = behind;
+        }
+        let count = values.len();
+        let mut this = Self {
+            validity: vec![0; count.div_ceil(8)],
+            offsets: vec![0],
+            bytes: Vec::with_capacity(sealed.len()),
+            order: (0..count).collect(),
+            plain: Vec::with_capacity(column.bytes.len()),
+            opens: Vec::with_capacity(count),
+            misbound: None,
+        };
+        if column.reversed {
+            this.order.reverse();
+        }
+        for (place, &n) in this.order.iter().enumerate() {
+            let (from, plain) = (this.bytes.len(), values.get(n));
+            this.bytes.extend_from_slice(each[n]);
+            let mut opens = plain.is_some();
+            let mut kept = plain.map_or(0, <[u8]>::len);
+            match plain {
+                None => this.bytes.extend_from_slice(b"null"),
+                Some(_) => {
+                    this.validity[place / 8] |= 1 << (place % 8);
+                    let Change { kind, value, at } = column.change;
+                    let len = each[n].len();
+                    let (at, is_it) = (at % len, value % count == n);
+                    match kind {
+                        1 if is_it => {
+                            this.bytes[from + at] ^= 1 << (at % 8);
+                            // Whose the prefix is, whoever opens has to know.
+                            opens = at < PREFIX_LEN;
+                        }
+                        2 if is_it => {
+                            this.bytes.truncate(from + at);
+                            kept = at.saturating_sub(OVERHEAD);
+                            opens = false;
+                        }
+                        3 if is_it && column.rows.is_some() => {
+                            this.misbound = Some(n);
+                            opens = false;
+                        }
+                        _ => {}
+                    }
+                }
+            }
+            match plain {
+                Some(plain) if opens => this.plain.extend_from_slice(plain),
+                _ => this.plain.resize(this.plain.len() + kept, 0),
+            }
+            this.opens.push(opens);
+            this.offsets.push(this.bytes.len() as i32);
+        }
+        this
+    }
+
+    fn opened(&self, cipher: &Cipher, column: &Column) -> (Vec<u8>, Vec<bool>) {
+        let (mut out, mut opened) = (b"before".to_vec(), vec![true]);
+        let mut write = |place: usize, out: &mut Vec<u8>| {
+            let n = self.order[place];
+            out.extend_from_slice(&column.rows.as_ref().unwrap()[n]);
+            if self.misbound == Some(n) {
+                out.push(0);
+            }
+        };
+        let mut batch = SealedBatch {
+            aads: column.aads(&mut write),
+            values: Values::new(Some(&self.validity), &self.offsets, &self.bytes).unwrap(),
+        };
+        cipher.open(&mut batch, &mut out, &mut opened).unwrap();
+        assert!(out.starts_with(b"before") && opened[0]);
+        (out.split_off(6), opened.split_off(1))
     }
 }
 
