@@ -11,6 +11,7 @@ mod copier;
 mod enclave;
 mod hybrid;
 mod instructions;
+mod kernel;
 mod kroxylicious;
 mod latency;
 mod process;
@@ -33,6 +34,7 @@ const SECTIONS: &[(&str, Section)] = &[
     ("instructions", instructions::run),
     ("allocations", allocations::run),
     ("values", values::run),
+    ("kernel", kernel::run),
     ("tink", tink::run),
     ("sweep", sweep::run),
     ("hybrid", hybrid::run),
