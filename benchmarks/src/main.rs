@@ -18,6 +18,7 @@ mod process;
 mod startup;
 mod sweep;
 mod tables;
+mod timing;
 mod tink;
 mod topic;
 mod values;
@@ -35,6 +36,7 @@ const SECTIONS: &[(&str, Section)] = &[
     ("allocations", allocations::run),
     ("values", values::run),
     ("kernel", kernel::run),
+    ("timing", timing::run),
     ("tink", tink::run),
     ("sweep", sweep::run),
     ("hybrid", hybrid::run),

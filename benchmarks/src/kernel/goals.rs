@@ -11,9 +11,9 @@ use super::name;
 /// What, who, and the ratio.
 pub(super) type Goal = (&'static str, String, Estimate);
 
-const FASTER: &str = "as many times as fast as a peer, called per value";
-const OPENING: &str = "speed of opening, in that of sealing";
-const MIXED: &str = "time with lengths mixed, in that with equal ones";
+const FASTER: &str = "speed-up over calls per value";
+const OPENING: &str = "opening, in speeds of sealing";
+const MIXED: &str = "mixed lengths, in times of equal ones";
 
 /// (peer, bytes): the better of two where two are named.
 const AGAINST: &[(&[&str], f64)] = &[
@@ -35,13 +35,13 @@ pub(super) fn of_lengths(sealing: &[Samples], opening: &[Samples]) -> Vec<Goal> 
                 .iter()
                 .filter_map(of_peer)
                 .min_by(|a, b| a.median.total_cmp(&b.median));
-            let against = format!("{kernel} against {}, {bytes} bytes", peers.join(" or "));
+            let against = format!("{kernel} over {}, {bytes} B", peers.join(" or "));
             goals.extend(better.map(|better| (FASTER, against, better)));
         }
         for bytes in [16.0, 64.0, 1_024.0, 16_384.0] {
             let both = find(sealing, &kernel, bytes).zip(find(opening, &kernel, bytes));
             let speed = both.and_then(|(seal, open)| ratio(seal, open));
-            goals.extend(speed.map(|speed| (OPENING, format!("{kernel}, {bytes} bytes"), speed)));
+            goals.extend(speed.map(|speed| (OPENING, format!("{kernel}, {bytes} B"), speed)));
         }
     }
     goals
@@ -55,7 +55,7 @@ pub(super) fn of_mixed(kernel: &str, samples: &[Samples]) -> Vec<Goal> {
         };
         let equal = find(samples, &format!("{work} equal"), bytes);
         let times = equal.and_then(|equal| ratio(side, equal));
-        goals.extend(times.map(|times| (MIXED, format!("{kernel}, {work}, {bytes} bytes on average"), times)));
+        goals.extend(times.map(|times| (MIXED, format!("{kernel}, {work}, {bytes} B"), times)));
     }
     goals
 }
