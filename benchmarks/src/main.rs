@@ -21,6 +21,7 @@ mod tables;
 mod timing;
 mod tink;
 mod topic;
+mod transform;
 mod values;
 
 use std::process::ExitCode;
@@ -38,6 +39,7 @@ const SECTIONS: &[(&str, Section)] = &[
     ("kernel", kernel::run),
     ("timing", timing::run),
     ("tink", tink::run),
+    ("transform", transform::run),
     ("sweep", sweep::run),
     ("hybrid", hybrid::run),
     ("enclave", enclave::run),
