@@ -199,7 +199,7 @@ def line_chart(rows):
             f'<text class="small" x="{LEFT - 8}" y="{y(tick) + 4:.1f}" text-anchor="end">{short(tick)}</text>',
         ]
     for value in values:
-        body.append(f'<text class="small" x="{x(value):.1f}" y="{bottom + 18}" text-anchor="middle">{value:g}</text>')
+        body.append(f'<text class="small" x="{x(value):.1f}" y="{bottom + 18}" text-anchor="middle">{whole(value)}</text>')
     axis = rows[0]["parameter"] + (" (logarithmic upwards)" if logarithmic else "")
     body.append(f'<text class="small" x="{(LEFT + WIDTH - RIGHT) / 2:.0f}" y="{bottom + 36}" text-anchor="middle">{escape(axis)}</text>')
     legend = LEFT
@@ -218,7 +218,7 @@ def line_chart(rows):
 
 
 def label(row):
-    return row["contender"] + (f", {row['at']:g} {row['parameter']}" if row.get("parameter") else "")
+    return row["contender"] + (f", {whole(row['at'])} {row['parameter']}" if row.get("parameter") else "")
 
 
 def value_text(row):
@@ -249,6 +249,11 @@ def short(number):
     if abs(number) >= 10_000:
         return f"{number / 1000:,.0f}k" if abs(number) < 1e6 else f"{number / 1e6:.1f}M"
     return f"{number:.0f}" if abs(number) >= 100 else f"{number:.3g}"
+
+
+def whole(number):
+    """Without the exponent that `g` gives a million."""
+    return f"{number:.0f}" if number == int(number) else f"{number:g}"
 
 
 def text_width(text):
