@@ -127,13 +127,14 @@ impl Cipher {
         let room = room
             .filter(|room| *room <= MOST && batch.values.len() <= MOST)
             .ok_or(TooLarge)?;
-        let from = out.len();
-        // Zeros first: the plaintext never stands in the output, whatever goes wrong. It also brings the lines into the
-        // cache.
-        out.resize(from + room, 0);
-        let out = &mut out[from..];
+        out.reserve(room);
         match &self.0 {
-            Scheduled::Portable(key) => key.seal(batch, out),
+            Scheduled::Portable(key) => {
+                let from = out.len();
+                // Zeros first: the plaintext never stands in the output, whatever goes wrong.
+                out.resize(from + room, 0);
+                key.seal(batch, &mut out[from..]);
+            }
             #[cfg(target_arch = "x86_64")]
             Scheduled::Avx512(key) => key.seal(batch, out),
         }
@@ -157,11 +158,15 @@ impl Cipher {
             return Err(TooLarge);
         }
         let (from, first) = (out.len(), opened.len());
-        out.resize(from + batch.values.sum_opened(), 0);
+        let room = batch.values.sum_opened();
+        out.reserve(room);
         opened.resize(first + batch.values.len(), false);
-        let (out, opened) = (&mut out[from..], &mut opened[first..]);
+        let opened = &mut opened[first..];
         match &self.0 {
-            Scheduled::Portable(key) => key.open(batch, out, opened),
+            Scheduled::Portable(key) => {
+                out.resize(from + room, 0);
+                key.open(batch, &mut out[from..], opened);
+            }
             #[cfg(target_arch = "x86_64")]
             Scheduled::Avx512(key) => key.open(batch, out, opened),
         }

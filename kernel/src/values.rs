@@ -86,6 +86,15 @@ impl<'a> Values<'a> {
         self.validity.is_some_and(|bits| bits[n / 8] & (1 << (n % 8)) == 0)
     }
 
+    /// Which of the 16 values from n on are not null.
+    #[cfg(target_arch = "x86_64")]
+    #[inline]
+    pub(crate) fn valid(&self, n: usize) -> u16 {
+        let Some(bits) = self.validity else { return u16::MAX };
+        let byte = |k: usize| u32::from(bits.get(n / 8 + k).copied().unwrap_or_default()) << (8 * k);
+        ((byte(0) | byte(1) | byte(2)) >> (n % 8)) as u16
+    }
+
     #[cfg(target_arch = "x86_64")]
     #[inline]
     pub(crate) fn offsets(&self) -> &'a [i32] {
