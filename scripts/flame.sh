@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Draws where the time of a section of the benchmarks goes, as a flame graph.
 # usage: flame.sh SECTION OUT.svg [BELOW]
-#   BELOW        only what a function whose name contains this calls; "SealTransform": our side of `transform`, without its peers
+#   BELOW        only what a function whose name contains this calls; "SealTransform::apply": our side of `transform`, without its peers
 #   TITLE=…      heading of the picture, SECTION by default
 #   BINARY=…     another build than that of this tree, to compare with
 #   PAIRS=3      pairs of each comparison
