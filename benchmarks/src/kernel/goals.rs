@@ -60,7 +60,7 @@ pub(super) fn of_mixed(kernel: &str, samples: &[Samples]) -> Vec<Goal> {
     goals
 }
 
-pub(super) fn write(goals: Vec<Goal>) -> Result<(), Error> {
+pub(super) fn write(goals: &[Goal]) -> Result<(), Error> {
     for what in [FASTER, OPENING, MIXED] {
         for (_, who, estimate) in goals.iter().filter(|goal| goal.0 == what) {
             figure("kernel", what, who, "times", *estimate)?;

@@ -61,7 +61,7 @@ pub(crate) fn run() -> Result<(), Error> {
         write(&format!("lengths mixed and equal, {name}"), "seal equal", &samples)?;
         goals.extend(goals::of_mixed(&name, &samples));
     }
-    goals::write(goals)
+    goals::write(&goals)
 }
 
 /// What a kernel is called in tables.
