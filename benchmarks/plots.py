@@ -95,11 +95,27 @@ def tell_values(groups, section, what, size=128):
     return f"**The ciphers alone**, no Kafka: sealing a value of {size} bytes in a column takes {short(ours['value']['median'])} ns of CPU time; in multiples of that, libraries called once per value take: {', '.join(peers)}."
 
 
+def tell_kernel(groups, section, what, size=16):
+    rows = {row["contender"]: row for row in groups[section, what][1] if row["at"] == size}
+    ours = rows[rows["ring"]["baseline"]]
+    peers = [f"{name} {rows[name]['ratio']['median']:.1f}" for name in ("ring", "aws-lc-rs", "aes-gcm")]
+    return f"**The kernel alone**: a value of {size} bytes takes {short(ours['value']['median'])} ns by {ours['contender']}; in multiples of that, libraries called once per value into one buffer take: {', '.join(peers)}."
+
+
+def tell_transform(groups, section, what):
+    rows = {row["contender"]: row for row in groups[section, what][1]}
+    ours = rows.pop("sealflow")
+    peers = [f"{name} {row['ratio']['median']:.1f}" for name, row in rows.items() if row.get("ratio") and not name.startswith(("of it", "sealflow"))]
+    return f"**Records to sealed records**, no Kafka, one core, {what}: {short(ours['value']['median'])} ns of CPU time a record; in multiples of that, what one would write instead takes: {'; '.join(peers)}."
+
+
 # What the repository's README shows, and how it says it.
 HIGHLIGHTS = {
     ("topic", "client CPU, records of about 1 KB with 4 sealed fields"): tell_cpu,
     ("topic", "records per second"): tell_speed,
     ("values", "seal a value"): tell_values,
+    ("kernel", "seal a value"): tell_kernel,
+    ("transform", "sample payments, 4 columns"): tell_transform,
 }
 
 
@@ -199,7 +215,7 @@ def line_chart(rows):
             f'<text class="small" x="{LEFT - 8}" y="{y(tick) + 4:.1f}" text-anchor="end">{short(tick)}</text>',
         ]
     for value in values:
-        body.append(f'<text class="small" x="{x(value):.1f}" y="{bottom + 18}" text-anchor="middle">{value:g}</text>')
+        body.append(f'<text class="small" x="{x(value):.1f}" y="{bottom + 18}" text-anchor="middle">{whole(value)}</text>')
     axis = rows[0]["parameter"] + (" (logarithmic upwards)" if logarithmic else "")
     body.append(f'<text class="small" x="{(LEFT + WIDTH - RIGHT) / 2:.0f}" y="{bottom + 36}" text-anchor="middle">{escape(axis)}</text>')
     legend = LEFT
@@ -218,7 +234,7 @@ def line_chart(rows):
 
 
 def label(row):
-    return row["contender"] + (f", {row['at']:g} {row['parameter']}" if row.get("parameter") else "")
+    return row["contender"] + (f", {whole(row['at'])} {row['parameter']}" if row.get("parameter") else "")
 
 
 def value_text(row):
@@ -249,6 +265,11 @@ def short(number):
     if abs(number) >= 10_000:
         return f"{number / 1000:,.0f}k" if abs(number) < 1e6 else f"{number / 1e6:.1f}M"
     return f"{number:.0f}" if abs(number) >= 100 else f"{number:.3g}"
+
+
+def whole(number):
+    """Without the exponent that `g` gives a million."""
+    return f"{number:.0f}" if number == int(number) else f"{number:g}"
 
 
 def text_width(text):

@@ -11,14 +11,17 @@ mod copier;
 mod enclave;
 mod hybrid;
 mod instructions;
+mod kernel;
 mod kroxylicious;
 mod latency;
 mod process;
 mod startup;
 mod sweep;
 mod tables;
+mod timing;
 mod tink;
 mod topic;
+mod transform;
 mod values;
 
 use std::process::ExitCode;
@@ -33,7 +36,10 @@ const SECTIONS: &[(&str, Section)] = &[
     ("instructions", instructions::run),
     ("allocations", allocations::run),
     ("values", values::run),
+    ("kernel", kernel::run),
+    ("timing", timing::run),
     ("tink", tink::run),
+    ("transform", transform::run),
     ("sweep", sweep::run),
     ("hybrid", hybrid::run),
     ("enclave", enclave::run),

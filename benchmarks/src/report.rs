@@ -122,10 +122,10 @@ pub fn exactly(value: f64) -> Estimate {
 
 /// Prints the row, and appends it to the report.
 pub fn write(row: &Row) -> Result<(), Error> {
-    let mut line = format!("  {:<34}", row.contender);
+    let mut line = format!("  {:<34} ", row.contender);
     if row.wall.is_none() {
         // A number that stands alone: no heading says what it is.
-        line = format!("  {:<60}", format!("{}: {}", row.what, row.contender));
+        line = format!("  {:<60} ", format!("{}: {}", row.what, row.contender));
     }
     if let (Some(parameter), Some(at)) = (&row.parameter, row.at) {
         line += &format!("{:<26}", format!("{parameter} {at}"));
