@@ -1,10 +1,14 @@
 //! Registers of one block: AES-NI and PCLMULQDQ.
 
 macro_rules! on_these {
-    ($($code:tt)*) => { on_avx2! { $($code)* } };
+    ($($code:tt)*) => { with_features! { inline, "avx2,aes,pclmulqdq", $($code)* } };
 }
 
-/// What `many` says with these registers.
+macro_rules! never_inlined {
+    ($($code:tt)*) => { with_features! { inline(never), "avx2,aes,pclmulqdq", $($code)* } };
+}
+
+/// What the two say with these registers.
 mod registers {
     pub(super) use core::arch::x86_64::{
         __m128i as Register, _mm_add_epi32 as add, _mm_aesenc_si128 as round, _mm_aesenclast_si128 as last_round,
@@ -40,6 +44,8 @@ mod registers {
     }
 }
 
-#[path = "many.rs"]
-mod many;
-pub(super) use many::*;
+#[path = "long.rs"]
+mod long;
+#[path = "seal.rs"]
+mod seal;
+pub(super) use seal::sealed;

@@ -1,15 +1,14 @@
 //! Registers of two blocks: VAES and VPCLMULQDQ, of 256 bits.
 
 macro_rules! on_these {
-    ($($(#[$more:meta])* $visible:vis fn $name:ident($($given:tt)*) $(-> $result:ty)? $body:block)*) => {
-        $($(#[$more])*
-        #[inline]
-        #[target_feature(enable = "avx2,aes,pclmulqdq,vaes,vpclmulqdq")]
-        $visible fn $name($($given)*) $(-> $result)? $body)*
-    };
+    ($($code:tt)*) => { with_features! { inline, "avx2,aes,pclmulqdq,vaes,vpclmulqdq", $($code)* } };
 }
 
-/// What `many` says with these registers.
+macro_rules! never_inlined {
+    ($($code:tt)*) => { with_features! { inline(never), "avx2,aes,pclmulqdq,vaes,vpclmulqdq", $($code)* } };
+}
+
+/// What the two say with these registers.
 mod registers {
     pub(super) use core::arch::x86_64::{
         __m256i as Register, _mm256_add_epi32 as add, _mm256_aesenc_epi128 as round,
@@ -45,7 +44,10 @@ mod registers {
     }
 }
 
-#[path = "many.rs"]
+#[path = "long.rs"]
 #[allow(clippy::duplicate_mod)] // the same code for other registers
-mod many;
-pub(super) use many::*;
+mod long;
+#[path = "seal.rs"]
+#[allow(clippy::duplicate_mod)] // the same code for other registers
+mod seal;
+pub(super) use seal::sealed;

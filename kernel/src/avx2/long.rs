@@ -14,13 +14,13 @@ use crate::avx2::lanes::{Block, load as load_block};
 /// Registers that are encrypted at once: enough to hide how long a round takes.
 const AT_ONCE: usize = 8;
 /// Blocks that are encrypted at once.
-pub(in crate::avx2) const CHUNK: usize = AT_ONCE * WIDTH;
+pub(super) const CHUNK: usize = AT_ONCE * WIDTH;
 
 /// What fills the registers.
 type Chunk = [[u8; 16 * WIDTH]; AT_ONCE];
 
 on_these! {
-    pub(in crate::avx2) fn encrypt(key: &Key, blocks: &mut [Block]) {
+    pub(super) fn encrypt(key: &Key, blocks: &mut [Block]) {
         let whole = blocks.len() - blocks.len() % CHUNK;
         let (many, few) = blocks.split_at_mut(whole);
         // None stays a counter that anybody can compute.
@@ -42,7 +42,7 @@ on_these! {
     }
 
     /// Seals as much of a value as fills all registers, and leaves the rest; GHASH after it. The nonce has zeros after it.
-    pub(in crate::avx2) fn seal_chunks(key: &Key, nonce: __m128i, value: &[u8], out: &mut [u8], state: __m128i) -> __m128i {
+    pub(super) fn seal_chunks(key: &Key, nonce: __m128i, value: &[u8], out: &mut [u8], state: __m128i) -> __m128i {
         let (mut state, mut counter) = (state, counter(nonce));
                 let mut before = None;
         for (value, out) in chunks(value).iter().zip(chunks_mut(out)) {
@@ -129,7 +129,7 @@ on_these! {
     }
 
     /// Lower, middle and upper products of all lanes, and those of x · h.
-    fn added([low, middle, high]: [Register; 3], x: Register, h: Register) -> [Register; 3] {
+    pub(super) fn added([low, middle, high]: [Register; 3], x: Register, h: Register) -> [Register; 3] {
         [
             exclusive_or(low, multiply::<0x00>(x, h)),
             exclusive_or(middle, exclusive_or(multiply::<0x01>(x, h), multiply::<0x10>(x, h))),
@@ -137,7 +137,7 @@ on_these! {
         ]
     }
 
-    fn sum_of([low, middle, high]: [Register; 3]) -> __m128i {
+    pub(super) fn sum_of([low, middle, high]: [Register; 3]) -> __m128i {
         reduced(Sum { low: folded(low), middle: folded(middle), high: folded(high) })
     }
 }
