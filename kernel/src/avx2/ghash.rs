@@ -67,9 +67,10 @@ on_avx2! {
     }
 
     pub(super) fn product(x: __m128i, h: __m128i) -> Sum {
+        let (x_halves, h_halves) = (_mm_xor_si128(x, _mm_shuffle_epi32::<0x4e>(x)), _mm_xor_si128(h, _mm_shuffle_epi32::<0x4e>(h)));
         Sum {
             low: _mm_clmulepi64_si128::<0x00>(x, h),
-            middle: _mm_xor_si128(_mm_clmulepi64_si128::<0x01>(x, h), _mm_clmulepi64_si128::<0x10>(x, h)),
+            middle: _mm_clmulepi64_si128::<0x00>(x_halves, h_halves),
             high: _mm_clmulepi64_si128::<0x11>(x, h),
         }
     }
@@ -84,16 +85,12 @@ on_avx2! {
         }
     }
 
-    pub(super) fn nothing() -> Sum {
-        let zero = _mm_setzero_si128();
-        Sum { low: zero, middle: zero, high: zero }
-    }
-
     /// Modulo x^128 + x^127 + x^126 + x^121 + 1, times x^-128: the lower 64 bits are made zero twice, and left away.
     pub(super) fn reduced(sum: Sum) -> __m128i {
         let modulus = _mm_set1_epi64x(0xc200_0000_0000_0000_u64 as i64);
-        let low = _mm_xor_si128(sum.low, _mm_bslli_si128::<8>(sum.middle));
-        let high = _mm_xor_si128(sum.high, _mm_bsrli_si128::<8>(sum.middle));
+        let middle = _mm_xor_si128(sum.middle, _mm_xor_si128(sum.low, sum.high));
+        let low = _mm_xor_si128(sum.low, _mm_bslli_si128::<8>(middle));
+        let high = _mm_xor_si128(sum.high, _mm_bsrli_si128::<8>(middle));
         let low = _mm_xor_si128(_mm_shuffle_epi32::<0x4e>(low), _mm_clmulepi64_si128::<0x00>(low, modulus));
         let low = _mm_xor_si128(_mm_shuffle_epi32::<0x4e>(low), _mm_clmulepi64_si128::<0x00>(low, modulus));
         _mm_xor_si128(low, high)

@@ -2,10 +2,11 @@
 //! and of two, which `super::registers` are.
 
 use core::arch::x86_64::*;
+use core::hint::black_box;
 
 use super::registers::{
     Register, WIDTH, add, all, count, exclusive_or, first, folded, last_round, load, multiply, round, shuffle,
-    store, zero,
+    store, swap, zero,
 };
 use crate::avx2::ghash::{Sum, backwards, powers_from, reduced};
 use crate::avx2::key::{Key, encrypt_one};
@@ -100,11 +101,12 @@ on_these! {
 
     /// All rounds but the last, and GHASH of other blocks meanwhile.
     fn rounds_and_hash(key: &Key, text: &mut [Register; AT_ONCE], hashed: &Chunk, state: __m128i) -> __m128i {
-        let powers = powers(key);
         let (now, later) = key.rounds[1..14].split_at(AT_ONCE);
         let mut sum = [zero(); 3];
         let mut before = first(state);
-        for ((key, hashed), power) in now.iter().zip(hashed).zip(powers) {
+        // A count that the compiler does not know: it would put all products before all rounds, where they wait for each other.
+        let count = black_box(AT_ONCE);
+        for ((key, hashed), power) in now[..count].iter().zip(&hashed[..count]).zip(&powers(key)[..count]) {
             one_round(text, all(load_block(key)));
             sum = added(sum, exclusive_or(shuffle(load(hashed), all(backwards())), before), load(power));
             before = zero();
@@ -130,9 +132,10 @@ on_these! {
 
     /// Lower, middle and upper products of all lanes, and those of x · h.
     pub(super) fn added([low, middle, high]: [Register; 3], x: Register, h: Register) -> [Register; 3] {
+        let (x_halves, h_halves) = (exclusive_or(x, swap::<0x4e>(x)), exclusive_or(h, swap::<0x4e>(h)));
         [
             exclusive_or(low, multiply::<0x00>(x, h)),
-            exclusive_or(middle, exclusive_or(multiply::<0x01>(x, h), multiply::<0x10>(x, h))),
+            exclusive_or(middle, multiply::<0x00>(x_halves, h_halves)),
             exclusive_or(high, multiply::<0x11>(x, h)),
         ]
     }

@@ -13,7 +13,7 @@ mod registers {
     pub(super) use core::arch::x86_64::{
         __m256i as Register, _mm256_add_epi32 as add, _mm256_aesenc_epi128 as round,
         _mm256_aesenclast_epi128 as last_round, _mm256_clmulepi64_epi128 as multiply, _mm256_setzero_si256 as zero,
-        _mm256_shuffle_epi8 as shuffle, _mm256_xor_si256 as exclusive_or,
+        _mm256_shuffle_epi8 as shuffle, _mm256_shuffle_epi32 as swap, _mm256_xor_si256 as exclusive_or,
     };
 
     use core::arch::x86_64::*;
