@@ -35,7 +35,7 @@ on_avx2! {
             [] => return product(state, power(key, after)),
             [first, others @ ..] => (first, others),
         };
-        let powers = powers_from(key, few.len() + after);
+        let (powers, _) = powers_from(key, few.len() + after);
         let mut sum = product(_mm_xor_si128(reversed(load(first)), state), load(&powers[0]));
         for (block, power) in others.iter().zip(&powers[1..]) {
             sum = added(sum, reversed(load(block)), load(power));
@@ -61,16 +61,21 @@ on_avx2! {
         load(&key.powers[POWERS - n])
     }
 
-    /// H^n and all below.
-    pub(super) fn powers_from(key: &Key, n: usize) -> &[Block] {
-        &key.powers[POWERS - n..]
+    /// H^n and all below, and their halves.
+    pub(super) fn powers_from(key: &Key, n: usize) -> (&[Block], &[Block]) {
+        (&key.powers[POWERS - n..], &key.halves[POWERS - n..])
     }
 
+    /// Both halves added, twice.
+    pub(super) fn halves(x: __m128i) -> __m128i {
+        _mm_xor_si128(x, _mm_shuffle_epi32::<0x4e>(x))
+    }
+
+    /// Lower, upper and, of the halves, middle product (A. Karatsuba): one multiplication less than products of the halves have.
     pub(super) fn product(x: __m128i, h: __m128i) -> Sum {
-        let (x_halves, h_halves) = (_mm_xor_si128(x, _mm_shuffle_epi32::<0x4e>(x)), _mm_xor_si128(h, _mm_shuffle_epi32::<0x4e>(h)));
         Sum {
             low: _mm_clmulepi64_si128::<0x00>(x, h),
-            middle: _mm_clmulepi64_si128::<0x00>(x_halves, h_halves),
+            middle: _mm_clmulepi64_si128::<0x00>(halves(x), halves(h)),
             high: _mm_clmulepi64_si128::<0x11>(x, h),
         }
     }

@@ -5,7 +5,7 @@ use core::arch::x86_64::*;
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use super::POWERS;
-use super::ghash::{doubled, multiplied, power, reversed};
+use super::ghash::{doubled, halves, multiplied, power, reversed};
 use super::lanes::{Block, load, store};
 use crate::KEY_LEN;
 
@@ -15,6 +15,8 @@ use crate::KEY_LEN;
 #[repr(C, align(32))]
 pub(crate) struct Key {
     pub(super) powers: [Block; POWERS],
+    /// Both halves of each power added, twice: the factor of the middle product.
+    pub(super) halves: [Block; POWERS],
     pub(super) rounds: [Block; 15],
     /// Whether VAES and VPCLMULQDQ are used.
     pub(super) wide: bool,
@@ -23,10 +25,10 @@ pub(crate) struct Key {
 on_avx2! {
     /// The key schedule (FIPS 197, section 5.2), and the powers of H = E(0).
     pub(super) fn scheduled(bytes: &[u8; KEY_LEN], wide: bool) -> Box<Key> {
-        let (halves, _) = bytes.as_chunks::<16>();
-        let (mut even, mut odd) = (load(&halves[0]), load(&halves[1]));
+        let (key_halves, _) = bytes.as_chunks::<16>();
+        let (mut even, mut odd) = (load(&key_halves[0]), load(&key_halves[1]));
         // Made where it stays: moving it would leave copies that nobody wipes.
-        let mut key = Box::new(Key { powers: [[0; 16]; POWERS], rounds: [[0; 16]; 15], wide });
+        let mut key = Box::new(Key { powers: [[0; 16]; POWERS], halves: [[0; 16]; POWERS], rounds: [[0; 16]; 15], wide });
         store(&mut key.rounds[0], even);
         store(&mut key.rounds[1], odd);
         for n in 1..8 {
@@ -48,6 +50,10 @@ on_avx2! {
         for n in 2..=POWERS {
             let next = multiplied(power(&key, n - 1), power(&key, 1));
             store(&mut key.powers[POWERS - n], next);
+        }
+        for n in 1..=POWERS {
+            let halves = halves(power(&key, n));
+            store(&mut key.halves[POWERS - n], halves);
         }
         key
     }

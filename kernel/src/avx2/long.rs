@@ -2,7 +2,6 @@
 //! and of two, which `super::registers` are.
 
 use core::arch::x86_64::*;
-use core::hint::black_box;
 
 use super::registers::{
     Register, WIDTH, add, all, count, exclusive_or, first, folded, last_round, load, multiply, round, shuffle,
@@ -101,41 +100,49 @@ on_these! {
 
     /// All rounds but the last, and GHASH of other blocks meanwhile.
     fn rounds_and_hash(key: &Key, text: &mut [Register; AT_ONCE], hashed: &Chunk, state: __m128i) -> __m128i {
-        let (now, later) = key.rounds[1..14].split_at(AT_ONCE);
-        let mut sum = [zero(); 3];
-        let mut before = first(state);
-        // A count that the compiler does not know: it would put all products before all rounds, where they wait for each other.
-        let count = black_box(AT_ONCE);
-        for ((key, hashed), power) in now[..count].iter().zip(&hashed[..count]).zip(&powers(key)[..count]) {
-            one_round(text, all(load_block(key)));
-            sum = added(sum, exclusive_or(shuffle(load(hashed), all(backwards())), before), load(power));
-            before = zero();
+        let (powers, halves) = powers(key);
+        let mut sum = begun_sum(key, hashed, state);
+        for n in 0..13 {
+            one_round(text, all(load_block(&key.rounds[n + 1])));
+            if n > 0 && n < AT_ONCE {
+                sum = added(sum, turned(load(&hashed[n])), load(&powers[n]), load(&halves[n]));
+            }
         }
-        rounds(text, later);
         sum_of(sum)
     }
 
     fn hash(key: &Key, hashed: &Chunk, state: __m128i) -> __m128i {
-        let mut sum = [zero(); 3];
-        let mut before = first(state);
-        for (hashed, power) in hashed.iter().zip(powers(key)) {
-            sum = added(sum, exclusive_or(shuffle(load(hashed), all(backwards())), before), load(power));
-            before = zero();
+        let (powers, halves) = powers(key);
+        let mut sum = begun_sum(key, hashed, state);
+        for n in 1..AT_ONCE {
+            sum = added(sum, turned(load(&hashed[n])), load(&powers[n]), load(&halves[n]));
         }
         sum_of(sum)
     }
 
-    /// H^CHUNK … H^1
-    fn powers(key: &Key) -> &[[u8; 16 * WIDTH]] {
-        powers_from(key, CHUNK).as_flattened().as_chunks().0
+    /// The products of the first blocks, with GHASH of all before them.
+    fn begun_sum(key: &Key, hashed: &Chunk, state: __m128i) -> [Register; 3] {
+        let (powers, halves) = powers(key);
+        let x = exclusive_or(turned(load(&hashed[0])), first(state));
+        added([zero(); 3], x, load(&powers[0]), load(&halves[0]))
+    }
+
+    /// H^CHUNK … H^1, and their halves.
+    fn powers(key: &Key) -> (&Chunk, &Chunk) {
+        let (powers, halves) = powers_from(key, CHUNK);
+        (&chunks(powers.as_flattened())[0], &chunks(halves.as_flattened())[0])
+    }
+
+    /// The bytes of each block from last to first.
+    pub(super) fn turned(x: Register) -> Register {
+        shuffle(x, all(backwards()))
     }
 
     /// Lower, middle and upper products of all lanes, and those of x · h.
-    pub(super) fn added([low, middle, high]: [Register; 3], x: Register, h: Register) -> [Register; 3] {
-        let (x_halves, h_halves) = (exclusive_or(x, swap::<0x4e>(x)), exclusive_or(h, swap::<0x4e>(h)));
+    pub(super) fn added([low, middle, high]: [Register; 3], x: Register, h: Register, halves: Register) -> [Register; 3] {
         [
             exclusive_or(low, multiply::<0x00>(x, h)),
-            exclusive_or(middle, multiply::<0x00>(x_halves, h_halves)),
+            exclusive_or(middle, multiply::<0x00>(exclusive_or(x, swap::<0x4e>(x)), halves)),
             exclusive_or(high, multiply::<0x11>(x, h)),
         ]
     }

@@ -5,9 +5,9 @@ use core::arch::x86_64::*;
 
 use zeroize::Zeroizing;
 
-use super::long::{CHUNK, added, encrypt, seal_chunks, sum_of};
-use super::registers::{Register, WIDTH, all, exclusive_or, first as first_lane, load as load_lanes, shuffle, store as store_lanes, zero};
-use crate::avx2::ghash::{Sum, absorbed, backwards, hashed, power, powers_from, reversed};
+use super::long::{CHUNK, added, encrypt, seal_chunks, sum_of, turned};
+use super::registers::{Register, WIDTH, exclusive_or, first as first_lane, load as load_lanes, store as store_lanes, zero};
+use crate::avx2::ghash::{self, Sum, absorbed, hashed, power, powers_from, reversed};
 use crate::avx2::key::Key;
 use crate::avx2::lanes::{Block, Stream, load, load_some, ones, store, store_at};
 use crate::avx2::{AADS, BLOCKS, HEADER, SHORT};
@@ -129,14 +129,16 @@ on_these! {
     /// Seals so many bytes of the text with the key stream there; the sum after them.
     fn seal_rest(key: &Key, stream: &[Block], text: &[u8], len: usize, out: &mut [u8], sum: [Register; 3]) -> [Register; 3] {
         let mut sum = sum;
-        let powers = powers_from(key, stream.len() + 1);
+        let (powers, halves) = powers_from(key, stream.len() + 1);
         let (lanes, whole) = (len / (16 * WIDTH), len / 16);
         let (texts, outs) = (&text.as_chunks().0[..lanes], &mut out.as_chunks_mut().0[..lanes]);
-        let (streams, many) = (&stream.as_flattened().as_chunks().0[..lanes], &powers.as_flattened().as_chunks().0[..lanes]);
-        for (((text, out), stream), power) in texts.iter().zip(outs).zip(streams).zip(many) {
+        let streams = &stream.as_flattened().as_chunks().0[..lanes];
+        let factors = (&powers.as_flattened().as_chunks().0[..lanes], &halves.as_flattened().as_chunks().0[..lanes]);
+        let factors = factors.0.iter().zip(factors.1);
+        for (((text, out), stream), (power, halves)) in texts.iter().zip(outs).zip(streams).zip(factors) {
             let cipher = exclusive_or(load_lanes(text), load_lanes(stream));
             store_lanes(out, cipher);
-            sum = added(sum, shuffle(cipher, all(backwards())), load_lanes(power));
+            sum = added(sum, turned(cipher), load_lanes(power), load_lanes(halves));
         }
         for n in lanes * WIDTH..stream.len() {
             let text = load_some(&text[16 * n..], len - 16 * n);
@@ -146,7 +148,7 @@ on_these! {
             }
             // What is written beyond the value is where its tag comes.
             store_at(out, 16 * n, cipher);
-            sum = added(sum, first_lane(reversed(cipher)), first_lane(load(&powers[n])));
+            sum = added(sum, first_lane(reversed(cipher)), first_lane(load(&powers[n])), first_lane(load(&halves[n])));
         }
         sum
     }
@@ -240,10 +242,10 @@ never_inlined! {
             let nonce = _mm_insert_epi32::<2>(head.nonce, placed.low as i32);
             state = seal_chunks(key, nonce, &text[..len], &mut place[HEADER..], state);
         }
-        let sum = lanes_of(hashed(key, state, aad, placed.blocks as usize));
+        let sum = hashed(key, state, aad, placed.blocks as usize);
         let aad = bound.len + placed.aad as usize;
         let lengths = _mm_set_epi64x(aad as i64 * 8, len as i64 * 8);
-        added(sum, first_lane(lengths), first_lane(power(key, 1)))
+        lanes_of(ghash::added(sum, lengths, power(key, 1)))
     }
 }
 
