@@ -3,8 +3,8 @@
 //! This is the standard's cipher (NIST SP 800-38D, nonces of 96 and tags of 128 bits) and nothing else: every value
 //! comes out bit for bit as any implementation makes it. Called once per value, GCM takes many times what its AES
 //! takes: set-up, one block at a time, a reduction per block. Values of a column share their key, so here they go side
-//! by side. The crate holds no policy and draws no random numbers; whoever calls it answers for nonces that never
-//! repeat.
+//! by side: sealed, and opened. The crate holds no policy and draws no random numbers; whoever calls it answers for
+//! nonces that never repeat.
 //!
 //! Kernels that compute the same: `portable`, safe code on the crates `aes` and `ghash`; `avx2`, which encrypts the
 //! counter blocks of many values at once, with VAES (`avx2-vaes`) where the processor has it; and `avx512`, in which four
@@ -23,7 +23,7 @@ mod tests;
 
 use std::sync::OnceLock;
 
-pub use values::{Aads, Batch, Values};
+pub use values::{Aads, Batch, SealedBatch, Values};
 
 /// Bytes of a key.
 pub const KEY_LEN: usize = 32;
@@ -35,6 +35,9 @@ pub const TAG_LEN: usize = 16;
 pub const PREFIX_LEN: usize = 19;
 /// What a value grows by: prefix, nonce and tag.
 pub const OVERHEAD: usize = PREFIX_LEN + NONCE_LEN + TAG_LEN;
+
+/// Bytes before the ciphertext of each value.
+const HEADER: usize = PREFIX_LEN + NONCE_LEN;
 
 /// Which code computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,11 +96,14 @@ impl Kernel {
     }
 }
 
+/// Most values, and most bytes of sealed ones: places and numbers are of 32 bits.
+const MOST: usize = i32::MAX as usize;
+
 /// More than 2^31 - 1 values, or bytes of sealed ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TooLarge;
 
-/// A key that is ready to seal with. Wiped when it is dropped.
+/// A key that is ready to seal and open with. Wiped when it is dropped.
 pub struct Cipher(Scheduled);
 
 enum Scheduled {
@@ -152,17 +158,55 @@ impl Cipher {
     pub fn seal(&self, batch: &mut Batch<'_>, out: &mut Vec<u8>) -> Result<(), TooLarge> {
         let (count, bytes) = batch.values.sum();
         let room = count.checked_mul(OVERHEAD).and_then(|more| more.checked_add(bytes));
-        // Places and numbers are of 32 bits.
-        let most = i32::MAX as usize;
         let room = room
-            .filter(|room| *room <= most && batch.values.len() <= most)
+            .filter(|room| *room <= MOST && batch.values.len() <= MOST)
             .ok_or(TooLarge)?;
+        out.reserve(room);
         match &self.0 {
-            Scheduled::Portable(key) => key.seal(batch, room, out),
+            Scheduled::Portable(key) => {
+                let from = out.len();
+                // Zeros first: the plaintext never stands in the output, whatever goes wrong.
+                out.resize(from + room, 0);
+                key.seal(batch, &mut out[from..]);
+            }
             #[cfg(target_arch = "x86_64")]
-            Scheduled::Avx2(key) => key.seal(batch, room, out),
+            Scheduled::Avx2(key) => key.seal(batch, out),
             #[cfg(target_arch = "x86_64")]
-            Scheduled::Avx512(key) => key.seal(batch, room, out),
+            Scheduled::Avx512(key) => key.seal(batch, out),
+        }
+        Ok(())
+    }
+}
+
+impl Cipher {
+    /// Appends the plaintext of each value, in their order, each [`OVERHEAD`] shorter than the value; and to `opened`
+    /// one entry per value: whether its tag was right. One that does not open leaves as many zeros in the place of its
+    /// plaintext, one shorter than [`OVERHEAD`] leaves nothing. Nulls leave nothing, and are not `opened`.
+    ///
+    /// Tags are compared in constant time. `out` grows once, before any plaintext is in it, so that no growth leaves
+    /// plaintext of this batch behind. Should `Aads::Each` panic, what was not checked is zeros in `out`.
+    ///
+    /// # Errors
+    /// [`TooLarge`]; nothing is appended.
+    pub fn open(&self, batch: &mut SealedBatch<'_>, out: &mut Vec<u8>, opened: &mut Vec<bool>) -> Result<(), TooLarge> {
+        // Bytes are as many as a place of 32 bits can tell.
+        if batch.values.len() > MOST {
+            return Err(TooLarge);
+        }
+        let (from, first) = (out.len(), opened.len());
+        let room = batch.values.sum_opened();
+        out.reserve(room);
+        opened.resize(first + batch.values.len(), false);
+        let opened = &mut opened[first..];
+        match &self.0 {
+            Scheduled::Portable(key) => {
+                out.resize(from + room, 0);
+                key.open(batch, &mut out[from..], opened);
+            }
+            #[cfg(target_arch = "x86_64")]
+            Scheduled::Avx2(key) => key.open(batch, out, opened),
+            #[cfg(target_arch = "x86_64")]
+            Scheduled::Avx512(key) => key.open(batch, out, opened),
         }
         Ok(())
     }

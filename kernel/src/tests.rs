@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)] // tests
 
+mod opening;
+
 use proptest::prelude::*;
 
 use super::*;

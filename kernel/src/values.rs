@@ -1,6 +1,6 @@
-//! What is sealed: values in Arrow's layout, and what they are bound to.
+//! What is sealed and opened: values in Arrow's layout, and what they are bound to.
 
-use crate::{NONCE_LEN, PREFIX_LEN};
+use crate::{NONCE_LEN, OVERHEAD, PREFIX_LEN, TAG_LEN};
 
 /// N values, borrowed, in Arrow's Binary layout.
 #[derive(Clone, Copy)]
@@ -19,6 +19,14 @@ pub struct Batch<'a> {
     /// What the values are bound to.
     pub aads: Aads<'a>,
     /// The plaintext.
+    pub values: Values<'a>,
+}
+
+/// Sealed values, each `prefix ‖ nonce ‖ ciphertext ‖ tag`, and what they are bound to.
+pub struct SealedBatch<'a> {
+    /// What the values are bound to.
+    pub aads: Aads<'a>,
+    /// The sealed values. Each has a nonce of its own; the prefix is not looked at.
     pub values: Values<'a>,
 }
 
@@ -78,6 +86,15 @@ impl<'a> Values<'a> {
         self.validity.is_some_and(|bits| bits[n / 8] & (1 << (n % 8)) == 0)
     }
 
+    /// Which of the 16 values from n on are not null.
+    #[cfg(target_arch = "x86_64")]
+    #[inline]
+    pub(crate) fn valid(&self, n: usize) -> u16 {
+        let Some(bits) = self.validity else { return u16::MAX };
+        let byte = |k: usize| u32::from(bits.get(n / 8 + k).copied().unwrap_or_default()) << (8 * k);
+        ((byte(0) | byte(1) | byte(2)) >> (n % 8)) as u16
+    }
+
     #[cfg(target_arch = "x86_64")]
     #[inline]
     pub(crate) fn offsets(&self) -> &'a [i32] {
@@ -99,6 +116,23 @@ impl<'a> Values<'a> {
         let lens = (0..self.len()).filter_map(|n| self.get(n)).map(<[u8]>::len);
         lens.fold((0, 0), |(count, bytes), len| (count + 1, bytes + len))
     }
+
+    /// Bytes of plaintext in sealed values.
+    pub(crate) fn sum_opened(&self) -> usize {
+        let offsets = self.offsets.windows(2).enumerate();
+        offsets.fold(0, |sum, (n, pair)| match self.is_null(n) {
+            true => sum,
+            // Offsets ascend.
+            false => sum + ((pair[1] - pair[0]) as usize).saturating_sub(OVERHEAD),
+        })
+    }
+}
+
+/// Nonce, ciphertext and tag of a sealed value, unless it is too short to be one.
+pub(crate) fn split(sealed: &[u8]) -> Option<(&[u8; NONCE_LEN], &[u8], &[u8; TAG_LEN])> {
+    let (nonce, rest) = sealed.get(PREFIX_LEN..)?.split_first_chunk()?;
+    let (text, tag) = rest.split_last_chunk()?;
+    Some((nonce, text, tag))
 }
 
 /// (start + n) mod 2^96, big endian.

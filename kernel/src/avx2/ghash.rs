@@ -31,21 +31,19 @@ on_avx2! {
         let split = if blocks.len() + after > POWERS { blocks.len() } else { 0 };
         let (many, few) = blocks.split_at(split);
         let state = if many.is_empty() { state } else { absorbed(key, state, many) };
-        let (first, others) = match few {
-            [] => return product(state, power(key, after)),
-            [first, others @ ..] => (first, others),
-        };
-        let (powers, _) = powers_from(key, few.len() + after);
-        let mut sum = product(_mm_xor_si128(reversed(load(first)), state), load(&powers[0]));
-        for (block, power) in others.iter().zip(&powers[1..]) {
-            sum = added(sum, reversed(load(block)), load(power));
+        let (powers, halves) = powers_from(key, few.len() + after);
+        let mut sum = nothing();
+        let Some((first, others)) = few.split_first() else { return added(sum, state, load(&powers[0]), load(&halves[0])) };
+        sum = added(sum, _mm_xor_si128(reversed(load(first)), state), load(&powers[0]), load(&halves[0]));
+        for (block, (power, halves)) in others.iter().zip(powers[1..].iter().zip(&halves[1..])) {
+            sum = added(sum, reversed(load(block)), load(power), load(halves));
         }
         sum
     }
 
     /// x · y
     pub(super) fn multiplied(x: __m128i, y: __m128i) -> __m128i {
-        reduced(product(x, y))
+        reduced(added(nothing(), x, y, halves(y)))
     }
 
     /// H as POLYVAL wants it: x · H (RFC 8452, appendix A).
@@ -71,23 +69,19 @@ on_avx2! {
         _mm_xor_si128(x, _mm_shuffle_epi32::<0x4e>(x))
     }
 
-    /// Lower, upper and, of the halves, middle product (A. Karatsuba): one multiplication less than products of the halves have.
-    pub(super) fn product(x: __m128i, h: __m128i) -> Sum {
+    /// The sum, and x · h: lower, upper and, of the halves, middle product (A. Karatsuba). A fourth multiplication is what GHASH
+    /// would wait for.
+    pub(super) fn added(sum: Sum, x: __m128i, h: __m128i, halves_of_h: __m128i) -> Sum {
         Sum {
-            low: _mm_clmulepi64_si128::<0x00>(x, h),
-            middle: _mm_clmulepi64_si128::<0x00>(halves(x), halves(h)),
-            high: _mm_clmulepi64_si128::<0x11>(x, h),
+            low: _mm_xor_si128(sum.low, _mm_clmulepi64_si128::<0x00>(x, h)),
+            middle: _mm_xor_si128(sum.middle, _mm_clmulepi64_si128::<0x00>(halves(x), halves_of_h)),
+            high: _mm_xor_si128(sum.high, _mm_clmulepi64_si128::<0x11>(x, h)),
         }
     }
 
-    /// The sum, and x · h.
-    pub(super) fn added(sum: Sum, x: __m128i, h: __m128i) -> Sum {
-        let more = product(x, h);
-        Sum {
-            low: _mm_xor_si128(sum.low, more.low),
-            middle: _mm_xor_si128(sum.middle, more.middle),
-            high: _mm_xor_si128(sum.high, more.high),
-        }
+    pub(super) fn nothing() -> Sum {
+        let zero = _mm_setzero_si128();
+        Sum { low: zero, middle: zero, high: zero }
     }
 
     /// Modulo x^128 + x^127 + x^126 + x^121 + 1, times x^-128: the lower 64 bits are made zero twice, and left away.

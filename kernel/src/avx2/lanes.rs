@@ -66,6 +66,22 @@ on_avx2! {
         unsafe { _mm256_storeu_si256(bytes.as_mut_ptr().cast(), x) }
     }
 
+    pub(super) fn load_at(bytes: &[u8], at: usize) -> __m128i {
+        load(bytes[at..].first_chunk().unwrap_or(&[0; 16]))
+    }
+
+    /// Stores all of it, or the first `len` bytes if there is no room for more.
+    pub(super) fn store_some(out: &mut [u8], x: __m128i, len: usize) {
+        if let Some(block) = out.first_chunk_mut() {
+            return store(block, x);
+        }
+        let (low, high) = (_mm_cvtsi128_si64(x) as u64, _mm_extract_epi64::<1>(x) as u64);
+        let whole = u128::from(high) << 64 | u128::from(low);
+        for (n, byte) in out.iter_mut().take(len).enumerate() {
+            *byte = (whole >> (8 * n)) as u8;
+        }
+    }
+
     pub(super) fn store_at(out: &mut [u8], at: usize, x: __m128i) {
         let place = &mut out[at..at + 16];
         // SAFETY: the place has 16 bytes.

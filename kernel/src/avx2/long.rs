@@ -4,8 +4,8 @@
 use core::arch::x86_64::*;
 
 use super::registers::{
-    Register, WIDTH, add, all, count, exclusive_or, first, folded, last_round, load, multiply, round, shuffle,
-    store, swap, zero,
+    Register, WIDTH, add, all, count, exclusive_or, first, fold, last_round, load, multiply, round, shuffle, store, swap,
+    zero,
 };
 use crate::avx2::ghash::{Sum, backwards, powers_from, reduced};
 use crate::avx2::key::{Key, encrypt_one};
@@ -27,39 +27,42 @@ on_these! {
         for block in few {
             encrypt_one(key, block);
         }
-        for blocks in chunks_mut(many.as_flattened_mut()) {
+        for chunk in chunks_mut(many.as_flattened_mut()) {
             let start = all(load_block(&key.rounds[0]));
-            let mut text = [zero(); AT_ONCE];
-            for (text, block) in text.iter_mut().zip(&*blocks) {
-                *text = exclusive_or(load(block), start);
+            let mut blocks = [zero(); AT_ONCE];
+            for (block, from) in blocks.iter_mut().zip(&*chunk) {
+                *block = exclusive_or(load(from), start);
             }
-            rounds(&mut text, &key.rounds[1..14]);
+            rounds(&mut blocks, &key.rounds[1..14]);
             let last = all(load_block(&key.rounds[14]));
-            for (text, block) in text.iter().zip(blocks) {
-                store(block, last_round(*text, last));
+            for (block, to) in blocks.iter().zip(chunk) {
+                store(to, last_round(*block, last));
             }
         }
     }
 
-    /// Seals as much of a value as fills all registers, and leaves the rest; GHASH after it. The nonce has zeros after it.
-    pub(super) fn seal_chunks(key: &Key, nonce: __m128i, value: &[u8], out: &mut [u8], state: __m128i) -> __m128i {
+    /// Seals or opens as much of a text as fills all registers, and leaves the rest; GHASH after it. The nonce has zeros
+    /// after it.
+    pub(super) fn text_chunks<const OPEN: bool>(key: &Key, nonce: __m128i, text: &[u8], out: &mut [u8], state: __m128i) -> __m128i {
         let (mut state, mut counter) = (state, counter(nonce));
-                let mut before = None;
-        for (value, out) in chunks(value).iter().zip(chunks_mut(out)) {
-            let mut text = begun(key, &mut counter);
-            match before {
-                // While it is encrypted, what came before is hashed.
-                Some(before) => state = rounds_and_hash(key, &mut text, before, state),
-                None => rounds(&mut text, &key.rounds[1..14]),
+        let mut before = None;
+        for (text, out) in chunks(text).iter().zip(chunks_mut(out)) {
+            let mut blocks = begun(key, &mut counter);
+            // While these are encrypted, other ciphertext is hashed: this one, or what was made before.
+            match if OPEN { Some(text) } else { before } {
+                Some(cipher) => state = rounds_and_hash(key, &mut blocks, cipher, state),
+                None => rounds(&mut blocks, &key.rounds[1..14]),
             }
-            end(key, &text, value, out);
+            end(key, &blocks, text, out);
             before = Some(&*out);
         }
         match before {
-            Some(before) => hash(key, before, state),
-            None => state,
+            Some(cipher) if !OPEN => hash(key, cipher, state),
+            _ => state,
         }
     }
+
+    // ---- AES
 
     /// The first counter blocks of a value's key stream, their last words in the order of this machine.
     fn counter(nonce: __m128i) -> Register {
@@ -70,60 +73,62 @@ on_these! {
     fn begun(key: &Key, counter: &mut Register) -> [Register; AT_ONCE] {
         let order = all(_mm_set_epi8(12, 13, 14, 15, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0));
         let (start, step) = (all(load_block(&key.rounds[0])), all(_mm_set_epi32(WIDTH as i32, 0, 0, 0)));
-        let mut text = [zero(); AT_ONCE];
-        for text in &mut text {
-            *text = exclusive_or(shuffle(*counter, order), start);
+        let mut blocks = [zero(); AT_ONCE];
+        for block in &mut blocks {
+            *block = exclusive_or(shuffle(*counter, order), start);
             *counter = add(*counter, step);
         }
-        text
+        blocks
     }
 
-    fn one_round(text: &mut [Register; AT_ONCE], key: Register) {
-        for text in text {
-            *text = round(*text, key);
+    fn one_round(blocks: &mut [Register; AT_ONCE], key: Register) {
+        for block in blocks {
+            *block = round(*block, key);
         }
     }
 
-    fn rounds(text: &mut [Register; AT_ONCE], keys: &[Block]) {
+    fn rounds(blocks: &mut [Register; AT_ONCE], keys: &[Block]) {
         for key in keys {
-            one_round(text, all(load_block(key)));
+            one_round(blocks, all(load_block(key)));
         }
     }
 
-    /// The last round, and the sum with the value.
-    fn end(key: &Key, text: &[Register; AT_ONCE], value: &Chunk, out: &mut Chunk) {
+    /// The last round, and the sum with the text.
+    fn end(key: &Key, blocks: &[Register; AT_ONCE], text: &Chunk, out: &mut Chunk) {
         let last = all(load_block(&key.rounds[14]));
-        for ((text, value), out) in text.iter().zip(value).zip(out) {
-            store(out, exclusive_or(last_round(*text, last), load(value)));
+        for ((block, text), out) in blocks.iter().zip(text).zip(out) {
+            store(out, exclusive_or(last_round(*block, last), load(text)));
         }
     }
 
     /// All rounds but the last, and GHASH of other blocks meanwhile.
-    fn rounds_and_hash(key: &Key, text: &mut [Register; AT_ONCE], hashed: &Chunk, state: __m128i) -> __m128i {
+    fn rounds_and_hash(key: &Key, blocks: &mut [Register; AT_ONCE], cipher: &Chunk, state: __m128i) -> __m128i {
         let (powers, halves) = powers(key);
-        let mut sum = begun_sum(key, hashed, state);
+        let mut sum = begun_sum(key, cipher, state);
         for n in 0..13 {
-            one_round(text, all(load_block(&key.rounds[n + 1])));
+            one_round(blocks, all(load_block(&key.rounds[n + 1])));
             if n > 0 && n < AT_ONCE {
-                sum = added(sum, turned(load(&hashed[n])), load(&powers[n]), load(&halves[n]));
+                sum = added(sum, turned(load(&cipher[n])), load(&powers[n]), load(&halves[n]));
             }
         }
-        sum_of(sum)
+        reduced(folded(sum))
     }
 
-    fn hash(key: &Key, hashed: &Chunk, state: __m128i) -> __m128i {
+    // ---- GHASH
+
+    fn hash(key: &Key, cipher: &Chunk, state: __m128i) -> __m128i {
         let (powers, halves) = powers(key);
-        let mut sum = begun_sum(key, hashed, state);
+        let mut sum = begun_sum(key, cipher, state);
         for n in 1..AT_ONCE {
-            sum = added(sum, turned(load(&hashed[n])), load(&powers[n]), load(&halves[n]));
+            sum = added(sum, turned(load(&cipher[n])), load(&powers[n]), load(&halves[n]));
         }
-        sum_of(sum)
+        reduced(folded(sum))
     }
 
     /// The products of the first blocks, with GHASH of all before them.
-    fn begun_sum(key: &Key, hashed: &Chunk, state: __m128i) -> [Register; 3] {
+    fn begun_sum(key: &Key, cipher: &Chunk, state: __m128i) -> [Register; 3] {
         let (powers, halves) = powers(key);
-        let x = exclusive_or(turned(load(&hashed[0])), first(state));
+        let x = exclusive_or(turned(load(&cipher[0])), first(state));
         added([zero(); 3], x, load(&powers[0]), load(&halves[0]))
     }
 
@@ -147,8 +152,9 @@ on_these! {
         ]
     }
 
-    pub(super) fn sum_of([low, middle, high]: [Register; 3]) -> __m128i {
-        reduced(Sum { low: folded(low), middle: folded(middle), high: folded(high) })
+    /// The sums of all lanes.
+    pub(super) fn folded([low, middle, high]: [Register; 3]) -> Sum {
+        Sum { low: fold(low), middle: fold(middle), high: fold(high) }
     }
 }
 

@@ -12,11 +12,11 @@
 
 /// Functions compiled for processors with these features.
 macro_rules! with_features {
-    ($inline:meta, $features:literal, $($(#[$more:meta])* $visible:vis fn $name:ident($($given:tt)*) $(-> $result:ty)? $body:block)*) => {
+    ($inline:meta, $features:literal, $($(#[$more:meta])* $visible:vis fn $name:ident $(<const $constant:ident: $kind:ty>)? ($($given:tt)*) $(-> $result:ty)? $body:block)*) => {
         $($(#[$more])*
         #[$inline]
         #[target_feature(enable = $features)]
-        $visible fn $name($($given)*) $(-> $result)? $body)*
+        $visible fn $name $(<const $constant: $kind>)? ($($given)*) $(-> $result)? $body)*
     };
 }
 
@@ -34,7 +34,7 @@ mod wide;
 pub(crate) use key::Key;
 use key::scheduled;
 
-use crate::values::Batch;
+use crate::values::{Aads, Batch, SealedBatch, Values};
 use crate::{KEY_LEN, NONCE_LEN, PREFIX_LEN};
 
 /// Room for the counter blocks of a group.
@@ -45,8 +45,8 @@ const SHORT: usize = 256;
 const POWERS: usize = 32;
 /// Bytes of AADs after which a group ends.
 const AADS: usize = 1 << 16;
-/// Where the ciphertext begins.
-const HEADER: usize = PREFIX_LEN + NONCE_LEN;
+/// Bytes of output after which a group ends, so that its place is written when it comes.
+const LARGE: usize = 1 << 14;
 
 /// Whether this processor has all that is used here.
 pub(crate) fn is_there() -> bool {
@@ -56,6 +56,13 @@ pub(crate) fn is_there() -> bool {
 /// Whether it has AES and carry-less multiplication in registers of 256 bits too.
 pub(crate) fn is_wide() -> bool {
     is_there() && is_x86_feature_detected!("vaes") && is_x86_feature_detected!("vpclmulqdq")
+}
+
+/// What comes before sealed values: nothing to write when opening.
+struct Start {
+    prefix: [u8; PREFIX_LEN],
+    /// Of value 0.
+    nonce: u128,
 }
 
 impl Key {
@@ -71,16 +78,30 @@ impl Key {
         self.wide
     }
 
+    /// Appends the sealed values to `out`, which has the room.
+    pub(crate) fn seal(&self, batch: &mut Batch<'_>, out: &mut Vec<u8>) {
+        let start = Start { prefix: batch.prefix, nonce: first(batch.start) };
+        self.column::<false>(&start, &mut batch.aads, &batch.values, out, &mut []);
+    }
+
+    /// Appends the plaintexts to `out`, which has the room, and says in `opened`, where all is false, what did open.
+    pub(crate) fn open(&self, batch: &mut SealedBatch<'_>, out: &mut Vec<u8>, opened: &mut [bool]) {
+        let start = Start { prefix: [0; PREFIX_LEN], nonce: 0 };
+        self.column::<true>(&start, &mut batch.aads, &batch.values, out, opened);
+    }
+
     #[allow(unsafe_code)] // the way into code for AVX2
-    pub(crate) fn seal(&self, batch: &mut Batch<'_>, room: usize, out: &mut Vec<u8>) {
-        let from = out.len();
-        // Zeros first: every byte is written, and none is read before. It also brings the lines into the cache.
-        out.resize(from + room, 0);
+    fn column<const OPEN: bool>(&self, start: &Start, aads: &mut Aads<'_>, values: &Values<'_>, out: &mut Vec<u8>, opened: &mut [bool]) {
         // SAFETY: a `Key` exists only, and is wide only, where what the functions are compiled for is there.
         match self.wide {
-            true => unsafe { wide::sealed(self, batch, &mut out[from..]) },
-            false => unsafe { narrow::sealed(self, batch, &mut out[from..]) },
+            true => unsafe { wide::column::<OPEN>(self, start, aads, values, out, opened) },
+            false => unsafe { narrow::column::<OPEN>(self, start, aads, values, out, opened) },
         }
     }
 }
 
+fn first(start: [u8; NONCE_LEN]) -> u128 {
+    let mut wide = [0; 16];
+    wide[4..].copy_from_slice(&start);
+    u128::from_be_bytes(wide)
+}

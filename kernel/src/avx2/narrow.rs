@@ -38,7 +38,7 @@ mod registers {
             x
         }
 
-        pub(in crate::avx2) fn folded(x: Register) -> __m128i {
+        pub(in crate::avx2) fn fold(x: Register) -> __m128i {
             x
         }
     }
@@ -46,6 +46,6 @@ mod registers {
 
 #[path = "long.rs"]
 mod long;
-#[path = "seal.rs"]
-mod seal;
-pub(super) use seal::sealed;
+#[path = "column.rs"]
+mod column;
+pub(super) use column::column;

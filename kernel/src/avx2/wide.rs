@@ -38,7 +38,7 @@ mod registers {
             _mm256_zextsi128_si256(x)
         }
 
-        pub(in crate::avx2) fn folded(x: Register) -> __m128i {
+        pub(in crate::avx2) fn fold(x: Register) -> __m128i {
             _mm_xor_si128(_mm256_castsi256_si128(x), _mm256_extracti128_si256::<1>(x))
         }
     }
@@ -47,7 +47,7 @@ mod registers {
 #[path = "long.rs"]
 #[allow(clippy::duplicate_mod)] // the same code for other registers
 mod long;
-#[path = "seal.rs"]
+#[path = "column.rs"]
 #[allow(clippy::duplicate_mod)] // the same code for other registers
-mod seal;
-pub(super) use seal::sealed;
+mod column;
+pub(super) use column::column;

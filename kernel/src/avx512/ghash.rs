@@ -1,19 +1,26 @@
 //! GHASH (NIST SP 800-38D, section 6.4) in all lanes, as POLYVAL of reversed bytes (RFC 8452, appendix A), whose reduction needs no
 //! shifts by one bit (S. Gueron, "A New Interpretation for the GHASH Authenticator of AES-GCM"). Blocks are reversed before
-//! they come here.
+//! they come here. Products take three multiplications (A. Karatsuba): these are what GHASH waits for.
 
 use core::arch::x86_64::*;
 
 use super::POWERS;
 use super::key::Key;
-use super::lanes::{load_some, load_words, words};
+use super::lanes::{lanes, load_some, load_words, words};
 
-/// Products that are not reduced yet, of four lanes.
+/// Products that are not reduced yet, of four lanes. The middle one has the two others in it.
 #[derive(Clone, Copy)]
 pub(super) struct Sum {
     low: __m512i,
     middle: __m512i,
     high: __m512i,
+}
+
+/// What is multiplied by: a power of H in each lane, and its halves added.
+#[derive(Clone, Copy)]
+pub(super) struct Power {
+    whole: __m512i,
+    halves: __m512i,
 }
 
 on_avx512! {
@@ -22,15 +29,14 @@ on_avx512! {
         let mut state = state;
         for block in bytes.chunks(16) {
             let block = _mm512_castsi512_si128(reversed(_mm512_zextsi128_si512(load_some(block))));
-            state = multiplied(key, _mm_xor_si128(state, block));
+            state = multiplied(_mm_xor_si128(state, block), everywhere(key, 1));
         }
         state
     }
 
-    /// x · H
-    pub(super) fn multiplied(key: &Key, x: __m128i) -> __m128i {
-        let h = _mm512_zextsi128_si512(power(key, 1));
-        _mm512_castsi512_si128(reduced(product(_mm512_zextsi128_si512(x), h)))
+    /// Of the first lane.
+    pub(super) fn multiplied(x: __m128i, power: Power) -> __m128i {
+        _mm512_castsi512_si128(reduced(product(_mm512_zextsi128_si512(x), power)))
     }
 
     /// H as POLYVAL wants it: x · H (RFC 8452, appendix A).
@@ -41,41 +47,56 @@ on_avx512! {
         _mm_set_epi64x((value >> 64) as i64, value as i64)
     }
 
-    /// H^n, zero for n = 0.
-    pub(super) fn power(key: &Key, n: usize) -> __m128i {
-        load_power(&key.powers[POWERS - n])
+    /// H^n in all lanes.
+    pub(super) fn everywhere(key: &Key, n: usize) -> Power {
+        broadcast(&key.powers[POWERS - n], &key.halves[POWERS - n])
     }
 
-    /// H^n and all below.
-    pub(super) fn powers_from(key: &Key, n: usize) -> &[[u64; 2]] {
-        &key.powers[POWERS - n..]
+    pub(super) fn broadcast(whole: &[u64; 2], halves: &[u64; 2]) -> Power {
+        Power { whole: _mm512_broadcast_i32x4(load_power(whole)), halves: _mm512_broadcast_i32x4(load_power(halves)) }
     }
 
-    pub(super) fn load_power(power: &[u64; 2]) -> __m128i {
-        _mm_set_epi64x(power[1] as i64, power[0] as i64)
+    /// A power of each lane's own, zero for n = 0.
+    pub(super) fn each(key: &Key, n: [usize; 4]) -> Power {
+        let power = |lane: usize| load_power(&key.powers[POWERS - n[lane]]);
+        of(lanes(power(0), power(1), power(2), power(3)))
     }
 
     /// H^n, H^(n-1), H^(n-2), H^(n-3), zeros beyond H^1.
-    pub(super) fn powers(key: &Key, n: usize) -> __m512i {
+    pub(super) fn descending(key: &Key, n: usize) -> Power {
         // Whoever asks wants one at least, and the zeros make four of it.
-        load_words(key.powers[POWERS - n..].first_chunk().unwrap_or(&[[0; 2]; 4]))
+        let four = |powers: &[[u64; 2]; POWERS + 3]| load_words(powers[POWERS - n..].first_chunk().unwrap_or(&[[0; 2]; 4]));
+        Power { whole: four(&key.powers), halves: four(&key.halves) }
     }
 
-    pub(super) fn product(x: __m512i, h: __m512i) -> Sum {
+    pub(super) fn of(whole: __m512i) -> Power {
+        Power { whole, halves: halves(whole) }
+    }
+
+    /// Both halves of each lane, added, twice.
+    pub(super) fn halves(x: __m512i) -> __m512i {
+        _mm512_xor_si512(x, _mm512_shuffle_epi32::<0x4e>(x))
+    }
+
+    fn load_power(power: &[u64; 2]) -> __m128i {
+        _mm_set_epi64x(power[1] as i64, power[0] as i64)
+    }
+
+    pub(super) fn product(x: __m512i, power: Power) -> Sum {
         Sum {
-            low: _mm512_clmulepi64_epi128::<0x00>(x, h),
-            middle: _mm512_xor_si512(_mm512_clmulepi64_epi128::<0x01>(x, h), _mm512_clmulepi64_epi128::<0x10>(x, h)),
-            high: _mm512_clmulepi64_epi128::<0x11>(x, h),
+            low: _mm512_clmulepi64_epi128::<0x00>(x, power.whole),
+            middle: _mm512_clmulepi64_epi128::<0x00>(halves(x), power.halves),
+            high: _mm512_clmulepi64_epi128::<0x11>(x, power.whole),
         }
     }
 
     /// The sum, and x · h.
-    pub(super) fn added(sum: Sum, x: __m512i, h: __m512i) -> Sum {
-        let (one, other) = (_mm512_clmulepi64_epi128::<0x01>(x, h), _mm512_clmulepi64_epi128::<0x10>(x, h));
+    pub(super) fn added(sum: Sum, x: __m512i, power: Power) -> Sum {
+        let more = product(x, power);
         Sum {
-            low: _mm512_xor_si512(sum.low, _mm512_clmulepi64_epi128::<0x00>(x, h)),
-            middle: exclusive_or(sum.middle, one, other),
-            high: _mm512_xor_si512(sum.high, _mm512_clmulepi64_epi128::<0x11>(x, h)),
+            low: _mm512_xor_si512(sum.low, more.low),
+            middle: _mm512_xor_si512(sum.middle, more.middle),
+            high: _mm512_xor_si512(sum.high, more.high),
         }
     }
 
@@ -96,8 +117,9 @@ on_avx512! {
     /// Modulo x^128 + x^127 + x^126 + x^121 + 1, times x^-128: the lower 64 bits are made zero twice, and left away.
     pub(super) fn reduced(sum: Sum) -> __m512i {
         let modulus = _mm512_set1_epi64(0xc200_0000_0000_0000_u64 as i64);
-        let low = _mm512_xor_si512(sum.low, _mm512_bslli_epi128::<8>(sum.middle));
-        let high = _mm512_xor_si512(sum.high, _mm512_bsrli_epi128::<8>(sum.middle));
+        let middle = exclusive_or(sum.middle, sum.low, sum.high);
+        let low = _mm512_xor_si512(sum.low, _mm512_bslli_epi128::<8>(middle));
+        let high = _mm512_xor_si512(sum.high, _mm512_bsrli_epi128::<8>(middle));
         let low = _mm512_xor_si512(_mm512_shuffle_epi32::<0x4e>(low), _mm512_clmulepi64_epi128::<0x00>(low, modulus));
         exclusive_or(_mm512_shuffle_epi32::<0x4e>(low), _mm512_clmulepi64_epi128::<0x00>(low, modulus), high)
     }
@@ -110,9 +132,5 @@ on_avx512! {
     pub(super) fn reversed(x: __m512i) -> __m512i {
         let order = _mm_set_epi8(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
         _mm512_shuffle_epi8(x, _mm512_broadcast_i32x4(order))
-    }
-
-    pub(super) fn all(x: __m128i) -> __m512i {
-        _mm512_broadcast_i32x4(x)
     }
 }

@@ -4,25 +4,27 @@ use core::arch::x86_64::*;
 
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
-use super::ghash::{doubled, multiplied, power, reversed};
+use super::ghash::{doubled, halves, multiplied, of, reversed};
 use super::lanes::{Unit, load, load_unit, store_unit, words};
 use super::{AT_ONCE, POWERS};
 use crate::KEY_LEN;
 
-/// Round keys, each in all lanes, and powers of H: H^POWERS … H^1, then zeros. It exists only where [`is_there`] is true.
+/// Round keys, each in all lanes, and powers of H: H^POWERS … H^1, then zeros; and the halves of each added, twice. It exists
+/// only where [`is_there`](super::is_there) is true.
 #[derive(ZeroizeOnDrop)]
 pub(crate) struct Key {
     rounds: [Unit; 15],
     pub(super) powers: [[u64; 2]; POWERS + 3],
+    pub(super) halves: [[u64; 2]; POWERS + 3],
 }
 
 on_avx512! {
     /// The key schedule (FIPS 197, section 5.2), and the powers of H = E(0).
     pub(super) fn scheduled(bytes: &[u8; KEY_LEN]) -> Box<Key> {
-        let (halves, _) = bytes.as_chunks::<16>();
-        let (mut even, mut odd) = (load(&halves[0]), load(&halves[1]));
+        let (parts, _) = bytes.as_chunks::<16>();
+        let (mut even, mut odd) = (load(&parts[0]), load(&parts[1]));
         // Made where it stays: moving it would leave copies that nobody wipes.
-        let mut key = Box::new(Key { rounds: [Unit([0; 64]); 15], powers: [[0; 2]; POWERS + 3] });
+        let mut key = Box::new(Key { rounds: [Unit([0; 64]); 15], powers: [[0; 2]; POWERS + 3], halves: [[0; 2]; POWERS + 3] });
         let put = |key: &mut Key, n: usize, round: __m128i| store_unit(&mut key.rounds[n], _mm512_broadcast_i32x4(round));
         put(&mut key, 0, even);
         put(&mut key, 1, odd);
@@ -42,9 +44,12 @@ on_avx512! {
         encrypt_one(&key, &mut zero);
         let h = doubled(_mm512_castsi512_si128(reversed(load_unit(&zero))));
         zero.zeroize();
-        key.powers[POWERS - 1] = words(h);
-        for n in 2..=POWERS {
-            key.powers[POWERS - n] = words(multiplied(&key, power(&key, n - 1)));
+        let once = of(_mm512_zextsi128_si512(h));
+        let mut power = h;
+        for n in 1..=POWERS {
+            key.powers[POWERS - n] = words(power);
+            key.halves[POWERS - n] = words(_mm512_castsi512_si128(halves(_mm512_zextsi128_si512(power))));
+            power = multiplied(power, once);
         }
         key
     }
@@ -56,22 +61,34 @@ on_avx512! {
             encrypt_one(key, unit);
         }
         for units in many {
-            let first = load_unit(&key.rounds[0]);
             let mut blocks = [_mm512_setzero_si512(); AT_ONCE];
             for (block, unit) in blocks.iter_mut().zip(&*units) {
-                *block = _mm512_xor_si512(load_unit(unit), first);
+                *block = load_unit(unit);
             }
-            for round in &key.rounds[1..14] {
-                let round = load_unit(round);
-                for block in &mut blocks {
-                    *block = _mm512_aesenc_epi128(*block, round);
-                }
-            }
-            let last = load_unit(&key.rounds[14]);
+            let blocks = encrypted(key, blocks);
             for (block, unit) in blocks.iter().zip(units) {
-                store_unit(unit, _mm512_aesenclast_epi128(*block, last));
+                store_unit(unit, *block);
             }
         }
+    }
+
+    pub(super) fn encrypted(key: &Key, blocks: [__m512i; AT_ONCE]) -> [__m512i; AT_ONCE] {
+        let mut blocks = blocks;
+        let first = load_unit(&key.rounds[0]);
+        for block in &mut blocks {
+            *block = _mm512_xor_si512(*block, first);
+        }
+        for round in &key.rounds[1..14] {
+            let round = load_unit(round);
+            for block in &mut blocks {
+                *block = _mm512_aesenc_epi128(*block, round);
+            }
+        }
+        let last = load_unit(&key.rounds[14]);
+        for block in &mut blocks {
+            *block = _mm512_aesenclast_epi128(*block, last);
+        }
+        blocks
     }
 
     pub(super) fn encrypt_one(key: &Key, unit: &mut Unit) {
