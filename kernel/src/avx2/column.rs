@@ -170,18 +170,21 @@ on_these! {
         if lanes > 0 {
             sum = folded(many);
         }
-        // What does not fill a register, and of that the last may be no whole block.
-        for n in lanes * WIDTH..stream.len() {
+        let mut n = lanes * WIDTH;
+        if n < whole {
+            let given = load_at(text, 16 * n);
+            let made = _mm_xor_si128(given, load(&stream[n]));
+            store_at(out, 16 * n, made);
+            sum = ghash::added(sum, reversed(if OPEN { given } else { made }), load(&powers[n]), load(&halves[n]));
+            n += 1;
+        }
+        if n < stream.len() {
             let left = len - 16 * n;
             let given = load_some(&text[16 * n..], left);
-            let mut made = _mm_xor_si128(given, load(&stream[n]));
-            if n == whole {
-                made = _mm_and_si128(made, ones(left));
-            }
+            let made = _mm_and_si128(_mm_xor_si128(given, load(&stream[n])), ones(left));
             // What is written beyond the value is where its tag comes, or the next value.
             store_some(&mut out[16 * n..], made, left);
-            let cipher = reversed(if OPEN { given } else { made });
-            sum = ghash::added(sum, cipher, load(&powers[n]), load(&halves[n]));
+            sum = ghash::added(sum, reversed(if OPEN { given } else { made }), load(&powers[n]), load(&halves[n]));
         }
         sum
     }
