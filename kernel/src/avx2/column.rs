@@ -7,7 +7,7 @@ use zeroize::Zeroizing;
 
 use super::long::{CHUNK, added, encrypt, folded, text_chunks, turned};
 use super::registers::{WIDTH, exclusive_or, first, load as load_lanes, store as store_lanes};
-use crate::avx2::ghash::{self, Sum, absorbed, hashed, power, powers_from, reduced, reversed};
+use crate::avx2::ghash::{self, Sum, absorbed, hashed, powers_from, reduced, reversed};
 use crate::avx2::key::Key;
 use crate::avx2::lanes::{Block, Stream, load, load_at, load_some, ones, store, store_at, store_some};
 use crate::avx2::{AADS, BLOCKS, LARGE, SHORT, Start};
@@ -151,6 +151,15 @@ on_these! {
         Bound { state: absorbed(key, _mm_setzero_si128(), scratch.as_chunks().0), len: aad.len() }
     }
 
+    /// What the state, the AAD after it and the lengths add.
+    fn begin(key: &Key, bound: &Bound, state: __m128i, aad: &[Block], placed: &Placed) -> Sum {
+        let sum = hashed(key, state, aad, placed.blocks as usize);
+        let aad = bound.len + placed.aad as usize;
+        let lengths = _mm_set_epi64x(aad as i64 * 8, i64::from(placed.len) * 8);
+        let (powers, halves) = powers_from(key, 1);
+        ghash::added(sum, lengths, load(&powers[0]), load(&halves[0]))
+    }
+
     /// Seals or opens so many bytes of the text with the key stream there; the sum after their ciphertext.
     fn text<const OPEN: bool>(key: &Key, stream: &[Block], text: &[u8], len: usize, out: &mut [u8], sum: Sum) -> Sum {
         let mut sum = sum;
@@ -250,7 +259,7 @@ never_inlined! {
 
     /// Writes a group: headers, ciphertexts and tags, or plaintexts. Where a tag is wrong, zeros are put there again.
     fn finish<const OPEN: bool>(work: &Work<'_>, count: usize, out: &mut [u8], opened: &mut [bool], cached: &mut Cached) {
-        let Work { key, group, head, bytes, .. } = work;
+        let Work { key, group, head, bound, bytes } = work;
         let (before, after) = if OPEN { (0, 0) } else { (HEADER, TAG_LEN) };
         let mut out = out;
         let mut stream = &group.stream.0[..];
@@ -262,12 +271,17 @@ never_inlined! {
             let given = &bytes[placed.from as usize..];
             let mut done = 0;
             if placed.len != cached.len {
-                let aad;
-                (aad, aads) = aads.split_at((placed.aad as usize).next_multiple_of(16));
-                done = len - rest(len);
-                cached.sum = begin::<OPEN>(work, placed, aad, &given[..len], &mut out[before..before + len]);
+                let (aad, others) = aads.split_at((placed.aad as usize).next_multiple_of(16));
+                let (mut aad, mut state) = (aad.as_chunks().0, bound.state);
+                if len > SHORT {
+                    done = len - rest(len);
+                    state = long::<OPEN>(work, placed, aad, &given[..len], &mut out[before..before + len]);
+                    aad = &[];
+                }
+                cached.sum = begin(key, bound, state, aad, placed);
                 let again = group.aads.is_empty() && done == 0;
                 cached.len = if again { placed.len } else { u32::MAX };
+                aads = others;
             }
             let sum = text::<OPEN>(key, own, &given[done..], len - done, &mut out[before + done..], cached.sum);
             let tag = _mm_xor_si128(reversed(reduced(sum)), load(mask));
@@ -288,23 +302,14 @@ never_inlined! {
         }
     }
 
-    /// What the AAD, the lengths and the chunks of a long text add; these are sealed or opened.
-    fn begin<const OPEN: bool>(work: &Work<'_>, placed: &Placed, aad: &[u8], text: &[u8], out: &mut [u8]) -> Sum {
-        let (key, bound) = (work.key, work.bound);
-        let (mut state, mut aad) = (bound.state, aad.as_chunks().0);
-        if text.len() > SHORT {
-            state = absorbed(key, state, aad);
-            aad = &[];
-            let nonce = match OPEN {
-                true => given_nonce(work.bytes, placed.from as usize),
-                false => _mm_insert_epi32::<2>(work.head.nonce, low(&work.head, placed.number)),
-            };
-            state = text_chunks::<OPEN>(key, nonce, text, out, state);
-        }
-        let sum = hashed(key, state, aad, placed.blocks as usize);
-        let aad = bound.len + placed.aad as usize;
-        let lengths = _mm_set_epi64x(aad as i64 * 8, text.len() as i64 * 8);
-        ghash::added(sum, lengths, power(key, 1), ghash::halves(power(key, 1)))
+    /// Seals or opens the chunks of a long text; GHASH after them.
+    fn long<const OPEN: bool>(work: &Work<'_>, placed: &Placed, aad: &[Block], text: &[u8], out: &mut [u8]) -> __m128i {
+        let nonce = match OPEN {
+            true => given_nonce(work.bytes, placed.from as usize),
+            false => _mm_insert_epi32::<2>(work.head.nonce, low(&work.head, placed.number)),
+        };
+        let state = absorbed(work.key, work.bound.state, aad);
+        text_chunks::<OPEN>(work.key, nonce, text, out, state)
     }
 }
 

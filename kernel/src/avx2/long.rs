@@ -4,8 +4,8 @@
 use core::arch::x86_64::*;
 
 use super::registers::{
-    Register, WIDTH, add, all, count, exclusive_or, first, fold, last_round, load, multiply, round, shuffle, store, swap,
-    zero,
+    Register, WIDTH, add, all, count, exclusive_or, first, fold, last_round, load, multiply, round, shuffle, store,
+    swap, zero,
 };
 use crate::avx2::ghash::{Sum, backwards, powers_from, reduced};
 use crate::avx2::key::{Key, encrypt_one};

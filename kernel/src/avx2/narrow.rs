@@ -12,8 +12,8 @@ macro_rules! never_inlined {
 mod registers {
     pub(super) use core::arch::x86_64::{
         __m128i as Register, _mm_add_epi32 as add, _mm_aesenc_si128 as round, _mm_aesenclast_si128 as last_round,
-        _mm_clmulepi64_si128 as multiply, _mm_setzero_si128 as zero, _mm_shuffle_epi8 as shuffle, _mm_shuffle_epi32 as swap,
-        _mm_xor_si128 as exclusive_or,
+        _mm_clmulepi64_si128 as multiply, _mm_setzero_si128 as zero, _mm_shuffle_epi8 as shuffle,
+        _mm_shuffle_epi32 as swap, _mm_xor_si128 as exclusive_or,
     };
 
     use core::arch::x86_64::*;
@@ -44,8 +44,8 @@ mod registers {
     }
 }
 
-#[path = "long.rs"]
-mod long;
 #[path = "column.rs"]
 mod column;
+#[path = "long.rs"]
+mod long;
 pub(super) use column::column;

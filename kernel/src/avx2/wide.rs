@@ -44,10 +44,10 @@ mod registers {
     }
 }
 
-#[path = "long.rs"]
-#[allow(clippy::duplicate_mod)] // the same code for other registers
-mod long;
 #[path = "column.rs"]
 #[allow(clippy::duplicate_mod)] // the same code for other registers
 mod column;
+#[path = "long.rs"]
+#[allow(clippy::duplicate_mod)] // the same code for other registers
+mod long;
 pub(super) use column::column;
