@@ -3,13 +3,16 @@
 //! This is the standard's cipher (NIST SP 800-38D, nonces of 96 and tags of 128 bits) and nothing else: every value
 //! comes out bit for bit as any implementation makes it. Called once per value, GCM takes many times what its AES
 //! takes: set-up, one block at a time, a reduction per block. Values of a column share their key, so here they go side
-//! by side: sealed, and opened. The crate holds no policy and draws no random numbers; whoever calls it answers for nonces that never
-//! repeat.
+//! by side: sealed, and opened. The crate holds no policy and draws no random numbers; whoever calls it answers for
+//! nonces that never repeat.
 //!
-//! Two kernels compute the same: `portable`, safe code on the crates `aes` and `ghash`, and `avx512`, in which four
-//! values are in the four lanes of a register. [`Cipher::new`] takes the best that the processor has;
-//! `SEALFLOW_KERNEL=portable` in the environment forces the other.
+//! Kernels that compute the same: `portable`, safe code on the crates `aes` and `ghash`; `avx2`, which encrypts the
+//! counter blocks of many values at once, with VAES (`avx2-vaes`) where the processor has it; and `avx512`, in which four
+//! values are in the four lanes of a register. [`Cipher::new`] takes the best that the processor has; `SEALFLOW_KERNEL`
+//! in the environment forces another, such as `SEALFLOW_KERNEL=portable`.
 
+#[cfg(target_arch = "x86_64")]
+mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod portable;
@@ -42,33 +45,54 @@ const HEADER: usize = PREFIX_LEN + NONCE_LEN;
 pub enum Kernel {
     /// Safe code for every processor.
     Portable,
+    /// AVX2 with AES-NI and PCLMULQDQ.
+    Avx2,
+    /// AVX2 with VAES and VPCLMULQDQ, in registers of 256 bits.
+    Avx2Vaes,
     /// AVX-512 with VAES and VPCLMULQDQ.
     Avx512,
 }
 
 impl Kernel {
-    /// The best that this processor has, or what `SEALFLOW_KERNEL` says. What it says and is not there is not taken.
+    /// The best that this processor has, or the one whose name `SEALFLOW_KERNEL` says. What it says and is not there is
+    /// not taken.
     #[must_use]
     pub fn of_machine() -> Self {
         static CHOSEN: OnceLock<Kernel> = OnceLock::new();
-        *CHOSEN.get_or_init(|| {
-            let said = std::env::var("SEALFLOW_KERNEL").unwrap_or_default();
-            let mut best = Self::all()
-                .into_iter()
-                .filter(|kernel| said != "portable" || *kernel == Self::Portable);
-            best.next().unwrap_or(Self::Portable)
-        })
+        *CHOSEN.get_or_init(|| Self::said(&std::env::var("SEALFLOW_KERNEL").unwrap_or_default()))
+    }
+
+    /// The kernel of that name if this processor has it, or the best.
+    fn said(name: &str) -> Self {
+        let all = Self::all();
+        let said = all.iter().find(|kernel| kernel.name() == name);
+        said.or(all.first()).copied().unwrap_or(Self::Portable)
+    }
+
+    /// What it is called in `SEALFLOW_KERNEL`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Portable => "portable",
+            Self::Avx2 => "avx2",
+            Self::Avx2Vaes => "avx2-vaes",
+            Self::Avx512 => "avx512",
+        }
     }
 
     /// All that this processor has, the fastest first.
     #[must_use]
     pub fn all() -> Vec<Self> {
-        let mut all = vec![Self::Portable];
         #[cfg(target_arch = "x86_64")]
-        if avx512::is_there() {
-            all.insert(0, Self::Avx512);
-        }
-        all
+        let fast = [
+            (avx512::is_there(), Self::Avx512),
+            (avx2::is_wide(), Self::Avx2Vaes),
+            (avx2::is_there(), Self::Avx2),
+        ];
+        #[cfg(not(target_arch = "x86_64"))]
+        let fast = [];
+        let there = fast.into_iter().filter(|(there, _)| *there);
+        there.map(|(_, kernel)| kernel).chain([Self::Portable]).collect()
     }
 }
 
@@ -85,6 +109,8 @@ pub struct Cipher(Scheduled);
 enum Scheduled {
     Portable(Box<portable::Key>),
     #[cfg(target_arch = "x86_64")]
+    Avx2(Box<avx2::Key>),
+    #[cfg(target_arch = "x86_64")]
     Avx512(Box<avx512::Key>),
 }
 
@@ -98,12 +124,16 @@ impl Cipher {
     /// On that kernel; on the portable one if the processor does not have it.
     #[must_use]
     pub fn on(kernel: Kernel, key: &[u8; KEY_LEN]) -> Self {
-        match kernel {
+        let scheduled = match kernel {
             #[cfg(target_arch = "x86_64")]
-            Kernel::Avx512 => avx512::Key::new(key)
-                .map_or_else(|| Self::on(Kernel::Portable, key), |key| Self(Scheduled::Avx512(key))),
-            _ => Self(Scheduled::Portable(Box::new(portable::Key::new(key)))),
-        }
+            Kernel::Avx512 => avx512::Key::new(key).map(Scheduled::Avx512),
+            #[cfg(target_arch = "x86_64")]
+            Kernel::Avx2Vaes => avx2::Key::new(key, true).map(Scheduled::Avx2),
+            #[cfg(target_arch = "x86_64")]
+            Kernel::Avx2 => avx2::Key::new(key, false).map(Scheduled::Avx2),
+            _ => None,
+        };
+        Self(scheduled.unwrap_or_else(|| Scheduled::Portable(Box::new(portable::Key::new(key)))))
     }
 
     /// Which kernel computes.
@@ -111,6 +141,10 @@ impl Cipher {
     pub fn kernel(&self) -> Kernel {
         match &self.0 {
             Scheduled::Portable(_) => Kernel::Portable,
+            #[cfg(target_arch = "x86_64")]
+            Scheduled::Avx2(key) if key.is_wide() => Kernel::Avx2Vaes,
+            #[cfg(target_arch = "x86_64")]
+            Scheduled::Avx2(_) => Kernel::Avx2,
             #[cfg(target_arch = "x86_64")]
             Scheduled::Avx512(_) => Kernel::Avx512,
         }
@@ -135,6 +169,8 @@ impl Cipher {
                 out.resize(from + room, 0);
                 key.seal(batch, &mut out[from..]);
             }
+            #[cfg(target_arch = "x86_64")]
+            Scheduled::Avx2(key) => key.seal(batch, out),
             #[cfg(target_arch = "x86_64")]
             Scheduled::Avx512(key) => key.seal(batch, out),
         }
@@ -167,6 +203,8 @@ impl Cipher {
                 out.resize(from + room, 0);
                 key.open(batch, &mut out[from..], opened);
             }
+            #[cfg(target_arch = "x86_64")]
+            Scheduled::Avx2(key) => key.open(batch, out, opened),
             #[cfg(target_arch = "x86_64")]
             Scheduled::Avx512(key) => key.open(batch, out, opened),
         }

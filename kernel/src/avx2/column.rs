@@ -1,0 +1,348 @@
+//! Columns: groups of values, their headers and counter blocks, texts and tags. The same code for registers of one block
+//! and of two, which `super::registers` are.
+
+use core::arch::x86_64::*;
+
+use zeroize::Zeroizing;
+
+use super::long::{CHUNK, added, encrypt, folded, text_chunks, turned};
+use super::registers::{WIDTH, exclusive_or, first, load as load_lanes, store as store_lanes};
+use crate::avx2::ghash::{self, Sum, absorbed, hashed, powers_from, reduced, reversed};
+use crate::avx2::key::Key;
+use crate::avx2::lanes::{Block, Stream, load, load_at, load_some, ones, store, store_at, store_some};
+use crate::avx2::{AADS, BLOCKS, LARGE, SHORT, Start};
+use crate::values::{Aads, Values};
+use crate::{HEADER, OVERHEAD, TAG_LEN};
+
+/// Bytes that fill all registers.
+const FILL: usize = 16 * CHUNK;
+
+/// A value of a group.
+#[derive(Clone, Copy, Default)]
+struct Placed {
+    number: u32,
+    /// Where its text is, and how long.
+    from: u32,
+    len: u32,
+    /// Its counter blocks in the group.
+    blocks: u32,
+    /// Bytes of AAD beyond what all have in whole blocks.
+    aad: u32,
+}
+
+/// Values whose counter blocks are encrypted at once.
+struct Group {
+    stream: Zeroizing<Stream>,
+    values: [Placed; BLOCKS],
+    /// Their AADs, each with zeros up to a block's end.
+    aads: Vec<u8>,
+}
+
+/// How far a group was filled.
+struct Gathered {
+    /// The next value.
+    number: usize,
+    count: usize,
+    blocks: usize,
+    /// Bytes of output.
+    bytes: usize,
+}
+
+/// What is written before each value of a group: constant but for the last four bytes of the nonce.
+struct Head {
+    first: __m128i,
+    /// Bytes 15 to 31, of which the nonce's last four are zero.
+    second: __m128i,
+    /// The nonce's first eight bytes, and zeros.
+    nonce: __m128i,
+    /// The last four bytes of the nonce of a value numbered 0.
+    low: u32,
+}
+
+/// What is in all tags.
+struct Bound {
+    /// GHASH of the AAD that all have, in whole blocks if each has more.
+    state: __m128i,
+    /// Bytes of that AAD.
+    len: usize,
+}
+
+/// The sum that values of one length and AAD begin with.
+struct Cached {
+    len: u32,
+    sum: Sum,
+}
+
+/// What is worked on.
+struct Work<'a> {
+    key: &'a Key,
+    group: &'a Group,
+    head: Head,
+    bound: &'a Bound,
+    bytes: &'a [u8],
+}
+
+on_these! {
+    pub(in crate::avx2) fn column<const OPEN: bool>(
+        key: &Key,
+        start: &Start,
+        aads: &mut Aads<'_>,
+        values: &Values<'_>,
+        out: &mut Vec<u8>,
+        opened: &mut [bool],
+    ) {
+        let mut group = Group {
+            stream: Zeroizing::new(Stream([[0; 16]; BLOCKS])),
+            values: [Placed::default(); BLOCKS],
+            aads: Vec::new(),
+        };
+        let bound = bound(key, aads, &mut group.aads);
+        let mut cached = Cached { len: u32::MAX, sum: ghash::nothing() };
+        let mut number = 0;
+        while number < values.len() {
+            // A group has one upper part of the nonce: it ends where the lower one begins anew.
+            let nonce = start.nonce.wrapping_add(number as u128);
+            let head = head(start, nonce, number as u32);
+            let room = (u32::MAX - nonce as u32) as usize;
+            let until = values.len().min(number.saturating_add(room).saturating_add(1));
+            let gathered = gather::<OPEN>(&mut group, values, (number, until), &head, aads);
+            number = gathered.number;
+            encrypt(key, &mut group.stream.0[..gathered.blocks.next_multiple_of(CHUNK)]);
+            // Zeros first: what is sealed never stands in the output as plaintext, whatever goes wrong. It also brings the
+            // lines into the cache.
+            let to = out.len();
+            out.resize(to + gathered.bytes, 0);
+            let work = Work { key, group: &group, head, bound: &bound, bytes: values.bytes() };
+            finish::<OPEN>(&work, gathered.count, &mut out[to..], opened, &mut cached);
+        }
+    }
+
+    /// What comes before the values of a group, of which that is the first, and its nonce.
+    fn head(start: &Start, nonce: u128, number: u32) -> Head {
+        let (mut first, mut second) = ([0; 16], [0; 16]);
+        first.copy_from_slice(&start.prefix[..16]);
+        second[..4].copy_from_slice(&start.prefix[15..]);
+        let upper = _mm_set_epi64x(0, ((nonce >> 32) as u64).to_be() as i64);
+        Head {
+            first: load(&first),
+            second: _mm_or_si128(load(&second), _mm_slli_si128::<4>(upper)),
+            nonce: upper,
+            low: (nonce as u32).wrapping_sub(number),
+        }
+    }
+
+    /// The last four bytes of a nonce.
+    fn low(head: &Head, number: u32) -> i32 {
+        head.low.wrapping_add(number).to_be() as i32
+    }
+
+    /// The nonce before a sealed text, and zeros.
+    fn given_nonce(bytes: &[u8], from: usize) -> __m128i {
+        _mm_srli_si128::<4>(load_at(bytes, from - 16))
+    }
+
+    fn bound(key: &Key, aads: &Aads<'_>, scratch: &mut Vec<u8>) -> Bound {
+        let aad = match aads {
+            Aads::Same(aad) => aad,
+            Aads::Each { fixed, .. } => fixed.as_chunks::<16>().0.as_flattened(),
+        };
+        scratch.extend_from_slice(aad);
+        pad(scratch);
+        Bound { state: absorbed(key, _mm_setzero_si128(), scratch.as_chunks().0), len: aad.len() }
+    }
+
+    /// What the state, the AAD after it and the lengths add.
+    fn begin(key: &Key, bound: &Bound, state: __m128i, aad: &[Block], placed: &Placed) -> Sum {
+        let sum = hashed(key, state, aad, placed.blocks as usize);
+        let aad = bound.len + placed.aad as usize;
+        let lengths = _mm_set_epi64x(aad as i64 * 8, i64::from(placed.len) * 8);
+        let (powers, halves) = powers_from(key, 1);
+        ghash::added(sum, lengths, load(&powers[0]), load(&halves[0]))
+    }
+
+    /// Seals or opens so many bytes of the text with the key stream there; the sum after their ciphertext.
+    fn text<const OPEN: bool>(key: &Key, stream: &[Block], text: &[u8], len: usize, out: &mut [u8], sum: Sum) -> Sum {
+        let mut sum = sum;
+        let (powers, halves) = powers_from(key, stream.len() + 1);
+        let (lanes, whole) = (len / (16 * WIDTH), len / 16);
+        let mut many = [first(sum.low), first(sum.middle), first(sum.high)];
+        let (texts, outs) = (&text.as_chunks().0[..lanes], &mut out.as_chunks_mut().0[..lanes]);
+        let streams = &stream.as_flattened().as_chunks().0[..lanes];
+        let factors = (&powers.as_flattened().as_chunks().0[..lanes], &halves.as_flattened().as_chunks().0[..lanes]);
+        let factors = factors.0.iter().zip(factors.1);
+        for (((text, out), stream), (power, halves)) in texts.iter().zip(outs).zip(streams).zip(factors) {
+            let given = load_lanes(text);
+            let made = exclusive_or(given, load_lanes(stream));
+            store_lanes(out, made);
+            many = added(many, turned(if OPEN { given } else { made }), load_lanes(power), load_lanes(halves));
+        }
+        if lanes > 0 {
+            sum = folded(many);
+        }
+        let mut n = lanes * WIDTH;
+        if n < whole {
+            let given = load_at(text, 16 * n);
+            let made = _mm_xor_si128(given, load(&stream[n]));
+            store_at(out, 16 * n, made);
+            sum = ghash::added(sum, reversed(if OPEN { given } else { made }), load(&powers[n]), load(&halves[n]));
+            n += 1;
+        }
+        if n < stream.len() {
+            let left = len - 16 * n;
+            let given = load_some(&text[16 * n..], left);
+            let made = _mm_and_si128(_mm_xor_si128(given, load(&stream[n])), ones(left));
+            // What is written beyond the value is where its tag comes, or the next value.
+            store_some(&mut out[16 * n..], made, left);
+            sum = ghash::added(sum, reversed(if OPEN { given } else { made }), load(&powers[n]), load(&halves[n]));
+        }
+        sum
+    }
+}
+
+never_inlined! {
+    /// Takes values in, up to `until` or as many as there is room for, and makes their counter blocks.
+    fn gather<const OPEN: bool>(
+        group: &mut Group,
+        values: &Values<'_>,
+        (number, until): (usize, usize),
+        head: &Head,
+        aads: &mut Aads<'_>,
+    ) -> Gathered {
+        let (mut next, mut used, mut bytes) = (number, 0, 0);
+        let mut stream = &mut group.stream.0[..];
+        let mut placed = group.values.iter_mut();
+        group.aads.clear();
+        for (n, pair) in (number..until).zip(values.offsets()[number..=until].windows(2)) {
+            next = n + 1;
+            // Offsets ascend.
+            let (mut from, mut len) = (pair[0] as u32, (pair[1] - pair[0]) as u32);
+            // What is too short to be a sealed value is none.
+            if values.is_null(n) || (OPEN && (len as usize) < OVERHEAD) {
+                continue;
+            }
+            if OPEN {
+                (from, len) = (from + HEADER as u32, len - OVERHEAD as u32);
+            }
+            let rest = rest(len as usize);
+            let blocks = rest.div_ceil(16) + 1;
+            let (Some((own, others)), true) = (stream.split_at_mut_checked(blocks), bytes <= LARGE) else {
+                next = n;
+                break;
+            };
+            // Each takes a block at least: there are as many of these.
+            let Some(placed) = placed.next() else { break };
+            let nonce = match OPEN {
+                true => given_nonce(values.bytes(), from as usize),
+                false => _mm_insert_epi32::<2>(head.nonce, low(head, n as u32)),
+            };
+            for (block, number) in own.iter_mut().zip(&NUMBERS) {
+                store(block, _mm_or_si128(nonce, load(number)));
+            }
+            if len as usize > SHORT {
+                for (n, block) in (len as usize / FILL * CHUNK + 2..).zip(&mut own[1..]) {
+                    store(block, _mm_insert_epi32::<3>(nonce, (n as u32).to_be() as i32));
+                }
+            }
+            *placed = Placed { number: n as u32, from, len, blocks: blocks as u32, aad: 0 };
+            used += blocks;
+            bytes += len as usize + if OPEN { 0 } else { OVERHEAD };
+            stream = others;
+            if let Aads::Each { fixed, write } = aads {
+                placed.aad = own_aad(fixed, write, n, &mut group.aads);
+                if group.aads.len() > AADS {
+                    break;
+                }
+            }
+        }
+        Gathered { number: next, count: BLOCKS - placed.len(), blocks: used, bytes }
+    }
+
+    /// Writes a group: headers, ciphertexts and tags, or plaintexts. Where a tag is wrong, zeros are put there again.
+    fn finish<const OPEN: bool>(work: &Work<'_>, count: usize, out: &mut [u8], opened: &mut [bool], cached: &mut Cached) {
+        let Work { key, group, head, bound, bytes } = work;
+        let (before, after) = if OPEN { (0, 0) } else { (HEADER, TAG_LEN) };
+        let mut out = out;
+        let mut stream = &group.stream.0[..];
+        let mut aads = &*group.aads;
+        for placed in &group.values[..count] {
+            let len = placed.len as usize;
+            let (own, more) = stream.split_at(placed.blocks as usize);
+            let Some((mask, own)) = own.split_first() else { break };
+            let given = &bytes[placed.from as usize..];
+            let mut done = 0;
+            if placed.len != cached.len {
+                let (aad, others) = aads.split_at((placed.aad as usize).next_multiple_of(16));
+                let (mut aad, mut state) = (aad.as_chunks().0, bound.state);
+                if len > SHORT {
+                    done = len - rest(len);
+                    state = long::<OPEN>(work, placed, aad, &given[..len], &mut out[before..before + len]);
+                    aad = &[];
+                }
+                cached.sum = begin(key, bound, state, aad, placed);
+                let again = group.aads.is_empty() && done == 0;
+                cached.len = if again { placed.len } else { u32::MAX };
+                aads = others;
+            }
+            let sum = text::<OPEN>(key, own, &given[done..], len - done, &mut out[before + done..], cached.sum);
+            let tag = _mm_xor_si128(reversed(reduced(sum)), load(mask));
+            if OPEN {
+                let wrong = _mm_xor_si128(tag, load_at(given, len));
+                // All bytes at once; what is branched on is the verdict.
+                let is_right = _mm_test_all_zeros(wrong, wrong) == 1;
+                opened[placed.number as usize] = is_right;
+                if !is_right {
+                    out[..len].fill(0);
+                }
+            } else {
+                store_at(out, 0, head.first);
+                store_at(out, HEADER - 16, _mm_insert_epi32::<3>(head.second, low(head, placed.number)));
+                store_at(out, HEADER + len, tag);
+            }
+            (out, stream) = (&mut out[before + len + after..], more);
+        }
+    }
+
+    /// Seals or opens the chunks of a long text; GHASH after them.
+    fn long<const OPEN: bool>(work: &Work<'_>, placed: &Placed, aad: &[Block], text: &[u8], out: &mut [u8]) -> __m128i {
+        let nonce = match OPEN {
+            true => given_nonce(work.bytes, placed.from as usize),
+            false => _mm_insert_epi32::<2>(work.head.nonce, low(&work.head, placed.number)),
+        };
+        let state = absorbed(work.key, work.bound.state, aad);
+        text_chunks::<OPEN>(work.key, nonce, text, out, state)
+    }
+}
+
+/// 1, 2, 3 … at the ends of blocks: J0 is block 1, the key stream begins with block 2.
+static NUMBERS: [Block; SHORT / 16 + 1] = {
+    let mut numbers = [[0; 16]; SHORT / 16 + 1];
+    let mut n = 0;
+    while n < numbers.len() {
+        numbers[n][15] = n as u8 + 1;
+        n += 1;
+    }
+    numbers
+};
+
+/// Bytes of a text whose key stream is its group's.
+#[inline]
+fn rest(len: usize) -> usize {
+    if len <= SHORT { len } else { len % FILL }
+}
+
+/// The AAD of value n beyond what all have in whole blocks, and zeros up to a block's end. How long it is.
+#[inline]
+fn own_aad(fixed: &[u8], write: &mut dyn FnMut(usize, &mut Vec<u8>), n: usize, own: &mut Vec<u8>) -> u32 {
+    let from = own.len();
+    own.extend_from_slice(fixed.as_chunks::<16>().1);
+    write(n, own);
+    let len = own.len().saturating_sub(from);
+    pad(own);
+    len as u32
+}
+
+/// Zeros up to a block's end.
+#[inline]
+fn pad(bytes: &mut Vec<u8>) {
+    bytes.resize(bytes.len().next_multiple_of(16), 0);
+}
