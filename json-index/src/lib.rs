@@ -21,8 +21,8 @@ use std::sync::OnceLock;
 
 /// Bytes that are looked at, and tokens that are put into a [`Group`], at once.
 pub const BLOCK: usize = 64;
-/// Longer texts are not indexed: of one that is all brackets the index is five times as large.
-pub const MOST: usize = 16 << 20;
+/// Longer texts are not indexed: of one that is all brackets the index is ten times as large.
+pub const MOST: usize = 4 << 20;
 /// An index that grew beyond so many tokens is not kept for the next text.
 const KEPT: usize = 1 << 20;
 

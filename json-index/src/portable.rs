@@ -57,7 +57,7 @@ pub(crate) fn index(text: &[u8], room: &mut Room) -> Option<Summary> {
         while rest != 0 {
             let bit = rest.trailing_zeros() as usize;
             let is_scalar = starts.scalars >> bit & 1 == 1;
-            // A block is at most 16 MiB from the beginning.
+            // A block is at most 4 MiB from the beginning.
             room.positions[count] = (at + bit) as u32;
             room.kinds[count] = if is_scalar { SCALAR } else { block[bit] };
             count += 1;

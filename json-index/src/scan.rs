@@ -144,7 +144,7 @@ impl Scan {
         let Some(words) = words.get_mut(self.words..self.words + BLOCK) else {
             return;
         };
-        // A block is at most 16 MiB from the beginning.
+        // A block is at most 4 MiB from the beginning.
         let at = at as u32;
         words[0] = at + words_at.trailing_zeros();
         let mut count = usize::from(words_at != 0);

@@ -82,6 +82,7 @@ impl Node {
     }
 
     /// The node that the member leads to whose name has neither escapes nor dots nor `[`.
+    #[cfg(feature = "locator-index")]
     #[inline]
     pub(super) fn plain_member(&self, name: &[u8]) -> Option<u32> {
         self.members.get(name)

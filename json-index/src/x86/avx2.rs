@@ -110,7 +110,7 @@ on_avx2! {
             }
             for (position, kind) in positions.iter_mut().zip(kinds) {
                 let bit = rest.trailing_zeros();
-                // A block is at most 16 MiB from the beginning.
+                // A block is at most 4 MiB from the beginning.
                 *position = at as u32 + bit;
                 *kind = block[bit as usize % BLOCK];
                 rest &= rest.wrapping_sub(1);

@@ -350,7 +350,7 @@ on_avx512! {
 
     /// Places in the block at `at` as places in the text.
     fn positions(places: __m128i, at: usize) -> __m512i {
-        // A block is at most 16 MiB from the beginning.
+        // A block is at most 4 MiB from the beginning.
         _mm512_add_epi32(_mm512_cvtepu8_epi32(places), _mm512_set1_epi32(at as i32))
     }
 
