@@ -12,7 +12,7 @@ use crate::avx2::key::Key;
 use crate::avx2::lanes::{Block, Stream, load, load_at, load_some, ones, store, store_at, store_some};
 use crate::avx2::{AADS, BLOCKS, LARGE, SHORT, Start};
 use crate::values::{Aads, Values};
-use crate::{HEADER, OVERHEAD, TAG_LEN};
+use crate::{HEADER, OVERHEAD};
 
 /// Bytes that fill all registers.
 const FILL: usize = 16 * CHUNK;

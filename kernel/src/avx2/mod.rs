@@ -109,9 +109,10 @@ impl Key {
         out: &mut Vec<u8>,
         opened: &mut [bool],
     ) {
-        // SAFETY: a `Key` exists only, and is wide only, where what the functions are compiled for is there.
         match self.wide {
+            // SAFETY: a `Key` is wide only where what the function is compiled for is there.
             true => unsafe { wide::column::<OPEN>(self, start, aads, values, out, opened) },
+            // SAFETY: a `Key` exists only where what the function is compiled for is there.
             false => unsafe { narrow::column::<OPEN>(self, start, aads, values, out, opened) },
         }
     }
