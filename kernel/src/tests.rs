@@ -103,6 +103,17 @@ fn some(len: usize, seed: usize) -> Option<Vec<u8>> {
 }
 
 #[test]
+fn a_kernel_is_taken_by_its_name_and_the_best_if_it_is_not_there() {
+    for kernel in Kernel::all() {
+        assert_eq!(Kernel::said(kernel.name()), kernel);
+    }
+    for name in ["", "no-such", "AVX2"] {
+        assert_eq!(Kernel::said(name), Kernel::all()[0]);
+    }
+    assert_eq!(Kernel::all().last(), Some(&Kernel::Portable));
+}
+
+#[test]
 fn every_length_alone_and_in_every_group_size_is_that_of_the_standard() {
     for len in 0..=4_096 {
         check(&[9; 32], [1; 12], b"aad", None, &[some(len, len)]);

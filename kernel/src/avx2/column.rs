@@ -7,15 +7,17 @@ use zeroize::Zeroizing;
 
 use super::long::{CHUNK, added, encrypt, folded, text_chunks, turned};
 use super::registers::{WIDTH, exclusive_or, first, load as load_lanes, store as store_lanes};
-use crate::avx2::ghash::{self, Sum, absorbed, hashed, powers_from, reduced, reversed};
+use crate::avx2::ghash::{self, Sum, absorbed, hashed, nothing, powers_from, reduced, reversed};
 use crate::avx2::key::Key;
 use crate::avx2::lanes::{Block, Stream, load, load_at, load_some, ones, store, store_at, store_some};
 use crate::avx2::{AADS, BLOCKS, LARGE, SHORT, Start};
 use crate::values::{Aads, Values};
-use crate::{HEADER, OVERHEAD, TAG_LEN};
+use crate::{HEADER, OVERHEAD};
 
 /// Bytes that fill all registers.
 const FILL: usize = 16 * CHUNK;
+/// Most counter blocks of a value in its group.
+const MOST: usize = SHORT / 16 + 1;
 
 /// A value of a group.
 #[derive(Clone, Copy, Default)]
@@ -24,16 +26,21 @@ struct Placed {
     /// Where its text is, and how long.
     from: u32,
     len: u32,
+    /// Where it goes.
+    to: u32,
     /// Its counter blocks in the group.
     blocks: u32,
-    /// Bytes of AAD beyond what all have in whole blocks.
+    /// Bytes of AAD beyond what all have in whole blocks, and where they are.
     aad: u32,
+    aad_at: u32,
 }
 
 /// Values whose counter blocks are encrypted at once.
 struct Group {
     stream: Zeroizing<Stream>,
     values: [Placed; BLOCKS],
+    /// The same by their blocks, if these differ: then what is branched on is mostly as it was for the value before.
+    sorted: [Placed; BLOCKS],
     /// Their AADs, each with zeros up to a block's end.
     aads: Vec<u8>,
 }
@@ -43,6 +50,8 @@ struct Gathered {
     /// The next value.
     number: usize,
     count: usize,
+    /// Whether they differ in their blocks, and none is long: long ones are better read as they come.
+    uneven: bool,
     blocks: usize,
     /// Bytes of output.
     bytes: usize,
@@ -67,8 +76,12 @@ struct Bound {
     len: usize,
 }
 
-/// The sum that values of one length and AAD begin with.
+/// The sums that values of one AAD begin with.
 struct Cached {
+    /// With that many counter blocks: without their lengths.
+    blocks: u32,
+    begun: Sum,
+    /// With that length.
     len: u32,
     sum: Sum,
 }
@@ -76,7 +89,8 @@ struct Cached {
 /// What is worked on.
 struct Work<'a> {
     key: &'a Key,
-    group: &'a Group,
+    stream: &'a [Block],
+    aads: &'a [u8],
     head: Head,
     bound: &'a Bound,
     bytes: &'a [u8],
@@ -94,10 +108,11 @@ on_these! {
         let mut group = Group {
             stream: Zeroizing::new(Stream([[0; 16]; BLOCKS])),
             values: [Placed::default(); BLOCKS],
+            sorted: [Placed::default(); BLOCKS],
             aads: Vec::new(),
         };
         let bound = bound(key, aads, &mut group.aads);
-        let mut cached = Cached { len: u32::MAX, sum: ghash::nothing() };
+        let mut cached = Cached { blocks: u32::MAX, begun: nothing(), len: u32::MAX, sum: nothing() };
         let mut number = 0;
         while number < values.len() {
             // A group has one upper part of the nonce: it ends where the lower one begins anew.
@@ -105,15 +120,20 @@ on_these! {
             let head = head(start, nonce, number as u32);
             let room = (u32::MAX - nonce as u32) as usize;
             let until = values.len().min(number.saturating_add(room).saturating_add(1));
-            let gathered = gather::<OPEN>(&mut group, values, (number, until), &head, aads);
+            let gathered = gather::<OPEN>(&mut group, values, (number, until), aads);
             number = gathered.number;
+            if gathered.uneven {
+                sort(&mut group, gathered.count);
+            }
+            let placed = &if gathered.uneven { &group.sorted } else { &group.values }[..gathered.count];
+            counters::<OPEN>(&mut group.stream.0, placed, &head, values.bytes());
             encrypt(key, &mut group.stream.0[..gathered.blocks.next_multiple_of(CHUNK)]);
             // Zeros first: what is sealed never stands in the output as plaintext, whatever goes wrong. It also brings the
             // lines into the cache.
             let to = out.len();
             out.resize(to + gathered.bytes, 0);
-            let work = Work { key, group: &group, head, bound: &bound, bytes: values.bytes() };
-            finish::<OPEN>(&work, gathered.count, &mut out[to..], opened, &mut cached);
+            let work = Work { key, stream: &group.stream.0, aads: &group.aads, head, bound: &bound, bytes: values.bytes() };
+            finish::<OPEN>(&work, placed, &mut out[to..], opened, &mut cached);
         }
     }
 
@@ -136,9 +156,12 @@ on_these! {
         head.low.wrapping_add(number).to_be() as i32
     }
 
-    /// The nonce before a sealed text, and zeros.
-    fn given_nonce(bytes: &[u8], from: usize) -> __m128i {
-        _mm_srli_si128::<4>(load_at(bytes, from - 16))
+    /// The nonce of a value, given before its text if that is sealed; and zeros.
+    fn nonce<const OPEN: bool>(placed: &Placed, head: &Head, bytes: &[u8]) -> __m128i {
+        match OPEN {
+            true => _mm_srli_si128::<4>(load_at(bytes, placed.from as usize - 16)),
+            false => _mm_insert_epi32::<2>(head.nonce, low(head, placed.number)),
+        }
     }
 
     fn bound(key: &Key, aads: &Aads<'_>, scratch: &mut Vec<u8>) -> Bound {
@@ -151,9 +174,8 @@ on_these! {
         Bound { state: absorbed(key, _mm_setzero_si128(), scratch.as_chunks().0), len: aad.len() }
     }
 
-    /// What the state, the AAD after it and the lengths add.
-    fn begin(key: &Key, bound: &Bound, state: __m128i, aad: &[Block], placed: &Placed) -> Sum {
-        let sum = hashed(key, state, aad, placed.blocks as usize);
+    /// The sum, and what the lengths add.
+    fn with_lengths(key: &Key, bound: &Bound, sum: Sum, placed: &Placed) -> Sum {
         let aad = bound.len + placed.aad as usize;
         let lengths = _mm_set_epi64x(aad as i64 * 8, i64::from(placed.len) * 8);
         let (powers, halves) = powers_from(key, 1);
@@ -191,8 +213,11 @@ on_these! {
             let left = len - 16 * n;
             let given = load_some(&text[16 * n..], left);
             let made = _mm_and_si128(_mm_xor_si128(given, load(&stream[n])), ones(left));
-            // What is written beyond the value is where its tag comes, or the next value.
-            store_some(&mut out[16 * n..], made, left);
+            match OPEN {
+                true => store_some(&mut out[16 * n..], made, left),
+                // What is written beyond the value is where its tag comes.
+                false => store_at(out, 16 * n, made),
+            }
             sum = ghash::added(sum, reversed(if OPEN { given } else { made }), load(&powers[n]), load(&halves[n]));
         }
         sum
@@ -200,20 +225,14 @@ on_these! {
 }
 
 never_inlined! {
-    /// Takes values in, up to `until` or as many as there is room for, and makes their counter blocks.
-    fn gather<const OPEN: bool>(
-        group: &mut Group,
-        values: &Values<'_>,
-        (number, until): (usize, usize),
-        head: &Head,
-        aads: &mut Aads<'_>,
-    ) -> Gathered {
-        let (mut next, mut used, mut bytes) = (number, 0, 0);
-        let mut stream = &mut group.stream.0[..];
-        let mut placed = group.values.iter_mut();
+    /// Takes values in, up to `until` or as many as there is room for.
+    fn gather<const OPEN: bool>(group: &mut Group, values: &Values<'_>, (number, until): (usize, usize), aads: &mut Aads<'_>) -> Gathered {
+        let mut gathered = Gathered { number, count: 0, uneven: false, blocks: 0, bytes: 0 };
+        let (mut first, mut differ, mut longest) = (None, 0, 0);
+        let mut places = group.values.iter_mut();
         group.aads.clear();
         for (n, pair) in (number..until).zip(values.offsets()[number..=until].windows(2)) {
-            next = n + 1;
+            gathered.number = n + 1;
             // Offsets ascend.
             let (mut from, mut len) = (pair[0] as u32, (pair[1] - pair[0]) as u32);
             // What is too short to be a sealed value is none.
@@ -223,65 +242,91 @@ never_inlined! {
             if OPEN {
                 (from, len) = (from + HEADER as u32, len - OVERHEAD as u32);
             }
-            let rest = rest(len as usize);
-            let blocks = rest.div_ceil(16) + 1;
-            let (Some((own, others)), true) = (stream.split_at_mut_checked(blocks), bytes <= LARGE) else {
-                next = n;
+            let blocks = rest(len as usize).div_ceil(16) + 1;
+            if gathered.blocks + blocks > BLOCKS || gathered.bytes > LARGE || group.aads.len() > AADS {
+                gathered.number = n;
                 break;
-            };
+            }
             // Each takes a block at least: there are as many of these.
-            let Some(placed) = placed.next() else { break };
-            let nonce = match OPEN {
-                true => given_nonce(values.bytes(), from as usize),
-                false => _mm_insert_epi32::<2>(head.nonce, low(head, n as u32)),
-            };
+            let Some(placed) = places.next() else { break };
+            let (aad_at, mut aad) = (group.aads.len() as u32, 0);
+            if let Aads::Each { fixed, write } = aads {
+                aad = own_aad(fixed, write, n, &mut group.aads);
+            }
+            *placed = Placed { number: n as u32, from, len, to: gathered.bytes as u32, blocks: blocks as u32, aad, aad_at };
+            differ |= blocks ^ *first.get_or_insert(blocks);
+            longest = longest.max(len as usize);
+            gathered.blocks += blocks;
+            gathered.bytes += len as usize + if OPEN { 0 } else { OVERHEAD };
+        }
+        gathered.uneven = differ != 0 && longest <= SHORT;
+        gathered.count = BLOCKS - places.len();
+        gathered
+    }
+
+    /// Sorts a group by its values' blocks.
+    fn sort(group: &mut Group, count: usize) {
+        let mut ends = [0_u32; MOST + 2];
+        let class = |placed: &Placed| placed.blocks as usize % (MOST + 1);
+        for placed in &group.values[..count] {
+            ends[class(placed) + 1] += 1;
+        }
+        for n in 1..ends.len() {
+            ends[n] += ends[n - 1];
+        }
+        for placed in &group.values[..count] {
+            let end = &mut ends[class(placed)];
+            group.sorted[*end as usize % BLOCKS] = *placed;
+            *end += 1;
+        }
+    }
+
+    /// The counter blocks of all.
+    fn counters<const OPEN: bool>(stream: &mut [Block], placed: &[Placed], head: &Head, bytes: &[u8]) {
+        let mut stream = stream;
+        for placed in placed {
+            let own;
+            (own, stream) = stream.split_at_mut(placed.blocks as usize);
+            let nonce = nonce::<OPEN>(placed, head, bytes);
             for (block, number) in own.iter_mut().zip(&NUMBERS) {
                 store(block, _mm_or_si128(nonce, load(number)));
             }
-            if len as usize > SHORT {
-                for (n, block) in (len as usize / FILL * CHUNK + 2..).zip(&mut own[1..]) {
+            if placed.len as usize > SHORT {
+                for (n, block) in (placed.len as usize / FILL * CHUNK + 2..).zip(&mut own[1..]) {
                     store(block, _mm_insert_epi32::<3>(nonce, (n as u32).to_be() as i32));
                 }
             }
-            *placed = Placed { number: n as u32, from, len, blocks: blocks as u32, aad: 0 };
-            used += blocks;
-            bytes += len as usize + if OPEN { 0 } else { OVERHEAD };
-            stream = others;
-            if let Aads::Each { fixed, write } = aads {
-                placed.aad = own_aad(fixed, write, n, &mut group.aads);
-                if group.aads.len() > AADS {
-                    break;
-                }
-            }
         }
-        Gathered { number: next, count: BLOCKS - placed.len(), blocks: used, bytes }
     }
 
     /// Writes a group: headers, ciphertexts and tags, or plaintexts. Where a tag is wrong, zeros are put there again.
-    fn finish<const OPEN: bool>(work: &Work<'_>, count: usize, out: &mut [u8], opened: &mut [bool], cached: &mut Cached) {
-        let Work { key, group, head, bound, bytes } = work;
-        let (before, after) = if OPEN { (0, 0) } else { (HEADER, TAG_LEN) };
-        let mut out = out;
-        let mut stream = &group.stream.0[..];
-        let mut aads = &*group.aads;
-        for placed in &group.values[..count] {
+    fn finish<const OPEN: bool>(work: &Work<'_>, placed: &[Placed], out: &mut [u8], opened: &mut [bool], cached: &mut Cached) {
+        let Work { key, stream, aads, head, bound, bytes } = work;
+        let before = if OPEN { 0 } else { HEADER };
+        let mut stream = *stream;
+        for placed in placed {
             let len = placed.len as usize;
-            let (own, more) = stream.split_at(placed.blocks as usize);
+            let own;
+            (own, stream) = stream.split_at(placed.blocks as usize);
             let Some((mask, own)) = own.split_first() else { break };
             let given = &bytes[placed.from as usize..];
+            let out = &mut out[placed.to as usize..];
             let mut done = 0;
             if placed.len != cached.len {
-                let (aad, others) = aads.split_at((placed.aad as usize).next_multiple_of(16));
-                let (mut aad, mut state) = (aad.as_chunks().0, bound.state);
-                if len > SHORT {
-                    done = len - rest(len);
-                    state = long::<OPEN>(work, placed, aad, &given[..len], &mut out[before..before + len]);
-                    aad = &[];
+                let same = aads.is_empty() && len <= SHORT;
+                cached.len = if same { placed.len } else { u32::MAX };
+                if !same || placed.blocks != cached.blocks {
+                    cached.blocks = if same { placed.blocks } else { u32::MAX };
+                    let aad = &aads[placed.aad_at as usize..][..(placed.aad as usize).next_multiple_of(16)];
+                    let (mut aad, mut state) = (aad.as_chunks().0, bound.state);
+                    if len > SHORT {
+                        done = len - rest(len);
+                        state = long::<OPEN>(work, placed, aad, &given[..len], &mut out[before..before + len]);
+                        aad = &[];
+                    }
+                    cached.begun = hashed(key, state, aad, placed.blocks as usize);
                 }
-                cached.sum = begin(key, bound, state, aad, placed);
-                let again = group.aads.is_empty() && done == 0;
-                cached.len = if again { placed.len } else { u32::MAX };
-                aads = others;
+                cached.sum = with_lengths(key, bound, cached.begun, placed);
             }
             let sum = text::<OPEN>(key, own, &given[done..], len - done, &mut out[before + done..], cached.sum);
             let tag = _mm_xor_si128(reversed(reduced(sum)), load(mask));
@@ -298,24 +343,20 @@ never_inlined! {
                 store_at(out, HEADER - 16, _mm_insert_epi32::<3>(head.second, low(head, placed.number)));
                 store_at(out, HEADER + len, tag);
             }
-            (out, stream) = (&mut out[before + len + after..], more);
         }
     }
 
     /// Seals or opens the chunks of a long text; GHASH after them.
     fn long<const OPEN: bool>(work: &Work<'_>, placed: &Placed, aad: &[Block], text: &[u8], out: &mut [u8]) -> __m128i {
-        let nonce = match OPEN {
-            true => given_nonce(work.bytes, placed.from as usize),
-            false => _mm_insert_epi32::<2>(work.head.nonce, low(&work.head, placed.number)),
-        };
+        let nonce = nonce::<OPEN>(placed, &work.head, work.bytes);
         let state = absorbed(work.key, work.bound.state, aad);
         text_chunks::<OPEN>(work.key, nonce, text, out, state)
     }
 }
 
 /// 1, 2, 3 … at the ends of blocks: J0 is block 1, the key stream begins with block 2.
-static NUMBERS: [Block; SHORT / 16 + 1] = {
-    let mut numbers = [[0; 16]; SHORT / 16 + 1];
+static NUMBERS: [Block; MOST] = {
+    let mut numbers = [[0; 16]; MOST];
     let mut n = 0;
     while n < numbers.len() {
         numbers[n][15] = n as u8 + 1;

@@ -21,24 +21,31 @@ on_avx2! {
     pub(super) fn absorbed(key: &Key, state: __m128i, blocks: &[Block]) -> __m128i {
         let mut state = state;
         for blocks in blocks.chunks(POWERS) {
-            state = reduced(hashed(key, state, blocks, 0));
+            state = reduced(products(key, state, blocks, 0));
         }
         state
     }
 
-    /// GHASH of these blocks from a state on, times H^after, which is not H^0 if there are no blocks.
+    /// GHASH of these blocks from a state on, times H^after, which is not H^0 if there are no blocks. Not reduced.
     pub(super) fn hashed(key: &Key, state: __m128i, blocks: &[Block], after: usize) -> Sum {
-        let split = if blocks.len() + after > POWERS { blocks.len() } else { 0 };
-        let (many, few) = blocks.split_at(split);
-        let state = if many.is_empty() { state } else { absorbed(key, state, many) };
-        let (powers, halves) = powers_from(key, few.len() + after);
-        let mut sum = nothing();
-        let Some((first, others)) = few.split_first() else { return added(sum, state, load(&powers[0]), load(&halves[0])) };
-        sum = added(sum, _mm_xor_si128(reversed(load(first)), state), load(&powers[0]), load(&halves[0]));
-        for (block, (power, halves)) in others.iter().zip(powers[1..].iter().zip(&halves[1..])) {
-            sum = added(sum, reversed(load(block)), load(power), load(halves));
+        match blocks.len() + after > POWERS {
+            true => products(key, absorbed(key, state, blocks), &[], after),
+            false => products(key, state, blocks, after),
         }
-        sum
+    }
+
+    /// The same of no more blocks than there are powers for.
+    fn products(key: &Key, state: __m128i, blocks: &[Block], after: usize) -> Sum {
+        let (powers, halves) = powers_from(key, blocks.len() + after);
+        let (mut sum, mut before) = (nothing(), state);
+        for (block, (power, halves)) in blocks.iter().zip(powers.iter().zip(halves)) {
+            sum = added(sum, _mm_xor_si128(reversed(load(block)), before), load(power), load(halves));
+            before = _mm_setzero_si128();
+        }
+        match blocks.is_empty() {
+            true => added(sum, state, load(&powers[0]), load(&halves[0])),
+            false => sum,
+        }
     }
 
     /// x · y

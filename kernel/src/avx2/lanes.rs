@@ -70,9 +70,11 @@ on_avx2! {
         load(bytes[at..].first_chunk().unwrap_or(&[0; 16]))
     }
 
-    /// Stores all of it, or the first `len` bytes if there is no room for more.
+    /// Stores the first `len` bytes, at most 16. What comes after them is written as it was if it can be: it saves going
+    /// byte by byte.
     pub(super) fn store_some(out: &mut [u8], x: __m128i, len: usize) {
         if let Some(block) = out.first_chunk_mut() {
+            let x = _mm_blendv_epi8(load(block), x, ones(len));
             return store(block, x);
         }
         let (low, high) = (_mm_cvtsi128_si64(x) as u64, _mm_extract_epi64::<1>(x) as u64);

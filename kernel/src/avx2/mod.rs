@@ -1,11 +1,15 @@
 //! Many values one after the other in registers of AVX2's age: AES by AES-NI, one block to a register, or by VAES, two to a
-//! register of 256 bits; GHASH by PCLMULQDQ.
+//! register of 256 bits; GHASH by PCLMULQDQ or VPCLMULQDQ.
 //!
 //! Values are taken in groups, of as many counter blocks as the key stream has room for. These are encrypted at once, whosever
-//! they are: that is what hides how long a round takes. Then each value is hashed with a power of H per block and one
+//! they are: that is what hides how long a round takes. Then each value is hashed, with a power of H per block and one
 //! reduction at its end. Nothing of one value waits for another, so that the processor takes up the next while this one's
-//! products are on their way, and lengths need not be alike. Of *long values* only what does not fill all registers goes this
-//! way; the rest is encrypted while what came before it is hashed.
+//! products are on their way; values of a group are sorted by their blocks, so that it guesses branches right. Of *long
+//! values* only what does not fill all registers goes this way; the rest is encrypted while other blocks of it are hashed.
+//!
+//! `column` and `long` are compiled twice, in `narrow` and in `wide`, which name the registers and what is done with them.
+//! Sealing and opening are one code: what is hashed is what is written, or what is read. What is opened stands in the output
+//! while its tag is made, and is zeros again before anything else is done if that is wrong.
 //!
 //! What is branched on are lengths and nulls, which the sealed column shows anyway; never a byte of a value, of the key
 //! or of the key stream.
@@ -105,9 +109,10 @@ impl Key {
         out: &mut Vec<u8>,
         opened: &mut [bool],
     ) {
-        // SAFETY: a `Key` exists only, and is wide only, where what the functions are compiled for is there.
         match self.wide {
+            // SAFETY: a `Key` is wide only where what the function is compiled for is there.
             true => unsafe { wide::column::<OPEN>(self, start, aads, values, out, opened) },
+            // SAFETY: a `Key` exists only where what the function is compiled for is there.
             false => unsafe { narrow::column::<OPEN>(self, start, aads, values, out, opened) },
         }
     }
