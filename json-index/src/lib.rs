@@ -72,7 +72,8 @@ impl Kernel {
     fn named(name: &str) -> Option<Self> {
         let named = match name {
             "portable" => Self::Portable,
-            "avx2" => Self::Avx2,
+            // The kernel that seals has two for AVX2.
+            "avx2" | "avx2-vaes" => Self::Avx2,
             "avx512" => Self::Avx512,
             _ => return None,
         };

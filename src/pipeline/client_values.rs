@@ -336,7 +336,7 @@ impl<'a> ClientValues<'a> {
         for (value, wanted) in pending {
             let (rule, client) = (value.rule, value.client());
             let key = unwrapped.0.get(wanted).and_then(Option::as_ref);
-            let opened = self.open_one(record, value, key.map(AsRef::as_ref), domains, jobs, &mut all);
+            let opened = self.open_one(record, &value, key.map(AsRef::as_ref), domains, jobs, &mut all);
             opened.map_err(|rejection| Refusal::new(rule, client, rejection))?;
         }
         Ok(all)
@@ -346,7 +346,7 @@ impl<'a> ClientValues<'a> {
     fn open_one(
         &self,
         record: &Record,
-        value: Pending,
+        value: &Pending,
         key: Option<&ContentKey>,
         domains: &Domains,
         jobs: &mut Jobs,

@@ -77,6 +77,9 @@ impl Item {
 /// A place of a column, and the sealed value that is there, or why what is there is none; `None` for a null.
 pub(super) type AtPlace = (usize, Place, Option<Result<Item, Rejection>>);
 
+/// The entry of a value's label, and the id of its row, if it is bound to one.
+type Claim<'k, 'i> = (&'k LabelEntry, Option<Cow<'i, [u8]>>);
+
 /// A data key as a record asks for it: the key, and the fingerprint of the envelopes that travel with the record.
 type AskedFor = (KeyId, u64);
 
@@ -283,8 +286,7 @@ impl Opener {
         renamed.map_or(label, String::as_str)
     }
 
-    /// What a value of an envelope's key says that it is, if it says that it is one of `label`, a label of the policy: the entry of
-    /// its label, and the id of its row, if such are bound.
+    /// What a value of an envelope's key says that it is, if it says that it is one of `label`, a label of the policy.
     fn claim<'k, 'i>(
         &self,
         record: &Record,
@@ -292,7 +294,7 @@ impl Opener {
         label: &str,
         envelope: &'k Envelope,
         column: u16,
-    ) -> Result<(&'k LabelEntry, Option<Cow<'i, [u8]>>), Rejection> {
+    ) -> Result<Claim<'k, 'i>, Rejection> {
         let entry = envelope.labels.get(usize::from(column)).ok_or_else(cannot_open)?;
         if envelope.dataset != self.plan.policy.policy().dataset {
             return Err(cannot_open());
