@@ -145,6 +145,21 @@ async fn equal_values_never_look_equal() {
     assert_ne!(outcomes[0].record.value, outcomes[1].record.value);
 }
 
+/// The names of the keys whose envelopes travel with a record, in order.
+fn names(record: &Record) -> Vec<String> {
+    let header = record.headers.iter().find(|header| header.name == KEYS_HEADER);
+    let bytes = header.and_then(|header| header.value.as_ref());
+    let envelopes = bytes
+        .map(|bytes| envelope::read_header(bytes).unwrap())
+        .unwrap_or_default();
+    let mut names: Vec<_> = envelopes
+        .iter()
+        .map(|bytes| Envelope::from_bytes(bytes).unwrap().key_name)
+        .collect();
+    names.sort();
+    names
+}
+
 #[tokio::test]
 async fn a_record_carries_only_the_envelopes_that_it_uses() {
     let bench = bench(COLUMNS, Format::Json, KeysPlacement::Header);
@@ -153,22 +168,45 @@ async fn a_record_carries_only_the_envelopes_that_it_uses() {
     let mut nothing = record(1, br#"{"order_id":1}"#);
     (nothing.key, nothing.headers) = (None, Vec::new());
     let outcomes = sealed(&bench, vec![bare, nothing.clone(), record(2, RECORD.as_bytes())]).await;
-    let names = |record: &Record| -> Vec<String> {
-        let header = record.headers.iter().find(|header| header.name == KEYS_HEADER);
-        let bytes = header.and_then(|header| header.value.as_ref());
-        let envelopes = bytes
-            .map(|bytes| envelope::read_header(bytes).unwrap())
-            .unwrap_or_default();
-        let mut names: Vec<_> = envelopes
-            .iter()
-            .map(|bytes| Envelope::from_bytes(bytes).unwrap().key_name)
-            .collect();
-        names.sort();
-        names
-    };
     assert_eq!(names(&outcomes[0].record), ["default"]);
     assert_eq!(outcomes[1].record, nothing);
     assert_eq!(names(&outcomes[2].record), ["default", "tenant-acme"]);
+}
+
+#[tokio::test]
+async fn no_record_and_no_document_is_sealed_under_the_key_of_the_one_before() {
+    let columns = r#"
+columns:
+  - { path: $key, key: "tenant-{tenant}", acl: pii }
+  - { path: amount, key: "tenant-{tenant}", acl: pii }
+"#;
+    let bench = bench(&format!("{columns}{DEAD}"), Format::Ndjson, KeysPlacement::Header);
+    let mut tombstone = record(1, b"");
+    tombstone.value = None;
+    let original = vec![
+        record(0, b"{\"tenant\":\"acme\",\"amount\":1}"),
+        tombstone,
+        record(2, b""),
+        record(
+            3,
+            b"{\"tenant\":\"berg\",\"amount\":2}\n{\"tenant\":\"coop\",\"amount\":3}\n",
+        ),
+        record(4, b"{\"amount\":4}"),
+        record(5, b"{\"tenant\":\"acme\",\"amount\":5}"),
+    ];
+    let outcomes = sealed(&bench, original.clone()).await;
+    assert_eq!(names(&outcomes[0].record), ["tenant-acme"]);
+    assert_eq!(names(&outcomes[3].record), ["tenant-berg", "tenant-coop"]);
+    assert_eq!(names(&outcomes[5].record), ["tenant-acme"]);
+    for n in [1, 2, 4] {
+        assert_eq!(outcomes[n].route, Route::DeadLetter, "{n}");
+        let letter = outcomes[n].record.value.as_ref().unwrap();
+        assert_eq!(DeadLetter::code_of(letter).unwrap(), "missing-field", "{n}");
+    }
+    let kept = [0, 3, 5].map(|n: usize| outcomes[n].record.clone()).to_vec();
+    let opened = records(bench.open.apply(kept).await.unwrap());
+    let wanted = [0, 3, 5].map(|n: usize| original[n].clone()).to_vec();
+    assert_eq!(opened, wanted);
 }
 
 #[tokio::test]

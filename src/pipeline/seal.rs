@@ -264,6 +264,8 @@ impl SealTransform {
             names,
             padding: paddings,
         } = scratch;
+        // Those of the record before name nothing here.
+        names.clear();
         let outer = self.plan.outer_rules();
         match &record.value {
             None if outer.is_empty() => {}
