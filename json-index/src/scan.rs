@@ -142,6 +142,7 @@ impl Scan {
     #[inline(always)]
     fn remember(&mut self, at: usize, mut words_at: u64, words: &mut [u32]) {
         let Some(words) = words.get_mut(self.words..self.words + BLOCK) else {
+            self.fault = 1;
             return;
         };
         // A block is at most 4 MiB from the beginning.

@@ -140,7 +140,10 @@ fn check(indexes: &mut [(Kernel, Index)], text: &[u8]) {
     // point of it pass as one of the string.
     let lax = |(at, kind): &(u32, Kind)| *kind == b'"' && *at > 0 && b"0123456789.-".contains(&text[*at as usize - 1]);
     let lax = matches!(text, [.., b'.' | b'-']) || wanted.iter().any(|(tokens, ..)| tokens.iter().any(lax));
+    // A place that is right, if there is one.
+    let place = text.iter().position(|byte| matches!(byte, b'e' | b'E')).unwrap_or(0);
     for (kernel, index) in indexes {
+        index.poison(place as u32);
         let mut read = by(*kernel, index, text);
         if lax && let (Some(read), Some(wanted)) = (&mut read, &wanted) {
             read.1 |= wanted.1;
@@ -233,6 +236,23 @@ fn every_piece_is_read_alike_at_every_offset_around_the_ends_of_blocks() {
             ] {
                 for after in ["", ",", "]", " ", "\"", "\":1"] {
                     check(&mut indexes, format!("{before}{piece}{after}").as_bytes());
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn as_many_words_as_a_block_has_room_for_are_all_checked() {
+    let mut indexes = indexes();
+    // With room for all, so that none grows.
+    check(&mut indexes, " ".repeat(10_000).as_bytes());
+    for piece in PIECES.iter().chain(&MORE_PIECES) {
+        for word in ["1e1,", "1E+1,", "true,", "a,"] {
+            for pad in 0..68 {
+                for count in [14, 15, 16, 17, 31, 32, 33] {
+                    let text = format!("[{}{}{piece},1]", " ".repeat(pad), word.repeat(count));
+                    check(&mut indexes, text.as_bytes());
                 }
             }
         }

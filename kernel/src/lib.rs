@@ -23,6 +23,8 @@ mod tests;
 
 use std::sync::OnceLock;
 
+use zeroize::Zeroize as _;
+
 pub use values::{Aads, Batch, SealedBatch, Values};
 
 /// Bytes of a key.
@@ -99,7 +101,7 @@ impl Kernel {
 /// Most values, and most bytes of sealed ones: places and numbers are of 32 bits.
 const MOST: usize = i32::MAX as usize;
 
-/// More than 2^31 - 1 values, or bytes of sealed ones.
+/// More than 2^31 - 1 values, or bytes of sealed ones; or an output that grows beyond 2^32 - 1 bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TooLarge;
 
@@ -160,6 +162,7 @@ impl Cipher {
         let room = count.checked_mul(OVERHEAD).and_then(|more| more.checked_add(bytes));
         let room = room
             .filter(|room| *room <= MOST && batch.values.len() <= MOST)
+            .filter(|room| has_places(out, *room))
             .ok_or(TooLarge)?;
         out.reserve(room);
         match &self.0 {
@@ -174,6 +177,7 @@ impl Cipher {
             #[cfg(target_arch = "x86_64")]
             Scheduled::Avx512(key) => key.seal(batch, out),
         }
+        wipe_stack();
         Ok(())
     }
 }
@@ -195,6 +199,9 @@ impl Cipher {
         }
         let (from, first) = (out.len(), opened.len());
         let room = batch.values.sum_opened();
+        if !has_places(out, room) {
+            return Err(TooLarge);
+        }
         out.reserve(room);
         opened.resize(first + batch.values.len(), false);
         let opened = &mut opened[first..];
@@ -208,8 +215,23 @@ impl Cipher {
             #[cfg(target_arch = "x86_64")]
             Scheduled::Avx512(key) => key.open(batch, out, opened),
         }
+        wipe_stack();
         Ok(())
     }
+}
+
+/// Whether 32 bits can tell every place in `out` when it has grown by so many bytes.
+fn has_places(out: &[u8], room: usize) -> bool {
+    u32::try_from(out.len().saturating_add(room)).is_ok()
+}
+
+/// Overwrites what functions that have returned left on the stack: round keys, powers of H and key stream that did not fit
+/// the registers. As far down as ours go; nothing can be said of what a compiler does elsewhere.
+#[inline(never)]
+fn wipe_stack() {
+    let mut left = [0_u64; 2_048];
+    left.zeroize();
+    std::hint::black_box(&left);
 }
 
 impl std::fmt::Debug for Cipher {

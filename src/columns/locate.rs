@@ -548,6 +548,17 @@ mod tests {
     }
 
     #[test]
+    fn a_name_as_long_as_a_record_is_looked_at_once() {
+        // Looked at from each bracket to its end, these would take a minute each.
+        for part in ["[", "[1", "[*", ".1[", "[x]"] {
+            let name = part.repeat((1 << 20) / part.len());
+            assert_eq!(texts(&["u.e"], &format!("{{\"{name}\":1}}")), ok(&[]), "{part}");
+        }
+        assert_eq!(texts(&["u.e"], r#"{"u[1[0].e":1}"#), ok(&[]));
+        assert_eq!(texts(&["u[*].e"], r#"{"u[][*][10].e":1}"#), Err("flattened-name"));
+    }
+
+    #[test]
     fn fields_are_reported_with_all_their_occurrences() {
         let locator = Locator::new(&paths(&["u.e"]), &paths(&["id", "u.t", "o", "id"])).unwrap();
         let record = br#"{"id":1,"u":{"t":"x","e":2},"o":{"a":[1]},"id":[2]}"#;

@@ -212,12 +212,9 @@ fn without_indexes(name: &[u8]) -> Vec<u8> {
     let mut unbracketed = Vec::with_capacity(name.len());
     let mut at = 0;
     while at < name.len() {
-        let close = (name[at] == b'[')
-            .then(|| name[at..].iter().position(|byte| *byte == b']'))
-            .flatten();
-        match close {
-            Some(len) if is_index(&name[at + 1..at + len]) => at += len + 1,
-            _ => {
+        match bracketed(&name[at..]) {
+            Some(len) => at += len,
+            None => {
                 unbracketed.push(name[at]);
                 at += 1;
             }
@@ -229,6 +226,16 @@ fn without_indexes(name: &[u8]) -> Vec<u8> {
         .map(|(_, part)| part)
         .collect();
     named.join(&b'.')
+}
+
+/// The length of a list index in brackets. It looks no further than that goes: a name may be as long as a record.
+fn bracketed(name: &[u8]) -> Option<usize> {
+    let inside = name.strip_prefix(b"[")?;
+    let len = match inside.first() {
+        Some(b'*') => 1,
+        _ => inside.iter().take_while(|byte| byte.is_ascii_digit()).count(),
+    };
+    (inside.get(len) == Some(&b']')).then_some(len + 2)
 }
 
 fn is_index(part: &[u8]) -> bool {

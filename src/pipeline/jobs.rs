@@ -12,6 +12,8 @@ use crate::flow::enclave::ValueKey;
 use crate::policy::{DomainDocument, DomainType};
 use crate::seal::{PlainColumn, Plaintext, value};
 
+/// The most values that a column is made for: a policy may have many columns, and a batch few values of each.
+const MOST_EXPECTED: usize = 1_024;
 /// Bytes of a value and of a row id that columns are made for; longer ones make them grow.
 const EXPECTED_VALUE: usize = 32;
 const EXPECTED_ROW: usize = 24;
@@ -137,8 +139,8 @@ impl Jobs {
     /// For a batch of so many records.
     pub(super) fn for_records(records: usize) -> Self {
         Self {
-            items: Vec::with_capacity(records * 4),
-            expected: records,
+            items: Vec::with_capacity(records),
+            expected: records.min(MOST_EXPECTED),
             ..Self::default()
         }
     }

@@ -59,13 +59,19 @@ impl ToOpen {
             });
         }
         let target = &mut self.columns[number];
-        let pushed = match (&mut target.rows, row) {
-            (None, None) => Ok(()),
-            (Some(rows), Some(row)) => rows.push(row),
-            _ => return Err(cannot_open()),
-        };
+        if target.rows.is_some() != row.is_some() {
+            return Err(cannot_open());
+        }
+        // What has no room for its value leaves no row behind: the others would be bound to those of their neighbours.
+        let pushed = target.sealed.push(sealed);
         pushed
-            .and_then(|()| target.sealed.push(sealed))
+            .and_then(|()| {
+                target
+                    .rows
+                    .as_mut()
+                    .zip(row)
+                    .map_or(Ok(()), |(rows, row)| rows.push(row))
+            })
             .map_err(|error| Rejection::new("batch-too-large", error.to_string()))?;
         target.len += 1;
         Ok(At {

@@ -25,7 +25,7 @@ on_avx2! {
             let quotes = scan.quotes(text, at, equal(bytes, b'"'), backslash);
             let classes = classes(bytes, &mut numbers);
             let starts = scan.starts(at, &classes, quotes, prefix_xor(quotes), &mut room.words);
-            write(block, starts.all, at, &mut room.positions[count..], &mut room.kinds[count..]);
+            write(block, starts.all, at, &mut room.positions[count..], &mut room.kinds[count..])?;
             count += starts.all.count_ones() as usize;
             at += BLOCK;
         }
@@ -98,15 +98,15 @@ on_avx2! {
         _mm_cvtsi128_si64(product) as u64
     }
 
-    /// Writes the tokens of a block, numbers and literals by their first byte.
-    fn write(block: &[u8; BLOCK], starts: u64, at: usize, positions: &mut [u32], kinds: &mut [u8]) {
-        let (Some(positions), Some(kinds)) = (positions.first_chunk_mut::<BLOCK>(), kinds.first_chunk_mut::<BLOCK>()) else { return };
+    /// Writes the tokens of a block, numbers and literals by their first byte. `None`: there is no room.
+    fn write(block: &[u8; BLOCK], starts: u64, at: usize, positions: &mut [u32], kinds: &mut [u8]) -> Option<()> {
+        let (positions, kinds) = (positions.first_chunk_mut::<BLOCK>()?, kinds.first_chunk_mut::<BLOCK>()?);
         let (positions, kinds) = (positions.as_chunks_mut::<8>().0, kinds.as_chunks_mut::<8>().0);
         let mut rest = starts;
         // Eight at a time, so that how many there are is seldom guessed wrongly. What is too much is written over.
         for (positions, kinds) in positions.iter_mut().zip(kinds) {
             if rest == 0 {
-                return;
+                break;
             }
             for (position, kind) in positions.iter_mut().zip(kinds) {
                 let bit = rest.trailing_zeros();
@@ -116,6 +116,7 @@ on_avx2! {
                 rest &= rest.wrapping_sub(1);
             }
         }
+        Some(())
     }
 
     /// The tokens of a group; the kinds of numbers and literals become one.

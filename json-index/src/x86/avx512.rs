@@ -196,8 +196,8 @@ on_avx512! {
                     None => load_some(rest),
                 };
                 let at = at + n * BLOCK;
-                words += write_words(masks.words[n], at, &mut room.words[words..]);
-                count += write(block, masks.starts[n], masks.scalars[n], at, &mut room.positions[count..], &mut room.kinds[count..]);
+                words += write_words(masks.words[n], at, &mut room.words[words..])?;
+                count += write(block, masks.starts[n], masks.scalars[n], at, &mut room.positions[count..], &mut room.kinds[count..])?;
             }
         }
         room.part = part;
@@ -321,21 +321,26 @@ on_avx512! {
         _mm512_shldi_epi64::<1>(x, words_before)
     }
 
-    /// Writes where others than digits, points and signs begin; how many.
-    fn write_words(starts: u64, at: usize, words: &mut [u32]) -> usize {
-        let Some(place) = words.first_chunk_mut() else { return 0 };
+    /// Writes where others than digits, points and signs begin; how many. `None`: there is no room.
+    fn write_words(starts: u64, at: usize, words: &mut [u32]) -> Option<usize> {
+        // No two begin side by side: 32 at most.
+        let ([first, second], _) = words.first_chunk_mut::<32>()?.as_chunks_mut::<16>() else { return None };
         let places = _mm512_maskz_compress_epi8(starts, load(&FROM_0));
-        store_positions(place, positions(_mm512_castsi512_si128(places), at));
-        starts.count_ones() as usize
+        store_positions(first, positions(_mm512_castsi512_si128(places), at));
+        let count = starts.count_ones() as usize;
+        if count > 16 {
+            store_positions(second, positions(_mm512_extracti32x4_epi32::<1>(places), at));
+        }
+        Some(count)
     }
 
-    /// Writes the tokens of a block; how many.
-    fn write(bytes: __m512i, starts: u64, scalars: u64, at: usize, positions_to: &mut [u32], kinds_to: &mut [u8]) -> usize {
+    /// Writes the tokens of a block; how many. `None`: there is no room.
+    fn write(bytes: __m512i, starts: u64, scalars: u64, at: usize, positions_to: &mut [u32], kinds_to: &mut [u8]) -> Option<usize> {
         let count = starts.count_ones() as usize;
         let kinds = _mm512_maskz_compress_epi8(starts, _mm512_mask_mov_epi8(bytes, scalars, _mm512_set1_epi8(SCALAR as i8)));
         let places = _mm512_maskz_compress_epi8(starts, load(&FROM_0));
-        let (Some(to), Some(kinds_to)) = (positions_to.first_chunk_mut::<BLOCK>(), kinds_to.first_chunk_mut::<BLOCK>()) else { return 0 };
-        let ([first, second, third, fourth], _) = to.as_chunks_mut::<16>() else { return 0 };
+        let (to, kinds_to) = (positions_to.first_chunk_mut::<BLOCK>()?, kinds_to.first_chunk_mut::<BLOCK>()?);
+        let ([first, second, third, fourth], _) = to.as_chunks_mut::<16>() else { return None };
         store_positions(first, positions(_mm512_castsi512_si128(places), at));
         store_positions(second, positions(_mm512_extracti32x4_epi32::<1>(places), at));
         if count > 32 {
@@ -345,7 +350,7 @@ on_avx512! {
         } else {
             store_half(kinds_to, kinds);
         }
-        count
+        Some(count)
     }
 
     /// Places in the block at `at` as places in the text.

@@ -312,7 +312,8 @@ never_inlined! {
             let given = &bytes[placed.from as usize..];
             let out = &mut out[placed.to as usize..];
             let mut done = 0;
-            if placed.len != cached.len {
+            // What is cached is of values without an AAD of their own.
+            if placed.len != cached.len || !aads.is_empty() {
                 let same = aads.is_empty() && len <= SHORT;
                 cached.len = if same { placed.len } else { u32::MAX };
                 if !same || placed.blocks != cached.blocks {

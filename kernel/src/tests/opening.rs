@@ -60,7 +60,7 @@ fn wanted(values: &[Option<Vec<u8>>], spoilt: &[usize]) -> (Vec<u8>, Vec<bool>) 
     (out, opened)
 }
 
-fn check_open(key: &[u8; 32], aad: &[u8], rows: Option<&[Vec<u8>]>, values: &[Option<Vec<u8>>]) {
+pub(super) fn check_open(key: &[u8; 32], aad: &[u8], rows: Option<&[Vec<u8>]>, values: &[Option<Vec<u8>>]) {
     let sealed = sealed_apart(key, aad, rows, values);
     for kernel in Kernel::all() {
         let got = opened(&Cipher::on(kernel, key), aad, rows, &sealed);
