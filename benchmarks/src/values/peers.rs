@@ -26,7 +26,7 @@ fn nonce_of(buffer: &[u8]) -> [u8; 12] {
     nonce
 }
 
-/// The crate `aes-gcm`, through which every value of ours goes as well.
+/// The crate `aes-gcm`, by which single values of ours are opened.
 pub(super) struct RustCrypto(Aes256Gcm);
 
 impl Peer for RustCrypto {
