@@ -2,8 +2,8 @@
 //!
 //! This module knows no broker: connectors implement the reading and writing around [`Transform`].
 
-pub mod assemble;
-mod batch;
+mod assemble;
+pub mod batch;
 mod by_worker;
 mod client_proofs;
 mod client_values;

@@ -1,5 +1,8 @@
 //! Additional authenticated data: what a sealed value says and proves (`docs/format.md`, "AAD").
 
+use sealflow_kernel::Aads;
+
+use super::column::ByteColumn;
 use super::key::KeyId;
 use super::value::{SUITE_GCM, SUITE_SIV};
 
@@ -44,9 +47,19 @@ impl Aad {
         }
     }
 
-    /// What comes before the row: the same for every value.
-    pub(crate) fn before_row(&self) -> &[u8] {
-        &self.bytes[..self.fixed]
+    /// The AADs of a column: one for all, or, if it `has_rows`, each with what `write` appends to what they have in common.
+    pub(super) fn of_column<'a>(
+        &'a mut self,
+        has_rows: bool,
+        write: &'a mut dyn FnMut(usize, &mut Vec<u8>),
+    ) -> Aads<'a> {
+        match has_rows {
+            false => Aads::Same(self.of(None)),
+            true => Aads::Each {
+                fixed: &self.bytes[..self.fixed],
+                write,
+            },
+        }
     }
 
     /// The whole AAD of one value: ends in `00`, or `01 ‖ lp(path) ‖ lp(row id)`.
@@ -57,8 +70,19 @@ impl Aad {
     }
 }
 
+/// Appends the row of each value of a column, by its number: the path of all, and the id of each.
+pub(super) fn row_writer<'a>(rows: Option<(&'a str, ByteColumn<'a>)>) -> impl FnMut(usize, &mut Vec<u8>) + 'a {
+    move |n, out| {
+        let row = rows.map(|(path, ids)| RowId {
+            path,
+            id: ids.get(n).unwrap_or_default(),
+        });
+        push_row(out, row);
+    }
+}
+
 /// `00`, or `01 ‖ lp(path) ‖ lp(row id)`
-pub(crate) fn push_row(out: &mut Vec<u8>, row: Option<RowId<'_>>) {
+fn push_row(out: &mut Vec<u8>, row: Option<RowId<'_>>) {
     match row {
         None => out.push(0),
         Some(row) => {

