@@ -28,6 +28,10 @@ use std::process::ExitCode;
 
 use sealflow_benchmarks::Error;
 
+/// That of the command, for all sides.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 type Section = fn() -> Result<(), Error>;
 
 /// All sections in the order in which they run: name, and the function in the file of that name.

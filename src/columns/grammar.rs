@@ -211,22 +211,48 @@ pub(crate) fn string(text: &[u8], mut at: usize) -> Result<StringToken, Fault> {
     }
 }
 
+const ONES: u64 = u64::from_le_bytes([1; 8]);
+const HIGHS: u64 = ONES << 7;
+
+/// High bits of bytes that do not stand for themselves in a string: quotes, backslashes, control characters. False hits
+/// occur only above a true one, so the lowest is exact.
+#[inline]
+fn specials(word: u64) -> u64 {
+    let quotes = word ^ (ONES * b'"' as u64);
+    let slashes = word ^ (ONES * b'\\' as u64);
+    // A byte is zero (quote, backslash) or below 0x20 where the subtraction borrows into its high bit.
+    let hits = (quotes.wrapping_sub(ONES) & !quotes)
+        | (slashes.wrapping_sub(ONES) & !slashes)
+        | (word.wrapping_sub(ONES * 0x20) & !word);
+    hits & HIGHS
+}
+
+/// Whether all bytes are ASCII and stand for themselves in a string.
+#[inline]
+pub(crate) fn is_plain_ascii(text: &[u8]) -> bool {
+    let others = |chunk: &[u8; 8]| {
+        let word = u64::from_le_bytes(*chunk);
+        specials(word) | word & HIGHS
+    };
+    let (chunks, rest) = text.as_chunks::<8>();
+    let hits = chunks.iter().fold(0, |hits, chunk| hits | others(chunk));
+    let last = match text.last_chunk::<8>() {
+        Some(last) => others(last),
+        None => {
+            let mut padded = [b' '; 8];
+            padded[..rest.len()].copy_from_slice(rest);
+            others(&padded)
+        }
+    };
+    hits | last == 0
+}
+
 /// The end of the run of bytes from `at` that stand for themselves in a string: stops at a quote, a backslash,
 /// a control character or the end. Eight bytes at a time: this loop sees most bytes of most records.
 #[inline]
 pub(crate) fn plain_run(text: &[u8], mut at: usize) -> usize {
-    const ONES: u64 = u64::from_le_bytes([1; 8]);
-    const HIGHS: u64 = ONES << 7;
     while let Some(chunk) = text.get(at..).and_then(<[u8]>::first_chunk::<8>) {
-        let word = u64::from_le_bytes(*chunk);
-        let quotes = word ^ (ONES * b'"' as u64);
-        let slashes = word ^ (ONES * b'\\' as u64);
-        // A byte is zero (quote, backslash) or below 0x20 where the subtraction borrows into its high bit.
-        // False hits occur only above a true one, so the lowest is exact.
-        let hits = (quotes.wrapping_sub(ONES) & !quotes)
-            | (slashes.wrapping_sub(ONES) & !slashes)
-            | (word.wrapping_sub(ONES * 0x20) & !word);
-        let hits = hits & HIGHS;
+        let hits = specials(u64::from_le_bytes(*chunk));
         if hits != 0 {
             return at + (hits.trailing_zeros() / 8) as usize;
         }
@@ -431,6 +457,10 @@ mod tests {
                 let mut text = vec![b'a'; 24];
                 text[at] = byte;
                 assert_eq!(plain_run(&text, 0), if stops { at } else { 24 }, "{byte:#x} at {at}");
+                for len in at + 1..=24 {
+                    let is_plain = !stops && byte.is_ascii();
+                    assert_eq!(is_plain_ascii(&text[..len]), is_plain, "{byte:#x} at {at} of {len}");
+                }
             }
         }
     }

@@ -247,6 +247,13 @@ impl<'a> Walk<'a> {
             return Err(GivesUp);
         };
         let (start, mut end) = (*name as usize, *colon as usize);
+        // Most names are told from those that lead on by their first byte.
+        if self.tokens.plain_names
+            && let Some(first) = self.text.get(start + 1)
+            && !node.has_member_with(*first)
+        {
+            return Ok(None);
+        }
         if self.text.get(end.wrapping_sub(1)) != Some(&b'"') {
             end = self.end_before(end);
         }

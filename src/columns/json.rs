@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 
 use super::{grammar, number};
 use crate::calendar;
-use crate::seal::plaintext::{Plaintext, PlaintextError};
+use crate::seal::plaintext::{self, Plaintext, PlaintextError};
 
 /// Appends the plaintext encoding of `text`, one JSON value as [`Locator`](super::Locator) found it (no white
 /// space around it).
@@ -19,6 +19,12 @@ use crate::seal::plaintext::{Plaintext, PlaintextError};
 /// The text itself is not checked again: bytes that are not JSON come back as they are, unless they are not
 /// even UTF-8 and become `07` bytes.
 pub fn encode_json(text: &[u8], pad_to: Option<u32>, out: &mut Vec<u8>) {
+    if let [b'"', inner @ .., b'"'] = text
+        && grammar::is_plain_ascii(inner)
+    {
+        // What most strings are, without a second look.
+        return plaintext::encode_ascii(inner, pad_to, out);
+    }
     let Ok(utf8) = std::str::from_utf8(text) else {
         return Plaintext::Bytes(text).encode(pad_to, out);
     };
@@ -53,11 +59,9 @@ fn encode_string(text: &str, pad_to: Option<u32>, out: &mut Vec<u8>) {
     if !token.escaped {
         return Plaintext::Utf8(inner).encode(pad_to, out);
     }
-    let mut decoded = Zeroizing::new(Vec::with_capacity(inner.len()));
-    let canonical = grammar::unescape(inner.as_bytes(), &mut decoded).is_ok() && is_canonical(inner.as_bytes());
-    match std::str::from_utf8(&decoded) {
-        Ok(decoded) if canonical => Plaintext::Utf8(decoded).encode(pad_to, out),
-        _ => Plaintext::Json(text).encode(pad_to, out),
+    let is_canonical = is_canonical(inner.as_bytes());
+    if !is_canonical || !plaintext::encode_utf8(pad_to, out, |out| grammar::unescape(inner.as_bytes(), out).is_ok()) {
+        Plaintext::Json(text).encode(pad_to, out);
     }
 }
 
@@ -205,13 +209,23 @@ pub struct NotARowId;
 pub fn encode_row_id(text: &[u8], indexes: &[u32], out: &mut Vec<u8>) -> Result<(), NotARowId> {
     match text {
         b"true" | b"false" => Plaintext::Bool(text == b"true").encode(None, out),
-        [b'"', ..] => Plaintext::Utf8(&string_value(text).ok_or(NotARowId)?).encode(None, out),
+        [b'"', inner @ .., b'"'] if grammar::is_plain_ascii(inner) => plaintext::encode_ascii(inner, None, out),
+        [b'"', ..] => encode_any_string(text, out)?,
         _ => Plaintext::Integer(&number::canonical_integer(text).ok_or(NotARowId)?).encode(None, out),
     }
     for index in indexes {
         out.extend_from_slice(&index.to_be_bytes());
     }
     Ok(())
+}
+
+/// Appends the encoding of a string token, whatever its spelling.
+fn encode_any_string(token: &[u8], out: &mut Vec<u8>) -> Result<(), NotARowId> {
+    let string = grammar::string(token, 1).map_err(|_| NotARowId)?;
+    let inner = token[1..].strip_suffix(b"\"").filter(|_| string.end == token.len());
+    let inner = inner.ok_or(NotARowId)?;
+    let is_text = plaintext::encode_utf8(None, out, |out| grammar::unescape(inner, out).is_ok());
+    is_text.then_some(()).ok_or(NotARowId)
 }
 
 #[cfg(test)]

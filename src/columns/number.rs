@@ -1,10 +1,12 @@
 //! JSON numbers as exact decimals: spelled differently, the same value is the same here.
 
+use std::ops::Deref;
+
 use num_bigint::BigInt;
 use zeroize::Zeroizing;
 
 use super::grammar;
-use crate::seal::plaintext::{big_integer_bytes, integer_bytes};
+use crate::seal::plaintext::{big_integer_bytes, integer_value};
 
 /// Integers with more digits than this stay JSON text, or are refused where a type is asked for.
 pub const MAX_DIGITS: usize = 1024;
@@ -63,9 +65,9 @@ impl Exact {
     }
 
     /// The integer `value · 10^scale` as shortest two's complement, if it is one of at most [`MAX_DIGITS`].
-    pub(super) fn scaled(&self, scale: i8) -> Option<Zeroizing<Vec<u8>>> {
+    pub(super) fn scaled(&self, scale: i8) -> Option<Integer> {
         if self.digits.is_empty() {
-            return Some(Zeroizing::new(vec![0]));
+            return Some(Integer::of(0));
         }
         // No zero stands at the end of the digits, so a negative shift leaves a fraction.
         let shift = usize::try_from(self.exponent.checked_add(i64::from(scale))?).ok()?;
@@ -79,8 +81,39 @@ impl Exact {
     }
 }
 
+/// Digits that i128 holds, and u64.
+const WIDE_DIGITS: usize = 38;
+const NARROW_DIGITS: usize = 19;
+
+/// An integer in shortest two's complement, big endian; wiped. Most need no memory of their own.
+pub(super) enum Integer {
+    Short { bytes: Zeroizing<[u8; 16]>, from: usize },
+    Long(Zeroizing<Vec<u8>>),
+}
+
+impl Integer {
+    fn of(value: i128) -> Self {
+        let bytes = Zeroizing::new(value.to_be_bytes());
+        // Bits that only repeat the sign, but for one of them.
+        let signs = if value < 0 { value.leading_ones() } else { value.leading_zeros() };
+        let from = (signs as usize - 1) / 8;
+        Self::Short { bytes, from }
+    }
+}
+
+impl Deref for Integer {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Short { bytes, from } => &bytes[*from..],
+            Self::Long(bytes) => bytes,
+        }
+    }
+}
+
 /// The integer that a canonical spelling (`-?(0|[1-9][0-9]*)`, not `-0`, at most [`MAX_DIGITS`]) stands for.
-pub(super) fn canonical_integer(text: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+pub(super) fn canonical_integer(text: &[u8]) -> Option<Integer> {
     let (negative, digits) = match text.strip_prefix(b"-") {
         Some(digits) => (true, digits),
         None => (false, text),
@@ -96,28 +129,54 @@ pub(super) fn canonical_integer(text: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
     }
 }
 
-fn integer_from_digits(negative: bool, digits: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
-    // i128 holds every integer of 38 digits.
-    if digits.len() <= 38 {
-        let magnitude = digits
-            .iter()
-            .fold(0i128, |value, digit| value * 10 + i128::from(digit - b'0'));
-        return Some(Zeroizing::new(integer_bytes(if negative {
-            -magnitude
-        } else {
-            magnitude
-        })));
+fn integer_from_digits(negative: bool, digits: &[u8]) -> Option<Integer> {
+    let with_sign = |magnitude: i128| Integer::of(if negative { -magnitude } else { magnitude });
+    if digits.len() <= NARROW_DIGITS {
+        let digits = digits.iter().map(|digit| u64::from(digit - b'0'));
+        return Some(with_sign(digits.fold(0, |value, digit| value * 10 + digit).into()));
+    }
+    if digits.len() <= WIDE_DIGITS {
+        let digits = digits.iter().map(|digit| i128::from(digit - b'0'));
+        return Some(with_sign(digits.fold(0, |value, digit| value * 10 + digit)));
     }
     let magnitude = BigInt::parse_bytes(digits, 10)?;
-    Some(Zeroizing::new(big_integer_bytes(&if negative {
+    Some(Integer::Long(Zeroizing::new(big_integer_bytes(&if negative {
         -magnitude
     } else {
         magnitude
-    })))
+    }))))
+}
+
+/// Appends the decimal spelling of an integer.
+fn write_integer(value: i128, out: &mut Vec<u8>) {
+    // A sign and 39 digits.
+    let mut text = Zeroizing::new([0; 40]);
+    let (mut at, mut rest) = (text.len(), value.unsigned_abs());
+    while let [.., digit] = &mut text[..at] {
+        // Division of 128 bits is slow, and few have as many.
+        (*digit, rest) = match u64::try_from(rest) {
+            Ok(rest) => ((rest % 10) as u8, u128::from(rest / 10)),
+            Err(_) => ((rest % 10) as u8, rest / 10),
+        };
+        *digit += b'0';
+        at -= 1;
+        if rest == 0 {
+            break;
+        }
+    }
+    if value < 0 {
+        out.push(b'-');
+    }
+    out.extend_from_slice(&text[at..]);
 }
 
 /// Appends the decimal spelling of `unscaled · 10^-scale`.
 pub(super) fn write_decimal(unscaled: &[u8], scale: i8, out: &mut Vec<u8>) {
+    if scale == 0
+        && let Some(value) = integer_value(unscaled)
+    {
+        return write_integer(value, out);
+    }
     let digits = Zeroizing::new(BigInt::from_signed_bytes_be(unscaled).to_string());
     let (sign, digits) = match digits.strip_prefix('-') {
         Some(digits) => ("-", digits),
@@ -145,6 +204,7 @@ pub(super) fn write_decimal(unscaled: &[u8], scale: i8, out: &mut Vec<u8>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::seal::plaintext::integer_bytes;
     use crate::seal::plaintext::integer_value;
 
     fn scaled(text: &str, scale: i8) -> Option<i128> {
@@ -215,6 +275,24 @@ mod tests {
         let mut back = Vec::new();
         write_decimal(&canonical_integer(longest.as_bytes()).unwrap(), 0, &mut back);
         assert_eq!(back, longest.as_bytes());
+    }
+
+    #[test]
+    fn integers_of_every_width_are_as_short_as_they_can_be_and_come_back() {
+        let edges = (0..127).flat_map(|bits| {
+            let power = 1_i128 << bits;
+            [power - 1, power, power + 1, -power, 1 - power, -power - 1]
+        });
+        for value in edges.chain([i128::MAX, i128::MIN, 10_i128.pow(19), 10_i128.pow(38) - 1]) {
+            let spelled = value.to_string();
+            let shortest = Integer::of(value);
+            assert_eq!(*shortest, *integer_bytes(value), "{value}");
+            let parsed = canonical_integer(spelled.as_bytes()).unwrap();
+            assert_eq!(*parsed, *shortest, "{value}");
+            let mut out = Vec::new();
+            write_decimal(&shortest, 0, &mut out);
+            assert_eq!(out, spelled.as_bytes());
+        }
     }
 
     #[test]

@@ -88,6 +88,13 @@ impl Node {
         self.members.get(name)
     }
 
+    /// Whether any member's name begins with that byte; with a quote, if its name is empty.
+    #[cfg(feature = "locator-index")]
+    #[inline(always)]
+    pub(super) fn has_member_with(&self, first: u8) -> bool {
+        self.members.begin_with(first)
+    }
+
     /// What the member of that decoded name is.
     #[inline]
     pub(super) fn member(&self, name: &[u8]) -> Meaning {
@@ -159,6 +166,9 @@ impl Flattened {
 #[derive(Default)]
 struct Members {
     names: Vec<(Box<[u8]>, u32)>,
+    /// The bytes that names begin with; a quote, for the empty one.
+    #[cfg(feature = "locator-index")]
+    firsts: [u64; 4],
     /// The [`mark`]s of the names: hardly another name has one of them.
     marks: u64,
     /// Nodes at which a path of the policy ends.
@@ -172,6 +182,13 @@ impl Members {
             return None;
         }
         self.find(name)
+    }
+
+    /// Whether a name begins with that byte, or with a quote is at its end.
+    #[cfg(feature = "locator-index")]
+    #[inline(always)]
+    fn begin_with(&self, byte: u8) -> bool {
+        self.firsts[usize::from(byte >> 6)] >> (byte & 63) & 1 == 1
     }
 
     #[inline(never)]
@@ -191,6 +208,11 @@ impl Members {
         if let Err(at) = self.names.binary_search_by(|(known, _)| order(known, name)) {
             self.names.insert(at, (name.into(), node));
             self.marks |= mark(name);
+            #[cfg(feature = "locator-index")]
+            {
+                let first = name.first().copied().unwrap_or(b'"');
+                self.firsts[usize::from(first >> 6)] |= 1 << (first & 63);
+            }
         }
     }
 }

@@ -29,6 +29,8 @@ pub(super) struct Assembly<'a> {
     values: Vec<(usize, Range<usize>)>,
     replaced: Vec<(Range<usize>, With<'a>)>,
     keys: KeyHeaders,
+    /// What the policy says of clients, for the backend and for the enclave.
+    rules: [Option<&'a ClientRule>; 2],
 }
 
 /// What comes in place of a range of a record's value.
@@ -45,10 +47,11 @@ enum With<'a> {
 /// Headers with envelopes, each made once.
 #[derive(Default)]
 struct KeyHeaders {
-    /// The jobs that sealed values of the record at hand.
+    /// The jobs that sealed values of the record at hand, one for each value.
     used: Vec<usize>,
     /// Those of the record before, and its header.
     last: Option<(Vec<usize>, Bytes)>,
+    /// Those of a record, each once.
     all: HashMap<Vec<usize>, Bytes>,
 }
 
@@ -61,7 +64,9 @@ impl<'a> Assembly<'a> {
         sealed: &'a [Sealed],
         (records, bytes): (usize, u64),
     ) -> Self {
+        let policy = plan.policy.policy();
         Self {
+            rules: [policy.client.as_ref(), policy.enclave.as_ref().map(|rule| &rule.client)],
             plan,
             placement,
             for_table,
@@ -74,41 +79,12 @@ impl<'a> Assembly<'a> {
         }
     }
 
-    /// The record with sealed values in place of plaintexts, as outcome `n`. Its value follows with [`finish`](Self::finish).
-    pub(super) fn record(
-        &mut self,
-        n: usize,
-        mut record: Record,
-        found: &'a Extracted,
-    ) -> Result<Record, TransformError> {
-        self.replaced.clear();
+    /// Puts sealed values in place of plaintexts in the record of outcome `n`. Its value follows with [`finish`](Self::finish).
+    pub(super) fn record(&mut self, n: usize, record: &mut Record, found: &'a Extracted) -> Result<(), TransformError> {
         self.keys.used.clear();
-        for item in found.items(self.items) {
-            let job = &self.sealed[item.job];
-            let Some(bytes) = job.column.view().get(item.index) else {
-                return Err(TransformError::bug("a sealed column lacks a value"));
-            };
-            if job.key.is_some() {
-                self.keys.used.push(item.job);
-            }
-            match item.place {
-                Place::Value { start, end } => {
-                    let opening = self.plan.opening(job.rule);
-                    self.replaced.push((start..end, With::Sealed { opening, bytes }));
-                }
-                Place::Key => record.key = Some(text_of(bytes)),
-                Place::Header(n) => record.headers[n].value = Some(text_of(bytes)),
-            }
-        }
-        let policy = self.plan.policy.policy();
-        let rules = [policy.client.as_ref(), policy.enclave.as_ref().map(|rule| &rule.client)];
-        if rules.iter().any(Option::is_some) {
-            self.of_clients(rules, &mut record, found);
-        }
-        if !self.replaced.is_empty()
-            && let Some(original) = record.value.take()
-        {
-            self.write(n, &original);
+        match self.rules {
+            [None, None] => self.sealed_alone(n, record, found)?,
+            rules => self.with_clients(n, record, found, rules)?,
         }
         if self.for_table {
             // A file carries what it finds there: nothing of a producer's.
@@ -121,12 +97,76 @@ impl<'a> Assembly<'a> {
                 value: Some(self.keys.header(self.sealed)),
             });
         }
-        Ok(record)
+        Ok(())
+    }
+
+    /// Of values that came in clear, which are in order.
+    fn sealed_alone(&mut self, n: usize, record: &mut Record, found: &'a Extracted) -> Result<(), TransformError> {
+        let original = record.value.take();
+        let text = original.as_deref().unwrap_or_default();
+        let (from, mut at) = (self.out.len(), None);
+        for item in found.items(self.items) {
+            let bytes = self.sealed_bytes(item)?;
+            match item.place {
+                Place::Value { start, end } => {
+                    self.out.extend_from_slice(&text[at.unwrap_or(0)..start]);
+                    self.write_sealed(self.plan.opening(self.sealed[item.slot.job].rule), bytes);
+                    at = Some(end);
+                }
+                place => put(record, place, bytes),
+            }
+        }
+        match at {
+            Some(at) => {
+                self.out.extend_from_slice(&text[at..]);
+                self.values.push((n, from..self.out.len()));
+            }
+            None => record.value = original,
+        }
+        Ok(())
+    }
+
+    /// What was sealed of an item. Its key is to travel with the record.
+    fn sealed_bytes(&mut self, item: &Item) -> Result<&'a [u8], TransformError> {
+        let job = &self.sealed[item.slot.job];
+        if job.key.is_some() {
+            self.keys.used.push(item.slot.job);
+        }
+        let bytes = job.column.view().get(item.slot.index);
+        bytes.ok_or_else(|| TransformError::bug("a sealed column lacks a value"))
+    }
+
+    /// Of a policy by which clients seal too.
+    fn with_clients(
+        &mut self,
+        n: usize,
+        record: &mut Record,
+        found: &'a Extracted,
+        rules: [Option<&ClientRule>; 2],
+    ) -> Result<(), TransformError> {
+        self.replaced.clear();
+        for item in found.items(self.items) {
+            let bytes = self.sealed_bytes(item)?;
+            match item.place {
+                Place::Value { start, end } => {
+                    let opening = self.plan.opening(self.sealed[item.slot.job].rule);
+                    self.replaced.push((start..end, With::Sealed { opening, bytes }));
+                }
+                place => put(record, place, bytes),
+            }
+        }
+        self.of_clients(rules, record, found);
+        if !self.replaced.is_empty()
+            && let Some(original) = record.value.take()
+        {
+            self.write(n, &original);
+        }
+        Ok(())
     }
 
     /// What stays in clear, and the sessions that go.
     fn of_clients(&mut self, rules: [Option<&ClientRule>; 2], record: &mut Record, found: &'a Extracted) {
-        for (place, plain) in &found.clear {
+        for (place, plain) in &found.of_client().clear {
             match *place {
                 Place::Value { start, end } => self.replaced.push((start..end, With::Clear(plain))),
                 Place::Key => record.key = Some(plain.to_vec().into()),
@@ -140,7 +180,7 @@ impl<'a> Assembly<'a> {
         if in_headers.peek().is_some() && in_headers.all(|rule| !rule.keep_session) {
             record.headers.retain(|header| header.name != SESSION_HEADER);
         }
-        for (rule, sessions) in rules.iter().zip(&found.sessions) {
+        for (rule, sessions) in rules.iter().zip(&found.of_client().sessions) {
             if rule.is_some_and(|rule| !rule.keep_session)
                 && let Some(original) = &record.value
             {
@@ -151,23 +191,30 @@ impl<'a> Assembly<'a> {
 
     /// Writes the value of outcome `n`: every byte as it was but for what is replaced, which is in order.
     fn write(&mut self, n: usize, original: &[u8]) {
-        let (from, out) = (self.out.len(), &mut self.out);
-        let mut at = 0;
-        for (range, with) in &self.replaced {
-            out.extend_from_slice(&original[at..range.start]);
+        let (from, mut at) = (self.out.len(), 0);
+        let replaced = std::mem::take(&mut self.replaced);
+        for (range, with) in &replaced {
+            self.out.extend_from_slice(&original[at..range.start]);
             match *with {
-                With::Sealed { opening, bytes } => {
-                    out.extend_from_slice(opening);
-                    value::write_text(bytes, out);
-                    out.push(b'"');
-                }
-                With::Clear(plain) => out.extend_from_slice(plain),
+                With::Sealed { opening, bytes } => self.write_sealed(opening, bytes),
+                With::Clear(plain) => self.out.extend_from_slice(plain),
                 With::Nothing => {}
             }
             at = range.end;
         }
-        out.extend_from_slice(&original[at..]);
+        self.replaced = replaced;
+        self.out.extend_from_slice(&original[at..]);
         self.values.push((n, from..self.out.len()));
+    }
+
+    /// Writes the text form of sealed bytes behind its opening, and the closing quote.
+    fn write_sealed(&mut self, opening: &[u8], bytes: &[u8]) {
+        match opening {
+            [quote] => self.out.push(*quote),
+            name => self.out.extend_from_slice(name),
+        }
+        value::write_text(bytes, &mut self.out);
+        self.out.push(b'"');
     }
 
     /// Gives the outcomes their values.
@@ -182,13 +229,15 @@ impl<'a> Assembly<'a> {
 impl KeyHeaders {
     /// The header of the record whose jobs are in `used`.
     fn header(&mut self, sealed: &[Sealed]) -> Bytes {
-        self.used.sort_unstable();
-        self.used.dedup();
         if let Some((used, header)) = &self.last
             && *used == self.used
         {
             return header.clone();
         }
+        let (used, _) = self.last.get_or_insert_default();
+        used.clone_from(&self.used);
+        self.used.sort_unstable();
+        self.used.dedup();
         let header = match self.all.get(self.used.as_slice()) {
             Some(header) => header.clone(),
             None => {
@@ -197,9 +246,9 @@ impl KeyHeaders {
                 header
             }
         };
-        let (used, last) = self.last.get_or_insert_default();
-        used.clone_from(&self.used);
-        *last = header.clone();
+        if let Some((_, last)) = &mut self.last {
+            *last = header.clone();
+        }
         header
     }
 }
@@ -224,7 +273,15 @@ fn cut_sessions(original: &[u8], sessions: &[Range<usize>], replaced: &mut Vec<(
     }
 }
 
-/// Of a key or header.
+/// Puts the text form of sealed bytes into a record's key, or a header.
+fn put(record: &mut Record, place: Place, bytes: &[u8]) {
+    match place {
+        Place::Value { .. } => {}
+        Place::Key => record.key = Some(text_of(bytes)),
+        Place::Header(n) => record.headers[n].value = Some(text_of(bytes)),
+    }
+}
+
 fn text_of(bytes: &[u8]) -> Bytes {
     let mut text = Vec::with_capacity(value::text_len(bytes.len()));
     value::write_text(bytes, &mut text);

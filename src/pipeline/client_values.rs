@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 
 use super::dead_letter::CANNOT_OPEN;
 use super::hints::{self, Domains};
-use super::jobs::{Bound, Item, Jobs};
+use super::jobs::{Bound, Item, Jobs, Spelling};
 use super::plan::{Place, Plan, Rejection};
 use super::record::Record;
 use super::seal::FETCHES;
@@ -371,13 +371,13 @@ impl<'a> ClientValues<'a> {
                 };
                 let behind = Place::Value { start: end, end };
                 let bound = value.bound.of_hint(self.plan, *hint);
-                let item = jobs.push(self.plan, domains, (*hint, behind), &derived, &bound)?;
-                all.push(Opened::Sealed(item));
+                let slot = jobs.push(self.plan, domains, (*hint, Spelling::Json), &derived, &bound)?;
+                all.push(Opened::Sealed(slot.at(behind)));
             }
         }
-        let place = (value.rule, value.place);
-        let item = jobs.push(self.plan, domains, place, &plain, &value.bound)?;
-        all.push(Opened::Sealed(item));
+        let of = (value.rule, Spelling::of(value.place));
+        let slot = jobs.push(self.plan, domains, of, &plain, &value.bound)?;
+        all.push(Opened::Sealed(slot.at(value.place)));
         Ok(())
     }
 }

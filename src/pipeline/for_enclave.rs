@@ -7,8 +7,8 @@ use tokio::task::JoinSet;
 use super::client_values::{ClientValues, Refusal, cannot_open, not_json, text_of};
 use super::dead_letter::CANNOT_OPEN;
 use super::hints::Domains;
-use super::jobs::{Bound, Item, Jobs};
-use super::plan::{Place, Rejection};
+use super::jobs::{Bound, Item, Jobs, Slot, Spelling};
+use super::plan::Rejection;
 use super::record::{Position, Record};
 use super::seal::{EnvelopeBytes, Extracted, SealTransform, Sealed, TravellingKey};
 use super::set_aside::joined;
@@ -58,14 +58,14 @@ impl SealTransform {
         &self,
         jobs: &mut Jobs,
         domains: &Domains,
-        (rule, place): (usize, Place),
+        (rule, spelling): (usize, Spelling),
         text: &[u8],
         bound: &Bound,
-    ) -> Result<Item, Rejection> {
+    ) -> Result<Slot, Rejection> {
         if self.plan.rules()[rule].flow == Flow::Enclave {
-            return jobs.push_for_enclave(&self.plan, (rule, place), text, ValueKey::Clear, &bound.row);
+            return jobs.push_for_enclave(&self.plan, rule, text, ValueKey::Clear, &bound.row);
         }
-        jobs.push(&self.plan, domains, (rule, place), text, bound)
+        jobs.push(&self.plan, domains, (rule, spelling), text, bound)
     }
 
     /// Has the worker seal what is the enclave's. What its header alone refuses is rejected at once; the worker looks at everything
@@ -78,7 +78,7 @@ impl SealTransform {
         refused: &mut Vec<(Position, Refusal)>,
     ) -> Result<Resealing, TransformError> {
         let mut sessions = Vec::new();
-        if extracted.iter().flatten().any(|found| !found.for_enclave.is_empty()) {
+        if extracted.iter().flatten().any(|found| !found.of_client().for_enclave.is_empty()) {
             sessions = self.add_for_enclave(records, extracted, jobs, refused);
         }
         self.reseal(jobs, sessions)
@@ -94,7 +94,7 @@ impl SealTransform {
     ) -> Vec<String> {
         let Some((_, rule)) = self.enclave.as_ref().zip(self.plan.policy.policy().enclave.as_ref()) else {
             for one in extracted.iter_mut() {
-                if one.as_ref().is_ok_and(|found| !found.for_enclave.is_empty()) {
+                if one.as_ref().is_ok_and(|found| !found.of_client().for_enclave.is_empty()) {
                     *one = Err(Rejection::new(
                         CANNOT_OPEN,
                         "no enclave worker is here to open what clients seal",
@@ -107,7 +107,7 @@ impl SealTransform {
         let mut all = Vec::new();
         for (n, (record, one)) in records.iter().zip(extracted.iter_mut()).enumerate() {
             let Ok(found) = one else { continue };
-            match values.look(record, &found.for_enclave) {
+            match values.look(record, &found.of_client().for_enclave) {
                 Ok(wanted) if wanted.is_empty() => {}
                 Ok(wanted) => all.push((n, wanted)),
                 Err(refusal) => {
@@ -121,12 +121,12 @@ impl SealTransform {
             let one = &mut extracted[n];
             let Ok(found) = one else { continue };
             let before = jobs.bytes;
-            let values = std::mem::take(&mut found.for_enclave);
+            let values = std::mem::take(&mut found.of_client_mut().for_enclave);
             let passed = values.into_iter().zip(wanted).try_for_each(|(value, wanted)| {
                 let text = text_of(&records[n], value.place)?;
-                let place = (value.rule, value.place);
-                let item = jobs.push_for_enclave(&self.plan, place, text.as_bytes(), keys[wanted], value.row())?;
-                found.more.push(item);
+                let slot =
+                    jobs.push_for_enclave(&self.plan, value.rule, text.as_bytes(), keys[wanted], value.row())?;
+                found.of_client_mut().more.push(slot.at(value.place));
                 self.check_room(&records[n], before, jobs)
             });
             if let Err(rejection) = passed {
@@ -195,8 +195,8 @@ pub(super) fn refuse_by_worker(
 /// Why the worker refused a value of the record, if it did.
 fn refusal_of(found: &Extracted, items: &[Item], sealed: &[Sealed]) -> Option<Rejection> {
     found.items(items).find_map(|item| {
-        let refused = &sealed[item.job].refused;
-        let number = u32::try_from(item.index).ok()?;
+        let refused = &sealed[item.slot.job].refused;
+        let number = u32::try_from(item.slot.index).ok()?;
         let at = refused.binary_search_by_key(&number, |(number, _)| *number).ok()?;
         Some(match refused[at].1 {
             ValueRefusal::CannotOpen => cannot_open(),

@@ -9,8 +9,8 @@ use super::hints::Domains;
 use super::plan::{Document, Place, Plan, Rejection, is_domain};
 use crate::columns::{coerce, json};
 use crate::flow::enclave::ValueKey;
-use crate::policy::{DomainDocument, DomainType};
-use crate::seal::{PlainColumn, Plaintext, value};
+use crate::policy::{ColumnRule, DomainDocument, DomainType};
+use crate::seal::{ColumnError, PlainColumn, Plaintext, value};
 
 /// The most values that a column is made for: a policy may have many columns, and a batch few values of each.
 const MOST_EXPECTED: usize = 1_024;
@@ -26,6 +26,8 @@ pub(super) struct Job {
     pub(super) plain: PlainColumn,
     pub(super) rows: Option<PlainColumn>,
     pub(super) len: usize,
+    /// Its column belongs to a domain.
+    domain: bool,
     /// Of an enclave column: where the key of each value is. Its values are as clients sealed them, and the worker seals them.
     pub(super) of_clients: Option<Vec<ValueKey>>,
 }
@@ -34,8 +36,40 @@ pub(super) struct Job {
 #[derive(Clone, Copy)]
 pub(super) struct Item {
     pub(super) place: Place,
+    pub(super) slot: Slot,
+}
+
+/// Where a value is among the jobs.
+#[derive(Clone, Copy)]
+pub(super) struct Slot {
     pub(super) job: usize,
     pub(super) index: usize,
+}
+
+impl Slot {
+    /// Of what goes to `place`.
+    pub(super) fn at(self, place: Place) -> Item {
+        Item { place, slot: self }
+    }
+}
+
+/// How a value is spelled.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Spelling {
+    /// In a record's value.
+    Json,
+    /// In its key or a header.
+    Bytes,
+}
+
+impl Spelling {
+    /// Of what is found there.
+    pub(super) fn of(place: Place) -> Self {
+        match place {
+            Place::Value { .. } => Self::Json,
+            Place::Key | Place::Header(_) => Self::Bytes,
+        }
+    }
 }
 
 /// What a value is sealed under, as its record says: the key's name, the row that it is bound to. One is filled again and again.
@@ -79,6 +113,12 @@ impl KeyNames {
 }
 
 impl Bound {
+    /// Of a value that is bound to nothing.
+    pub(super) fn clear(&mut self) {
+        self.row.clear();
+        self.key_name = None;
+    }
+
     /// Of a value of `rule` at these list indexes. `document` is the one that holds its fields, whose keys have these names.
     pub(super) fn set(
         &mut self,
@@ -146,7 +186,18 @@ impl Jobs {
     }
 
     /// The job of `rule` under `key_name`, made when it is new.
-    fn of(&mut self, rule: usize, key_name: Option<&Arc<str>>, bound: bool) -> usize {
+    #[inline]
+    fn of(&mut self, plan: &Plan, rule: usize, key_name: Option<&Arc<str>>) -> usize {
+        if key_name.is_none()
+            && let Some(Some(known)) = self.plain_keys.get(rule)
+        {
+            return *known;
+        }
+        self.sought(plan, rule, key_name)
+    }
+
+    #[inline(never)]
+    fn sought(&mut self, plan: &Plan, rule: usize, key_name: Option<&Arc<str>>) -> usize {
         let next = self.list.len();
         let known = match key_name {
             None => {
@@ -171,7 +222,8 @@ impl Jobs {
                 rule,
                 key_name: key_name.cloned(),
                 plain: column(EXPECTED_VALUE),
-                rows: bound.then(|| column(EXPECTED_ROW)),
+                rows: plan.row_field(rule).map(|_| column(EXPECTED_ROW)),
+                domain: is_domain(&plan.rules()[rule]),
                 len: 0,
                 of_clients: None,
             });
@@ -179,57 +231,70 @@ impl Jobs {
         known
     }
 
-    /// Adds a value: `text` is JSON in a record's value, bytes elsewhere.
+    /// Adds a value.
     pub(super) fn push(
         &mut self,
         plan: &Plan,
         domains: &Domains,
-        (rule, place): (usize, Place),
+        (rule, spelling): (usize, Spelling),
         text: &[u8],
         bound: &Bound,
-    ) -> Result<Item, Rejection> {
+    ) -> Result<Slot, Rejection> {
         let model = &plan.rules()[rule];
-        let job = self.of(rule, bound.key_name.as_ref(), plan.row_field(rule).is_some());
+        let job = self.of(plan, rule, bound.key_name.as_ref());
         let target = &mut self.list[job];
         let before = target.plain.byte_len();
-        let column_full = |_| Rejection::new("batch-too-large", "more than 2 GiB of one column in a batch");
-        if is_domain(model) {
-            let name = model.domain().unwrap_or_default();
-            let domain = domains
-                .get(name)
-                .ok_or_else(|| Rejection::new("no-domain", format!("domain {name} is not loaded")))?;
-            let document = domain.document.document();
-            let mut plaintext = Zeroizing::new(Vec::with_capacity(
-                text.len() * 2 + 64 + document.pad_to.unwrap_or(0) as usize,
-            ));
-            coerce_into(place, text, document, &mut plaintext)?;
-            target.plain.push(&plaintext).map_err(column_full)?;
-        } else {
-            let room = json::encode_len_bound(text.len(), model.pad_to);
-            let written = match place {
-                Place::Value { .. } => target
-                    .plain
-                    .push_with(room, |out| json::encode_json(text, model.pad_to, out)),
-                _ => target
-                    .plain
-                    .push_with(room, |out| Plaintext::Bytes(text).encode(model.pad_to, out)),
-            };
-            written.map_err(column_full)?;
-        }
+        let overhead = match target.domain {
+            false => {
+                let written = target.plain.push_with(json::encode_len_bound(text.len(), model.pad_to), |out| {
+                    match spelling {
+                        Spelling::Json => json::encode_json(text, model.pad_to, out),
+                        Spelling::Bytes => Plaintext::Bytes(text).encode(model.pad_to, out),
+                    }
+                });
+                written.map_err(column_full)?;
+                value::GCM_OVERHEAD
+            }
+            true => {
+                push_of_domain(&mut target.plain, model, domains, spelling, text)?;
+                value::SIV_OVERHEAD
+            }
+        };
         if let Some(rows) = &mut target.rows {
             rows.push(&bound.row).map_err(column_full)?;
         }
         target.len += 1;
-        let overhead = if is_domain(model) {
-            value::SIV_OVERHEAD
-        } else {
-            value::GCM_OVERHEAD
-        };
         let sealed = value::text_len(target.plain.byte_len() - before + overhead) + plan.opening(rule).len() + 1;
         let index = target.len - 1;
         self.bytes += (sealed + bound.row.len()) as u64;
-        Ok(Item { place, job, index })
+        Ok(Slot { job, index })
     }
+}
+
+/// Adds a value of a column that belongs to a domain, coerced to that's type.
+#[inline(never)]
+fn push_of_domain(
+    plain: &mut PlainColumn,
+    rule: &ColumnRule,
+    domains: &Domains,
+    spelling: Spelling,
+    text: &[u8],
+) -> Result<(), Rejection> {
+    let name = rule.domain().unwrap_or_default();
+    let domain = domains
+        .get(name)
+        .ok_or_else(|| Rejection::new("no-domain", format!("domain {name} is not loaded")))?;
+    let document = domain.document.document();
+    let mut plaintext = Zeroizing::new(Vec::with_capacity(
+        text.len() * 2 + 64 + document.pad_to.unwrap_or(0) as usize,
+    ));
+    coerce_into(spelling, text, document, &mut plaintext)?;
+    plain.push(&plaintext).map_err(column_full)
+}
+
+#[cold]
+fn column_full(_: ColumnError) -> Rejection {
+    Rejection::new("batch-too-large", "more than 2 GiB of one column in a batch")
 }
 
 impl Jobs {
@@ -237,14 +302,13 @@ impl Jobs {
     pub(super) fn push_for_enclave(
         &mut self,
         plan: &Plan,
-        (rule, place): (usize, Place),
+        rule: usize,
         text: &[u8],
         key: ValueKey,
         row: &[u8],
-    ) -> Result<Item, Rejection> {
-        let job = self.of(rule, None, plan.row_field(rule).is_some());
+    ) -> Result<Slot, Rejection> {
+        let job = self.of(plan, rule, None);
         let target = &mut self.list[job];
-        let column_full = |_| Rejection::new("batch-too-large", "more than 2 GiB of one column in a batch");
         target.plain.push(text).map_err(column_full)?;
         if let Some(rows) = &mut target.rows {
             rows.push(row).map_err(column_full)?;
@@ -257,13 +321,18 @@ impl Jobs {
         let sealed = value::text_len(longest) + plan.opening(rule).len() + 1;
         let index = target.len - 1;
         self.bytes += (sealed + row.len()) as u64;
-        Ok(Item { place, job, index })
+        Ok(Slot { job, index })
     }
 }
 
-fn coerce_into(place: Place, text: &[u8], domain: &DomainDocument, out: &mut Vec<u8>) -> Result<(), Rejection> {
-    let coerced = match place {
-        Place::Value { .. } => coerce(text, &domain.kind, domain.pad_to, out),
+fn coerce_into(
+    spelling: Spelling,
+    text: &[u8],
+    domain: &DomainDocument,
+    out: &mut Vec<u8>,
+) -> Result<(), Rejection> {
+    let coerced = match spelling {
+        Spelling::Json => coerce(text, &domain.kind, domain.pad_to, out),
         // Keys and headers are bytes: a text domain takes them as a string, every other one as JSON text.
         _ if domain.kind == DomainType::Bytes => {
             Plaintext::Bytes(text).encode(domain.pad_to, out);

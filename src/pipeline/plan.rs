@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::columns::{FieldHit, Found, Locator, LocatorError, json, lines};
+use crate::columns::{FieldHit, Found, Hit, Locator, LocatorError, json, lines};
 use crate::keys::KeySpec;
 use crate::policy::{
     Cipher, ColumnPath, ColumnRule, KeyGroup, KeyTemplate, OnMissing, Policy, Recipient, Root, Segment, VerifiedPolicy,
@@ -60,6 +60,8 @@ pub(crate) struct Plan {
     locator: Locator,
     /// Rule of each of the locator's columns.
     value_rules: Vec<usize>,
+    /// Those among them whose column must be there.
+    required: Vec<usize>,
     /// Rules of `$key` and `$header` columns.
     outer_rules: Vec<usize>,
     fields: Vec<ColumnPath>,
@@ -152,6 +154,8 @@ impl Plan {
         let in_value = |rule: &ColumnRule| *rule.path.root() == Root::Value;
         let rules = || model.columns.iter().enumerate();
         let value_rules: Vec<usize> = rules().filter(|(_, rule)| in_value(rule)).map(|(n, _)| n).collect();
+        let rejects = |rule: &usize| model.columns[*rule].on_missing == OnMissing::Reject;
+        let required = value_rules.iter().copied().filter(rejects).collect();
         let outer_rules = rules().filter(|(_, rule)| !in_value(rule)).map(|(n, _)| n).collect();
         let paths: Vec<ColumnPath> = value_rules.iter().map(|n| model.columns[*n].path.clone()).collect();
         let locator = Locator::new(&paths, &fields)?;
@@ -174,6 +178,7 @@ impl Plan {
             format,
             locator,
             value_rules,
+            required,
             outer_rules,
             fields,
             row_fields,
@@ -261,6 +266,11 @@ impl Plan {
         }
     }
 
+    /// The rule whose column that is.
+    pub(crate) fn rule_of(&self, hit: &Hit) -> usize {
+        self.value_rules[usize::from(hit.column)]
+    }
+
     /// Occurrences of columns in one document: (rule, place in the record, list indexes).
     pub(crate) fn hits<'d>(
         &'d self,
@@ -282,14 +292,11 @@ impl Plan {
 
     /// Refuses a document that lacks a column that must be there.
     pub(crate) fn check_missing(&self, document: &Document<'_>) -> Result<(), Rejection> {
-        for (column, rule) in self.value_rules.iter().enumerate() {
-            let rule = &self.rules()[*rule];
-            if rule.on_missing == OnMissing::Reject
-                && !document.found.hits.iter().any(|hit| usize::from(hit.column) == column)
-            {
+        for rule in &self.required {
+            if !document.found.hits.iter().any(|hit| self.rule_of(hit) == *rule) {
                 return Err(Rejection::new(
                     "missing-column",
-                    format!("column {} is missing", rule.path),
+                    format!("column {} is missing", self.rules()[*rule].path),
                 ));
             }
         }

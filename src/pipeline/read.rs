@@ -3,6 +3,7 @@
 //! The opposite of the opening transform: nothing is set aside, and one column that is refused, or one value that does
 //! not open, takes nothing from the others. What does not open is a null, never its plaintext and never a guess.
 
+use std::borrow::Cow;
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -13,6 +14,7 @@ use zeroize::Zeroizing;
 use super::dead_letter::CANNOT_OPEN;
 use super::edits::Edits;
 use super::open::{domain_failure, key_failure};
+use super::open_columns::{At, OpenedValues as OpenedColumns, ToOpen};
 use super::opener::{Failures, Item, Keyring, Opener, UNKNOWN, cannot_open, not_sealed};
 use super::output::OutputLimits;
 use super::plan::{self, Format, Plan, Rejection};
@@ -349,8 +351,17 @@ impl Asked<'_> {
 
 /// The places of one record, and the envelopes that travel with it.
 struct Extracted {
-    places: Vec<(usize, plan::Place, Result<Item, Rejection>)>,
+    places: Vec<OfPlace>,
     travelling: Travelling,
+}
+
+/// A place of a column, and what was found there.
+struct OfPlace {
+    rule: usize,
+    place: plan::Place,
+    item: Result<Item, Rejection>,
+    /// Where it is among what is opened together: nothing for what is refused, or opens by itself.
+    at: Option<At>,
 }
 
 impl Reader {
@@ -427,11 +438,11 @@ impl Reader {
     ) -> Result<Reading, ReadError> {
         let mut asked = self.asked(who, purpose, now).await?;
         let opener = Arc::clone(&asked.opener);
-        let extracted = self.extract(&opener, &records);
+        let mut extracted = self.extract(&opener, &records);
         let mut wanted = Vec::new();
         for found in extracted.iter().flatten() {
             let mut items = Vec::new();
-            for (rule, _, item) in &found.places {
+            for OfPlace { rule, item, .. } in &found.places {
                 // Nobody asks for a key for a reader who is refused anyway.
                 if let Ok(item) = item
                     && (self.moved || asked.access(&opener.plan.rules()[*rule].label).is_allowed())
@@ -442,6 +453,7 @@ impl Reader {
             wanted.push((items.into_iter(), &found.travelling));
         }
         let mut ring = opener.keyring(wanted.into_iter()).await?;
+        let opened = self.open_columns(&records, &mut extracted, &mut asked, &mut ring);
         let mut edits = Edits::default();
         let mut decisions = Decisions::default();
         let mut shown = Vec::with_capacity(records.len());
@@ -449,7 +461,7 @@ impl Reader {
             shown.push(match found {
                 Ok(found) => {
                     let out = (&mut edits, &mut decisions, seal_to);
-                    Ok(self.show(record, found, &mut asked, &mut ring, out))
+                    Ok(self.show(record, found, &opened, &mut asked, &mut ring, out))
                 }
                 Err(rejection) => Err(Withheld {
                     position: record.position,
@@ -695,7 +707,7 @@ impl Reader {
                 }
                 let item = item.map(|item| self.enclave.refuses(flow).map_or(item, Err));
                 // A null hides nothing.
-                places.extend(item.map(|item| (rule, place, item)));
+                places.extend(item.map(|item| OfPlace { rule, place, item, at: None }));
                 Ok(())
             })?;
             Ok(Extracted {
@@ -706,11 +718,55 @@ impl Reader {
         records.iter().map(extract).collect()
     }
 
+    /// Opens what the reader may see of all records together, but for values of domains.
+    fn open_columns(
+        &self,
+        records: &[Record],
+        extracted: &mut [Result<Extracted, Rejection>],
+        asked: &mut Asked<'_>,
+        ring: &mut Keyring,
+    ) -> OpenedColumns {
+        let opener = Arc::clone(&asked.opener);
+        let mut to_open = ToOpen::default();
+        for (record, one) in records.iter().zip(extracted) {
+            let Ok(Extracted { places, travelling }) = one else { continue };
+            let fingerprint = travelling.fingerprint();
+            for found in places {
+                let Ok(item) = &found.item else { continue };
+                // What claims nothing is rejected where it is shown.
+                let Ok(label) = self.claimed(&opener, found.rule, item, fingerprint, ring) else { continue };
+                if !asked.access(&label).is_allowed() {
+                    continue;
+                }
+                // What is wrong with it is found again where it is shown.
+                let added = opener.add(record, item, (&label, fingerprint), ring, &mut to_open);
+                found.at = added.ok().flatten();
+            }
+        }
+        to_open.open()
+    }
+
+    /// The label whose list counts for a value: its place's, or the one that it proves where values may be moved.
+    fn claimed<'a>(
+        &self,
+        opener: &'a Opener,
+        rule: usize,
+        item: &Item,
+        fingerprint: u64,
+        ring: &mut Keyring,
+    ) -> Result<Cow<'a, str>, Rejection> {
+        match self.moved {
+            true => opener.claimed(item, fingerprint, ring).map(Cow::Owned),
+            false => Ok(Cow::Borrowed(&opener.plan.rules()[rule].label)),
+        }
+    }
+
     /// The record with each of its places opened or masked.
     fn show(
         &self,
         record: Record,
         found: Extracted,
+        opened: &OpenedColumns,
         asked: &mut Asked<'_>,
         ring: &mut Keyring,
         (edits, decisions, seal_to): (&mut Edits, &mut Decisions, Option<&AnswerKey>),
@@ -718,13 +774,13 @@ impl Reader {
         let opener = Arc::clone(&asked.opener);
         let fingerprint = found.travelling.fingerprint();
         edits.start();
-        for (rule, place, item) in found.places {
+        for OfPlace { rule, place, item, at } in found.places {
             let own = &opener.plan.rules()[rule].label;
             let claimed = match &item {
-                Ok(item) if self.moved => opener.claimed(item, fingerprint, ring),
-                _ => Ok(own.clone()),
+                Ok(item) => self.claimed(&opener, rule, item, fingerprint, ring),
+                Err(_) => Ok(Cow::Borrowed(own.as_str())),
             };
-            let opened = claimed.and_then(|label| {
+            let shown = claimed.and_then(|label| {
                 if !asked.access(&label).is_allowed() {
                     edits.put_masked(place, asked.access(&label).refused);
                     let named = opener.named(&label);
@@ -738,7 +794,10 @@ impl Reader {
                 }
                 let item = item?;
                 let encoding = edits.encoding(item.sealed.len());
-                opener.open(&record, &item, (&label, fingerprint), ring, encoding)?;
+                match at {
+                    Some(at) => encoding.extend_from_slice(opened.get(at)?),
+                    None => opener.open(&record, &item, (&label, fingerprint), ring, encoding)?,
+                }
                 match seal_to {
                     Some(key) => edits.put_sealed(place, &label, key)?,
                     None => edits.put_opened(place)?,
@@ -751,7 +810,7 @@ impl Reader {
                 );
                 Ok(())
             });
-            if let Err(rejection) = opened {
+            if let Err(rejection) = shown {
                 // Of a reader whom the place's own list refuses too, nothing has failed.
                 let own_access = asked.access(own);
                 if self.moved && !own_access.is_allowed() {

@@ -17,7 +17,7 @@ use super::client_values::{ClientValues, MAX_WRAPPED, NOT_CLIENT_SEALED, Opened,
 use super::dead_letter::CANNOT_OPEN;
 use super::for_enclave::{Resealing, refuse_by_worker};
 use super::hints::{self, Domains};
-use super::jobs::{Bound, Item, Job, Jobs, KeyNames};
+use super::jobs::{Bound, Item, Job, Jobs, KeyNames, Spelling};
 use super::output::{OutputLimits, too_large, too_large_unread};
 use super::plan::{Document, Format, Place, Plan, Rejection};
 use super::record::{Position, Record};
@@ -86,8 +86,24 @@ struct Scratch {
     found: Found,
     bound: Bound,
     names: KeyNames,
-    /// By rule: the most bytes that padding adds to a value and its hints.
-    padding: Vec<usize>,
+    /// By rule.
+    handling: Vec<Handling>,
+}
+
+/// What of a rule is asked for each of its values, found out once for a batch.
+#[derive(Clone, Copy)]
+struct Handling {
+    flow: Flow,
+    seals_nulls: bool,
+    /// Its values stay in place, because their column is encrypted as a whole.
+    stays: bool,
+    /// It is a hint of another column: nothing is to stand there.
+    is_hint: bool,
+    has_hints: bool,
+    /// Its values have a row, or keys by their record.
+    is_bound: bool,
+    /// The most bytes that padding adds to a value and its hints.
+    padding: usize,
 }
 
 /// What was found in a record.
@@ -95,10 +111,17 @@ struct Scratch {
 pub(super) struct Extracted {
     /// Values that came in clear and are sealed with the batch: which of its items.
     clear_items: Range<usize>,
-    /// Those that clients sealed.
+    /// What clients have to do with: nothing in most records.
+    clients: Option<Box<OfClient>>,
+}
+
+/// What was found in a record of a policy by which clients seal too.
+#[derive(Default)]
+pub(super) struct OfClient {
+    /// Other values that are sealed with the batch.
     pub(super) more: Vec<Item>,
     /// Values that clients sealed for the backend.
-    pending: Vec<Pending>,
+    pub(super) pending: Vec<Pending>,
     /// Values that clients sealed for the enclave.
     pub(super) for_enclave: Vec<Pending>,
     /// Plaintexts of these that stay in place, because their columns are encrypted as a whole.
@@ -107,17 +130,36 @@ pub(super) struct Extracted {
     pub(super) sessions: [Vec<Range<usize>>; 2],
 }
 
+impl OfClient {
+    const NOTHING: Self = Self {
+        more: Vec::new(),
+        pending: Vec::new(),
+        for_enclave: Vec::new(),
+        clear: Vec::new(),
+        sessions: [Vec::new(), Vec::new()],
+    };
+}
+
 impl Extracted {
     /// Values that are sealed with the batch, out of all that came in clear.
     pub(super) fn items<'a>(&'a self, all: &'a [Item]) -> impl Iterator<Item = &'a Item> {
-        all[self.clear_items.clone()].iter().chain(&self.more)
+        all[self.clear_items.clone()].iter().chain(&self.of_client().more)
+    }
+
+    pub(super) fn of_client(&self) -> &OfClient {
+        static NOTHING: OfClient = OfClient::NOTHING;
+        self.clients.as_deref().unwrap_or(&NOTHING)
+    }
+
+    pub(super) fn of_client_mut(&mut self) -> &mut OfClient {
+        self.clients.get_or_insert_default()
     }
 
     /// Takes a value that a client sealed, where it belongs.
     fn pend(&mut self, flow: Flow, value: Pending) {
         match flow {
-            Flow::Enclave => self.for_enclave.push(value),
-            Flow::Direct | Flow::Hybrid => self.pending.push(value),
+            Flow::Enclave => self.of_client_mut().for_enclave.push(value),
+            Flow::Direct | Flow::Hybrid => self.of_client_mut().pending.push(value),
         }
     }
 }
@@ -262,7 +304,7 @@ impl SealTransform {
             found,
             bound,
             names,
-            padding: paddings,
+            handling,
         } = scratch;
         // Those of the record before name nothing here.
         names.clear();
@@ -277,30 +319,30 @@ impl SealTransform {
                     documents += 1;
                     names.clear();
                     self.plan.check_missing(&document)?;
-                    padding += self
-                        .plan
-                        .hits(&document)
-                        .map(|(rule, ..)| paddings[rule])
-                        .sum::<usize>();
+                    let hits = document.found.hits.iter();
+                    padding += hits.map(|hit| handling[self.plan.rule_of(hit)].padding).sum::<usize>();
                     check_padding(padding)?;
                     let sessions = self.sessions_of(&document)?;
-                    for (all, found) in all.sessions.iter_mut().zip(&sessions) {
-                        all.extend(found.clone());
+                    for (side, session) in sessions.iter().enumerate() {
+                        if let Some(session) = session {
+                            all.of_client_mut().sessions[side].push(session.clone());
+                        }
                     }
                     // Readers find values and hints alike.
                     let mut room = MAX_HITS.saturating_sub(document.found.hits.len());
-                    for (rule, place, indexes) in self.plan.hits(&document) {
-                        let Place::Value { start, end } = place else { continue };
-                        let text = &bytes[start..end];
-                        if self.plan.rules()[rule].hint.is_some() {
+                    for hit in &document.found.hits {
+                        let (rule, text) = (self.plan.rule_of(hit), &document.text[hit.range()]);
+                        let Handling { flow, seals_nulls, stays, is_hint, has_hints, is_bound, .. } = handling[rule];
+                        if is_hint {
                             return Err(hints::taken(&self.plan.rules()[rule]));
                         }
-                        if text == b"null" && !self.plan.rules()[rule].seal_nulls {
+                        if text == b"null" && !seals_nulls {
                             continue;
                         }
-                        let stays = self.stays_in_place(rule);
-                        let flow = self.plan.rules()[rule].flow;
-                        if is_sealed(&self.plan.rules()[rule], place, text)? {
+                        let (start, end) = (document.offset + hit.range().start, document.offset + hit.range().end);
+                        let place = Place::Value { start, end };
+                        let indexes = document.found.indexes(hit);
+                        if flow != Flow::Direct && is_sealed(&self.plan.rules()[rule], place, text)? {
                             bound.set(&self.plan, rule, indexes, Some(&document), names)?;
                             let session = sessions[side(flow)].clone();
                             let (at, bound) = ((rule, place), bound.clone());
@@ -311,11 +353,18 @@ impl SealTransform {
                             let hints = self.plan.hints(rule).len();
                             room = room.checked_sub(hints).ok_or_else(too_many_values)?;
                             continue;
-                        } else if !stays {
-                            bound.set(&self.plan, rule, indexes, Some(&document), names)?;
-                            let item = self.push_clear(jobs, domains, (rule, place), text, bound)?;
-                            jobs.items.push(item);
+                        }
+                        if !stays {
+                            match is_bound {
+                                true => bound.set(&self.plan, rule, indexes, Some(&document), names)?,
+                                false => bound.clear(),
+                            }
+                            let slot = self.push_clear(jobs, domains, (rule, Spelling::Json), text, bound)?;
+                            jobs.items.push(slot.at(place));
                             self.check_room(record, before, jobs)?;
+                        }
+                        if !has_hints {
+                            continue;
                         }
                         for hint in self.plan.hints(rule) {
                             let Some(derived) = hints::derive(&self.plan.rules()[*hint], text, domains)? else {
@@ -324,8 +373,8 @@ impl SealTransform {
                             room = room.checked_sub(1).ok_or_else(too_many_values)?;
                             let behind = Place::Value { start: end, end };
                             bound.set(&self.plan, *hint, indexes, Some(&document), names)?;
-                            let item = jobs.push(&self.plan, domains, (*hint, behind), &derived, bound)?;
-                            jobs.items.push(item);
+                            let slot = jobs.push(&self.plan, domains, (*hint, Spelling::Json), &derived, bound)?;
+                            jobs.items.push(slot.at(behind));
                             self.check_room(record, before, jobs)?;
                         }
                     }
@@ -348,14 +397,16 @@ impl SealTransform {
     /// Where in the record's value a document holds its sessions, for the backend and for the enclave, if the policy names fields
     /// for them.
     fn sessions_of(&self, document: &Document<'_>) -> Result<[Option<Range<usize>>; 2], Rejection> {
+        let fields = [self.plan.session_field(), self.plan.enclave_session_field()];
+        if fields == [None; 2] {
+            return Ok([None, None]);
+        }
         let range = |field: Option<usize>| match field {
             Some(field) => self.plan.field_range(document, field),
             None => Ok(None),
         };
-        Ok([
-            range(self.plan.session_field())?,
-            range(self.plan.enclave_session_field())?,
-        ])
+        let [backend, enclave] = fields;
+        Ok([range(backend)?, range(enclave)?])
     }
 
     /// Whether the record, sealed as far as it has been read, is still within the limit.
@@ -375,7 +426,7 @@ impl SealTransform {
     ) -> Vec<Result<Extracted, Rejection>> {
         let rules = 0..self.plan.rules().len();
         let mut scratch = Scratch {
-            padding: rules.map(|rule| self.padding(rule, domains)).collect(),
+            handling: rules.map(|rule| self.handling(rule, domains)).collect(),
             ..Scratch::default()
         };
         let mut all = Vec::with_capacity(records.len());
@@ -441,19 +492,33 @@ impl SealTransform {
             for (place, bytes) in places {
                 let flow = self.plan.rules()[*rule].flow;
                 if is_sealed(&self.plan.rules()[*rule], place, bytes)? {
-                    let session = all.sessions[side(flow)].first().cloned();
+                    let session = all.of_client().sessions[side(flow)].first().cloned();
                     bound.set(&self.plan, *rule, &[], document, names)?;
                     let (at, bound) = ((*rule, place), bound.clone());
                     let value = Pending::note(&self.plan, at, bytes, bound, session, stays, jobs);
                     all.pend(flow, value);
                 } else if !stays {
                     bound.set(&self.plan, *rule, &[], document, names)?;
-                    let item = self.push_clear(jobs, domains, (*rule, place), bytes, bound)?;
-                    jobs.items.push(item);
+                    let slot = self.push_clear(jobs, domains, (*rule, Spelling::Bytes), bytes, bound)?;
+                    jobs.items.push(slot.at(place));
                 }
             }
         }
         Ok(())
+    }
+
+    fn handling(&self, rule: usize, domains: &Domains) -> Handling {
+        let model = &self.plan.rules()[rule];
+        let is_template = |(group, _): (usize, u16)| self.plan.groups[group].is_template();
+        Handling {
+            flow: model.flow,
+            seals_nulls: model.seal_nulls,
+            stays: self.stays_in_place(rule),
+            is_hint: model.hint.is_some(),
+            has_hints: !self.plan.hints(rule).is_empty(),
+            is_bound: self.plan.row_field(rule).is_some() || self.plan.columns[rule].is_some_and(is_template),
+            padding: self.padding(rule, domains),
+        }
     }
 
     /// The most bytes that padding adds to a value of `rule` and its hints.
@@ -501,7 +566,7 @@ impl SealTransform {
         let mut wanted = Vec::new();
         for (n, (record, one)) in records.iter().zip(extracted.iter_mut()).enumerate() {
             let looked = match one {
-                Ok(found) => values.look(record, &found.pending),
+                Ok(found) => values.look(record, &found.of_client().pending),
                 Err(_) => Ok(Vec::new()),
             };
             wanted.push(looked.unwrap_or_else(|refusal| {
@@ -526,7 +591,7 @@ impl SealTransform {
         for (n, ((record, one), wanted)) in records.iter().zip(extracted.iter_mut()).zip(wanted).enumerate() {
             let Ok(found) = one else { continue };
             let before = jobs.bytes;
-            let pending = std::mem::take(&mut found.pending).into_iter().zip(wanted).collect();
+            let pending = std::mem::take(&mut found.of_client_mut().pending).into_iter().zip(wanted).collect();
             let opened = values.open(record, pending, &unwrapped, domains, jobs);
             match opened {
                 Ok(opened) => {
@@ -538,9 +603,9 @@ impl SealTransform {
                         match value {
                             Opened::Sealed(item) => {
                                 sealed += 1;
-                                found.more.push(item);
+                                found.of_client_mut().more.push(item);
                             }
-                            Opened::Clear(place, plain) => found.clear.push((place, plain)),
+                            Opened::Clear(place, plain) => found.of_client_mut().clear.push((place, plain)),
                         }
                     }
                 }
@@ -698,15 +763,15 @@ impl SealTransform {
 }
 
 fn has_pending(one: &Result<Extracted, Rejection>) -> bool {
-    one.as_ref().is_ok_and(|one| !one.pending.is_empty())
+    one.as_ref().is_ok_and(|one| !one.of_client().pending.is_empty())
 }
 
 /// The records that clients sealed values of, as far as they are not rejected.
 fn pending_of<'a>(records: &'a [Record], extracted: &'a [Result<Extracted, Rejection>]) -> Vec<OfRecord<'a>> {
     let all = records.iter().zip(extracted).enumerate();
     all.filter_map(|(n, (record, one))| {
-        let found = one.as_ref().ok().filter(|found| !found.pending.is_empty())?;
-        Some((n, record, found.pending.as_slice()))
+        let found = one.as_ref().ok().filter(|found| !found.of_client().pending.is_empty())?;
+        Some((n, record, found.of_client().pending.as_slice()))
     })
     .collect()
 }
@@ -758,7 +823,7 @@ impl Transform for SealTransform {
         let (mut of_clients, mut refused) = (OfClients::default(), self.refused_in_clear(&records, &extracted));
         // Under way while the backend opens and seals what is its own.
         let resealing = self.pass_on(&records, &mut extracted, &mut jobs, &mut refused)?;
-        if extracted.iter().flatten().any(|found| !found.pending.is_empty()) {
+        if extracted.iter().flatten().any(|found| !found.of_client().pending.is_empty()) {
             let opening = tracing::debug_span!(target: SPANS, "open_client_values");
             let opened = self.open_pending(&records, &mut extracted, &domains, &mut jobs);
             let (count, more) = opened.instrument(opening).await?;
@@ -779,14 +844,15 @@ impl Transform for SealTransform {
         let mode = (self.placement, self.for_table);
         let mut assembly = Assembly::new(&self.plan, mode, &items, &sealed, (records.len(), bytes));
         for (n, (record, extracted)) in records.into_iter().zip(&extracted).enumerate() {
-            let (route, record) = match extracted {
-                Ok(found) => (Route::Target, assembly.record(n, record, found)?),
+            let route = Route::Target;
+            outcomes.push(Outcome { route, record });
+            match extracted {
+                Ok(found) => assembly.record(n, &mut outcomes[n].record, found)?,
                 Err(rejection) => {
                     rejected.push((n, rejection.clone()));
-                    (Route::DeadLetter, record)
+                    outcomes[n].route = Route::DeadLetter;
                 }
-            };
-            outcomes.push(Outcome { route, record });
+            }
         }
         assembly.finish(&mut outcomes);
         drop(extracted);

@@ -70,6 +70,7 @@ impl<'a> ByteColumn<'a> {
     }
 
     /// Value `n`, or `None` where it is null or out of range.
+    #[inline]
     #[must_use]
     pub fn get(&self, n: usize) -> Option<&'a [u8]> {
         if n >= self.len() || self.validity.is_some_and(|bits| bits[n / 8] & (1 << (n % 8)) == 0) {
@@ -144,6 +145,7 @@ impl Builder {
         Ok((parts, end))
     }
 
+    #[inline]
     fn push(&mut self, valid: bool, end: usize) -> Result<(), ColumnError> {
         let end = i32::try_from(end).map_err(|_| ColumnError::TooLarge)?;
         if self.len.is_multiple_of(8) {
@@ -201,6 +203,7 @@ impl PlainColumn {
 
     /// Appends the value that `write` appends to the column's bytes, at most `room` bytes long (beyond that a
     /// copy that is not wiped may stay behind in memory).
+    #[inline]
     pub fn push_with(&mut self, room: usize, write: impl FnOnce(&mut Vec<u8>)) -> Result<(), ColumnError> {
         reserve_wiping(&mut self.bytes, room);
         write(&mut self.bytes);
@@ -221,10 +224,16 @@ impl PlainColumn {
 }
 
 /// Makes room by moving to a larger buffer and wiping the old one, instead of a silent `realloc`.
+#[inline]
 fn reserve_wiping(bytes: &mut Zeroizing<Vec<u8>>, room: usize) {
-    if bytes.capacity() - bytes.len() >= room {
-        return;
+    if bytes.capacity() - bytes.len() < room {
+        grow_wiping(bytes, room);
     }
+}
+
+#[cold]
+#[inline(never)]
+fn grow_wiping(bytes: &mut Zeroizing<Vec<u8>>, room: usize) {
     let capacity = (bytes.capacity() * 2).max(bytes.len() + room).max(4096);
     let mut larger = Zeroizing::new(Vec::with_capacity(capacity));
     larger.extend_from_slice(bytes);

@@ -3,6 +3,7 @@
 //! An encoding is what gets encrypted. It carries its type, so that a value comes back as what it was.
 
 use num_bigint::BigInt;
+use zeroize::Zeroize as _;
 
 /// High bit of the type byte: the value is padded.
 const PADDED: u8 = 0x80;
@@ -233,6 +234,43 @@ impl<'a> Plaintext<'a> {
             Self::Time { .. } => types::TIME,
             Self::Duration { .. } => types::DURATION,
         }
+    }
+}
+
+/// [`Plaintext::encode`] of a text that is all ASCII.
+pub(crate) fn encode_ascii(text: &[u8], pad_to: Option<u32>, out: &mut Vec<u8>) {
+    let start = begin_utf8(pad_to, out);
+    out.extend_from_slice(text);
+    end_utf8(start, pad_to, out);
+}
+
+/// [`Plaintext::encode`] of a text that `write` appends, unless that says that there is none, or it is not UTF-8: then
+/// nothing is appended, and what was is wiped.
+pub(crate) fn encode_utf8(pad_to: Option<u32>, out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>) -> bool) -> bool {
+    let start = begin_utf8(pad_to, out);
+    let value = out.len();
+    if write(out) && std::str::from_utf8(&out[value..]).is_ok() {
+        end_utf8(start, pad_to, out);
+        return true;
+    }
+    out[start..].zeroize();
+    out.truncate(start);
+    false
+}
+
+/// Where the encoding begins.
+fn begin_utf8(pad_to: Option<u32>, out: &mut Vec<u8>) -> usize {
+    let start = out.len();
+    match pad_to {
+        Some(_) => out.extend_from_slice(&[types::UTF8, 0, 0, 0, 0]),
+        None => out.push(types::UTF8),
+    }
+    start
+}
+
+fn end_utf8(start: usize, pad_to: Option<u32>, out: &mut Vec<u8>) {
+    if let Some(multiple) = pad_to {
+        pad(out, start, start + PADDED_HEADER, multiple);
     }
 }
 

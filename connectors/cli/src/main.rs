@@ -33,6 +33,10 @@ mod term;
 mod trust;
 mod while_it_counts;
 
+/// Batches are some megabytes each, and gone a moment later: this one keeps what it has got from the system.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> std::process::ExitCode {
     let arguments: Vec<_> = std::env::args_os().collect();
     if let Some(ended) = commands::enclave::before_threads(&arguments) {
