@@ -79,6 +79,8 @@ test_deps() {
     if ! have kcat && ! install kcat; then
         skip kcat "no kcat on this machine: install the package kcat"
     fi
+    arm
+    miri
 }
 
 kafka_libs() {
@@ -163,6 +165,30 @@ node_20() {
     local version
     version="$(node --version 2>/dev/null | sed -n 's/^v\([0-9]*\).*/\1/p')" || return 1
     [ -n "$version" ] && [ "$version" -ge 20 ]
+}
+
+# Compiler, C library and emulator for 64-bit Arm; nothing where the machine is one.
+arm() {
+    [ "$(uname -sm)" = "Linux x86_64" ] || return 0
+    local names=()
+    have aarch64-linux-gnu-gcc || names+=(gcc-aarch64-linux-gnu)
+    [ -e /usr/aarch64-linux-gnu/lib/libc.so.6 ] || names+=(libc6-dev-arm64-cross)
+    have qemu-aarch64 || names+=(qemu-user)
+    [ "${#names[@]}" -eq 0 ] || install "${names[@]}" || true
+    local target=aarch64-unknown-linux-gnu
+    if have rustup && [ ! -d "$(rustc --print sysroot)/lib/rustlib/$target/lib" ]; then
+        say "Fetching Rust's libraries for 64-bit Arm…"
+        timeout 300 rustup target add "$target" </dev/null || true
+    fi
+}
+
+# Miri is part of nightly Rust alone; no other program here is built by it.
+miri() {
+    local nightly="${SEALFLOW_NIGHTLY:-nightly}"
+    have rustup || return 0
+    RUSTUP_AUTO_INSTALL=0 cargo "+$nightly" miri --version >/dev/null 2>&1 && return
+    say "Fetching a nightly Rust with Miri (about 150 MB)…"
+    timeout 600 rustup toolchain install "$nightly" --profile minimal --component miri,rust-src </dev/null || true
 }
 
 # ---- what the benchmarks compare with and count by

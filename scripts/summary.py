@@ -28,7 +28,7 @@ def main():
     counted = tests["failed"] + sum(verdict == "failed" for verdict, _, _ in checks)
     # A stage can fail without a test to blame: a build of the fuzz targets, a runner that was killed.
     blamed = {"tests"} if tests["failed"] else set()
-    blamed |= {"fuzz" if name.startswith("fuzz ") else "documents" for verdict, name, _ in checks if verdict == "failed"}
+    blamed |= {stage_of(name) for verdict, name, _ in checks if verdict == "failed"}
     for name, _, status in stages:
         if status != "0" and name not in blamed:
             failures.append(f"stage {name}")
@@ -49,6 +49,12 @@ def main():
         print(f"skipped: {name}: {reason}")
     print(f"{passed} passed, {counted} failed, {len(skipped)} skipped")
     return 1 if counted else 0
+
+
+def stage_of(check):
+    """The stage that a check is made in."""
+    of_kernel = {"kernel-on-arm": "arm", "kernel-in-miri": "miri"}
+    return of_kernel.get(check, "fuzz" if check.startswith("fuzz ") else "documents")
 
 
 def ledger(path):

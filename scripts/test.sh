@@ -21,6 +21,8 @@ main() {
     stage worker scripts/build_enclave_worker.sh --tests
     # One broken test must not hide the others, nor the fuzz targets.
     stage tests python3 -u scripts/run_tests.py "$LOGS/tests.json" -- cargo test "${CARGO_ALL[@]}" --no-fail-fast
+    stage arm scripts/test_arm.sh
+    stage miri scripts/test_miri.sh
     stage fuzz scripts/fuzz.sh "$FUZZ_SECONDS"
     stage documents documents
 

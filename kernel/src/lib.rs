@@ -7,15 +7,15 @@
 //! nonces that never repeat.
 //!
 //! Kernels that compute the same: `portable`, safe code on the crates `aes` and `ghash`; `avx2`, which encrypts the
-//! counter blocks of many values at once, with VAES (`avx2-vaes`) where the processor has it; and `avx512`, in which four
-//! values are in the four lanes of a register. [`Cipher::new`] takes the best that the processor has; `SEALFLOW_KERNEL`
+//! counter blocks of many values at once, with VAES (`avx2-vaes`) where the processor has it; `neon`, the same for 64-bit
+//! Arm; and `avx512`, in which four values are in the four lanes of a register. [`Cipher::new`] takes the best that the processor has; `SEALFLOW_KERNEL`
 //! in the environment forces another, such as `SEALFLOW_KERNEL=portable`.
 
 #[cfg(target_arch = "x86_64")]
-mod avx2;
-#[cfg(target_arch = "x86_64")]
 mod avx512;
 mod portable;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod serial;
 mod values;
 
 #[cfg(test)]
@@ -53,6 +53,8 @@ pub enum Kernel {
     Avx2Vaes,
     /// AVX-512 with VAES and VPCLMULQDQ.
     Avx512,
+    /// Neon with AES and PMULL, of 64-bit Arm.
+    Neon,
 }
 
 impl Kernel {
@@ -79,6 +81,7 @@ impl Kernel {
             Self::Avx2 => "avx2",
             Self::Avx2Vaes => "avx2-vaes",
             Self::Avx512 => "avx512",
+            Self::Neon => "neon",
         }
     }
 
@@ -88,10 +91,12 @@ impl Kernel {
         #[cfg(target_arch = "x86_64")]
         let fast = [
             (avx512::is_there(), Self::Avx512),
-            (avx2::is_wide(), Self::Avx2Vaes),
-            (avx2::is_there(), Self::Avx2),
+            (serial::is_there(Self::Avx2Vaes), Self::Avx2Vaes),
+            (serial::is_there(Self::Avx2), Self::Avx2),
         ];
-        #[cfg(not(target_arch = "x86_64"))]
+        #[cfg(target_arch = "aarch64")]
+        let fast = [(serial::is_there(Self::Neon), Self::Neon)];
+        #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
         let fast = [];
         let there = fast.into_iter().filter(|(there, _)| *there);
         there.map(|(_, kernel)| kernel).chain([Self::Portable]).collect()
@@ -110,8 +115,8 @@ pub struct Cipher(Scheduled);
 
 enum Scheduled {
     Portable(Box<portable::Key>),
-    #[cfg(target_arch = "x86_64")]
-    Avx2(Box<avx2::Key>),
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+    Serial(Box<serial::Key>),
     #[cfg(target_arch = "x86_64")]
     Avx512(Box<avx512::Key>),
 }
@@ -129,10 +134,8 @@ impl Cipher {
         let scheduled = match kernel {
             #[cfg(target_arch = "x86_64")]
             Kernel::Avx512 => avx512::Key::new(key).map(Scheduled::Avx512),
-            #[cfg(target_arch = "x86_64")]
-            Kernel::Avx2Vaes => avx2::Key::new(key, true).map(Scheduled::Avx2),
-            #[cfg(target_arch = "x86_64")]
-            Kernel::Avx2 => avx2::Key::new(key, false).map(Scheduled::Avx2),
+            #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+            Kernel::Avx2Vaes | Kernel::Avx2 | Kernel::Neon => serial::Key::new(kernel, key).map(Scheduled::Serial),
             _ => None,
         };
         Self(scheduled.unwrap_or_else(|| Scheduled::Portable(Box::new(portable::Key::new(key)))))
@@ -143,10 +146,8 @@ impl Cipher {
     pub fn kernel(&self) -> Kernel {
         match &self.0 {
             Scheduled::Portable(_) => Kernel::Portable,
-            #[cfg(target_arch = "x86_64")]
-            Scheduled::Avx2(key) if key.is_wide() => Kernel::Avx2Vaes,
-            #[cfg(target_arch = "x86_64")]
-            Scheduled::Avx2(_) => Kernel::Avx2,
+            #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+            Scheduled::Serial(key) => key.kernel(),
             #[cfg(target_arch = "x86_64")]
             Scheduled::Avx512(_) => Kernel::Avx512,
         }
@@ -172,8 +173,8 @@ impl Cipher {
                 out.resize(from + room, 0);
                 key.seal(batch, &mut out[from..]);
             }
-            #[cfg(target_arch = "x86_64")]
-            Scheduled::Avx2(key) => key.seal(batch, out),
+            #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+            Scheduled::Serial(key) => key.seal(batch, out),
             #[cfg(target_arch = "x86_64")]
             Scheduled::Avx512(key) => key.seal(batch, out),
         }
@@ -210,8 +211,8 @@ impl Cipher {
                 out.resize(from + room, 0);
                 key.open(batch, &mut out[from..], opened);
             }
-            #[cfg(target_arch = "x86_64")]
-            Scheduled::Avx2(key) => key.open(batch, out, opened),
+            #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+            Scheduled::Serial(key) => key.open(batch, out, opened),
             #[cfg(target_arch = "x86_64")]
             Scheduled::Avx512(key) => key.open(batch, out, opened),
         }

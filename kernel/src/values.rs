@@ -95,13 +95,13 @@ impl<'a> Values<'a> {
         ((byte(0) | byte(1) | byte(2)) >> (n % 8)) as u16
     }
 
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
     #[inline]
     pub(crate) fn offsets(&self) -> &'a [i32] {
         self.offsets
     }
 
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
     #[inline]
     pub(crate) fn bytes(&self) -> &'a [u8] {
         self.bytes

@@ -82,12 +82,12 @@ struct Sequence {
 }
 
 impl Sequence {
-    /// Whether tokens of a run are what its container, the lowest of `objects`, does not have.
+    /// Tokens of a run that its container, the lowest of `objects`, does not have.
     #[inline(always)]
-    fn is_ill(&self, run: u64, objects: u64) -> bool {
+    fn ill(&self, run: u64, objects: u64) -> u64 {
         // All bits in an object. A branch here would often be guessed wrongly.
         let in_object = (objects & 1).wrapping_neg();
-        (self.not_in_object & in_object | self.not_in_array & !in_object) & run != 0
+        (self.not_in_object & in_object | self.not_in_array & !in_object) & run
     }
 }
 
@@ -184,24 +184,59 @@ impl<'a> Walk<'a> {
             // What is left of the group.
             let mut rest = u64::MAX;
             loop {
+                if depth > frames {
+                    // Nobody looks in here: only brackets count, until what surrounds it goes on. Branches for what each
+                    // bracket is would often be guessed wrongly.
+                    let (mut is_ill, mut is_too_deep, mut ends) = (0, false, false);
+                    loop {
+                        let run = rest & (brackets ^ brackets.wrapping_sub(1));
+                        is_ill |= sequence.ill(run, objects);
+                        if brackets == 0 {
+                            break;
+                        }
+                        let bracket = brackets & brackets.wrapping_neg();
+                        rest &= !run;
+                        let opens = opening & bracket != 0;
+                        is_too_deep |= opens & (depth == DEEPEST);
+                        depth = if opens { depth + 1 } else { depth - 1 };
+                        let inner = objects << 1 | u64::from(group.objects & bracket != 0);
+                        objects = if opens { inner } else { objects >> 1 };
+                        ends = depth == frames;
+                        if ends {
+                            break;
+                        }
+                        brackets ^= bracket;
+                    }
+                    if is_ill != 0 || is_too_deep {
+                        return Err(GivesUp);
+                    }
+                    if !ends {
+                        break;
+                    }
+                    let token = base + brackets.trailing_zeros() as usize;
+                    brackets &= brackets.wrapping_sub(1);
+                    self.end_whole(token)?;
+                    if depth == 0 && token + 1 != count {
+                        return Err(GivesUp);
+                    }
+                    continue;
+                }
                 // A run is what one container has up to the next bracket, and that.
                 let run = rest & (brackets ^ brackets.wrapping_sub(1));
-                if sequence.is_ill(run, objects) {
+                if sequence.ill(run, objects) != 0 {
                     return Err(GivesUp);
                 }
-                if depth == frames {
-                    if objects & 1 == 1 {
-                        let mut colons = run & group.colons;
-                        while colons != 0 {
-                            let colon = base + colons.trailing_zeros() as usize;
-                            colons &= colons - 1;
-                            if let Some(member) = self.member(node, colon)? {
-                                self.value(colon + 1, member, &mut next)?;
-                            }
+                if objects & 1 == 1 {
+                    let mut colons = run & group.colons;
+                    while colons != 0 {
+                        let colon = base + colons.trailing_zeros() as usize;
+                        colons &= colons - 1;
+                        if let Some(member) = self.member(node, colon)? {
+                            self.value(colon + 1, member, &mut next)?;
                         }
-                    } else if depth > 0 {
-                        self.elements(base, run & sequence.elements, node, &mut next)?;
                     }
+                } else if depth > 0 {
+                    self.elements(base, run & sequence.elements, node, &mut next)?;
                 }
                 if brackets == 0 {
                     break;
@@ -216,19 +251,15 @@ impl<'a> Walk<'a> {
                     }
                     let is_object = group.objects & bracket != 0;
                     objects = objects << 1 | u64::from(is_object);
-                    if depth == frames && next.0 == token && self.enter(next.1, is_object, token)? {
+                    depth += 1;
+                    if next.0 == token && self.enter(next.1, is_object, token)? {
                         frames += 1;
                         node = &self.nodes[next.1 as usize];
                     }
-                    depth += 1;
                 } else {
-                    if depth <= frames {
-                        // The first bracket opens, so that there is a frame that this closes.
-                        node = self.leave(token)?;
-                        frames -= 1;
-                    } else if depth == frames + 1 {
-                        self.end_whole(token)?;
-                    }
+                    // The first bracket opens, so that there is a frame that this closes.
+                    node = self.leave(token)?;
+                    frames -= 1;
                     depth -= 1;
                     objects >>= 1;
                     if depth == 0 && token + 1 != count {

@@ -68,6 +68,22 @@ pub(super) fn check_open(key: &[u8; 32], aad: &[u8], rows: Option<&[Vec<u8>]>, v
     }
 }
 
+/// With one bit wrong in the tag of value `which`.
+pub(super) fn check_spoilt(
+    key: &[u8; 32],
+    aad: &[u8],
+    rows: Option<&[Vec<u8>]>,
+    values: &[Option<Vec<u8>>],
+    which: usize,
+) {
+    let mut sealed = sealed_apart(key, aad, rows, values);
+    *sealed[which].as_mut().unwrap().last_mut().unwrap() ^= 1;
+    for kernel in Kernel::all() {
+        let got = opened(&Cipher::on(kernel, key), aad, rows, &sealed);
+        assert!(got == wanted(values, &[which]), "{kernel:?}");
+    }
+}
+
 #[test]
 fn every_length_alone_and_in_every_group_size_is_opened() {
     for len in 0..=4_096 {

@@ -1,15 +1,13 @@
 //! Many blocks at a time: AES of counter blocks, and AES and GHASH of long values. The same code for registers of one block
 //! and of two, which `super::registers` are.
 
-use core::arch::x86_64::*;
-
 use super::registers::{
-    Register, WIDTH, add, all, count, exclusive_or, first, fold, last_round, load, multiply, round, shuffle, store,
-    swap, zero,
+    Register, WIDTH, add, all, count, exclusive_or, first, fold, last_round, load, multiply_high, multiply_low, round,
+    shuffle, start, store, swap, zero,
 };
-use crate::avx2::ghash::{Sum, backwards, powers_from, reduced};
-use crate::avx2::key::{Key, encrypt_one};
-use crate::avx2::lanes::{Block, load as load_block};
+use crate::serial::ghash::{Sum, backwards, powers_from, reduced};
+use crate::serial::key::{Key, encrypt_one};
+use crate::serial::lanes::{Block, Lane, ROUNDS, from_number, load as load_block, with_word};
 
 /// Registers that are encrypted at once: enough to hide how long a round takes.
 const AT_ONCE: usize = 8;
@@ -28,22 +26,22 @@ on_these! {
             encrypt_one(key, block);
         }
         for chunk in chunks_mut(many.as_flattened_mut()) {
-            let start = all(load_block(&key.rounds[0]));
+            let first = all(load_block(&key.rounds[0]));
             let mut blocks = [zero(); AT_ONCE];
             for (block, from) in blocks.iter_mut().zip(&*chunk) {
-                *block = exclusive_or(load(from), start);
+                *block = start(load(from), first);
             }
-            rounds(&mut blocks, &key.rounds[1..14]);
-            let last = all(load_block(&key.rounds[14]));
+            rounds(key, &mut blocks);
+            let last = last_keys(key);
             for (block, to) in blocks.iter().zip(chunk) {
-                store(to, last_round(*block, last));
+                store(to, last_round(*block, last.0, last.1));
             }
         }
     }
 
     /// Seals or opens as much of a text as fills all registers, and leaves the rest; GHASH after it. The nonce has zeros
     /// after it.
-    pub(super) fn text_chunks<const OPEN: bool>(key: &Key, nonce: __m128i, text: &[u8], out: &mut [u8], state: __m128i) -> __m128i {
+    pub(super) fn text_chunks<const OPEN: bool>(key: &Key, nonce: Lane, text: &[u8], out: &mut [u8], state: Lane) -> Lane {
         let (mut state, mut counter) = (state, counter(nonce));
         let mut before = None;
         for (text, out) in chunks(text).iter().zip(chunks_mut(out)) {
@@ -51,7 +49,7 @@ on_these! {
             // While these are encrypted, other ciphertext is hashed: this one, or what was made before.
             match if OPEN { Some(text) } else { before } {
                 Some(cipher) => state = rounds_and_hash(key, &mut blocks, cipher, state),
-                None => rounds(&mut blocks, &key.rounds[1..14]),
+                None => rounds(key, &mut blocks),
             }
             end(key, &blocks, text, out);
             before = Some(&*out);
@@ -65,17 +63,17 @@ on_these! {
     // ---- AES
 
     /// The first counter blocks of a value's key stream, their last words in the order of this machine.
-    fn counter(nonce: __m128i) -> Register {
-        add(all(_mm_or_si128(nonce, _mm_set_epi32(2, 0, 0, 0))), count())
+    fn counter(nonce: Lane) -> Register {
+        add(all(with_word::<3>(nonce, 2)), count())
     }
 
-    /// The next counter blocks, with the first round key.
+    /// The next counter blocks, as the rounds take them.
     fn begun(key: &Key, counter: &mut Register) -> [Register; AT_ONCE] {
-        let order = all(_mm_set_epi8(12, 13, 14, 15, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0));
-        let (start, step) = (all(load_block(&key.rounds[0])), all(_mm_set_epi32(WIDTH as i32, 0, 0, 0)));
+        let order = all(load_block(&[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 15, 14, 13, 12]));
+        let (first, step) = (all(load_block(&key.rounds[0])), all(from_number((WIDTH as u128) << 96)));
         let mut blocks = [zero(); AT_ONCE];
         for block in &mut blocks {
-            *block = exclusive_or(shuffle(*counter, order), start);
+            *block = start(shuffle(*counter, order), first);
             *counter = add(*counter, step);
         }
         blocks
@@ -87,26 +85,32 @@ on_these! {
         }
     }
 
-    fn rounds(blocks: &mut [Register; AT_ONCE], keys: &[Block]) {
-        for key in keys {
+    /// All rounds but the last.
+    fn rounds(key: &Key, blocks: &mut [Register; AT_ONCE]) {
+        for key in &key.rounds[ROUNDS] {
             one_round(blocks, all(load_block(key)));
         }
     }
 
+    /// What the last round takes.
+    fn last_keys(key: &Key) -> (Register, Register) {
+        (all(load_block(&key.rounds[13])), all(load_block(&key.rounds[14])))
+    }
+
     /// The last round, and the sum with the text.
     fn end(key: &Key, blocks: &[Register; AT_ONCE], text: &Chunk, out: &mut Chunk) {
-        let last = all(load_block(&key.rounds[14]));
+        let last = last_keys(key);
         for ((block, text), out) in blocks.iter().zip(text).zip(out) {
-            store(out, exclusive_or(last_round(*block, last), load(text)));
+            store(out, exclusive_or(last_round(*block, last.0, last.1), load(text)));
         }
     }
 
-    /// All rounds but the last, and GHASH of other blocks meanwhile.
-    fn rounds_and_hash(key: &Key, blocks: &mut [Register; AT_ONCE], cipher: &Chunk, state: __m128i) -> __m128i {
+    /// The same, and GHASH of other blocks meanwhile.
+    fn rounds_and_hash(key: &Key, blocks: &mut [Register; AT_ONCE], cipher: &Chunk, state: Lane) -> Lane {
         let (powers, halves) = powers(key);
         let mut sum = begun_sum(key, cipher, state);
-        for n in 0..13 {
-            one_round(blocks, all(load_block(&key.rounds[n + 1])));
+        for (n, key) in key.rounds[ROUNDS].iter().enumerate() {
+            one_round(blocks, all(load_block(key)));
             if n > 0 && n < AT_ONCE {
                 sum = added(sum, turned(load(&cipher[n])), load(&powers[n]), load(&halves[n]));
             }
@@ -116,7 +120,7 @@ on_these! {
 
     // ---- GHASH
 
-    fn hash(key: &Key, cipher: &Chunk, state: __m128i) -> __m128i {
+    fn hash(key: &Key, cipher: &Chunk, state: Lane) -> Lane {
         let (powers, halves) = powers(key);
         let mut sum = begun_sum(key, cipher, state);
         for n in 1..AT_ONCE {
@@ -126,7 +130,7 @@ on_these! {
     }
 
     /// The products of the first blocks, with GHASH of all before them.
-    fn begun_sum(key: &Key, cipher: &Chunk, state: __m128i) -> [Register; 3] {
+    fn begun_sum(key: &Key, cipher: &Chunk, state: Lane) -> [Register; 3] {
         let (powers, halves) = powers(key);
         let x = exclusive_or(turned(load(&cipher[0])), first(state));
         added([zero(); 3], x, load(&powers[0]), load(&halves[0]))
@@ -146,9 +150,9 @@ on_these! {
     /// Lower, middle and upper products of all lanes, and those of x · h.
     pub(super) fn added([low, middle, high]: [Register; 3], x: Register, h: Register, halves: Register) -> [Register; 3] {
         [
-            exclusive_or(low, multiply::<0x00>(x, h)),
-            exclusive_or(middle, multiply::<0x00>(exclusive_or(x, swap::<0x4e>(x)), halves)),
-            exclusive_or(high, multiply::<0x11>(x, h)),
+            exclusive_or(low, multiply_low(x, h)),
+            exclusive_or(middle, multiply_low(exclusive_or(x, swap(x)), halves)),
+            exclusive_or(high, multiply_high(x, h)),
         ]
     }
 

@@ -1,18 +1,19 @@
 //! Columns: groups of values, their headers and counter blocks, texts and tags. The same code for registers of one block
 //! and of two, which `super::registers` are.
 
-use core::arch::x86_64::*;
-
 use zeroize::Zeroizing;
 
 use super::long::{CHUNK, added, encrypt, folded, text_chunks, turned};
-use super::registers::{WIDTH, exclusive_or, first, load as load_lanes, store as store_lanes};
-use crate::avx2::ghash::{self, Sum, absorbed, hashed, nothing, powers_from, reduced, reversed};
-use crate::avx2::key::Key;
-use crate::avx2::lanes::{Block, Stream, load, load_at, load_some, ones, store, store_at, store_some};
-use crate::avx2::{AADS, BLOCKS, LARGE, SHORT, Start};
+use super::registers::{WIDTH, exclusive_or as exclusive_or_lanes, first, load as load_lanes, store as store_lanes};
+use crate::serial::ghash::{self, Sum, absorbed, hashed, nothing, powers_from, reduced, reversed};
+use crate::serial::key::Key;
+use crate::serial::lanes::{
+    Block, Lane, Stream, and, exclusive_or, from_number, is_zero, load, load_at, load_some, ones, or, store, store_at,
+    store_some, with_word, zero,
+};
+use crate::serial::{AADS, BLOCKS, LARGE, SHORT, Start};
 use crate::values::{Aads, Values};
-use crate::{HEADER, OVERHEAD};
+use crate::{HEADER, NONCE_LEN, OVERHEAD};
 
 /// Bytes that fill all registers.
 const FILL: usize = 16 * CHUNK;
@@ -59,11 +60,11 @@ struct Gathered {
 
 /// What is written before each value of a group: constant but for the last four bytes of the nonce.
 struct Head {
-    first: __m128i,
+    first: Lane,
     /// Bytes 15 to 31, of which the nonce's last four are zero.
-    second: __m128i,
+    second: Lane,
     /// The nonce's first eight bytes, and zeros.
-    nonce: __m128i,
+    nonce: Lane,
     /// The last four bytes of the nonce of a value numbered 0.
     low: u32,
 }
@@ -71,7 +72,7 @@ struct Head {
 /// What is in all tags.
 struct Bound {
     /// GHASH of the AAD that all have, in whole blocks if each has more.
-    state: __m128i,
+    state: Lane,
     /// Bytes of that AAD.
     len: usize,
 }
@@ -97,7 +98,7 @@ struct Work<'a> {
 }
 
 on_these! {
-    pub(in crate::avx2) fn column<const OPEN: bool>(
+    pub(in crate::serial) fn column<const OPEN: bool>(
         key: &Key,
         start: &Start,
         aads: &mut Aads<'_>,
@@ -142,25 +143,26 @@ on_these! {
         let (mut first, mut second) = ([0; 16], [0; 16]);
         first.copy_from_slice(&start.prefix[..16]);
         second[..4].copy_from_slice(&start.prefix[15..]);
-        let upper = _mm_set_epi64x(0, ((nonce >> 32) as u64).to_be() as i64);
+        let upper = ((nonce >> 32) as u64).to_be_bytes();
+        second[4..12].copy_from_slice(&upper);
         Head {
             first: load(&first),
-            second: _mm_or_si128(load(&second), _mm_slli_si128::<4>(upper)),
-            nonce: upper,
+            second: load(&second),
+            nonce: from_number(u128::from(u64::from_le_bytes(upper))),
             low: (nonce as u32).wrapping_sub(number),
         }
     }
 
     /// The last four bytes of a nonce.
-    fn low(head: &Head, number: u32) -> i32 {
-        head.low.wrapping_add(number).to_be() as i32
+    fn low(head: &Head, number: u32) -> u32 {
+        head.low.wrapping_add(number).to_be()
     }
 
     /// The nonce of a value, given before its text if that is sealed; and zeros.
-    fn nonce<const OPEN: bool>(placed: &Placed, head: &Head, bytes: &[u8]) -> __m128i {
+    fn nonce<const OPEN: bool>(placed: &Placed, head: &Head, bytes: &[u8]) -> Lane {
         match OPEN {
-            true => _mm_srli_si128::<4>(load_at(bytes, placed.from as usize - 16)),
-            false => _mm_insert_epi32::<2>(head.nonce, low(head, placed.number)),
+            true => with_word::<3>(load_at(bytes, placed.from as usize - NONCE_LEN), 0),
+            false => with_word::<2>(head.nonce, low(head, placed.number)),
         }
     }
 
@@ -171,13 +173,13 @@ on_these! {
         };
         scratch.extend_from_slice(aad);
         pad(scratch);
-        Bound { state: absorbed(key, _mm_setzero_si128(), scratch.as_chunks().0), len: aad.len() }
+        Bound { state: absorbed(key, zero(), scratch.as_chunks().0), len: aad.len() }
     }
 
     /// The sum, and what the lengths add.
     fn with_lengths(key: &Key, bound: &Bound, sum: Sum, placed: &Placed) -> Sum {
-        let aad = bound.len + placed.aad as usize;
-        let lengths = _mm_set_epi64x(aad as i64 * 8, i64::from(placed.len) * 8);
+        let (aad, len) = (bound.len as u64 + u64::from(placed.aad), u64::from(placed.len));
+        let lengths = from_number(u128::from(aad * 8) << 64 | u128::from(len * 8));
         let (powers, halves) = powers_from(key, 1);
         ghash::added(sum, lengths, load(&powers[0]), load(&halves[0]))
     }
@@ -194,7 +196,7 @@ on_these! {
         let factors = factors.0.iter().zip(factors.1);
         for (((text, out), stream), (power, halves)) in texts.iter().zip(outs).zip(streams).zip(factors) {
             let given = load_lanes(text);
-            let made = exclusive_or(given, load_lanes(stream));
+            let made = exclusive_or_lanes(given, load_lanes(stream));
             store_lanes(out, made);
             many = added(many, turned(if OPEN { given } else { made }), load_lanes(power), load_lanes(halves));
         }
@@ -204,7 +206,7 @@ on_these! {
         let mut n = lanes * WIDTH;
         if n < whole {
             let given = load_at(text, 16 * n);
-            let made = _mm_xor_si128(given, load(&stream[n]));
+            let made = exclusive_or(given, load(&stream[n]));
             store_at(out, 16 * n, made);
             sum = ghash::added(sum, reversed(if OPEN { given } else { made }), load(&powers[n]), load(&halves[n]));
             n += 1;
@@ -212,7 +214,7 @@ on_these! {
         if n < stream.len() {
             let left = len - 16 * n;
             let given = load_some(&text[16 * n..], left);
-            let made = _mm_and_si128(_mm_xor_si128(given, load(&stream[n])), ones(left));
+            let made = and(exclusive_or(given, load(&stream[n])), ones(left));
             match OPEN {
                 true => store_some(&mut out[16 * n..], made, left),
                 // What is written beyond the value is where its tag comes.
@@ -289,11 +291,11 @@ never_inlined! {
             (own, stream) = stream.split_at_mut(placed.blocks as usize);
             let nonce = nonce::<OPEN>(placed, head, bytes);
             for (block, number) in own.iter_mut().zip(&NUMBERS) {
-                store(block, _mm_or_si128(nonce, load(number)));
+                store(block, or(nonce, load(number)));
             }
             if placed.len as usize > SHORT {
                 for (n, block) in (placed.len as usize / FILL * CHUNK + 2..).zip(&mut own[1..]) {
-                    store(block, _mm_insert_epi32::<3>(nonce, (n as u32).to_be() as i32));
+                    store(block, with_word::<3>(nonce, (n as u32).to_be()));
                 }
             }
         }
@@ -330,25 +332,25 @@ never_inlined! {
                 cached.sum = with_lengths(key, bound, cached.begun, placed);
             }
             let sum = text::<OPEN>(key, own, &given[done..], len - done, &mut out[before + done..], cached.sum);
-            let tag = _mm_xor_si128(reversed(reduced(sum)), load(mask));
+            let tag = exclusive_or(reversed(reduced(sum)), load(mask));
             if OPEN {
-                let wrong = _mm_xor_si128(tag, load_at(given, len));
+                let wrong = exclusive_or(tag, load_at(given, len));
                 // All bytes at once; what is branched on is the verdict.
-                let is_right = _mm_test_all_zeros(wrong, wrong) == 1;
+                let is_right = is_zero(wrong);
                 opened[placed.number as usize] = is_right;
                 if !is_right {
                     out[..len].fill(0);
                 }
             } else {
                 store_at(out, 0, head.first);
-                store_at(out, HEADER - 16, _mm_insert_epi32::<3>(head.second, low(head, placed.number)));
+                store_at(out, HEADER - 16, with_word::<3>(head.second, low(head, placed.number)));
                 store_at(out, HEADER + len, tag);
             }
         }
     }
 
     /// Seals or opens the chunks of a long text; GHASH after them.
-    fn long<const OPEN: bool>(work: &Work<'_>, placed: &Placed, aad: &[Block], text: &[u8], out: &mut [u8]) -> __m128i {
+    fn long<const OPEN: bool>(work: &Work<'_>, placed: &Placed, aad: &[Block], text: &[u8], out: &mut [u8]) -> Lane {
         let nonce = nonce::<OPEN>(placed, &work.head, work.bytes);
         let state = absorbed(work.key, work.bound.state, aad);
         text_chunks::<OPEN>(work.key, nonce, text, out, state)

@@ -1,5 +1,5 @@
-//! Many values one after the other in registers of AVX2's age: AES by AES-NI, one block to a register, or by VAES, two to a
-//! register of 256 bits; GHASH by PCLMULQDQ or VPCLMULQDQ.
+//! Many values one after the other, in registers of one block or of two: AES-NI and PCLMULQDQ of x86, VAES and VPCLMULQDQ in
+//! registers of 256 bits, or AES and PMULL of 64-bit Arm.
 //!
 //! Values are taken in groups, of as many counter blocks as the key stream has room for. These are encrypted at once, whosever
 //! they are: that is what hides how long a round takes. Then each value is hashed, with a power of H per block and one
@@ -7,9 +7,10 @@
 //! products are on their way; values of a group are sorted by their blocks, so that it guesses branches right. Of *long
 //! values* only what does not fill all registers goes this way; the rest is encrypted while other blocks of it are hashed.
 //!
-//! `column` and `long` are compiled twice, in `narrow` and in `wide`, which name the registers and what is done with them.
-//! Sealing and opening are one code: what is hashed is what is written, or what is read. What is opened stands in the output
-//! while its tag is made, and is zeros again before anything else is done if that is wrong.
+//! `column` and `long` are compiled for each kind of register, in `narrow` and in `wide`, which name the registers and what is
+//! done with them; `lanes` has what differs between the machines. Sealing and opening are one code: what is hashed is what is
+//! written, or what is read. What is opened stands in the output while its tag is made, and is zeros again before anything else
+//! is done if that is wrong.
 //!
 //! What is branched on are lengths and nulls, which the sealed column shows anyway; never a byte of a value, of the key
 //! or of the key stream.
@@ -24,22 +25,30 @@ macro_rules! with_features {
     };
 }
 
-/// Functions for processors of which [`is_there`] is true.
-macro_rules! on_avx2 {
-    ($($code:tt)*) => { with_features! { inline, "avx2,aes,pclmulqdq", $($code)* } };
+/// Functions for the instructions that lanes want: all kernels here have these.
+#[cfg(target_arch = "x86_64")]
+macro_rules! with_aes {
+    ($inline:meta, $($code:tt)*) => { with_features! { $inline, "avx2,aes,pclmulqdq", $($code)* } };
+}
+
+/// Functions for the instructions that lanes want.
+#[cfg(target_arch = "aarch64")]
+macro_rules! with_aes {
+    ($inline:meta, $($code:tt)*) => { with_features! { $inline, "neon,aes", $($code)* } };
 }
 
 mod ghash;
 mod key;
 mod lanes;
 mod narrow;
+#[cfg(target_arch = "x86_64")]
 mod wide;
 
 pub(crate) use key::Key;
 use key::scheduled;
 
 use crate::values::{Aads, Batch, SealedBatch, Values};
-use crate::{KEY_LEN, NONCE_LEN, PREFIX_LEN};
+use crate::{KEY_LEN, Kernel, NONCE_LEN, PREFIX_LEN};
 
 /// Room for the counter blocks of a group.
 const BLOCKS: usize = 128;
@@ -52,14 +61,26 @@ const AADS: usize = 1 << 16;
 /// Bytes of output after which a group ends, so that its place is written when it comes.
 const LARGE: usize = 1 << 14;
 
-/// Whether this processor has all that is used here.
-pub(crate) fn is_there() -> bool {
-    is_x86_feature_detected!("avx2") && is_x86_feature_detected!("aes") && is_x86_feature_detected!("pclmulqdq")
+/// Whether this processor has all that the kernel uses; `false` for those that are not here.
+#[cfg(target_arch = "x86_64")]
+pub(crate) fn is_there(kernel: Kernel) -> bool {
+    let narrow =
+        is_x86_feature_detected!("avx2") && is_x86_feature_detected!("aes") && is_x86_feature_detected!("pclmulqdq");
+    match kernel {
+        Kernel::Avx2 => narrow,
+        Kernel::Avx2Vaes => narrow && is_x86_feature_detected!("vaes") && is_x86_feature_detected!("vpclmulqdq"),
+        _ => false,
+    }
 }
 
-/// Whether it has AES and carry-less multiplication in registers of 256 bits too.
-pub(crate) fn is_wide() -> bool {
-    is_there() && is_x86_feature_detected!("vaes") && is_x86_feature_detected!("vpclmulqdq")
+/// Whether this processor has all that the kernel uses; `false` for those that are not here. What lanes say of words and
+/// halves is right in little endian.
+#[cfg(target_arch = "aarch64")]
+pub(crate) fn is_there(kernel: Kernel) -> bool {
+    kernel == Kernel::Neon
+        && cfg!(target_endian = "little")
+        && std::arch::is_aarch64_feature_detected!("aes")
+        && std::arch::is_aarch64_feature_detected!("pmull")
 }
 
 /// What comes before sealed values: nothing to write when opening.
@@ -70,16 +91,15 @@ struct Start {
 }
 
 impl Key {
-    /// With VAES if `wide`. `None` where the processor cannot.
-    #[allow(unsafe_code)] // the way into code for AVX2
-    pub(crate) fn new(key: &[u8; KEY_LEN], wide: bool) -> Option<Box<Self>> {
-        let there = if wide { is_wide() } else { is_there() };
-        // SAFETY: what the functions are compiled for is there.
-        there.then(|| unsafe { scheduled(key, wide) })
+    /// `None` where the processor cannot.
+    #[allow(unsafe_code)] // the way into code for these instructions
+    pub(crate) fn new(kernel: Kernel, key: &[u8; KEY_LEN]) -> Option<Box<Self>> {
+        // SAFETY: what the function is compiled for is there, whichever of the kernels it is.
+        is_there(kernel).then(|| unsafe { scheduled(key, kernel) })
     }
 
-    pub(crate) fn is_wide(&self) -> bool {
-        self.wide
+    pub(crate) fn kernel(&self) -> Kernel {
+        self.kernel
     }
 
     /// Appends the sealed values to `out`, which has the room.
@@ -100,7 +120,7 @@ impl Key {
         self.column::<true>(&start, &mut batch.aads, &batch.values, out, opened);
     }
 
-    #[allow(unsafe_code)] // the way into code for AVX2
+    #[allow(unsafe_code)] // the way into code for these instructions
     fn column<const OPEN: bool>(
         &self,
         start: &Start,
@@ -109,11 +129,12 @@ impl Key {
         out: &mut Vec<u8>,
         opened: &mut [bool],
     ) {
-        match self.wide {
-            // SAFETY: a `Key` is wide only where what the function is compiled for is there.
-            true => unsafe { wide::column::<OPEN>(self, start, aads, values, out, opened) },
-            // SAFETY: a `Key` exists only where what the function is compiled for is there.
-            false => unsafe { narrow::column::<OPEN>(self, start, aads, values, out, opened) },
+        match self.kernel {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: a `Key` exists only where its kernel is there: this one, with what the function is compiled for.
+            Kernel::Avx2Vaes => unsafe { wide::column::<OPEN>(self, start, aads, values, out, opened) },
+            // SAFETY: a `Key` exists only where what all kernels here have is there: what the function is compiled for.
+            _ => unsafe { narrow::column::<OPEN>(self, start, aads, values, out, opened) },
         }
     }
 }
