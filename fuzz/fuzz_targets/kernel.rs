@@ -41,7 +41,7 @@ struct Column {
     key: [u8; KEY_LEN],
     start: [u8; NONCE_LEN],
     aad: Vec<u8>,
-    /// Each value's own AAD, if it has one.
+    /// The row of each value, if they have one.
     rows: Option<Vec<Vec<u8>>>,
     validity: Option<Vec<u8>>,
     offsets: Vec<i32>,
@@ -139,24 +139,24 @@ impl Column {
 
     fn sealed(&self, cipher: &Cipher) -> Vec<u8> {
         let mut out = b"before".to_vec();
-        let mut write = |n: usize, out: &mut Vec<u8>| out.extend_from_slice(&self.rows.as_ref().unwrap()[n]);
-        let mut batch = Batch {
+        let rows = self.rows.as_ref().map(|rows| Rows::of(rows.iter().cloned()));
+        let batch = Batch {
             prefix: PREFIX,
             start: self.start,
-            aads: self.aads(&mut write),
+            aads: self.aads(rows.as_ref()),
             values: self.values(),
         };
-        cipher.seal(&mut batch, &mut out).unwrap();
+        cipher.seal(&batch, &mut out).unwrap();
         assert!(out.starts_with(b"before"));
         out.split_off(6)
     }
 
-    fn aads<'a>(&'a self, write: &'a mut dyn FnMut(usize, &mut Vec<u8>)) -> Aads<'a> {
-        match &self.rows {
+    fn aads<'a>(&'a self, rows: Option<&'a Rows>) -> Aads<'a> {
+        match rows {
             None => Aads::Same(&self.aad),
-            Some(_) => Aads::Each {
+            Some(rows) => Aads::Each {
                 fixed: &self.aad,
-                write,
+                rows: Values::new(None, &rows.offsets, &rows.bytes).unwrap(),
             },
         }
     }
@@ -171,15 +171,33 @@ impl Column {
             let Some(value) = values.get(n) else { continue };
             let nonce = u128::from_be_bytes(start).wrapping_add(n as u128).to_be_bytes();
             let nonce: [u8; NONCE_LEN] = nonce[4..].try_into().unwrap();
-            let own = self.rows.as_ref().map_or(&[][..], |rows| &rows[n]);
+            let row = self.rows.as_ref().map(|rows| &rows[n]);
+            let own = row.map_or(Vec::new(), |row| [&(row.len() as u32).to_le_bytes()[..], row].concat());
             out.extend_from_slice(&PREFIX);
             out.extend_from_slice(&nonce);
             let from = out.len();
             out.extend_from_slice(value);
-            let tag = seal(nonce, &[&self.aad, own].concat(), &mut out[from..]);
+            let tag = seal(nonce, &[&self.aad[..], &own].concat(), &mut out[from..]);
             out.extend_from_slice(&tag);
         }
         out
+    }
+}
+
+/// Rows as a column.
+struct Rows {
+    offsets: Vec<i32>,
+    bytes: Vec<u8>,
+}
+
+impl Rows {
+    fn of(rows: impl Iterator<Item = Vec<u8>>) -> Self {
+        let mut this = Self { offsets: vec![0], bytes: Vec::new() };
+        for row in rows {
+            this.bytes.extend(row);
+            this.offsets.push(this.bytes.len() as i32);
+        }
+        this
     }
 }
 
@@ -248,18 +266,18 @@ impl SealedColumn {
 
     fn opened(&self, cipher: &Cipher, column: &Column) -> (Vec<u8>, Vec<bool>) {
         let (mut out, mut opened) = (b"before".to_vec(), vec![true]);
-        let mut write = |place: usize, out: &mut Vec<u8>| {
-            let n = self.order[place];
-            out.extend_from_slice(&column.rows.as_ref().unwrap()[n]);
-            if self.misbound == Some(n) {
-                out.push(0);
-            }
+        let row = |rows: &[Vec<u8>], n: usize| {
+            let mut row = rows[n].clone();
+            row.extend((self.misbound == Some(n)).then_some(0));
+            row
         };
-        let mut batch = SealedBatch {
-            aads: column.aads(&mut write),
+        let rows = column.rows.as_ref();
+        let rows = rows.map(|rows| Rows::of(self.order.iter().map(|n| row(rows, *n))));
+        let batch = SealedBatch {
+            aads: column.aads(rows.as_ref()),
             values: Values::new(Some(&self.validity), &self.offsets, &self.bytes).unwrap(),
         };
-        cipher.open(&mut batch, &mut out, &mut opened).unwrap();
+        cipher.open(&batch, &mut out, &mut opened).unwrap();
         assert!(out.starts_with(b"before") && opened[0]);
         (out.split_off(6), opened.split_off(1))
     }

@@ -23,8 +23,6 @@ mod tests;
 
 use std::sync::OnceLock;
 
-use zeroize::Zeroize as _;
-
 pub use values::{Aads, Batch, SealedBatch, Values};
 
 /// Bytes of a key.
@@ -103,12 +101,19 @@ impl Kernel {
     }
 }
 
+/// Bytes of the stack that are wiped after each call: the deepest of ours goes 25 KiB down.
+const STACK: usize = 32 << 10;
 /// Most values, and most bytes of sealed ones: places and numbers are of 32 bits.
 const MOST: usize = i32::MAX as usize;
 
-/// More than 2^31 - 1 values, or bytes of sealed ones; or an output that grows beyond 2^32 - 1 bytes.
+/// A batch that is not sealed or opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TooLarge;
+pub enum BatchError {
+    /// More than 2^31 - 1 values, or bytes of sealed ones; or an output that grows beyond 2^32 - 1 bytes.
+    TooLarge,
+    /// There are rows, but not as many as values.
+    RowsMismatch,
+}
 
 /// A key that is ready to seal and open with. Wiped when it is dropped.
 pub struct Cipher(Scheduled);
@@ -157,14 +162,15 @@ impl Cipher {
     /// has the nonce `start + i` (mod 2^96), nulls take a number too.
     ///
     /// # Errors
-    /// [`TooLarge`]; nothing is appended.
-    pub fn seal(&self, batch: &mut Batch<'_>, out: &mut Vec<u8>) -> Result<(), TooLarge> {
+    /// [`BatchError`]; nothing is appended.
+    pub fn seal(&self, batch: &Batch<'_>, out: &mut Vec<u8>) -> Result<(), BatchError> {
+        batch.aads.check(batch.values.len())?;
         let (count, bytes) = batch.values.sum();
         let room = count.checked_mul(OVERHEAD).and_then(|more| more.checked_add(bytes));
         let room = room
             .filter(|room| *room <= MOST && batch.values.len() <= MOST)
             .filter(|room| has_places(out, *room))
-            .ok_or(TooLarge)?;
+            .ok_or(BatchError::TooLarge)?;
         out.reserve(room);
         match &self.0 {
             Scheduled::Portable(key) => {
@@ -189,19 +195,20 @@ impl Cipher {
     /// plaintext, one shorter than [`OVERHEAD`] leaves nothing. Nulls leave nothing, and are not `opened`.
     ///
     /// Tags are compared in constant time. `out` grows once, before any plaintext is in it, so that no growth leaves
-    /// plaintext of this batch behind. Should `Aads::Each` panic, what was not checked is zeros in `out`.
+    /// plaintext of this batch behind.
     ///
     /// # Errors
-    /// [`TooLarge`]; nothing is appended.
-    pub fn open(&self, batch: &mut SealedBatch<'_>, out: &mut Vec<u8>, opened: &mut Vec<bool>) -> Result<(), TooLarge> {
+    /// [`BatchError`]; nothing is appended.
+    pub fn open(&self, batch: &SealedBatch<'_>, out: &mut Vec<u8>, opened: &mut Vec<bool>) -> Result<(), BatchError> {
+        batch.aads.check(batch.values.len())?;
         // Bytes are as many as a place of 32 bits can tell.
         if batch.values.len() > MOST {
-            return Err(TooLarge);
+            return Err(BatchError::TooLarge);
         }
         let (from, first) = (out.len(), opened.len());
         let room = batch.values.sum_opened();
         if !has_places(out, room) {
-            return Err(TooLarge);
+            return Err(BatchError::TooLarge);
         }
         out.reserve(room);
         opened.resize(first + batch.values.len(), false);
@@ -228,11 +235,8 @@ fn has_places(out: &[u8], room: usize) -> bool {
 
 /// Overwrites what functions that have returned left on the stack: round keys, powers of H and key stream that did not fit
 /// the registers. As far down as ours go; nothing can be said of what a compiler does elsewhere.
-#[inline(never)]
 fn wipe_stack() {
-    let mut left = [0_u64; 2_048];
-    left.zeroize();
-    std::hint::black_box(&left);
+    zeroize::zeroize_stack::<STACK>();
 }
 
 impl std::fmt::Debug for Cipher {

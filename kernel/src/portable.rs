@@ -59,7 +59,7 @@ impl Key {
     }
 
     /// Seals into `out`, which has exactly the room.
-    pub(crate) fn seal(&self, batch: &mut Batch<'_>, out: &mut [u8]) {
+    pub(crate) fn seal(&self, batch: &Batch<'_>, out: &mut [u8]) {
         let (values, mut to) = (batch.values, 0);
         let (mut group, mut absorbed) = (Group::new(), Absorbed::default());
         for number in 0..values.len() {
@@ -74,10 +74,10 @@ impl Key {
         self.seal_group(&mut group, batch, &mut absorbed, out);
     }
 
-    fn seal_group(&self, group: &mut Group<'_>, batch: &mut Batch<'_>, absorbed: &mut Absorbed, out: &mut [u8]) {
+    fn seal_group(&self, group: &mut Group<'_>, batch: &Batch<'_>, absorbed: &mut Absorbed, out: &mut [u8]) {
         encrypt(&self.aes, &mut group.blocks);
         for value in group.values.drain(..) {
-            let (hash, aad_len) = self.absorbed(&mut batch.aads, value.number, absorbed);
+            let (hash, aad_len) = self.absorbed(&batch.aads, value.number, absorbed);
             let out = &mut out[value.to..value.to + value.text.len() + OVERHEAD];
             out[..PREFIX_LEN].copy_from_slice(&batch.prefix);
             out[PREFIX_LEN..HEADER].copy_from_slice(&value.nonce);
@@ -93,7 +93,7 @@ impl Key {
 
     /// Opens into `out`, zeros that have exactly the room, and says in `opened` what did; both are left as they are where
     /// a tag is wrong.
-    pub(crate) fn open(&self, batch: &mut SealedBatch<'_>, out: &mut [u8], opened: &mut [bool]) {
+    pub(crate) fn open(&self, batch: &SealedBatch<'_>, out: &mut [u8], opened: &mut [bool]) {
         let (values, mut to) = (batch.values, 0);
         let (mut group, mut absorbed) = (Group::new(), Absorbed::default());
         for number in 0..values.len() {
@@ -112,14 +112,14 @@ impl Key {
     fn open_group(
         &self,
         group: &mut Group<'_>,
-        batch: &mut SealedBatch<'_>,
+        batch: &SealedBatch<'_>,
         absorbed: &mut Absorbed,
         out: &mut [u8],
         opened: &mut [bool],
     ) {
         encrypt(&self.aes, &mut group.blocks);
         for value in group.values.drain(..) {
-            let (hash, aad_len) = self.absorbed(&mut batch.aads, value.number, absorbed);
+            let (hash, aad_len) = self.absorbed(&batch.aads, value.number, absorbed);
             let mut tag = *value.tag;
             tag.iter_mut()
                 .zip(&group.blocks[value.at])
@@ -157,7 +157,7 @@ impl Key {
     }
 
     /// GHASH after a value's AAD, padded to whole blocks, and how long that is.
-    fn absorbed(&self, aads: &mut Aads<'_>, number: usize, absorbed: &mut Absorbed) -> (GHash, usize) {
+    fn absorbed(&self, aads: &Aads<'_>, number: usize, absorbed: &mut Absorbed) -> (GHash, usize) {
         let absorb = |aad: &[u8]| {
             let mut hash = self.hash.clone();
             hash.update_padded(aad);
@@ -165,10 +165,12 @@ impl Key {
         };
         match aads {
             Aads::Same(aad) => (absorbed.same.get_or_insert_with(|| absorb(aad)).clone(), aad.len()),
-            Aads::Each { fixed, write } => {
+            Aads::Each { fixed, rows } => {
+                let (row_len, row) = rows.row(number);
                 absorbed.own.clear();
                 absorbed.own.extend_from_slice(fixed);
-                write(number, &mut absorbed.own);
+                absorbed.own.extend_from_slice(&row_len);
+                absorbed.own.extend_from_slice(row);
                 (absorb(&absorbed.own), absorbed.own.len())
             }
         }

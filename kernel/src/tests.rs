@@ -11,7 +11,7 @@ use super::*;
 
 const PREFIX: [u8; PREFIX_LEN] = *b"prefix of nineteen.";
 
-fn column(values: &[Option<Vec<u8>>]) -> (Vec<u8>, Vec<i32>, Vec<u8>) {
+fn column(values: &[Option<Vec<u8>>]) -> Column {
     let (mut validity, mut offsets, mut bytes) = (vec![0; values.len().div_ceil(8)], vec![0], Vec::new());
     for (n, value) in values.iter().enumerate() {
         if let Some(value) = value {
@@ -23,6 +23,36 @@ fn column(values: &[Option<Vec<u8>>]) -> (Vec<u8>, Vec<i32>, Vec<u8>) {
     (validity, offsets, bytes)
 }
 
+type Column = (Vec<u8>, Vec<i32>, Vec<u8>);
+
+/// Empty ones are null, and some of these have bytes.
+fn row_column(rows: &[Vec<u8>]) -> Column {
+    let bytes = |n: usize, row: &Vec<u8>| if row.is_empty() { vec![7; n % 3] } else { row.clone() };
+    let given: Vec<_> = rows.iter().enumerate().map(|(n, row)| Some(bytes(n, row))).collect();
+    let (mut validity, offsets, bytes) = column(&given);
+    let nulls = rows.iter().enumerate().filter(|(_, row)| row.is_empty());
+    nulls.for_each(|(n, _)| validity[n / 8] &= !(1 << (n % 8)));
+    (validity, offsets, bytes)
+}
+
+fn aads<'a>(aad: &'a [u8], rows: Option<&'a Column>) -> Aads<'a> {
+    match rows {
+        None => Aads::Same(aad),
+        Some((validity, offsets, bytes)) => Aads::Each {
+            fixed: aad,
+            rows: Values::new(Some(validity), offsets, bytes).unwrap(),
+        },
+    }
+}
+
+/// An output with room for so many bytes, in which others stood, that must not show.
+fn output(room: usize) -> Vec<u8> {
+    let mut out = vec![0xa5; room + 6];
+    out.clear();
+    out.extend_from_slice(b"before");
+    out
+}
+
 fn sealed(
     cipher: &Cipher,
     start: [u8; NONCE_LEN],
@@ -31,19 +61,13 @@ fn sealed(
     values: &[Option<Vec<u8>>],
 ) -> Vec<u8> {
     let (validity, offsets, bytes) = column(values);
-    let mut out = b"before".to_vec();
-    let mut write = |n: usize, out: &mut Vec<u8>| out.extend_from_slice(&rows.unwrap()[n]);
-    let aads = match rows {
-        None => Aads::Same(aad),
-        Some(_) => Aads::Each {
-            fixed: aad,
-            write: &mut write,
-        },
-    };
+    let mut out = output(bytes.len() + values.len() * OVERHEAD);
+    let rows = rows.map(row_column);
+    let aads = aads(aad, rows.as_ref());
     let values = Values::new(Some(&validity), &offsets, &bytes).unwrap();
     cipher
         .seal(
-            &mut Batch {
+            &Batch {
                 prefix: PREFIX,
                 start,
                 aads,
@@ -67,7 +91,9 @@ fn by_aws_lc(
     for (n, value) in values.iter().enumerate() {
         let Some(value) = value else { continue };
         let nonce = values::nonce_at(start, n);
-        let aad = [aad, rows.map_or(&[][..], |rows| &rows[n])].concat();
+        let aad = rows.map_or(aad.to_vec(), |rows| {
+            [aad, &(rows[n].len() as u32).to_le_bytes(), &rows[n]].concat()
+        });
         out.extend_from_slice(&PREFIX);
         out.extend_from_slice(&nonce);
         out.extend_from_slice(&one_by_aws_lc(key, nonce, &aad, value));
@@ -160,6 +186,35 @@ fn every_length_alone_and_in_every_group_size_is_that_of_the_standard() {
     }
 }
 
+/// Around the ends of registers, of what is encrypted at once, of stretches and of groups.
+fn long_lens() -> impl Iterator<Item = usize> {
+    let ends = [256, 512, 1_024, 1_536, 2_048, 4_096, 4_608, 16_384];
+    let around = ends
+        .into_iter()
+        .flat_map(|end| [end - 65, end - 16, end - 1, end, end + 1, end + 63, end + 64, end + 449]);
+    around.chain([(1 << 20) - 1, 1 << 20, (1 << 20) + 1, (1 << 20) + 333])
+}
+
+#[test]
+fn long_values_are_those_of_the_standard_alone_and_between_others() {
+    for len in long_lens() {
+        let alone = [some(len, 1)];
+        let values = [
+            some(20, 2),
+            some(len, 3),
+            None,
+            some(0, 4),
+            some(len + 7, 5),
+            some(300, 6),
+            some(len, 7),
+        ];
+        for values in [&alone[..], &values] {
+            check(&[9; 32], [0xff; 12], b"aad", None, values);
+            opening::check_open(&[9; 32], b"aad", None, values);
+        }
+    }
+}
+
 #[test]
 fn nonces_go_on_over_every_carry() {
     let values: Vec<_> = (0..20).map(|n| some(n * 3, n)).collect();
@@ -180,6 +235,49 @@ fn aads_of_their_own_that_begin_late_are_bound_too() {
         for fixed in [&[][..], &[7; 16], &[7; 33]] {
             check(&[5; 32], [3; 12], fixed, Some(&rows), &values);
             opening::check_open(&[5; 32], fixed, Some(&rows), &values);
+        }
+    }
+}
+
+#[test]
+fn rows_of_every_length_behind_every_beginning_are_bound() {
+    for fixed in 0..33 {
+        for len in (0..70).chain([255, 256, 700, 750, 760]) {
+            for (values, differ) in [(20, 0), (20, 3), (300, 1)] {
+                let values: Vec<_> = (0..40).map(|n| some(values + n / 20 * differ, n)).collect();
+                let rows: Vec<_> = (0..40).map(|n| vec![n as u8; len + n / 8 * differ]).collect();
+                check(&[5; 32], [3; 12], &vec![7; fixed], Some(&rows), &values);
+            }
+        }
+    }
+}
+
+#[test]
+fn another_number_of_rows_than_of_values_is_refused() {
+    let values: Vec<_> = (0..5).map(|n| some(9 + OVERHEAD, n)).collect();
+    let (_, offsets, bytes) = column(&values);
+    let values = Values::new(None, &offsets, &bytes).unwrap();
+    for count in [0, 4, 6] {
+        let rows = row_column(&vec![vec![1]; count]);
+        for kernel in Kernel::all() {
+            let cipher = Cipher::on(kernel, &[1; 32]);
+            let (mut out, mut opened) = (Vec::new(), Vec::new());
+            let batch = Batch {
+                prefix: PREFIX,
+                start: [1; NONCE_LEN],
+                aads: aads(b"", Some(&rows)),
+                values,
+            };
+            assert_eq!(cipher.seal(&batch, &mut out), Err(BatchError::RowsMismatch));
+            let batch = SealedBatch {
+                aads: aads(b"", Some(&rows)),
+                values,
+            };
+            assert_eq!(
+                cipher.open(&batch, &mut out, &mut opened),
+                Err(BatchError::RowsMismatch)
+            );
+            assert!(out.is_empty() && opened.is_empty(), "nothing is appended");
         }
     }
 }
@@ -228,9 +326,9 @@ proptest! {
     }
 
     #[test]
-    fn long_row_ids_are_bound_too(len in 0..2_000_usize) {
+    fn long_row_ids_are_bound_too(len in 0..2_000_usize, fixed in 0..33_usize) {
         let rows: Vec<Vec<u8>> = (0..9).map(|n| vec![n; len]).collect();
         let values: Vec<_> = (0..9).map(|n| some(n * 40, n)).collect();
-        check(&[3; 32], [2; 12], &[7; 21], Some(&rows), &values);
+        check(&[3; 32], [2; 12], &vec![7; fixed], Some(&rows), &values);
     }
 }

@@ -1,6 +1,9 @@
 //! What is sealed and opened: values in Arrow's layout, and what they are bound to.
 
-use crate::{NONCE_LEN, OVERHEAD, PREFIX_LEN, TAG_LEN};
+use crate::{BatchError, NONCE_LEN, OVERHEAD, PREFIX_LEN, TAG_LEN};
+
+/// Bytes of a row's length in an AAD.
+pub(crate) const ROW_LEN: usize = 4;
 
 /// N values, borrowed, in Arrow's Binary layout.
 #[derive(Clone, Copy)]
@@ -34,13 +37,23 @@ pub struct SealedBatch<'a> {
 pub enum Aads<'a> {
     /// The same for all.
     Same(&'a [u8]),
-    /// Each value's own, which `write` appends to the vector. All begin with `fixed`.
+    /// Each value's own: `fixed`, the length of its row as 4 bytes (little endian), its row. A null is an empty row.
     Each {
         /// How each of them begins.
         fixed: &'a [u8],
-        /// Appends the rest of value n's.
-        write: &'a mut dyn FnMut(usize, &mut Vec<u8>),
+        /// As many as there are values.
+        rows: Values<'a>,
     },
+}
+
+impl Aads<'_> {
+    /// Whether there is one for each of so many values.
+    pub(crate) fn check(&self, values: usize) -> Result<(), BatchError> {
+        match self {
+            Self::Each { rows, .. } if rows.len() != values => Err(BatchError::RowsMismatch),
+            _ => Ok(()),
+        }
+    }
 }
 
 impl<'a> Values<'a> {
@@ -81,6 +94,25 @@ impl<'a> Values<'a> {
         Some(&self.bytes[self.offsets[n] as usize..self.offsets[n + 1] as usize])
     }
 
+    /// As a row: its length, as it comes before it, and its bytes.
+    #[inline]
+    pub(crate) fn row(&self, n: usize) -> ([u8; ROW_LEN], &'a [u8]) {
+        let row = self.get(n).unwrap_or_default();
+        // Offsets are of 31 bits.
+        ((row.len() as u32).to_le_bytes(), row)
+    }
+
+    /// As a row: where it is, and how long.
+    #[cfg(target_arch = "x86_64")]
+    #[inline]
+    pub(crate) fn place(&self, n: usize) -> (usize, u32) {
+        let Some(&[from, until]) = self.offsets.get(n..n + 2) else {
+            return (0, 0);
+        };
+        // Offsets ascend.
+        (from as usize, if self.is_null(n) { 0 } else { (until - from) as u32 })
+    }
+
     #[inline]
     pub(crate) fn is_null(&self, n: usize) -> bool {
         self.validity.is_some_and(|bits| bits[n / 8] & (1 << (n % 8)) == 0)
@@ -119,12 +151,17 @@ impl<'a> Values<'a> {
 
     /// Bytes of plaintext in sealed values.
     pub(crate) fn sum_opened(&self) -> usize {
-        let offsets = self.offsets.windows(2).enumerate();
-        offsets.fold(0, |sum, (n, pair)| match self.is_null(n) {
-            true => sum,
-            // Offsets ascend.
-            false => sum + ((pair[1] - pair[0]) as usize).saturating_sub(OVERHEAD),
-        })
+        // Offsets ascend: no length is negative, and no sum beyond the last offset.
+        let opened = |pair: &[i32]| (pair[1] - pair[0] - OVERHEAD as i32).max(0);
+        let pairs = self.offsets.windows(2);
+        let sum = match self.validity {
+            None => pairs.map(opened).sum::<i32>(),
+            Some(_) => pairs.enumerate().fold(
+                0,
+                |sum, (n, pair)| if self.is_null(n) { sum } else { sum + opened(pair) },
+            ),
+        };
+        sum as usize
     }
 }
 

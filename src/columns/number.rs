@@ -95,7 +95,11 @@ impl Integer {
     fn of(value: i128) -> Self {
         let bytes = Zeroizing::new(value.to_be_bytes());
         // Bits that only repeat the sign, but for one of them.
-        let signs = if value < 0 { value.leading_ones() } else { value.leading_zeros() };
+        let signs = if value < 0 {
+            value.leading_ones()
+        } else {
+            value.leading_zeros()
+        };
         let from = (signs as usize - 1) / 8;
         Self::Short { bytes, from }
     }

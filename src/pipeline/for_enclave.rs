@@ -78,7 +78,11 @@ impl SealTransform {
         refused: &mut Vec<(Position, Refusal)>,
     ) -> Result<Resealing, TransformError> {
         let mut sessions = Vec::new();
-        if extracted.iter().flatten().any(|found| !found.of_client().for_enclave.is_empty()) {
+        if extracted
+            .iter()
+            .flatten()
+            .any(|found| !found.of_client().for_enclave.is_empty())
+        {
             sessions = self.add_for_enclave(records, extracted, jobs, refused);
         }
         self.reseal(jobs, sessions)
@@ -94,7 +98,10 @@ impl SealTransform {
     ) -> Vec<String> {
         let Some((_, rule)) = self.enclave.as_ref().zip(self.plan.policy.policy().enclave.as_ref()) else {
             for one in extracted.iter_mut() {
-                if one.as_ref().is_ok_and(|found| !found.of_client().for_enclave.is_empty()) {
+                if one
+                    .as_ref()
+                    .is_ok_and(|found| !found.of_client().for_enclave.is_empty())
+                {
                     *one = Err(Rejection::new(
                         CANNOT_OPEN,
                         "no enclave worker is here to open what clients seal",
@@ -124,8 +131,7 @@ impl SealTransform {
             let values = std::mem::take(&mut found.of_client_mut().for_enclave);
             let passed = values.into_iter().zip(wanted).try_for_each(|(value, wanted)| {
                 let text = text_of(&records[n], value.place)?;
-                let slot =
-                    jobs.push_for_enclave(&self.plan, value.rule, text.as_bytes(), keys[wanted], value.row())?;
+                let slot = jobs.push_for_enclave(&self.plan, value.rule, text.as_bytes(), keys[wanted], value.row())?;
                 found.of_client_mut().more.push(slot.at(value.place));
                 self.check_room(&records[n], before, jobs)
             });

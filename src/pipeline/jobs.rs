@@ -246,12 +246,12 @@ impl Jobs {
         let before = target.plain.byte_len();
         let overhead = match target.domain {
             false => {
-                let written = target.plain.push_with(json::encode_len_bound(text.len(), model.pad_to), |out| {
-                    match spelling {
+                let written = target
+                    .plain
+                    .push_with(json::encode_len_bound(text.len(), model.pad_to), |out| match spelling {
                         Spelling::Json => json::encode_json(text, model.pad_to, out),
                         Spelling::Bytes => Plaintext::Bytes(text).encode(model.pad_to, out),
-                    }
-                });
+                    });
                 written.map_err(column_full)?;
                 value::GCM_OVERHEAD
             }
@@ -325,12 +325,7 @@ impl Jobs {
     }
 }
 
-fn coerce_into(
-    spelling: Spelling,
-    text: &[u8],
-    domain: &DomainDocument,
-    out: &mut Vec<u8>,
-) -> Result<(), Rejection> {
+fn coerce_into(spelling: Spelling, text: &[u8], domain: &DomainDocument, out: &mut Vec<u8>) -> Result<(), Rejection> {
     let coerced = match spelling {
         Spelling::Json => coerce(text, &domain.kind, domain.pad_to, out),
         // Keys and headers are bytes: a text domain takes them as a string, every other one as JSON text.

@@ -707,7 +707,12 @@ impl Reader {
                 }
                 let item = item.map(|item| self.enclave.refuses(flow).map_or(item, Err));
                 // A null hides nothing.
-                places.extend(item.map(|item| OfPlace { rule, place, item, at: None }));
+                places.extend(item.map(|item| OfPlace {
+                    rule,
+                    place,
+                    item,
+                    at: None,
+                }));
                 Ok(())
             })?;
             Ok(Extracted {
@@ -729,12 +734,16 @@ impl Reader {
         let opener = Arc::clone(&asked.opener);
         let mut to_open = ToOpen::default();
         for (record, one) in records.iter().zip(extracted) {
-            let Ok(Extracted { places, travelling }) = one else { continue };
+            let Ok(Extracted { places, travelling }) = one else {
+                continue;
+            };
             let fingerprint = travelling.fingerprint();
             for found in places {
                 let Ok(item) = &found.item else { continue };
                 // What claims nothing is rejected where it is shown.
-                let Ok(label) = self.claimed(&opener, found.rule, item, fingerprint, ring) else { continue };
+                let Ok(label) = self.claimed(&opener, found.rule, item, fingerprint, ring) else {
+                    continue;
+                };
                 if !asked.access(&label).is_allowed() {
                     continue;
                 }

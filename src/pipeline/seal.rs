@@ -332,7 +332,15 @@ impl SealTransform {
                     let mut room = MAX_HITS.saturating_sub(document.found.hits.len());
                     for hit in &document.found.hits {
                         let (rule, text) = (self.plan.rule_of(hit), &document.text[hit.range()]);
-                        let Handling { flow, seals_nulls, stays, is_hint, has_hints, is_bound, .. } = handling[rule];
+                        let Handling {
+                            flow,
+                            seals_nulls,
+                            stays,
+                            is_hint,
+                            has_hints,
+                            is_bound,
+                            ..
+                        } = handling[rule];
                         if is_hint {
                             return Err(hints::taken(&self.plan.rules()[rule]));
                         }
@@ -591,7 +599,10 @@ impl SealTransform {
         for (n, ((record, one), wanted)) in records.iter().zip(extracted.iter_mut()).zip(wanted).enumerate() {
             let Ok(found) = one else { continue };
             let before = jobs.bytes;
-            let pending = std::mem::take(&mut found.of_client_mut().pending).into_iter().zip(wanted).collect();
+            let pending = std::mem::take(&mut found.of_client_mut().pending)
+                .into_iter()
+                .zip(wanted)
+                .collect();
             let opened = values.open(record, pending, &unwrapped, domains, jobs);
             match opened {
                 Ok(opened) => {
@@ -770,7 +781,10 @@ fn has_pending(one: &Result<Extracted, Rejection>) -> bool {
 fn pending_of<'a>(records: &'a [Record], extracted: &'a [Result<Extracted, Rejection>]) -> Vec<OfRecord<'a>> {
     let all = records.iter().zip(extracted).enumerate();
     all.filter_map(|(n, (record, one))| {
-        let found = one.as_ref().ok().filter(|found| !found.of_client().pending.is_empty())?;
+        let found = one
+            .as_ref()
+            .ok()
+            .filter(|found| !found.of_client().pending.is_empty())?;
         Some((n, record, found.of_client().pending.as_slice()))
     })
     .collect()
@@ -823,7 +837,11 @@ impl Transform for SealTransform {
         let (mut of_clients, mut refused) = (OfClients::default(), self.refused_in_clear(&records, &extracted));
         // Under way while the backend opens and seals what is its own.
         let resealing = self.pass_on(&records, &mut extracted, &mut jobs, &mut refused)?;
-        if extracted.iter().flatten().any(|found| !found.of_client().pending.is_empty()) {
+        if extracted
+            .iter()
+            .flatten()
+            .any(|found| !found.of_client().pending.is_empty())
+        {
             let opening = tracing::debug_span!(target: SPANS, "open_client_values");
             let opened = self.open_pending(&records, &mut extracted, &domains, &mut jobs);
             let (count, more) = opened.instrument(opening).await?;

@@ -1,6 +1,6 @@
 //! Additional authenticated data: what a sealed value says and proves (`docs/format.md`, "AAD").
 
-use sealflow_kernel::Aads;
+use sealflow_kernel::{Aads, Values};
 
 use super::column::ByteColumn;
 use super::key::KeyId;
@@ -47,19 +47,21 @@ impl Aad {
         }
     }
 
-    /// The AADs of a column: one for all, or, if it `has_rows`, each with what `write` appends to what they have in common.
-    pub(super) fn of_column<'a>(
-        &'a mut self,
-        has_rows: bool,
-        write: &'a mut dyn FnMut(usize, &mut Vec<u8>),
-    ) -> Aads<'a> {
-        match has_rows {
-            false => Aads::Same(self.of(None)),
-            true => Aads::Each {
-                fixed: &self.bytes[..self.fixed],
-                write,
-            },
-        }
+    /// The AADs of a column: one for all, or, if it has rows, each with the path of all and the id of its own. `None` if the ids are
+    /// no column, which they are.
+    pub(super) fn of_column<'a>(&'a mut self, rows: Option<(&str, ByteColumn<'a>)>) -> Option<Aads<'a>> {
+        let Some((path, ids)) = rows else {
+            return Some(Aads::Same(self.of(None)));
+        };
+        self.bytes.truncate(self.fixed);
+        push_path(&mut self.bytes, path);
+        let (validity, offsets, bytes) = ids.parts();
+        // The kernel puts the length in front of each, as `push_lp` does.
+        let rows = Values::new(validity, offsets, bytes)?;
+        Some(Aads::Each {
+            fixed: &self.bytes,
+            rows,
+        })
     }
 
     /// The whole AAD of one value: ends in `00`, or `01 ‖ lp(path) ‖ lp(row id)`.
@@ -70,27 +72,21 @@ impl Aad {
     }
 }
 
-/// Appends the row of each value of a column, by its number: the path of all, and the id of each.
-pub(super) fn row_writer<'a>(rows: Option<(&'a str, ByteColumn<'a>)>) -> impl FnMut(usize, &mut Vec<u8>) + 'a {
-    move |n, out| {
-        let row = rows.map(|(path, ids)| RowId {
-            path,
-            id: ids.get(n).unwrap_or_default(),
-        });
-        push_row(out, row);
-    }
-}
-
 /// `00`, or `01 ‖ lp(path) ‖ lp(row id)`
 fn push_row(out: &mut Vec<u8>, row: Option<RowId<'_>>) {
     match row {
         None => out.push(0),
         Some(row) => {
-            out.push(1);
-            push_lp(out, row.path.as_bytes());
+            push_path(out, row.path);
             push_lp(out, row.id);
         }
     }
+}
+
+/// `01 ‖ lp(path)`
+fn push_path(out: &mut Vec<u8>, path: &str) {
+    out.push(1);
+    push_lp(out, path.as_bytes());
 }
 
 /// `lp(x)` = u32 little-endian length ‖ bytes.

@@ -3,7 +3,7 @@
 //! Plaintext and sealed columns are different types, so that one can never stand in for the other.
 //! Nothing here needs the arrow crate.
 
-use zeroize::Zeroizing;
+use super::wiped::Wiped;
 
 /// A borrowed column of N values in Arrow's Binary layout.
 #[derive(Clone, Copy)]
@@ -172,7 +172,7 @@ impl Builder {
 /// of values, no `Clone`.
 pub struct PlainColumn {
     parts: Builder,
-    bytes: Zeroizing<Vec<u8>>,
+    bytes: Wiped,
 }
 
 /// Sealed values of one column.
@@ -187,7 +187,7 @@ impl PlainColumn {
     pub fn with_capacity(values: usize, bytes: usize) -> Self {
         Self {
             parts: Builder::with_capacity(values),
-            bytes: Zeroizing::new(Vec::with_capacity(bytes)),
+            bytes: Wiped::with_capacity(bytes),
         }
     }
 
@@ -225,7 +225,7 @@ impl PlainColumn {
 
 /// Makes room by moving to a larger buffer and wiping the old one, instead of a silent `realloc`.
 #[inline]
-fn reserve_wiping(bytes: &mut Zeroizing<Vec<u8>>, room: usize) {
+fn reserve_wiping(bytes: &mut Wiped, room: usize) {
     if bytes.capacity() - bytes.len() < room {
         grow_wiping(bytes, room);
     }
@@ -233,9 +233,9 @@ fn reserve_wiping(bytes: &mut Zeroizing<Vec<u8>>, room: usize) {
 
 #[cold]
 #[inline(never)]
-fn grow_wiping(bytes: &mut Zeroizing<Vec<u8>>, room: usize) {
+fn grow_wiping(bytes: &mut Wiped, room: usize) {
     let capacity = (bytes.capacity() * 2).max(bytes.len() + room).max(4096);
-    let mut larger = Zeroizing::new(Vec::with_capacity(capacity));
+    let mut larger = Wiped::with_capacity(capacity);
     larger.extend_from_slice(bytes);
     *bytes = larger;
 }

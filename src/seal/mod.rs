@@ -13,6 +13,7 @@ pub mod plaintext;
 mod randomised;
 mod usage;
 pub mod value;
+mod wiped;
 
 pub use aad::RowId;
 pub use column::{ByteColumn, ColumnError, PlainColumn, SealedColumn};

@@ -5,15 +5,16 @@ use std::fmt;
 use aes_gcm::aead::AeadInOut as _;
 use aes_gcm::aead::inout::InOutBuf;
 use aes_gcm::{Aes256Gcm, KeyInit as _, Nonce, Tag};
-use sealflow_kernel::{Cipher, PREFIX_LEN, SealedBatch, TooLarge, Values};
-use zeroize::{Zeroize as _, Zeroizing};
+use sealflow_kernel::{Cipher, PREFIX_LEN, SealedBatch, Values};
+use zeroize::Zeroize as _;
 
 use super::OpenError;
-use super::aad::{Aad, RowId, row_writer};
+use super::aad::{Aad, RowId};
 use super::column::ByteColumn;
 use super::key::KeyId;
 use super::randomised::{ColumnContext, cipher_key, prefix_of};
 use super::value::{GCM_OVERHEAD, NONCE_LEN, TAG_LEN};
+use super::wiped::Wiped;
 use crate::secret::SecretBytes;
 
 /// A data key that was unwrapped: it opens, it never seals.
@@ -25,7 +26,7 @@ pub struct OpeningKey {
 
 /// Plaintext encodings of a column, as far as its values opened. Wiped on drop.
 pub struct OpenedColumn {
-    bytes: Zeroizing<Vec<u8>>,
+    bytes: Wiped,
     /// Where each value begins, and the last one ends.
     places: Vec<usize>,
     opened: Vec<bool>,
@@ -60,8 +61,7 @@ impl OpeningKey {
         let mut aad = Aad::randomised(self.id, context.dataset, context.label);
         let (validity, offsets, bytes) = sealed.parts();
         let values = Values::new(validity, offsets, bytes).ok_or(OpenError)?;
-        let mut write = row_writer(context.rows);
-        let aads = aad.of_column(context.rows.is_some(), &mut write);
+        let aads = aad.of_column(context.rows).ok_or(OpenError)?;
         let mut places = Vec::with_capacity(sealed.len() + 1);
         let mut end = 0;
         places.push(end);
@@ -70,13 +70,13 @@ impl OpeningKey {
             places.push(end);
         }
         let mut column = OpenedColumn {
-            bytes: Zeroizing::new(Vec::with_capacity(end)),
+            bytes: Wiped::with_capacity(end),
             places,
             opened: Vec::with_capacity(sealed.len()),
         };
         self.columns
-            .open(&mut SealedBatch { aads, values }, &mut column.bytes, &mut column.opened)
-            .map_err(|TooLarge| OpenError)?;
+            .open(&SealedBatch { aads, values }, &mut column.bytes, &mut column.opened)
+            .map_err(|_| OpenError)?;
         // The tag says nothing about the prefix, but through what the AAD has of it.
         let prefix = prefix_of(self.id, context.column);
         for (value, opened) in sealed.iter().zip(&mut column.opened) {

@@ -2,11 +2,11 @@
 
 use std::fmt;
 
-use sealflow_kernel::{Batch, Cipher, PREFIX_LEN, TooLarge, Values};
+use sealflow_kernel::{Batch, BatchError, Cipher, PREFIX_LEN, Values};
 use zeroize::Zeroizing;
 
 use super::SealError;
-use super::aad::{Aad, row_writer};
+use super::aad::Aad;
 use super::column::{ByteColumn, ColumnError, SealedColumn};
 use super::key::{DATA_KEY_LEN, KeyId, derive};
 use super::usage::{LimitReached, Usage, UsageLimits, Used};
@@ -107,21 +107,23 @@ impl SealingKey {
         {
             return Err(SealError::RowsMismatch);
         }
-        let mut write = row_writer(context.rows);
-        let aads = aad.of_column(context.rows.is_some(), &mut write);
-        let mut batch = Batch {
+        let aads = aad.of_column(context.rows).ok_or(ColumnError::BadOffsets)?;
+        let batch = Batch {
             prefix: prefix_of(self.id, context.column),
             start,
             aads,
             values,
         };
-        self.sealed(plain, &mut batch)
+        self.sealed(plain, &batch)
     }
 
-    fn sealed(&self, plain: ByteColumn<'_>, batch: &mut Batch<'_>) -> Result<SealedColumn, SealError> {
+    fn sealed(&self, plain: ByteColumn<'_>, batch: &Batch<'_>) -> Result<SealedColumn, SealError> {
         let mut is_sealed = Ok(());
         let sealed = SealedColumn::in_shape_of(plain, GCM_OVERHEAD, |out| is_sealed = self.cipher.seal(batch, out));
-        is_sealed.map_err(|TooLarge| SealError::TooLarge)?;
+        is_sealed.map_err(|error| match error {
+            BatchError::TooLarge => SealError::TooLarge,
+            BatchError::RowsMismatch => SealError::RowsMismatch,
+        })?;
         Ok(sealed?)
     }
 }

@@ -4,9 +4,7 @@ use std::time::Instant;
 
 use sealflow_benchmarks::Error;
 use sealflow_benchmarks::measure::{Contender, Cost, cpu_time};
-use sealflow_kernel::{
-    Aads, Batch, Cipher, Kernel, NONCE_LEN, OVERHEAD, PREFIX_LEN, SealedBatch, TAG_LEN, TooLarge, Values,
-};
+use sealflow_kernel::{Aads, Batch, Cipher, Kernel, NONCE_LEN, OVERHEAD, PREFIX_LEN, SealedBatch, TAG_LEN, Values};
 
 use super::peers::Peer;
 use super::{KEY, Work};
@@ -15,8 +13,8 @@ const PREFIX: [u8; PREFIX_LEN] = [2; PREFIX_LEN];
 const START: [u8; NONCE_LEN] = [3; NONCE_LEN];
 /// As long as the AAD of a label like `payment.cards[*].number`.
 const AAD: [u8; 60] = [7; 60];
-/// As long as the path and the id of a row.
-const ROW: [u8; 24] = [8; 24];
+/// The id of a row: as long, with its own length, as a path and a short id.
+const ROW: [u8; 20] = [8; 20];
 /// So much of a column that it and its sealed form stay in the second cache of a core.
 const BYTES: usize = 256 << 10;
 /// A kernel's caller gives it thousands of values.
@@ -30,7 +28,8 @@ pub(super) struct Column {
     bytes: Vec<u8>,
     sealed_offsets: Vec<i32>,
     sealed: Vec<u8>,
-    with_rows: bool,
+    /// The row of each value, if it has one: offsets and bytes.
+    rows: Option<(Vec<i32>, Vec<u8>)>,
     passes: u32,
 }
 
@@ -70,13 +69,16 @@ impl Column {
             offsets.push(i32::try_from(end)?);
             sealed_offsets.push(i32::try_from(sealed_end)?);
         }
+        let rows = (0..offsets.len()).map(|n| i32::try_from(n * ROW.len()));
+        let rows: Vec<i32> = rows.collect::<Result<_, _>>()?;
+        let ids = ROW.repeat(offsets.len() - 1);
         let mut column = Self {
             passes: u32::try_from((ROUND_BYTES / sealed_end).max(1))?,
             offsets,
             bytes: (0..end).map(|n| n as u8).collect(),
             sealed_offsets,
             sealed: Vec::with_capacity(sealed_end),
-            with_rows,
+            rows: with_rows.then_some((rows, ids)),
         };
         let cipher = Cipher::on(Kernel::Portable, &KEY);
         let mut sealed = Vec::new();
@@ -120,18 +122,16 @@ impl Column {
         out.clear();
         opened.clear();
         let values = Values::new(None, &self.offsets, &self.bytes).ok_or("no column")?;
-        let mut write = |_: usize, out: &mut Vec<u8>| out.extend_from_slice(&ROW);
-        let aads = if self.with_rows {
-            Aads::Each {
+        let aads = match &self.rows {
+            Some((offsets, ids)) => Aads::Each {
                 fixed: &AAD,
-                write: &mut write,
-            }
-        } else {
-            Aads::Same(&AAD)
+                rows: Values::new(None, offsets, ids).ok_or("no column")?,
+            },
+            None => Aads::Same(&AAD),
         };
         let done = match work {
             Work::Seal => cipher.seal(
-                &mut Batch {
+                &Batch {
                     prefix: PREFIX,
                     start: START,
                     aads,
@@ -141,10 +141,10 @@ impl Column {
             ),
             Work::Open => {
                 let values = Values::new(None, &self.sealed_offsets, &self.sealed).ok_or("no column")?;
-                cipher.open(&mut SealedBatch { aads, values }, out, opened)
+                cipher.open(&SealedBatch { aads, values }, out, opened)
             }
         };
-        done.map_err(|TooLarge| "the column is too large")?;
+        done.map_err(|error| format!("the column is refused: {error:?}"))?;
         // The bytes are compared once, before the first round.
         if opened.iter().all(|opened| *opened) {
             Ok(())
@@ -167,8 +167,9 @@ impl Column {
         let mut at = 0;
         for (n, (plain, sealed)) in plain.zip(sealed).enumerate() {
             let (plain, sealed) = (&self.bytes[range(plain)], &self.sealed[range(sealed)]);
-            if self.with_rows {
+            if self.rows.is_some() {
                 aad.truncate(AAD.len());
+                aad.extend_from_slice(&(ROW.len() as u32).to_le_bytes());
                 aad.extend_from_slice(&ROW);
             }
             let done = match work {

@@ -5,7 +5,7 @@ use std::hint::black_box;
 
 use sealflow_benchmarks::Error;
 use sealflow_kernel::{
-    Aads, Batch, Cipher, KEY_LEN, Kernel, NONCE_LEN, OVERHEAD, PREFIX_LEN, SealedBatch, TAG_LEN, TooLarge, Values,
+    Aads, Batch, Cipher, KEY_LEN, Kernel, NONCE_LEN, OVERHEAD, PREFIX_LEN, SealedBatch, TAG_LEN, Values,
 };
 
 /// Lengths of the values of a batch: empty, shorter than a block, whole blocks, several, and one that a kernel takes alone.
@@ -161,25 +161,25 @@ impl Case {
 
     fn seal(&mut self) -> Result<(), Error> {
         self.out.clear();
-        let mut batch = Batch {
+        let batch = Batch {
             prefix: [2; PREFIX_LEN],
             start: [3; NONCE_LEN],
             aads: Aads::Same(&AAD),
             values: Values::new(None, &self.offsets, &self.text).ok_or("no column")?,
         };
-        let sealed = self.cipher.seal(&mut batch, &mut self.out);
-        sealed.map_err(|TooLarge| "too large".into())
+        let sealed = self.cipher.seal(&batch, &mut self.out);
+        sealed.map_err(|error| format!("{error:?}").into())
     }
 
     fn open(&mut self) -> Result<(), Error> {
         self.out.clear();
         self.opened.clear();
-        let mut batch = SealedBatch {
+        let batch = SealedBatch {
             aads: Aads::Same(&AAD),
             values: Values::new(None, &self.sealed_offsets, &self.sealed).ok_or("no column")?,
         };
-        let opened = self.cipher.open(&mut batch, &mut self.out, &mut self.opened);
-        opened.map_err(|TooLarge| "too large".into())
+        let opened = self.cipher.open(&batch, &mut self.out, &mut self.opened);
+        opened.map_err(|error| format!("{error:?}").into())
     }
 }
 

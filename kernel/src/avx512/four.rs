@@ -8,14 +8,15 @@ use super::ghash::{Sum, added, broadcast, each, everywhere, reduced, reversed};
 use super::group::Item;
 use super::key::Key;
 use super::lanes::{
-    Unit, lanes, load, load_at, load_four, load_item, load_unit, parts, store, store_some, store_unit, there,
+    Unit, lanes, load, load_blocks, load_four, load_item, load_unit, parts, store, store_some, store_unit, there,
 };
 use crate::{HEADER, TAG_LEN};
 
 /// What is worked on.
 pub(super) struct Work<'a> {
     pub(super) key: &'a Key,
-    pub(super) bound: &'a Bound,
+    pub(super) bound: &'a Bound<'a>,
+    pub(super) head: Head,
     pub(super) bytes: &'a [u8],
 }
 
@@ -24,8 +25,6 @@ pub(super) struct Four<'a> {
     pub(super) items: [&'a Item; 4],
     /// The first encrypts tags, the others are key stream.
     pub(super) units: &'a [Unit],
-    /// The place of the first among those that were asked for.
-    pub(super) at: usize,
 }
 
 /// What comes before the ciphertext of sealed values, but for the last four bytes of the nonce, which are zero.
@@ -57,7 +56,7 @@ on_avx512! {
     pub(super) fn counters<const OPEN: bool>(units: &mut [Unit], head: &Head, four: &[&Item; 4], bytes: &[u8]) {
         let mut counter = if OPEN {
             let before = |lane: usize| four[lane].from as usize - 16;
-            let nonces = load_four(bytes, [before(0), before(1), before(2), before(3)]);
+            let nonces = load_blocks(bytes, [before(0), before(1), before(2), before(3)]);
             let order = _mm_set_epi8(-1, -1, -1, -1, 15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4);
             _mm512_shuffle_epi8(nonces, _mm512_broadcast_i32x4(order))
         } else {
@@ -72,8 +71,8 @@ on_avx512! {
     }
 
     /// Seals four values into their places.
-    pub(super) fn seal_four(work: &Work<'_>, four: &Four<'_>, head: &Head, out: &mut [u8], cached: &mut Cached) {
-        let sum = text::<false>(work, four, out, cached);
+    pub(super) fn seal_four(work: &Work<'_>, four: &Four<'_>, out: &mut [u8], cached: &mut Cached) {
+        let (sum, head) = (text::<false>(work, four, out, cached), &work.head);
         let tags = parts(_mm512_xor_si512(reversed(reduced(sum)), load_unit(&four.units[0])));
         let seconds = parts(_mm512_or_si512(head.second, _mm512_bslli_epi128::<12>(low(head, items(&four.items)))));
         for lane in 0..4 {
@@ -89,32 +88,35 @@ on_avx512! {
     pub(super) fn open_four(work: &Work<'_>, four: &Four<'_>, out: &mut [u8], opened: &mut [bool], cached: &mut Cached) {
         let sum = text::<true>(work, four, out, cached);
         let tag_at = |lane: usize| (four.items[lane].from + four.items[lane].len) as usize;
-        let given = load_four(work.bytes, [tag_at(0), tag_at(1), tag_at(2), tag_at(3)]);
+        let given = load_blocks(work.bytes, [tag_at(0), tag_at(1), tag_at(2), tag_at(3)]);
         let tags = _mm512_xor_si512(reversed(reduced(sum)), load_unit(&four.units[0]));
         // All bytes of all four at once; what is branched on are the verdicts.
         let wrong = _mm512_cmpneq_epi64_mask(tags, given);
-        for lane in 0..4 {
-            let item = four.items[lane];
-            let is_right = wrong >> (2 * lane) & 3 == 0;
-            opened[item.number as usize] = is_right;
-            if !is_right {
-                out[item.to as usize..][..item.len as usize].fill(0);
+        for (lane, item) in four.items.iter().enumerate() {
+            opened[item.number as usize] = wrong >> (2 * lane) & 3 == 0;
+        }
+        if wrong != 0 {
+            for (lane, item) in four.items.iter().enumerate() {
+                if wrong >> (2 * lane) & 3 != 0 {
+                    out[item.to as usize..][..item.len as usize].fill(0);
+                }
             }
         }
     }
 
     /// Puts the texts of four values where they go, sealed or opened; the products of their GHASH.
     fn text<const OPEN: bool>(work: &Work<'_>, four: &Four<'_>, out: &mut [u8], cached: &mut Cached) -> Sum {
-        let items_of = &four.items;
-        let len = items_of[3].len;
-        let blocks = |lane: usize| (items_of[lane].len as usize).div_ceil(16);
+        let blocks = |lane: usize| (four.items[lane].len as usize).div_ceil(16);
         let blocks = [blocks(0), blocks(1), blocks(2), blocks(3)];
         // The length, and nothing else, in each lane.
-        let lens = _mm512_maskz_shuffle_epi32::<0x02>(0x1111, items(items_of));
-        let len = [items_of[0].len, items_of[1].len, items_of[2].len, len];
-        let begun = match known(work.bound, cached, len) {
+        let lens = _mm512_maskz_shuffle_epi32::<0x02>(0x1111, items(&four.items));
+        let own;
+        let begun = match known(work.bound, cached, lens) {
             Some(sum) => (sum, _mm512_setzero_si512()),
-            None => begun(work.key, work.bound, cached, four.at, lens, len),
+            None => {
+                own = begun(work.key, work.bound, cached, four, lens, blocks);
+                (&own.0, own.1)
+            }
         };
         match blocks[0] == blocks[3] {
             true => text_even::<OPEN>(work, four, lens, blocks[3], out, begun),
@@ -123,8 +125,8 @@ on_avx512! {
     }
 
     /// Of as many blocks.
-    fn text_even<const OPEN: bool>(work: &Work<'_>, four: &Four<'_>, lens: __m512i, most: usize, out: &mut [u8], begun: (Sum, __m512i)) -> Sum {
-        let (mut sum, mut before) = begun;
+    fn text_even<const OPEN: bool>(work: &Work<'_>, four: &Four<'_>, lens: __m512i, most: usize, out: &mut [u8], begun: (&Sum, __m512i)) -> Sum {
+        let (mut sum, mut before) = (*begun.0, begun.1);
         let items = &four.items;
         let value = |lane: usize| &work.bytes[items[lane].from as usize..][..items[lane].len as usize];
         let (a, b, c, d) = (value(0), value(1), value(2), value(3));
@@ -148,22 +150,22 @@ on_avx512! {
             done += 1;
         }
         if done < most {
-            let cipher = tail::<OPEN>(work, four, lens, done, out);
+            let cipher = last::<OPEN>(work, four, lens, done, out);
             sum = added(sum, _mm512_xor_si512(cipher, before), everywhere(work.key, 2));
         }
         sum
     }
 
     /// Of different blocks: block j has the power that the length of its own value gives it.
-    fn text_uneven<const OPEN: bool>(work: &Work<'_>, four: &Four<'_>, lens: __m512i, blocks: [usize; 4], out: &mut [u8], begun: (Sum, __m512i)) -> Sum {
-        let (mut sum, mut before) = begun;
+    fn text_uneven<const OPEN: bool>(work: &Work<'_>, four: &Four<'_>, lens: __m512i, blocks: [usize; 4], out: &mut [u8], begun: (&Sum, __m512i)) -> Sum {
+        let (mut sum, mut before) = (*begun.0, begun.1);
         let power = |lane: usize, j: usize| (blocks[lane] + 1).saturating_sub(j);
         let powers = |j: usize| each(work.key, [power(0, j), power(1, j), power(2, j), power(3, j)]);
         // The first has the fewest blocks: all of these are whole in each.
         let whole = blocks[0].saturating_sub(1);
         for j in 0..whole {
-            let block = |lane: usize| load_at(work.bytes, four.items[lane].from as usize + 16 * j);
-            let given = lanes(block(0), block(1), block(2), block(3));
+            let from = |lane: usize| four.items[lane].from as usize + 16 * j;
+            let given = load_blocks(work.bytes, [from(0), from(1), from(2), from(3)]);
             let made = _mm512_xor_si512(given, load_unit(&four.units[j + 1]));
             let parts = parts(made);
             for (item, part) in four.items.iter().zip(parts) {
@@ -182,6 +184,28 @@ on_avx512! {
         sum
     }
 
+    /// The last blocks j of four values of as many; the ciphertext, reversed, with zeros beyond.
+    fn last<const OPEN: bool>(work: &Work<'_>, four: &Four<'_>, lens: __m512i, j: usize, out: &mut [u8]) -> __m512i {
+        let there = there(lens, j);
+        let from = |lane: usize| four.items[lane].from as usize + 16 * j;
+        let from = [from(0), from(1), from(2), from(3)];
+        // Behind what is opened is its tag.
+        let given = if OPEN { load_blocks(work.bytes, from) } else { load_four(work.bytes, from) };
+        let made = _mm512_maskz_mov_epi8(there, _mm512_xor_si512(given, load_unit(&four.units[j + 1])));
+        let parts = parts(made);
+        for (item, part) in four.items.iter().zip(parts) {
+            let (to, end) = (item.to as usize + 16 * j, (item.to + item.len) as usize);
+            match OPEN {
+                true => store_some(&mut out[to..end], part),
+                // What is written beyond a value is where its tag comes.
+                false => store(out, to, part),
+            }
+        }
+        reversed(if OPEN { _mm512_maskz_mov_epi8(there, given) } else { made })
+    }
+}
+
+apart_on_avx512! {
     /// Blocks j, which are not whole in each value; the ciphertext, reversed, with zeros beyond.
     fn tail<const OPEN: bool>(work: &Work<'_>, four: &Four<'_>, lens: __m512i, j: usize, out: &mut [u8]) -> __m512i {
         let there = there(lens, j);

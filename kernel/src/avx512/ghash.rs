@@ -11,9 +11,9 @@ use super::lanes::{lanes, load_some, load_words, words};
 /// Products that are not reduced yet, of four lanes. The middle one has the two others in it.
 #[derive(Clone, Copy)]
 pub(super) struct Sum {
-    low: __m512i,
-    middle: __m512i,
-    high: __m512i,
+    pub(super) low: __m512i,
+    pub(super) middle: __m512i,
+    pub(super) high: __m512i,
 }
 
 /// What is multiplied by: a power of H in each lane, and its halves added.
@@ -64,9 +64,11 @@ on_avx512! {
 
     /// H^n, H^(n-1), H^(n-2), H^(n-3), zeros beyond H^1.
     pub(super) fn descending(key: &Key, n: usize) -> Power {
-        // Whoever asks wants one at least, and the zeros make four of it.
-        let four = |powers: &[[u64; 2]; POWERS + 3]| load_words(powers[POWERS - n..].first_chunk().unwrap_or(&[[0; 2]; 4]));
-        Power { whole: four(&key.powers), halves: four(&key.halves) }
+        four(chunk(&key.powers, n), chunk(&key.halves, n))
+    }
+
+    pub(super) fn four(whole: &[[u64; 2]; 4], halves: &[[u64; 2]; 4]) -> Power {
+        Power { whole: load_words(whole), halves: load_words(halves) }
     }
 
     pub(super) fn of(whole: __m512i) -> Power {
@@ -105,13 +107,10 @@ on_avx512! {
         Sum { low: zero, middle: zero, high: zero }
     }
 
-    /// The sums of all lanes, in the first.
-    pub(super) fn folded(sum: Sum) -> Sum {
-        let fold = |x: __m512i| {
-            let half = _mm256_xor_si256(_mm512_castsi512_si256(x), _mm512_extracti64x4_epi64::<1>(x));
-            _mm512_zextsi128_si512(_mm_xor_si128(_mm256_castsi256_si128(half), _mm256_extracti128_si256::<1>(half)))
-        };
-        Sum { low: fold(sum.low), middle: fold(sum.middle), high: fold(sum.high) }
+    /// The sum of all lanes, in the first.
+    pub(super) fn folded(x: __m512i) -> __m512i {
+        let half = _mm256_xor_si256(_mm512_castsi512_si256(x), _mm512_extracti64x4_epi64::<1>(x));
+        _mm512_zextsi128_si512(_mm_xor_si128(_mm256_castsi256_si128(half), _mm256_extracti128_si256::<1>(half)))
     }
 
     /// Modulo x^128 + x^127 + x^126 + x^121 + 1, times x^-128: the lower 64 bits are made zero twice, and left away.
@@ -133,4 +132,9 @@ on_avx512! {
         let order = _mm_set_epi8(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
         _mm512_shuffle_epi8(x, _mm512_broadcast_i32x4(order))
     }
+}
+
+/// The four powers from H^n on. Whoever asks wants one at least, and the zeros make four of it.
+fn chunk(powers: &[[u64; 2]; POWERS + 3], n: usize) -> &[[u64; 2]; 4] {
+    powers[POWERS - n..].first_chunk().unwrap_or(&[[0; 2]; 4])
 }

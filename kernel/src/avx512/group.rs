@@ -2,7 +2,7 @@
 
 use core::arch::x86_64::*;
 
-use super::lanes::{load_many, load_offsets, prefetch, store, store_items, store_many};
+use super::lanes::{load_many, load_offsets, store, store_items, store_many};
 use super::{GROUP, LARGE, MOST};
 use crate::values::Values;
 use crate::{HEADER, OVERHEAD};
@@ -23,6 +23,8 @@ pub(super) struct Group {
     /// Blocks of each short one.
     blocks: [u8; GROUP],
     pub(super) long: [Item; GROUP],
+    /// Which short one comes when.
+    order: [u8; GROUP + 64],
 }
 
 /// How far a group was filled.
@@ -56,16 +58,26 @@ impl Group {
             short: [Item::default(); GROUP],
             blocks: [0; GROUP],
             long: [Item::default(); GROUP],
+            order: [0; GROUP + 64],
         }
     }
 
-    /// Four of a group, of which the last has the most blocks.
+    /// A short one, by when it comes.
     #[inline]
-    pub(super) fn four(&self, order: &[u8; GROUP + 64], at: usize) -> [&Item; 4] {
-        let order = &order[at..at + 4];
+    pub(super) fn at(&self, place: usize) -> &Item {
         // Never beyond the group.
-        let item = |lane: usize| &self.short[usize::from(order[lane]) % GROUP];
-        [item(0), item(1), item(2), item(3)]
+        &self.short[usize::from(self.order[place]) % GROUP]
+    }
+
+    /// Four from there on, of which the last has the most blocks.
+    #[inline]
+    pub(super) fn four(&self, place: usize) -> [&Item; 4] {
+        [
+            self.at(place),
+            self.at(place + 1),
+            self.at(place + 2),
+            self.at(place + 3),
+        ]
     }
 }
 
@@ -106,7 +118,6 @@ on_avx512! {
         if _mm512_mask_cmpgt_epu32_mask(valid, len, _mm512_set1_epi32(16 * MOST as i32)) != 0 {
             return false;
         }
-        prefetch(&values.bytes()[offsets[0] as usize..offsets[16] as usize]);
         let (count, short) = (valid.count_ones() as usize, so_far.short);
         let place = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
         let number = _mm512_add_epi32(place, _mm512_set1_epi32(so_far.number as u32 as i32));
@@ -161,9 +172,6 @@ fn take_each<const OPEN: bool>(group: &mut Group, values: &Values<'_>, so_far: &
         };
         let before = so_far.next;
         so_far.next += len as usize + if OPEN { 0 } else { OVERHEAD };
-        if len < LARGE {
-            prefetch(values.get(number).unwrap_or_default());
-        }
         if len <= 16 * MOST as u32 {
             group.short[so_far.short] = item;
             group.blocks[so_far.short] = len.div_ceil(16) as u8;
@@ -183,7 +191,8 @@ fn take_each<const OPEN: bool>(group: &mut Group, values: &Values<'_>, so_far: &
 
 on_avx512! {
     /// The order in which the values of a group are taken: by their blocks, then three times the last one.
-    pub(super) fn sort(group: &Group, count: usize, equal: bool, order: &mut [u8; GROUP + 64]) {
+    pub(super) fn sort(group: &mut Group, count: usize, equal: bool) {
+        let order = &mut group.order;
         let mut done = 0;
         let most = if equal { 0 } else { MOST as u8 };
         for class in 0..=most {

@@ -9,11 +9,14 @@ use super::lanes::{Unit, load, load_unit, store_unit, words};
 use super::{AT_ONCE, POWERS};
 use crate::KEY_LEN;
 
+/// Blocks that are encrypted at once.
+pub(super) type Round = [__m512i; AT_ONCE];
+
 /// Round keys, each in all lanes, and powers of H: H^POWERS … H^1, then zeros; and the halves of each added, twice. It exists
 /// only where [`is_there`](super::is_there) is true.
 #[derive(ZeroizeOnDrop)]
 pub(crate) struct Key {
-    rounds: [Unit; 15],
+    pub(super) rounds: [Unit; 15],
     pub(super) powers: [[u64; 2]; POWERS + 3],
     pub(super) halves: [[u64; 2]; POWERS + 3],
 }
@@ -70,19 +73,37 @@ on_avx512! {
         }
     }
 
-    pub(super) fn encrypted(key: &Key, blocks: [__m512i; AT_ONCE]) -> [__m512i; AT_ONCE] {
+    fn encrypted(key: &Key, blocks: Round) -> Round {
         let mut blocks = blocks;
-        let first = load_unit(&key.rounds[0]);
         for block in &mut blocks {
-            *block = _mm512_xor_si512(*block, first);
+            *block = with_key(*block, key, 0);
         }
+        rounds(key, &mut blocks);
+        ended(key, &blocks)
+    }
+
+    /// A block and that round key, added.
+    pub(super) fn with_key(block: __m512i, key: &Key, n: usize) -> __m512i {
+        _mm512_xor_si512(block, load_unit(&key.rounds[n]))
+    }
+
+    /// All rounds but the last.
+    pub(super) fn rounds(key: &Key, blocks: &mut Round) {
         for round in &key.rounds[1..14] {
-            let round = load_unit(round);
-            for block in &mut blocks {
-                *block = _mm512_aesenc_epi128(*block, round);
-            }
+            one_round(blocks, round);
         }
-        let last = load_unit(&key.rounds[14]);
+    }
+
+    pub(super) fn one_round(blocks: &mut Round, round: &Unit) {
+        let round = load_unit(round);
+        for block in blocks {
+            *block = _mm512_aesenc_epi128(*block, round);
+        }
+    }
+
+    /// After the last round.
+    pub(super) fn ended(key: &Key, blocks: &Round) -> Round {
+        let (mut blocks, last) = (*blocks, load_unit(&key.rounds[14]));
         for block in &mut blocks {
             *block = _mm512_aesenclast_epi128(*block, last);
         }

@@ -4,21 +4,30 @@
 
 use core::arch::x86_64::*;
 
-use zeroize::Zeroize;
+use zeroize::{Zeroize, zeroize_bytes};
 
 use super::group::Item;
+use super::key::Round;
 
 /// Four blocks.
-#[derive(Clone, Copy, Zeroize)]
+#[derive(Clone, Copy)]
 #[repr(C, align(64))]
 pub(super) struct Unit(pub(super) [u8; 64]);
 
-/// Asks for these bytes, which are read soon, but not in their order.
+impl Zeroize for Unit {
+    fn zeroize(&mut self) {
+        // Not byte by byte, as arrays are.
+        zeroize_bytes(&mut self.0);
+    }
+}
+
+/// Asks for lines of memory that are read soon, from there on.
 #[inline]
-pub(super) fn prefetch(bytes: &[u8]) {
-    for line in bytes.chunks(64) {
-        // SAFETY: nothing is read, and every processor of this architecture has the instruction.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) }
+pub(super) fn prefetch(bytes: &[u8], at: usize, lines: usize) {
+    for n in 0..lines {
+        let line = bytes.as_ptr().wrapping_add(at + 64 * n);
+        // SAFETY: nothing is read, wherever it is, and every processor of this architecture has the instruction.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) }
     }
 }
 
@@ -61,6 +70,17 @@ on_avx512! {
         }
     }
 
+    /// The 16 bytes from there on, which are there.
+    pub(super) fn load_block(bytes: &[u8], at: usize) -> __m128i {
+        let place = &bytes[at..at + 16];
+        // SAFETY: the place has 16 bytes.
+        unsafe { _mm_loadu_si128(place.as_ptr().cast()) }
+    }
+
+    pub(super) fn load_blocks(bytes: &[u8], at: [usize; 4]) -> __m512i {
+        lanes(load_block(bytes, at[0]), load_block(bytes, at[1]), load_block(bytes, at[2]), load_block(bytes, at[3]))
+    }
+
     pub(super) fn load_four(bytes: &[u8], at: [usize; 4]) -> __m512i {
         lanes(load_at(bytes, at[0]), load_at(bytes, at[1]), load_at(bytes, at[2]), load_at(bytes, at[3]))
     }
@@ -84,6 +104,30 @@ on_avx512! {
         let there = _bzhi_u64(u64::MAX, bytes.len().min(64) as u32);
         // SAFETY: only bytes of the slice are written.
         unsafe { _mm512_mask_storeu_epi8(bytes.as_mut_ptr().cast(), there, x) }
+    }
+
+    /// Writes these from `at` on, over what is there and beyond the end: what was not there becomes part of `out` when it is written.
+    /// `out` has the capacity.
+    pub(super) fn put(out: &mut Vec<u8>, at: usize, blocks: &Round) {
+        let end = at + 64 * blocks.len();
+        assert!(at <= out.len() && end <= out.capacity());
+        for (n, block) in blocks.iter().enumerate() {
+            // SAFETY: it ends within the capacity.
+            unsafe { _mm512_storeu_si512(out.as_mut_ptr().add(at + 64 * n).cast(), *block) }
+        }
+        // SAFETY: the capacity is as large, and all up to `at` and from there to the end has been written.
+        unsafe { out.set_len(end.max(out.len())) }
+    }
+
+    /// The same of the first `len` bytes of four blocks.
+    pub(super) fn put_some(out: &mut Vec<u8>, at: usize, x: __m512i, len: usize) {
+        let len = len.min(64);
+        let end = at + len;
+        assert!(at <= out.len() && end <= out.capacity());
+        // SAFETY: only so many bytes are written, which end within the capacity.
+        unsafe { _mm512_mask_storeu_epi8(out.as_mut_ptr().add(at).cast(), _bzhi_u64(u64::MAX, len as u32), x) }
+        // SAFETY: the capacity is as large, and all up to `at` and from there to the end has been written.
+        unsafe { out.set_len(end.max(out.len())) }
     }
 
     pub(super) fn store(out: &mut [u8], at: usize, x: __m128i) {
@@ -141,9 +185,10 @@ on_avx512! {
         unsafe { _mm512_store_si512(unit.0.as_mut_ptr().cast(), x) }
     }
 
-    pub(super) fn load_sizes(sizes: &[u64; 4]) -> __m256i {
-        // SAFETY: 32 bytes are there.
-        unsafe { _mm256_loadu_si256(sizes.as_ptr().cast()) }
+    /// A number in each lane, then zeros.
+    pub(super) fn numbers([a, b, c, d]: [u32; 4]) -> __m512i {
+        let number = |x: u32| _mm_cvtsi32_si128(x as i32);
+        lanes(number(a), number(b), number(c), number(d))
     }
 
     pub(super) fn load_words(words: &[[u64; 2]; 4]) -> __m512i {

@@ -13,11 +13,20 @@
 
 /// Functions for processors of which [`is_there`] is true.
 macro_rules! on_avx512 {
-    ($($(#[$more:meta])* $visible:vis fn $name:ident $(<const $constant:ident: $kind:ty>)? ($($given:tt)*) $(-> $result:ty)? $body:block)*) => {
+    ($($code:tt)*) => { with_features! { inline, $($code)* } };
+}
+
+/// The same, which stay functions of their own, so that others keep their registers.
+macro_rules! apart_on_avx512 {
+    ($($code:tt)*) => { with_features! { inline(never), $($code)* } };
+}
+
+macro_rules! with_features {
+    ($inline:meta, $($(#[$more:meta])* $visible:vis fn $name:ident $(<$lifetime:lifetime>)? $(<const $constant:ident: $kind:ty>)? ($($given:tt)*) $(-> $result:ty)? $body:block)*) => {
         $($(#[$more])*
-        #[inline]
+        #[$inline]
         #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi2,vaes,vpclmulqdq,aes,bmi2")]
-        $visible fn $name $(<const $constant: $kind>)? ($($given)*) $(-> $result)? $body)*
+        $visible fn $name $(<$lifetime>)? $(<const $constant: $kind>)? ($($given)*) $(-> $result)? $body)*
     };
 }
 
@@ -33,12 +42,12 @@ use core::arch::x86_64::*;
 
 use zeroize::Zeroizing;
 
-use bound::{ask, begun_one, bound, nothing_cached};
+use bound::{Cached, begun_one, bound, nothing_cached};
 use four::{Four, Head, Work, counters, open_four, seal_four};
-use group::{Group, gather, sort};
+use group::{Group, Item, gather, sort};
 pub(crate) use key::Key;
 use key::{encrypt, scheduled};
-use lanes::{Unit, load_at, store, words};
+use lanes::{Unit, load_at, prefetch, put_some, store, words};
 use long::long;
 
 use crate::values::{Aads, Batch, SealedBatch, Values};
@@ -54,7 +63,9 @@ const LARGE: u32 = 4_096;
 const UNITS: usize = 128;
 /// Units that are encrypted at once: enough to hide how long a round takes.
 const AT_ONCE: usize = 8;
-/// Highest power of H that is kept: a long value is reduced once in so many blocks.
+/// Most lines of memory that are asked for with a four: as many as four of the longest short values have.
+const LINES: usize = 20;
+/// Highest power of H that is kept.
 const POWERS: usize = 8 * AT_ONCE;
 
 /// Whether this processor has all that is used here.
@@ -77,6 +88,18 @@ struct Start {
     nonce: u128,
 }
 
+/// What is written.
+struct Made<'a> {
+    out: &'a mut [u8],
+    opened: &'a mut [bool],
+}
+
+/// What is read next, and how many lines of it are asked for with each four.
+struct Ahead {
+    at: usize,
+    lines: usize,
+}
+
 impl Key {
     /// `None` where the processor cannot.
     #[allow(unsafe_code)] // the way into code for AVX-512
@@ -87,34 +110,33 @@ impl Key {
 
     /// Appends the sealed values to `out`, which has the room.
     #[allow(unsafe_code)] // the way into code for AVX-512
-    pub(crate) fn seal(&self, batch: &mut Batch<'_>, out: &mut Vec<u8>) {
+    pub(crate) fn seal(&self, batch: &Batch<'_>, out: &mut Vec<u8>) {
         let start = Start {
             prefix: batch.prefix,
             nonce: first(batch.start),
         };
         // SAFETY: a `Key` exists only where what the functions are compiled for is there.
-        unsafe { column::<false>(self, start, &mut batch.aads, &batch.values, out, &mut []) }
+        unsafe { column::<false>(self, start, &batch.aads, &batch.values, out, &mut []) }
     }
 
     /// Appends the plaintexts to `out`, which has the room, and says in `opened`, where all is false, what did open.
     #[allow(unsafe_code)] // the way into code for AVX-512
-    pub(crate) fn open(&self, batch: &mut SealedBatch<'_>, out: &mut Vec<u8>, opened: &mut [bool]) {
+    pub(crate) fn open(&self, batch: &SealedBatch<'_>, out: &mut Vec<u8>, opened: &mut [bool]) {
         let start = Start {
             prefix: [0; PREFIX_LEN],
             nonce: 0,
         };
         // SAFETY: a `Key` exists only where what the functions are compiled for is there.
-        unsafe { column::<true>(self, start, &mut batch.aads, &batch.values, out, opened) }
+        unsafe { column::<true>(self, start, &batch.aads, &batch.values, out, opened) }
     }
 }
 
 on_avx512! {
-    fn column<const OPEN: bool>(key: &Key, start: Start, aads: &mut Aads<'_>, values: &Values<'_>, out: &mut Vec<u8>, opened: &mut [bool]) {
-        let mut bound = bound(key, aads);
+    fn column<const OPEN: bool>(key: &Key, start: Start, aads: &Aads<'_>, values: &Values<'_>, out: &mut Vec<u8>, opened: &mut [bool]) {
+        let bound = bound(key, aads);
         let mut cached = nothing_cached();
         let mut units = Zeroizing::new([Unit([0; 64]); UNITS]);
         let mut group = Group::new();
-        let mut order = [0_u8; GROUP + 64];
         let (mut number, mut to) = (0, out.len());
         while number < values.len() {
             // A group has one upper part of the nonce: it ends where the lower one begins anew.
@@ -122,63 +144,93 @@ on_avx512! {
             let head = head(&start.prefix, nonce, number as u32);
             let room = (u32::MAX - nonce as u32) as usize;
             let until = values.len().min(number.saturating_add(room).saturating_add(1));
+            let begin = number;
             let gathered = gather::<OPEN>(&mut group, values, (number, until), to);
             (number, to) = (gathered.number, gathered.next);
             // Zeros first: what is sealed never stands in the output as plaintext, whatever goes wrong. It also brings the lines
             // into the cache.
             out.resize(gathered.to, 0);
-            sort(&group, gathered.short, !gathered.differ, &mut order);
-            let (mut from, count) = (0, gathered.short);
-            while from < count {
-                // Counters of as many fours as there is room for.
-                let (mut until, mut used) = (from, 0);
-                while until < count {
-                    let four = group.four(&order, until);
-                    let wanted = four[3].len.div_ceil(16) as usize + 1;
-                    if used + wanted > UNITS {
-                        break;
-                    }
-                    counters::<OPEN>(&mut units[used..used + wanted], &head, &four, values.bytes());
-                    (until, used) = (until + 4, used + wanted);
-                }
-                encrypt(key, &mut units[..used.next_multiple_of(AT_ONCE)]);
-                ask(&mut bound, aads, &group, &order, (from, until, count));
-                let work = Work { key, bound: &bound, bytes: values.bytes() };
-                let (mut at, out) = (0, &mut out[..]);
-                for place in (from..until).step_by(4) {
-                    let items = group.four(&order, place);
-                    let wanted = items[3].len.div_ceil(16) as usize + 1;
-                    let four = Four { items, units: &units[at..at + wanted], at: place - from };
-                    match OPEN {
-                        true => open_four(&work, &four, out, opened, &mut cached),
-                        false => seal_four(&work, &four, &head, out, &mut cached),
-                    }
-                    at += wanted;
-                }
+            sort(&mut group, gathered.short, !gathered.differ);
+            // What the next group reads is asked for line by line while this one is worked on.
+            let (begin, end) = (values.offsets()[begin] as usize, values.offsets()[number] as usize);
+            let lines = (end - begin).div_ceil(64 * gathered.short.div_ceil(4).max(1));
+            let mut ahead = Ahead { at: end, lines: lines.min(LINES) };
+            let mut from = 0;
+            while from < gathered.short {
+                let until = streams::<OPEN>(key, &head, &group, (from, gathered.short), values.bytes(), &mut units);
+                let work = Work { key, bound: &bound, head, bytes: values.bytes() };
+                let made = Made { out, opened };
+                fours::<OPEN>(&work, &group, (from, until), &units, made, &mut cached, &mut ahead);
                 from = until;
             }
             for item in &group.long[..gathered.long] {
-                let (n, from, len, to) = (item.number as usize, item.from as usize, item.len as usize, item.to as usize);
-                let begun = begun_one(key, &mut bound, aads, n);
-                if OPEN {
-                    let tag = long::<OPEN>(key, given_nonce(values.bytes(), from), begun, item, values.bytes(), out);
-                    let given = load_at(values.bytes(), from + len);
-                    // All bytes at once; what is branched on is the verdict.
-                    let differ = words(_mm_xor_si128(tag, given));
-                    opened[n] = differ[0] | differ[1] == 0;
-                    if !opened[n] {
-                        out[to..to + len].fill(0);
-                    }
-                } else {
-                    let nonce = after(start.nonce, n);
-                    let low = (nonce as u32).to_be();
-                    out.resize(out.len().max(to), 0);
-                    write_head(&head, low, &mut out[to - HEADER..to]);
-                    let nonce = _mm512_mask_set1_epi32(head.nonce, 0x4444, low as i32);
-                    let tag = long::<OPEN>(key, nonce, begun, item, values.bytes(), out);
-                    store(&mut out[to + len..to + len + TAG_LEN], 0, tag);
+                let begun = begun_one(key, &bound, item.number as usize);
+                match OPEN {
+                    true => open_long(key, begun, item, values.bytes(), out, opened),
+                    false => seal_long(key, &head, after(start.nonce, item.number as usize), begun, item, values.bytes(), out),
                 }
             }
+        }
+    }
+}
+
+// Functions of their own, so that each has the registers for itself.
+apart_on_avx512! {
+    /// The key stream of as many fours as there is room for; where they end.
+    fn streams<const OPEN: bool>(key: &Key, head: &Head, group: &Group, (from, count): (usize, usize), bytes: &[u8], units: &mut [Unit; UNITS]) -> usize {
+        let (mut until, mut used) = (from, 0);
+        while until < count {
+            let four = group.four(until);
+            let wanted = four[3].len.div_ceil(16) as usize + 1;
+            if used + wanted > UNITS {
+                break;
+            }
+            counters::<OPEN>(&mut units[used..used + wanted], head, &four, bytes);
+            (until, used) = (until + 4, used + wanted);
+        }
+        encrypt(key, &mut units[..used.next_multiple_of(AT_ONCE)]);
+        until
+    }
+
+    /// Seals or opens the fours that the key stream is for.
+    fn fours<const OPEN: bool>(work: &Work<'_>, group: &Group, (from, until): (usize, usize), units: &[Unit; UNITS], made: Made<'_>, cached: &mut Cached, ahead: &mut Ahead) {
+        let Made { out, opened } = made;
+        let mut at = 0;
+        for place in (from..until).step_by(4) {
+            let items = group.four(place);
+            let wanted = items[3].len.div_ceil(16) as usize + 1;
+            let four = Four { items, units: &units[at..at + wanted] };
+            prefetch(work.bytes, ahead.at, ahead.lines);
+            match OPEN {
+                true => open_four(work, &four, out, opened, cached),
+                false => seal_four(work, &four, out, cached),
+            }
+            ahead.at += 64 * ahead.lines;
+            at += wanted;
+        }
+    }
+}
+
+on_avx512! {
+    fn seal_long(key: &Key, head: &Head, nonce: u128, begun: (__m128i, usize), item: &Item, bytes: &[u8], out: &mut Vec<u8>) {
+        let (to, low) = (item.to as usize, (nonce as u32).to_be());
+        out.resize(out.len().max(to), 0);
+        write_head(head, low, &mut out[to - HEADER..to]);
+        let nonce = _mm512_mask_set1_epi32(head.nonce, 0x4444, low as i32);
+        let tag = long::<false>(key, nonce, begun, item, bytes, out);
+        put_some(out, to + item.len as usize, _mm512_zextsi128_si512(tag), TAG_LEN);
+    }
+
+    /// Where the tag is wrong, zeros are put there again.
+    fn open_long(key: &Key, begun: (__m128i, usize), item: &Item, bytes: &[u8], out: &mut Vec<u8>, opened: &mut [bool]) {
+        let (from, len, to) = (item.from as usize, item.len as usize, item.to as usize);
+        let tag = long::<true>(key, given_nonce(bytes, from), begun, item, bytes, out);
+        // All bytes at once; what is branched on is the verdict.
+        let differ = words(_mm_xor_si128(tag, load_at(bytes, from + len)));
+        let is_right = differ[0] | differ[1] == 0;
+        opened[item.number as usize] = is_right;
+        if !is_right {
+            out[to..to + len].fill(0);
         }
     }
 

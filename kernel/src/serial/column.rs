@@ -12,7 +12,7 @@ use crate::serial::lanes::{
     store_some, with_word, zero,
 };
 use crate::serial::{AADS, BLOCKS, LARGE, SHORT, Start};
-use crate::values::{Aads, Values};
+use crate::values::{Aads, ROW_LEN, Values};
 use crate::{HEADER, NONCE_LEN, OVERHEAD};
 
 /// Bytes that fill all registers.
@@ -101,7 +101,7 @@ on_these! {
     pub(in crate::serial) fn column<const OPEN: bool>(
         key: &Key,
         start: &Start,
-        aads: &mut Aads<'_>,
+        aads: &Aads<'_>,
         values: &Values<'_>,
         out: &mut Vec<u8>,
         opened: &mut [bool],
@@ -228,7 +228,7 @@ on_these! {
 
 never_inlined! {
     /// Takes values in, up to `until` or as many as there is room for.
-    fn gather<const OPEN: bool>(group: &mut Group, values: &Values<'_>, (number, until): (usize, usize), aads: &mut Aads<'_>) -> Gathered {
+    fn gather<const OPEN: bool>(group: &mut Group, values: &Values<'_>, (number, until): (usize, usize), aads: &Aads<'_>) -> Gathered {
         let mut gathered = Gathered { number, count: 0, uneven: false, blocks: 0, bytes: 0 };
         let (mut first, mut differ, mut longest) = (None, 0, 0);
         let mut places = group.values.iter_mut();
@@ -252,8 +252,8 @@ never_inlined! {
             // Each takes a block at least: there are as many of these.
             let Some(placed) = places.next() else { break };
             let (aad_at, mut aad) = (group.aads.len() as u32, 0);
-            if let Aads::Each { fixed, write } = aads {
-                aad = own_aad(fixed, write, n, &mut group.aads);
+            if let Aads::Each { fixed, rows } = aads {
+                aad = own_aad(fixed, rows.row(n), &mut group.aads);
             }
             *placed = Placed { number: n as u32, from, len, to: gathered.bytes as u32, blocks: blocks as u32, aad, aad_at };
             differ |= blocks ^ *first.get_or_insert(blocks);
@@ -374,13 +374,14 @@ fn rest(len: usize) -> usize {
     if len <= SHORT { len } else { len % FILL }
 }
 
-/// The AAD of value n beyond what all have in whole blocks, and zeros up to a block's end. How long it is.
+/// The AAD of a value beyond what all have in whole blocks, and zeros up to a block's end. How long it is.
 #[inline]
-fn own_aad(fixed: &[u8], write: &mut dyn FnMut(usize, &mut Vec<u8>), n: usize, own: &mut Vec<u8>) -> u32 {
+fn own_aad(fixed: &[u8], (row_len, row): ([u8; ROW_LEN], &[u8]), own: &mut Vec<u8>) -> u32 {
     let from = own.len();
     own.extend_from_slice(fixed.as_chunks::<16>().1);
-    write(n, own);
-    let len = own.len().saturating_sub(from);
+    own.extend_from_slice(&row_len);
+    own.extend_from_slice(row);
+    let len = own.len() - from;
     pad(own);
     len as u32
 }

@@ -103,28 +103,28 @@ impl Key {
     }
 
     /// Appends the sealed values to `out`, which has the room.
-    pub(crate) fn seal(&self, batch: &mut Batch<'_>, out: &mut Vec<u8>) {
+    pub(crate) fn seal(&self, batch: &Batch<'_>, out: &mut Vec<u8>) {
         let start = Start {
             prefix: batch.prefix,
             nonce: first(batch.start),
         };
-        self.column::<false>(&start, &mut batch.aads, &batch.values, out, &mut []);
+        self.column::<false>(&start, &batch.aads, &batch.values, out, &mut []);
     }
 
     /// Appends the plaintexts to `out`, which has the room, and says in `opened`, where all is false, what did open.
-    pub(crate) fn open(&self, batch: &mut SealedBatch<'_>, out: &mut Vec<u8>, opened: &mut [bool]) {
+    pub(crate) fn open(&self, batch: &SealedBatch<'_>, out: &mut Vec<u8>, opened: &mut [bool]) {
         let start = Start {
             prefix: [0; PREFIX_LEN],
             nonce: 0,
         };
-        self.column::<true>(&start, &mut batch.aads, &batch.values, out, opened);
+        self.column::<true>(&start, &batch.aads, &batch.values, out, opened);
     }
 
     #[allow(unsafe_code)] // the way into code for these instructions
     fn column<const OPEN: bool>(
         &self,
         start: &Start,
-        aads: &mut Aads<'_>,
+        aads: &Aads<'_>,
         values: &Values<'_>,
         out: &mut Vec<u8>,
         opened: &mut [bool],
