@@ -184,7 +184,7 @@ arm() {
 
 # Miri is part of nightly Rust alone; no other program here is built by it.
 miri() {
-    local nightly="${SEALFLOW_NIGHTLY:-nightly}"
+    local nightly="${SEALFLOW_NIGHTLY:-nightly-2026-05-20}"
     have rustup || return 0
     RUSTUP_AUTO_INSTALL=0 cargo "+$nightly" miri --version >/dev/null 2>&1 && return
     say "Fetching a nightly Rust with Miri (about 150 MB)…"

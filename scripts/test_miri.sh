@@ -6,7 +6,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 end_on_exit
 
 NAME=kernel-in-miri
-NIGHTLY="${SEALFLOW_NIGHTLY:-nightly}"
+NIGHTLY="${SEALFLOW_NIGHTLY:-nightly-2026-05-20}"
 TEST=one_value_of_each_kind_is_sealed_and_opened_or_not
 # Interpreted, whatever this machine is. Features that are compiled for are those that are detected.
 TARGET=x86_64-unknown-linux-gnu

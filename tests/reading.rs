@@ -2,6 +2,7 @@
 #![cfg(all(feature = "pipeline", feature = "testing"))]
 #![allow(clippy::unwrap_used)]
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use sealflow::keys::testing::{MemoryCatalogue, MemoryKms};
 use sealflow::keys::{DomainKeys, OpeningKeys, SealingKeys};
 use sealflow::pipeline::{
     ColumnOutcome, Format, Header, KeysPlacement, Position, ReadError, Reader, Reading, Record, SealTransform,
-    SealedText, Timestamp, Transform,
+    SealedText, Timestamp, Transform, Withheld,
 };
 use sealflow::policy::{PolicySource, PolicySourceError, VerifiedDomain, VerifiedPolicy};
 use sealflow::seal::{KeyId, UsageLimits};
@@ -302,6 +303,106 @@ async fn a_value_at_another_place_does_not_open_there_whoever_reads() {
         let reading = reader.read(records.clone(), &who(role), None, NOW).await.unwrap();
         let value: Value = serde_json::from_str(&shown(&reading).0).unwrap();
         assert_eq!(value["note"], expected, "{role}");
+    }
+}
+
+/// Records that have everything go wrong that can: values at other places, of other rows, spoilt, in clear, null.
+async fn hard_records(bench: &Bench) -> Vec<Record> {
+    let other = RECORD.replace("7", "8").replace("ann", "bob");
+    let mut records = bench.sealed(&[RECORD, &other, RECORD, RECORD, &other, RECORD]).await;
+    let edit = |record: &mut Record, change: &dyn Fn(&mut Value)| {
+        let mut value = serde_json::from_slice(record.value.as_ref().unwrap()).unwrap();
+        change(&mut value);
+        record.value = Some(value.to_string().into());
+    };
+    let second: Value = serde_json::from_slice(records[1].value.as_ref().unwrap()).unwrap();
+    edit(&mut records[0], &|value| value["note"] = value["user"]["email"].clone());
+    edit(&mut records[2], &|value| {
+        value["cards"][0]["number"] = second["cards"][0]["number"].clone()
+    });
+    edit(&mut records[3], &|value| {
+        let spoilt = value["user"]["email"].as_str().unwrap().replace(['A', 'B', 'C'], "d");
+        value["user"]["email"] = spoilt.into();
+        value["note"] = "in clear".into();
+    });
+    edit(&mut records[4], &|value| value["order"] = 9.into());
+    records[5].headers.retain(|header| header.name != "trace");
+    records
+}
+
+#[tokio::test]
+async fn records_that_are_read_together_are_shown_as_if_each_were_read_alone() {
+    let bench = Bench::new(POLICY);
+    let records = hard_records(&bench).await;
+    for (role, purpose) in [
+        ("analyst", None),
+        ("support", None),
+        ("fraud", Some("fraud")),
+        ("fraud", None),
+        ("nobody", None),
+    ] {
+        for moved in [false, true] {
+            let reader = bench.reader().with_moved(moved);
+            let together = reader.read(records.clone(), &who(role), purpose, NOW).await.unwrap();
+            let (mut alone, mut counts) = (Vec::new(), BTreeMap::new());
+            for record in &records {
+                let reading = reader
+                    .read(vec![record.clone()], &who(role), purpose, NOW)
+                    .await
+                    .unwrap();
+                for decision in &reading.decisions {
+                    let of = (
+                        decision.label.clone(),
+                        format!("{:?}", decision.outcome),
+                        decision.because.clone(),
+                    );
+                    *counts.entry(of).or_insert(0) += decision.count;
+                }
+                alone.extend(reading.records);
+            }
+            let values = |all: &[Result<Record, Withheld>]| -> Vec<Record> {
+                all.iter().map(|one| one.clone().unwrap()).collect()
+            };
+            assert_eq!(values(&together.records), values(&alone), "{role}, moved: {moved}");
+            for decision in &together.decisions {
+                let of = (
+                    decision.label.clone(),
+                    format!("{:?}", decision.outcome),
+                    decision.because.clone(),
+                );
+                assert_eq!(
+                    counts.remove(&of),
+                    Some(decision.count),
+                    "{role}, moved: {moved}: {of:?}"
+                );
+            }
+            assert!(counts.is_empty(), "{role}, moved: {moved}: {counts:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_record_whose_row_ids_are_larger_together_than_records_may_be_is_withheld_and_no_other() {
+    let bench = Bench::new(POLICY);
+    let mut records = bench.sealed(&[RECORD; 2]).await;
+    // A row id is held for each value, and each of these has the whole of `order`.
+    let numbers = vec![r#"{"number":"sf1.AA"}"#; 2_000].join(",");
+    let order = "o".repeat(10_000);
+    let value = format!(r#"{{"order":"{order}","cards":[{numbers}]}}"#);
+    assert!(value.len() < 64 << 10);
+    records.insert(
+        1,
+        Record {
+            headers: records[0].headers.clone(),
+            ..record(9, &value)
+        },
+    );
+    let reader = bench.reader().with_largest_record(1 << 20);
+    let reading = reader.read(records, &who("analyst"), None, NOW).await.unwrap();
+    assert_eq!(reading.records[1].as_ref().unwrap_err().code, "too-large");
+    for n in [0, 2] {
+        let value = reading.records[n].as_ref().unwrap().value.clone().unwrap();
+        assert!(String::from_utf8(value.to_vec()).unwrap().contains("4111"));
     }
 }
 

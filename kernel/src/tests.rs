@@ -164,6 +164,13 @@ fn the_kernel_that_the_environment_names_is_there_and_taken() {
 /// So few that Miri can do it: `scripts/test_miri.sh`.
 #[test]
 fn one_value_of_each_kind_is_sealed_and_opened_or_not() {
+    // What scripts/test_miri.sh compiles for is to be what is looked at.
+    #[cfg(miri)]
+    assert!(
+        [Kernel::Avx2Vaes, Kernel::Avx2]
+            .iter()
+            .all(|kernel| Kernel::all().contains(kernel))
+    );
     let lens = [Some(0), None, Some(1), Some(300), Some(16), Some(256), Some(7)];
     let values: Vec<_> = lens.iter().map(|len| len.and_then(|len| some(len, 3))).collect();
     let rows: Vec<_> = (0..lens.len()).map(|n| vec![n as u8; 9 * n]).collect();

@@ -11,11 +11,16 @@ use crate::seal::{ColumnContext, OpenedColumn, PlainColumn, SealedColumn};
 /// What tells columns apart: the key, as a fingerprint of what travels with its record had it found, and the index of its label.
 type Of = (*const OpenedKey, u16);
 
+/// The most bytes of sealed values and row ids that are opened together. An envelope says which field rows are, and that may be
+/// long: what comes after that opens one by one.
+const MOST: usize = 128 << 20;
+
 /// Sealed values, column by column.
 #[derive(Default)]
 pub(super) struct ToOpen {
     columns: Vec<Column>,
     known: HashMap<Of, usize>,
+    bytes: usize,
 }
 
 struct Column {
@@ -39,14 +44,19 @@ pub(super) struct At {
 pub(super) struct OpenedValues(Vec<Option<OpenedColumn>>);
 
 impl ToOpen {
-    /// Adds a value that was sealed under `key` as its label number `column`, and is of the row `row` if such are bound.
+    /// Adds a value that was sealed under `key` as its label number `column`, and is of the row `row` if such are bound. `None` if
+    /// there is no room for more.
     pub(super) fn push(
         &mut self,
         key: &Arc<OpenedKey>,
         column: u16,
         sealed: &[u8],
         row: Option<&[u8]>,
-    ) -> Result<At, Rejection> {
+    ) -> Result<Option<At>, Rejection> {
+        self.bytes += sealed.len() + row.map_or(0, <[u8]>::len);
+        if self.bytes > MOST {
+            return Ok(None);
+        }
         let next = self.columns.len();
         let number = *self.known.entry((Arc::as_ptr(key), column)).or_insert(next);
         if number == next {
@@ -62,7 +72,7 @@ impl ToOpen {
         if target.rows.is_some() != row.is_some() {
             return Err(cannot_open());
         }
-        // What has no room for its value leaves no row behind: the others would be bound to those of their neighbours.
+        // Both have the room: a column holds more than all that are opened together.
         let pushed = target.sealed.push(sealed);
         pushed
             .and_then(|()| {
@@ -74,10 +84,10 @@ impl ToOpen {
             })
             .map_err(|error| Rejection::new("batch-too-large", error.to_string()))?;
         target.len += 1;
-        Ok(At {
+        Ok(Some(At {
             column: number,
             index: target.len - 1,
-        })
+        }))
     }
 
     /// Opens all of them.

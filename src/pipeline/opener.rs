@@ -137,6 +137,8 @@ impl Opener {
             return Err(too_large_unread());
         }
         let mut first = 0..0;
+        // A row id is held for each value: without a bound a small record with a long one would fill the memory.
+        let mut room = most_bytes - record.payload_bytes() as u64;
         if let Some(bytes) = &record.value {
             let mut documents = 0;
             self.plan.documents(bytes, found, |document| {
@@ -163,6 +165,9 @@ impl Opener {
                         let scalar = self.plan.field(&document, field).ok()?;
                         json::encode_row_id(scalar, indexes, &mut row).ok().map(|()| row)
                     });
+                    // Whoever sealed it had to keep the same bound.
+                    let held = row.as_ref().map_or(0, Vec::len) as u64;
+                    room = room.checked_sub(held).ok_or_else(too_large_unread)?;
                     let item = Item {
                         rule,
                         place,
@@ -317,7 +322,7 @@ impl Opener {
     }
 
     /// Adds a value to those that are opened together, if it says that it is one of `label`, a label of the policy. `None`: it is
-    /// one of a domain, and opens by itself.
+    /// one of a domain, or beyond what is opened together, and opens by itself.
     pub(super) fn add(
         &self,
         record: &Record,
@@ -332,7 +337,7 @@ impl Opener {
         };
         let key = ring.key((key, fingerprint))?;
         let (_, row) = self.claim(record, item, label, &key.envelope, column)?;
-        to_open.push(key, column, &item.sealed, row.as_deref()).map(Some)
+        to_open.push(key, column, &item.sealed, row.as_deref())
     }
 
     /// Appends the plaintext encoding of a value that opens as one of `label`, a label of the policy.
