@@ -156,7 +156,7 @@ impl Column {
             None => Aads::Same(&self.aad),
             Some(rows) => Aads::Each {
                 fixed: &self.aad,
-                rows: Values::new(None, &rows.offsets, &rows.bytes).unwrap(),
+                rows: Values::new(Some(&rows.validity), &rows.offsets, &rows.bytes).unwrap(),
             },
         }
     }
@@ -184,19 +184,25 @@ impl Column {
     }
 }
 
-/// Rows as a column.
+/// Rows as a column: empty ones are null, and others stand before the first and behind the last.
 struct Rows {
+    validity: Vec<u8>,
     offsets: Vec<i32>,
     bytes: Vec<u8>,
 }
 
 impl Rows {
     fn of(rows: impl Iterator<Item = Vec<u8>>) -> Self {
-        let mut this = Self { offsets: vec![0], bytes: Vec::new() };
-        for row in rows {
+        let mut this = Self { validity: Vec::new(), offsets: vec![3], bytes: b"abc".to_vec() };
+        for (n, row) in rows.enumerate() {
+            if n % 8 == 0 {
+                this.validity.push(0);
+            }
+            this.validity[n / 8] |= u8::from(!row.is_empty()) << (n % 8);
             this.bytes.extend(row);
             this.offsets.push(this.bytes.len() as i32);
         }
+        this.bytes.extend(b"and more");
         this
     }
 }

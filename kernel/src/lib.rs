@@ -136,6 +136,14 @@ impl Cipher {
     /// On that kernel; on the portable one if the processor does not have it.
     #[must_use]
     pub fn on(kernel: Kernel, key: &[u8; KEY_LEN]) -> Self {
+        let cipher = Self::made(kernel, key);
+        wipe_stack();
+        cipher
+    }
+
+    /// Apart, so that what it leaves on the stack is below.
+    #[inline(never)]
+    fn made(kernel: Kernel, key: &[u8; KEY_LEN]) -> Self {
         let scheduled = match kernel {
             #[cfg(target_arch = "x86_64")]
             Kernel::Avx512 => avx512::Key::new(key).map(Scheduled::Avx512),
@@ -233,7 +241,7 @@ fn has_places(out: &[u8], room: usize) -> bool {
     u32::try_from(out.len().saturating_add(room)).is_ok()
 }
 
-/// Overwrites what functions that have returned left on the stack: round keys, powers of H and key stream that did not fit
+/// Overwrites what functions that have returned, and are not inlined, left on the stack: round keys, powers of H and key stream that did not fit
 /// the registers. As far down as ours go; nothing can be said of what a compiler does elsewhere.
 fn wipe_stack() {
     zeroize::zeroize_stack::<STACK>();

@@ -58,7 +58,8 @@ impl Key {
         }
     }
 
-    /// Seals into `out`, which has exactly the room.
+    /// Seals into `out`, which has exactly the room. Not inlined, as the stack below the caller is wiped after it.
+    #[inline(never)]
     pub(crate) fn seal(&self, batch: &Batch<'_>, out: &mut [u8]) {
         let (values, mut to) = (batch.values, 0);
         let (mut group, mut absorbed) = (Group::new(), Absorbed::default());
@@ -92,7 +93,8 @@ impl Key {
     }
 
     /// Opens into `out`, zeros that have exactly the room, and says in `opened` what did; both are left as they are where
-    /// a tag is wrong.
+    /// a tag is wrong. Not inlined, as `seal`.
+    #[inline(never)]
     pub(crate) fn open(&self, batch: &SealedBatch<'_>, out: &mut [u8], opened: &mut [bool]) {
         let (values, mut to) = (batch.values, 0);
         let (mut group, mut absorbed) = (Group::new(), Absorbed::default());

@@ -25,11 +25,14 @@ fn column(values: &[Option<Vec<u8>>]) -> Column {
 
 type Column = (Vec<u8>, Vec<i32>, Vec<u8>);
 
-/// Empty ones are null, and some of these have bytes.
+/// Empty ones are null, and some of these have bytes; others stand before the first and behind the last.
 fn row_column(rows: &[Vec<u8>]) -> Column {
     let bytes = |n: usize, row: &Vec<u8>| if row.is_empty() { vec![7; n % 3] } else { row.clone() };
     let given: Vec<_> = rows.iter().enumerate().map(|(n, row)| Some(bytes(n, row))).collect();
-    let (mut validity, offsets, bytes) = column(&given);
+    let (mut validity, mut offsets, mut bytes) = column(&given);
+    offsets.iter_mut().for_each(|offset| *offset += 3);
+    bytes.splice(..0, *b"abc");
+    bytes.extend_from_slice(b"and more");
     let nulls = rows.iter().enumerate().filter(|(_, row)| row.is_empty());
     nulls.for_each(|(n, _)| validity[n / 8] &= !(1 << (n % 8)));
     (validity, offsets, bytes)
