@@ -33,11 +33,13 @@ mod term;
 mod trust;
 mod while_it_counts;
 
-/// Batches are some megabytes each, and gone a moment later: this one keeps what it has got from the system.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+/// Batches are some megabytes each, and gone a moment later. glibc gives what is free back to the system when it is more than
+/// twice the largest block of up to 32 MiB that it has ever got from there and given back: this is one, so that the memory of a
+/// batch is there for the next without page faults. Other libraries do not mind.
+const KEPT: usize = 16 << 20;
 
 fn main() -> std::process::ExitCode {
+    drop(std::hint::black_box(Vec::<u8>::with_capacity(KEPT)));
     let arguments: Vec<_> = std::env::args_os().collect();
     if let Some(ended) = commands::enclave::before_threads(&arguments) {
         return ended;
