@@ -318,7 +318,7 @@ async fn hard_records(bench: &Bench) -> Vec<Record> {
     let second: Value = serde_json::from_slice(records[1].value.as_ref().unwrap()).unwrap();
     edit(&mut records[0], &|value| value["note"] = value["user"]["email"].clone());
     edit(&mut records[2], &|value| {
-        value["cards"][0]["number"] = second["cards"][0]["number"].clone()
+        value["cards"][0]["number"] = second["cards"][0]["number"].clone();
     });
     edit(&mut records[3], &|value| {
         let spoilt = value["user"]["email"].as_str().unwrap().replace(['A', 'B', 'C'], "d");

@@ -193,7 +193,11 @@ struct Rows {
 
 impl Rows {
     fn of(rows: impl Iterator<Item = Vec<u8>>) -> Self {
-        let mut this = Self { validity: Vec::new(), offsets: vec![3], bytes: b"abc".to_vec() };
+        let mut this = Self {
+            validity: Vec::new(),
+            offsets: vec![3],
+            bytes: b"abc".to_vec(),
+        };
         for (n, row) in rows.enumerate() {
             if n % 8 == 0 {
                 this.validity.push(0);

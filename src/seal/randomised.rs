@@ -255,7 +255,7 @@ mod tests {
                 let prefix = [0; PREFIX_LEN];
                 cipher
                     .seal(
-                        &mut Batch {
+                        &Batch {
                             prefix,
                             start: nonce,
                             aads,
