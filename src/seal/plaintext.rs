@@ -3,6 +3,7 @@
 //! An encoding is what gets encrypted. It carries its type, so that a value comes back as what it was.
 
 use num_bigint::BigInt;
+#[cfg(feature = "columns")]
 use zeroize::Zeroize as _;
 
 /// High bit of the type byte: the value is padded.
@@ -238,6 +239,7 @@ impl<'a> Plaintext<'a> {
 }
 
 /// [`Plaintext::encode`] of a text that is all ASCII.
+#[cfg(feature = "columns")]
 pub(crate) fn encode_ascii(text: &[u8], pad_to: Option<u32>, out: &mut Vec<u8>) {
     let start = begin_utf8(pad_to, out);
     out.extend_from_slice(text);
@@ -246,6 +248,7 @@ pub(crate) fn encode_ascii(text: &[u8], pad_to: Option<u32>, out: &mut Vec<u8>) 
 
 /// [`Plaintext::encode`] of a text that `write` appends, unless that says that there is none, or it is not UTF-8: then
 /// nothing is appended, and what was is wiped.
+#[cfg(feature = "columns")]
 pub(crate) fn encode_utf8(pad_to: Option<u32>, out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>) -> bool) -> bool {
     let start = begin_utf8(pad_to, out);
     let value = out.len();
@@ -259,6 +262,7 @@ pub(crate) fn encode_utf8(pad_to: Option<u32>, out: &mut Vec<u8>, write: impl Fn
 }
 
 /// Where the encoding begins.
+#[cfg(feature = "columns")]
 fn begin_utf8(pad_to: Option<u32>, out: &mut Vec<u8>) -> usize {
     let start = out.len();
     match pad_to {
@@ -268,6 +272,7 @@ fn begin_utf8(pad_to: Option<u32>, out: &mut Vec<u8>) -> usize {
     start
 }
 
+#[cfg(feature = "columns")]
 fn end_utf8(start: usize, pad_to: Option<u32>, out: &mut Vec<u8>) {
     if let Some(multiple) = pad_to {
         pad(out, start, start + PADDED_HEADER, multiple);
