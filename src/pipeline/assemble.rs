@@ -5,10 +5,11 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
+use super::extract::Extracted;
 use super::jobs::Item;
 use super::plan::{Place, Plan};
 use super::record::{Header, Record};
-use super::seal::{Extracted, KeysPlacement, Sealed, TravellingKey};
+use super::seal::{KeysPlacement, Sealed, TravellingKey};
 use super::transform::{Outcome, TransformError};
 use crate::columns::member_range;
 use crate::keys::envelope::{KEYS_HEADER, MAX_ENVELOPES, write_header};

@@ -5,7 +5,8 @@ use std::fmt;
 
 use bytes::Bytes;
 
-use super::read::{ColumnDecision, ColumnOutcome, SealedText};
+use super::decisions::{ColumnDecision, ColumnOutcome};
+use super::read::SealedText;
 use super::record::Position;
 use crate::flow::enclave::EnclaveError;
 use crate::flow::enclave::answer::AnswerClaims;

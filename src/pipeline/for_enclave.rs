@@ -6,11 +6,12 @@ use tokio::task::JoinSet;
 
 use super::client_values::{ClientValues, Refusal, cannot_open, not_json, text_of};
 use super::dead_letter::CANNOT_OPEN;
+use super::extract::Extracted;
 use super::hints::Domains;
 use super::jobs::{Bound, Item, Jobs, Slot, Spelling};
 use super::plan::Rejection;
 use super::record::{Position, Record};
-use super::seal::{EnvelopeBytes, Extracted, SealTransform, Sealed, TravellingKey};
+use super::seal::{EnvelopeBytes, SealTransform, Sealed, TravellingKey};
 use super::set_aside::joined;
 use super::transform::{StopKind, TransformError};
 use crate::flow::enclave::{ClientBatch, ClientColumn, EnclaveError, ResealedColumn, ValueKey, ValueRefusal};

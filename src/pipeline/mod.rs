@@ -9,7 +9,9 @@ mod client_proofs;
 mod client_values;
 pub mod counters;
 pub mod dead_letter;
+mod decisions;
 mod edits;
+mod extract;
 mod for_enclave;
 mod hints;
 mod jobs;
@@ -34,13 +36,11 @@ pub use by_worker::{ForWorker, WorkerAnswer, WorkerDecision, WorkerQuestion};
 pub use client_proofs::Clients;
 pub use counters::Counters;
 pub use dead_letter::DeadLetter;
+pub use decisions::{ColumnDecision, ColumnOutcome, Withheld};
 pub use open::OpenTransform;
 pub use output::{OutputLimits, TOO_LARGE};
 pub use plan::Format;
-pub use read::{
-    ColumnDecision, ColumnOutcome, ENCLAVE_ONLY, EnclaveColumns, KEY_REFUSED, OpenedValues, ReadError, Reader, Reading,
-    SealedText, Withheld,
-};
+pub use read::{ENCLAVE_ONLY, EnclaveColumns, KEY_REFUSED, OpenedValues, ReadError, Reader, Reading, SealedText};
 pub use read_column::{OpenedCells, SealedCells};
 pub use recipient::sealed_to;
 pub use record::{Header, Position, Record, Timestamp};

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use zeroize::Zeroizing;
 
+use super::decisions::{ColumnDecision, ColumnOutcome, Decisions};
 use super::opener::{Item, not_sealed};
-use super::read::{ColumnDecision, ColumnOutcome, Decisions, ReadError, Reader, stop};
+use super::read::{ReadError, Reader, stop};
 use super::record::{Header, Position, Record, Timestamp};
 use super::travelling::TravellingReader;
 use crate::acl::{Identity, Refused};
