@@ -16,6 +16,7 @@ mod avx512;
 mod portable;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod serial;
+mod text;
 mod values;
 
 #[cfg(test)]
@@ -23,6 +24,7 @@ mod tests;
 
 use std::sync::OnceLock;
 
+pub use text::{base64url_len, write_base64url};
 pub use values::{Aads, Batch, SealedBatch, Values};
 
 /// Bytes of a key.

@@ -1,6 +1,7 @@
 //! The bytes of one sealed value, and its text form (`docs/format.md`, "Sealed values").
 
 use base64_simd::URL_SAFE_NO_PAD;
+use sealflow_kernel::{base64url_len, write_base64url};
 
 use super::key::KeyId;
 
@@ -92,15 +93,14 @@ impl<'a> SealedValue<'a> {
 /// Length of the text form of `len` bytes.
 #[must_use]
 pub fn text_len(len: usize) -> usize {
-    TEXT_PREFIX.len() + (len * 4).div_ceil(3)
+    TEXT_PREFIX.len() + base64url_len(len)
 }
 
 /// Appends the text form (`sf1.` + base64url without padding, RFC 4648 section 5) of a sealed value to `out`.
+#[inline]
 pub fn write_text(sealed: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(TEXT_PREFIX.as_bytes());
-    // By itself it asks for exactly as much as it writes: a buffer for many would be moved for each.
-    out.reserve((sealed.len() * 4).div_ceil(3));
-    URL_SAFE_NO_PAD.encode_append(sealed, out);
+    write_base64url(sealed, out);
 }
 
 /// Appends the bytes behind a text form to `out`. Only the canonical spelling is taken.

@@ -25,7 +25,7 @@ macro_rules! with_features {
     ($inline:meta, $($(#[$more:meta])* $visible:vis fn $name:ident $(<$lifetime:lifetime>)? $(<const $constant:ident: $kind:ty>)? ($($given:tt)*) $(-> $result:ty)? $body:block)*) => {
         $($(#[$more])*
         #[$inline]
-        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi2,vaes,vpclmulqdq,aes,bmi2")]
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,vaes,vpclmulqdq,aes,bmi2")]
         $visible fn $name $(<$lifetime>)? $(<const $constant: $kind>)? ($($given)*) $(-> $result)? $body)*
     };
 }
@@ -37,6 +37,7 @@ mod group;
 mod key;
 mod lanes;
 mod long;
+mod text;
 
 use core::arch::x86_64::*;
 
@@ -49,6 +50,7 @@ pub(crate) use key::Key;
 use key::{encrypt, scheduled};
 use lanes::{Unit, load_at, prefetch, put_some, store, words};
 use long::long;
+pub(crate) use text::write_base64url;
 
 use crate::values::{Aads, Batch, SealedBatch, Values};
 use crate::{HEADER, KEY_LEN, NONCE_LEN, PREFIX_LEN, TAG_LEN};
@@ -74,6 +76,7 @@ pub(crate) fn is_there() -> bool {
         && is_x86_feature_detected!("avx512bw")
         && is_x86_feature_detected!("avx512dq")
         && is_x86_feature_detected!("avx512vl")
+        && is_x86_feature_detected!("avx512vbmi")
         && is_x86_feature_detected!("avx512vbmi2")
         && is_x86_feature_detected!("vaes")
         && is_x86_feature_detected!("vpclmulqdq")
