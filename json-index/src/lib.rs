@@ -21,6 +21,8 @@ use std::sync::OnceLock;
 
 /// Bytes that are looked at, and tokens that are put into a [`Group`], at once.
 pub const BLOCK: usize = 64;
+/// Bytes that [`prefetch`] asks for at most: what follows the processor fetches by itself.
+const FETCHED: usize = 2 << 10;
 /// Longer texts are not indexed: of one that is all brackets the index is ten times as large.
 pub const MOST: usize = 4 << 20;
 /// An index that grew beyond so many tokens is not kept for the next text.
@@ -217,6 +219,15 @@ impl Index {
             plain_names,
         })
     }
+}
+
+/// Has the first bytes of a text fetched into the cache, for who is going to read it soon: of texts that lie anywhere in
+/// memory the processor cannot know. Nothing is read, and where there is no such instruction nothing happens.
+pub fn prefetch(text: &[u8]) {
+    #[cfg(target_arch = "x86_64")]
+    x86::prefetch(&text[..text.len().min(FETCHED)]);
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = text;
 }
 
 /// What is left after the last whole block, and spaces, which are no tokens.

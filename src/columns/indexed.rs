@@ -157,7 +157,13 @@ impl Before {
 
 impl<'a> Walk<'a> {
     fn document(mut self) -> Walked {
-        let (groups, count) = (self.tokens.groups, self.tokens.kinds.len());
+        let Tokens {
+            positions,
+            groups,
+            plain_names,
+            ..
+        } = self.tokens;
+        let (text, count) = (self.text, positions.len());
         // A document that is no container is seldom, and the twin's.
         if groups
             .first()
@@ -228,9 +234,16 @@ impl<'a> Walk<'a> {
                 }
                 if objects & 1 == 1 {
                     let mut colons = run & group.colons;
+                    // Most names are told from those that lead on by their first byte.
+                    let firsts = if plain_names { node.firsts() } else { u64::MAX };
                     while colons != 0 {
                         let colon = base + colons.trailing_zeros() as usize;
                         colons &= colons - 1;
+                        let name = *positions.get(colon.wrapping_sub(1)).ok_or(GivesUp)?;
+                        let first = text.get(name as usize + 1).ok_or(GivesUp)?;
+                        if firsts >> (first & 63) & 1 == 0 {
+                            continue;
+                        }
                         if let Some(member) = self.member(node, colon)? {
                             self.value(colon + 1, member, &mut next)?;
                         }
@@ -272,19 +285,12 @@ impl<'a> Walk<'a> {
     }
 
     /// Where the member leads whose colon is that token.
-    #[inline(always)]
+    #[inline(never)]
     fn member(&mut self, node: &Node, colon: usize) -> Walked<Option<u32>> {
         let Some([name, colon]) = self.tokens.positions.get(colon - 1..=colon) else {
             return Err(GivesUp);
         };
         let (start, mut end) = (*name as usize, *colon as usize);
-        // Most names are told from those that lead on by their first byte.
-        if self.tokens.plain_names
-            && let Some(first) = self.text.get(start + 1)
-            && !node.has_member_with(*first)
-        {
-            return Ok(None);
-        }
         if self.text.get(end.wrapping_sub(1)) != Some(&b'"') {
             end = self.end_before(end);
         }

@@ -33,3 +33,11 @@ pub use member::member_range;
 pub use number::MAX_DIGITS;
 pub use paths::LocatorError;
 pub use unlocatable::{MAX_HITS, Unlocatable};
+
+/// Has a record fetched into the cache that is going to be looked into next.
+#[cfg(feature = "locator-index")]
+pub(crate) use sealflow_json_index::prefetch;
+
+/// Without the index the twin is slower than memory.
+#[cfg(not(feature = "locator-index"))]
+pub(crate) fn prefetch(_record: &[u8]) {}

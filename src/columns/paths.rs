@@ -88,11 +88,11 @@ impl Node {
         self.members.get(name)
     }
 
-    /// Whether any member's name begins with that byte; with a quote, if its name is empty.
+    /// Which bytes, by their lower six bits, members' names begin with; with a quote, if a name is empty.
     #[cfg(feature = "locator-index")]
     #[inline(always)]
-    pub(super) fn has_member_with(&self, first: u8) -> bool {
-        self.members.begin_with(first)
+    pub(super) fn firsts(&self) -> u64 {
+        self.members.firsts
     }
 
     /// What the member of that decoded name is.
@@ -162,14 +162,18 @@ impl Flattened {
     }
 }
 
-/// The members of a node, sorted by length, then bytes: no hash that a flood of collisions could slow down.
+/// The members of a node. Names are told by their [`mark`]s, which hardly two of a policy share; those that do are sorted by
+/// length, then bytes, so that no record can make a look-up slow.
 #[derive(Default)]
 struct Members {
+    /// Sorted by mark.
     names: Vec<(Box<[u8]>, u32)>,
-    /// The bytes that names begin with; a quote, for the empty one.
+    /// Where the names of each mark that there is begin, and where all end.
+    starts: Vec<usize>,
+    /// The bytes that names begin with, each as the bit of its lower six bits; a quote, for the empty one.
     #[cfg(feature = "locator-index")]
-    firsts: [u64; 4],
-    /// The [`mark`]s of the names: hardly another name has one of them.
+    firsts: u64,
+    /// The marks of the names, each as a bit: hardly another name has one of them.
     marks: u64,
     /// Nodes at which a path of the policy ends.
     ends: BTreeSet<u32>,
@@ -178,40 +182,47 @@ struct Members {
 impl Members {
     #[inline(always)]
     fn get(&self, name: &[u8]) -> Option<u32> {
-        if self.marks & mark(name) == 0 {
+        let mark = mark(name);
+        if self.marks & mark == 0 {
             return None;
         }
-        self.find(name)
+        self.find(mark, name)
     }
 
-    /// Whether a name begins with that byte, or with a quote is at its end.
-    #[cfg(feature = "locator-index")]
-    #[inline(always)]
-    fn begin_with(&self, byte: u8) -> bool {
-        self.firsts[usize::from(byte >> 6)] >> (byte & 63) & 1 == 1
+    /// How many marks come before.
+    fn nth(&self, mark: u64) -> usize {
+        (self.marks & (mark - 1)).count_ones() as usize
     }
 
-    #[inline(never)]
-    fn find(&self, name: &[u8]) -> Option<u32> {
-        if self.names.len() <= 8 {
-            return self
-                .names
-                .iter()
-                .find(|(known, _)| **known == *name)
-                .map(|(_, node)| *node);
+    /// Among those that have this mark, which is there.
+    fn find(&self, mark: u64, name: &[u8]) -> Option<u32> {
+        let nth = self.nth(mark);
+        let of_mark = &self.names[self.starts[nth]..self.starts[nth + 1]];
+        if let [(known, node)] = of_mark {
+            return (**known == *name).then_some(*node);
         }
-        let at = self.names.binary_search_by(|(known, _)| order(known, name)).ok()?;
-        Some(self.names[at].1)
+        let at = of_mark.binary_search_by(|(known, _)| order(known, name)).ok()?;
+        Some(of_mark[at].1)
     }
 
     fn insert(&mut self, name: &[u8], node: u32) {
-        if let Err(at) = self.names.binary_search_by(|(known, _)| order(known, name)) {
+        let new = mark(name);
+        let by_mark = |known: &[u8]| mark(known).cmp(&new).then_with(|| order(known, name));
+        if let Err(at) = self.names.binary_search_by(|(known, _)| by_mark(known)) {
             self.names.insert(at, (name.into(), node));
-            self.marks |= mark(name);
+            let nth = self.nth(new);
+            if self.starts.is_empty() {
+                self.starts.push(0);
+            }
+            if self.marks & new == 0 {
+                self.marks |= new;
+                self.starts.insert(nth, self.starts[nth]);
+            }
+            self.starts[nth + 1..].iter_mut().for_each(|start| *start += 1);
             #[cfg(feature = "locator-index")]
             {
                 let first = name.first().copied().unwrap_or(b'"');
-                self.firsts[usize::from(first >> 6)] |= 1 << (first & 63);
+                self.firsts |= 1 << (first & 63);
             }
         }
     }

@@ -2,10 +2,11 @@
 //!
 //! A part of the text is gone through three times: its bytes' classes, as words; from these its tokens, eight words at a
 //! time; and what is written of each token. Between the words of a register carries go by the masks that compare them.
+//! Numbers and literals are looked at once more, in the blocks that have some.
 
 use core::arch::x86_64::*;
 
-use super::memory::{load, load_some, load_words, store, store_half, store_positions, store_words};
+use super::memory::{load, load_some, load_words, store, store_positions, store_quarter, store_words};
 use crate::scan::{State, Summary, escapes};
 use crate::{BLOCK, Group, Room, SCALAR};
 
@@ -107,7 +108,7 @@ struct Masks {
     after_name: Words,
     special: Words,
     number: Words,
-    ill: Words,
+    quoted: Words,
     starts: Words,
     scalars: Words,
     words: Words,
@@ -124,7 +125,7 @@ impl Masks {
             after_name: none,
             special: none,
             number: none,
-            ill: none,
+            quoted: none,
             starts: none,
             scalars: none,
             words: none,
@@ -140,8 +141,6 @@ struct Carries {
     special_ends: __m512i,
     scalars: __m512i,
     others: __m512i,
-    /// What stands ill, but for digits after a zero that is not the first.
-    ill: __m512i,
     /// Where something was wrong.
     faults: __m512i,
     /// Where a member name may end that has a special byte in it.
@@ -159,12 +158,12 @@ on_avx512! {
             special_ends: none,
             scalars: none,
             others: none,
-            ill: none,
             faults: none,
             special_names: none,
         };
-        let (mut any, mut last) = (none, _mm512_set1_epi8(b' ' as i8));
-        let (mut count, mut words, mut escaped) = (0, 0, 0);
+        let (mut count, mut words, mut escaped, mut not_ascii) = (0, 0, 0, 0);
+        // What stands ill in numbers, but for digits after a zero that is not the first; and whether the part before ends in one.
+        let (mut ill, mut in_number) = (0, 0);
         for (n, bytes) in text.chunks(PART * BLOCK).enumerate() {
             let at = n * PART * BLOCK;
             let (blocks, rest) = bytes.as_chunks::<BLOCK>();
@@ -175,20 +174,45 @@ on_avx512! {
                     Some(block) => load(block),
                     None => load_some(rest),
                 };
-                backslashes |= classify(masks, n, last, block);
-                any = _mm512_or_si512(any, block);
-                last = block;
+                let (backslash, other) = classify(masks, n, block);
+                backslashes |= backslash;
+                not_ascii |= other;
             }
             if backslashes | escaped != 0 {
                 let (carry, fault) = unescape(text, at, all, masks, escaped);
                 escaped = carry;
                 carries.faults = _mm512_or_si512(carries.faults, _mm512_set1_epi64(fault as i64));
             }
+            let (mut with_scalars, mut with_words) = (0, 0);
             for from in (0..all).step_by(LANES) {
-                tokens(from, all - from, masks, &mut carries);
+                let (scalars, words) = tokens(from, all - from, masks, &mut carries);
+                with_scalars |= u64::from(scalars) << from;
+                with_words |= u64::from(words) << from;
+            }
+            // What comes after a number shows whether it may end there.
+            let with_numbers = with_scalars | with_scalars << 1 | in_number;
+            in_number = with_scalars >> (PART - 1);
+            if with_numbers != 0 {
+                let mut last = match at {
+                    0 => _mm512_set1_epi8(b' ' as i8),
+                    _ => block_at(text, at - BLOCK),
+                };
+                for n in 0..all {
+                    let block = match blocks.get(n) {
+                        Some(block) => load(block),
+                        None => load_some(rest),
+                    };
+                    ill |= ill_numbers(last, block) & !masks.quoted[n];
+                    last = block;
+                }
             }
             if room.kinds.len() < count.max(words) + PART * BLOCK {
                 room.grow(count.max(words));
+            }
+            while with_words != 0 {
+                let n = with_words.trailing_zeros() as usize;
+                with_words &= with_words - 1;
+                words += write_words(masks.words[n], at + n * BLOCK, &mut room.words[words..])?;
             }
             for n in 0..all {
                 let block = match blocks.get(n) {
@@ -196,7 +220,6 @@ on_avx512! {
                     None => load_some(rest),
                 };
                 let at = at + n * BLOCK;
-                words += write_words(masks.words[n], at, &mut room.words[words..])?;
                 count += write(block, masks.starts[n], masks.scalars[n], at, &mut room.positions[count..], &mut room.kinds[count..])?;
             }
         }
@@ -204,22 +227,17 @@ on_avx512! {
         groups(&room.kinds[..count], &mut room.groups);
         let state = State {
             is_wrong: escaped != 0 || carries.in_string != 0 || _mm512_test_epi64_mask(carries.faults, carries.faults) != 0,
-            is_ill: _mm512_test_epi64_mask(carries.ill, carries.ill) != 0,
+            is_ill: ill != 0,
             special_names: _mm512_test_epi64_mask(carries.special_names, carries.special_names) != 0,
-            is_ascii: _mm512_movepi8_mask(any) == 0,
+            is_ascii: not_ascii == 0,
         };
         state.end(text, room, words, count)
     }
 
-    /// Writes what the bytes of block `n` of the part are. `last` is the block before.
-    fn classify(masks: &mut Masks, n: usize, last: __m512i, bytes: __m512i) -> u64 {
-        let ascii = !_mm512_movepi8_mask(bytes);
-        let class = _mm512_maskz_mov_epi8(ascii, looked_up(&CLASSES, bytes));
-        // What is not ASCII is in no number: what it is taken for here does not matter.
-        let before = looked_up(&BEFORE, _mm512_permutex2var_epi8(last, load(&FROM_63), bytes));
-        let before_that = looked_up(&BEFORE_THAT, _mm512_permutex2var_epi8(last, load(&FROM_62), bytes));
-        // a and b and c.
-        let ill = _mm512_ternarylogic_epi64::<0x80>(class, before, before_that);
+    /// Writes what the bytes of block `n` of the part are. Which are backslashes, and which not ASCII, is what is told.
+    fn classify(masks: &mut Masks, n: usize, bytes: __m512i) -> (u64, u64) {
+        let not_ascii = _mm512_movepi8_mask(bytes);
+        let class = _mm512_maskz_mov_epi8(!not_ascii, looked_up(&CLASSES, bytes));
         let backslash = equal(bytes, b'\\');
         let n = n % PART;
         masks.quote[n] = equal(bytes, b'"');
@@ -229,8 +247,26 @@ on_avx512! {
         masks.after_name[n] = has(class, AFTER_NAME);
         masks.special[n] = has(class, SPECIAL);
         masks.number[n] = has(class, DIGIT | POINT | MINUS);
-        masks.ill[n] = has(ill, ILL);
-        backslash
+        (backslash, not_ascii)
+    }
+
+    /// What of the block at `at`, a multiple of 64, would stand ill in a number. What is not ASCII is in none: what it is taken for
+    /// does not matter.
+    fn ill_numbers(last: __m512i, bytes: __m512i) -> u64 {
+        let class = looked_up(&CLASSES, bytes);
+        let before = looked_up(&BEFORE, _mm512_permutex2var_epi8(last, load(&FROM_63), bytes));
+        let before_that = looked_up(&BEFORE_THAT, _mm512_permutex2var_epi8(last, load(&FROM_62), bytes));
+        // a and b and c.
+        has(_mm512_ternarylogic_epi64::<0x80>(class, before, before_that), ILL)
+    }
+
+    /// 64 bytes from there on; what is not there is spaces.
+    fn block_at(text: &[u8], at: usize) -> __m512i {
+        let rest = text.get(at..).unwrap_or_default();
+        match rest.first_chunk() {
+            Some(block) => load(block),
+            None => load_some(rest),
+        }
     }
 
     /// By the lower seven bits.
@@ -246,8 +282,9 @@ on_avx512! {
         _mm512_test_epi8_mask(classes, _mm512_set1_epi8(class as i8))
     }
 
-    /// The tokens of the words from `from` on, of which `there` are of the part.
-    fn tokens(from: usize, there: usize, masks: &mut Masks, carries: &mut Carries) {
+    /// The tokens of the words from `from` on, of which `there` are of the part; in which of them are numbers or literals, and in
+    /// which letters come in these.
+    fn tokens(from: usize, there: usize, masks: &mut Masks, carries: &mut Carries) -> (u8, u8) {
         let lanes = _bzhi_u32(0xff, there.min(LANES) as u32) as u8;
         let all = _mm512_set1_epi8(-1);
         let quotes = words(&masks.quote, from, lanes);
@@ -268,9 +305,9 @@ on_avx512! {
         carries.in_string = ((odd_until as i8) >> 7) as u8;
         let strings = _mm512_mask_xor_epi64(in_quotes, odd_before, in_quotes, all);
 
-        let outside = _mm512_or_si512(strings, quotes);
+        let quoted = _mm512_or_si512(strings, quotes);
         // Neither a nor b nor c.
-        let scalars = _mm512_maskz_ternarylogic_epi64::<0x01>(lanes, outside, operators, after_names);
+        let scalars = _mm512_maskz_ternarylogic_epi64::<0x01>(lanes, quoted, operators, after_names);
         let first = _mm512_andnot_si512(before(scalars, &mut carries.scalars), scalars);
         let others = _mm512_andnot_si512(words(&masks.number, from, lanes), scalars);
         let first_others = _mm512_andnot_si512(before(others, &mut carries.others), others);
@@ -293,8 +330,6 @@ on_avx512! {
         // a and b and c: a second point.
         let second = _mm512_ternarylogic_epi64::<0x80>(sum, special, scalars);
         carries.faults = _mm512_or_si512(carries.faults, _mm512_or_si512(control, second));
-        let ill = _mm512_andnot_si512(outside, words(&masks.ill, from, lanes));
-        carries.ill = _mm512_or_si512(carries.ill, ill);
 
         let opening = _mm512_and_si512(quotes, strings);
         // (a and not b) or c.
@@ -302,6 +337,8 @@ on_avx512! {
         set_words(&mut masks.starts, from, starts);
         set_words(&mut masks.scalars, from, first);
         set_words(&mut masks.words, from, first_others);
+        set_words(&mut masks.quoted, from, quoted);
+        (_mm512_test_epi64_mask(scalars, scalars), _mm512_test_epi64_mask(first_others, first_others))
     }
 
     fn words(words: &Words, from: usize, lanes: u8) -> __m512i {
@@ -342,13 +379,15 @@ on_avx512! {
         let (to, kinds_to) = (positions_to.first_chunk_mut::<BLOCK>()?, kinds_to.first_chunk_mut::<BLOCK>()?);
         let ([first, second, third, fourth], _) = to.as_chunks_mut::<16>() else { return None };
         store_positions(first, positions(_mm512_castsi512_si128(places), at));
+        if count <= 16 {
+            store_quarter(kinds_to, kinds);
+            return Some(count);
+        }
+        store(kinds_to, kinds);
         store_positions(second, positions(_mm512_extracti32x4_epi32::<1>(places), at));
         if count > 32 {
-            store(kinds_to, kinds);
             store_positions(third, positions(_mm512_extracti32x4_epi32::<2>(places), at));
             store_positions(fourth, positions(_mm512_extracti32x4_epi32::<3>(places), at));
-        } else {
-            store_half(kinds_to, kinds);
         }
         Some(count)
     }

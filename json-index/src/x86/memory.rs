@@ -5,6 +5,15 @@ use core::arch::x86_64::*;
 
 use crate::BLOCK;
 
+/// Every line of the cache that the text is in, but perhaps its last.
+pub(crate) fn prefetch(text: &[u8]) {
+    for at in (0..text.len()).step_by(BLOCK) {
+        let line = text.as_ptr().wrapping_add(at);
+        // SAFETY: every x86-64 processor has SSE, and a prefetch reads nothing and faults never.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) }
+    }
+}
+
 on_avx512! {
     pub(super) fn load(bytes: &[u8; BLOCK]) -> __m512i {
         // SAFETY: 64 bytes are there.
@@ -29,10 +38,10 @@ on_avx512! {
         unsafe { _mm512_storeu_si512(bytes.as_mut_ptr().cast(), x) }
     }
 
-    /// The first 32 bytes.
-    pub(super) fn store_half(bytes: &mut [u8; BLOCK], x: __m512i) {
-        // SAFETY: 32 bytes are there.
-        unsafe { _mm256_storeu_si256(bytes.as_mut_ptr().cast(), _mm512_castsi512_si256(x)) }
+    /// The first 16 bytes.
+    pub(super) fn store_quarter(bytes: &mut [u8; BLOCK], x: __m512i) {
+        // SAFETY: 16 bytes are there.
+        unsafe { _mm_storeu_si128(bytes.as_mut_ptr().cast(), _mm512_castsi512_si128(x)) }
     }
 
     pub(super) fn store_words(words: &mut [u64; 8], x: __m512i) {

@@ -25,6 +25,7 @@ mod avx512;
 mod memory;
 
 pub(crate) use avx512::Part;
+pub(crate) use memory::prefetch;
 
 use crate::Room;
 use crate::scan::Summary;
