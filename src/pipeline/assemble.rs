@@ -10,20 +10,21 @@ use super::jobs::Item;
 use super::plan::{Place, Plan};
 use super::record::{Header, Record};
 use super::seal::{KeysPlacement, Sealed, TravellingKey};
-use super::transform::{Outcome, TransformError};
+use super::transform::{Outcome, Route, TransformError};
 use crate::columns::member_range;
 use crate::keys::envelope::{KEYS_HEADER, MAX_ENVELOPES, write_header};
 use crate::policy::{ClientRule, SESSION_HEADER};
-use crate::seal::value;
+use crate::seal::{ByteColumn, value};
 
 /// The records of one batch in the making.
 pub(super) struct Assembly<'a> {
-    pub(super) plan: &'a Plan,
-    pub(super) placement: KeysPlacement,
+    placement: KeysPlacement,
     /// Records become rows of a table.
-    pub(super) for_table: bool,
-    pub(super) items: &'a [Item],
-    pub(super) sealed: &'a [Sealed],
+    for_table: bool,
+    items: &'a [Item],
+    sealed: &'a [Sealed],
+    /// Of each of `sealed`.
+    columns: Vec<Column<'a>>,
     /// Values of records, one after the other.
     out: Vec<u8>,
     /// Which outcome's value is where in them.
@@ -32,6 +33,15 @@ pub(super) struct Assembly<'a> {
     keys: KeyHeaders,
     /// What the policy says of clients, for the backend and for the enclave.
     rules: [Option<&'a ClientRule>; 2],
+}
+
+/// A sealed column, and what is asked of it for each of its values.
+struct Column<'a> {
+    values: ByteColumn<'a>,
+    /// What stands before the text form in JSON.
+    opening: &'a [u8],
+    /// It has a key that is to travel with the record.
+    has_key: bool,
 }
 
 /// What comes in place of a range of a record's value.
@@ -68,10 +78,10 @@ impl<'a> Assembly<'a> {
         let policy = plan.policy.policy();
         Self {
             rules: [policy.client.as_ref(), policy.enclave.as_ref().map(|rule| &rule.client)],
-            plan,
             placement,
             for_table,
             items,
+            columns: sealed.iter().map(|column| Column::of(plan, column)).collect(),
             sealed,
             out: Vec::with_capacity(usize::try_from(bytes).unwrap_or(0)),
             values: Vec::with_capacity(records),
@@ -80,19 +90,32 @@ impl<'a> Assembly<'a> {
         }
     }
 
-    /// Puts sealed values in place of plaintexts in the record of outcome `n`. Its value follows with [`finish`](Self::finish).
-    pub(super) fn record(&mut self, n: usize, record: &mut Record, found: &'a Extracted) -> Result<(), TransformError> {
+    /// Adds the record with sealed values in place of plaintexts. Its value follows with [`finish`](Self::finish).
+    pub(super) fn add(
+        &mut self,
+        from: &Record,
+        found: &'a Extracted,
+        outcomes: &mut Vec<Outcome>,
+    ) -> Result<(), TransformError> {
         self.keys.used.clear();
-        match self.rules {
-            [None, None] => self.sealed_alone(n, record, found)?,
-            rules => self.with_clients(n, record, found, rules)?,
+        let n = outcomes.len();
+        outcomes.push(Outcome {
+            route: Route::Target,
+            record: from.without_value(usize::from(self.placement == KeysPlacement::Header)),
+        });
+        let (record, original) = (&mut outcomes[n].record, from.value.as_ref());
+        let is_written = match self.rules {
+            [None, None] => self.sealed_alone(n, (record, original), found)?,
+            rules => self.with_clients(n, (record, original), found, rules)?,
+        };
+        if !is_written {
+            record.value = original.cloned();
         }
         if self.for_table {
             // A file carries what it finds there: nothing of a producer's.
             record.headers.retain(|header| header.name != KEYS_HEADER);
         }
         if self.placement == KeysPlacement::Header && !self.keys.used.is_empty() {
-            record.headers.reserve_exact(1);
             record.headers.push(Header {
                 name: KEYS_HEADER.into(),
                 value: Some(self.keys.header(self.sealed)),
@@ -101,72 +124,78 @@ impl<'a> Assembly<'a> {
         Ok(())
     }
 
-    /// Of values that came in clear, which are in order.
-    fn sealed_alone(&mut self, n: usize, record: &mut Record, found: &'a Extracted) -> Result<(), TransformError> {
-        let original = record.value.take();
-        let text = original.as_deref().unwrap_or_default();
+    /// Of values that came in clear, which are in order. Whether the record's value is written.
+    fn sealed_alone(
+        &mut self,
+        n: usize,
+        (record, original): (&mut Record, Option<&Bytes>),
+        found: &'a Extracted,
+    ) -> Result<bool, TransformError> {
+        let text = original.map(Bytes::as_ref).unwrap_or_default();
         let (from, mut at) = (self.out.len(), None);
         for item in found.items(self.items) {
-            let bytes = self.sealed_bytes(item)?;
+            let (opening, bytes) = self.sealed_bytes(item)?;
             match item.place {
                 Place::Value { start, end } => {
                     self.out.extend_from_slice(&text[at.unwrap_or(0)..start]);
-                    self.write_sealed(self.plan.opening(self.sealed[item.slot.job].rule), bytes);
+                    self.write_sealed(opening, bytes);
                     at = Some(end);
                 }
                 place => put(record, place, bytes),
             }
         }
-        match at {
-            Some(at) => {
-                self.out.extend_from_slice(&text[at..]);
-                self.values.push((n, from..self.out.len()));
-            }
-            None => record.value = original,
+        if let Some(at) = at {
+            self.out.extend_from_slice(&text[at..]);
+            self.values.push((n, from..self.out.len()));
         }
-        Ok(())
+        Ok(at.is_some())
     }
 
-    /// What was sealed of an item. Its key is to travel with the record.
-    fn sealed_bytes(&mut self, item: &Item) -> Result<&'a [u8], TransformError> {
-        let job = &self.sealed[item.slot.job];
-        if job.key.is_some() {
+    /// What was sealed of an item, and what stands before it. Its key is to travel with the record.
+    #[inline(always)]
+    fn sealed_bytes(&mut self, item: &Item) -> Result<(&'a [u8], &'a [u8]), TransformError> {
+        let column = &self.columns[item.slot.job];
+        if column.has_key {
             self.keys.used.push(item.slot.job);
         }
-        let bytes = job.column.view().get(item.slot.index);
-        bytes.ok_or_else(|| TransformError::bug("a sealed column lacks a value"))
+        let bytes = column.values.get(item.slot.index);
+        let bytes = bytes.ok_or_else(|| TransformError::bug("a sealed column lacks a value"))?;
+        Ok((column.opening, bytes))
     }
 
-    /// Of a policy by which clients seal too.
+    /// Of a policy by which clients seal too. Whether the record's value is written.
     fn with_clients(
         &mut self,
         n: usize,
-        record: &mut Record,
+        (record, original): (&mut Record, Option<&Bytes>),
         found: &'a Extracted,
         rules: [Option<&ClientRule>; 2],
-    ) -> Result<(), TransformError> {
+    ) -> Result<bool, TransformError> {
         self.replaced.clear();
         for item in found.items(self.items) {
-            let bytes = self.sealed_bytes(item)?;
+            let (opening, bytes) = self.sealed_bytes(item)?;
             match item.place {
                 Place::Value { start, end } => {
-                    let opening = self.plan.opening(self.sealed[item.slot.job].rule);
                     self.replaced.push((start..end, With::Sealed { opening, bytes }));
                 }
                 place => put(record, place, bytes),
             }
         }
-        self.of_clients(rules, record, found);
-        if !self.replaced.is_empty()
-            && let Some(original) = record.value.take()
-        {
-            self.write(n, &original);
+        self.of_clients(rules, (record, original), found);
+        match original {
+            Some(original) if !self.replaced.is_empty() => self.write(n, original),
+            _ => return Ok(false),
         }
-        Ok(())
+        Ok(true)
     }
 
     /// What stays in clear, and the sessions that go.
-    fn of_clients(&mut self, rules: [Option<&ClientRule>; 2], record: &mut Record, found: &'a Extracted) {
+    fn of_clients(
+        &mut self,
+        rules: [Option<&ClientRule>; 2],
+        (record, original): (&mut Record, Option<&Bytes>),
+        found: &'a Extracted,
+    ) {
         for (place, plain) in &found.of_client().clear {
             match *place {
                 Place::Value { start, end } => self.replaced.push((start..end, With::Clear(plain))),
@@ -183,7 +212,7 @@ impl<'a> Assembly<'a> {
         }
         for (rule, sessions) in rules.iter().zip(&found.of_client().sessions) {
             if rule.is_some_and(|rule| !rule.keep_session)
-                && let Some(original) = &record.value
+                && let Some(original) = original
             {
                 cut_sessions(original, sessions, &mut self.replaced);
             }
@@ -209,6 +238,7 @@ impl<'a> Assembly<'a> {
     }
 
     /// Writes the text form of sealed bytes behind its opening, and the closing quote.
+    #[inline]
     fn write_sealed(&mut self, opening: &[u8], bytes: &[u8]) {
         match opening {
             [quote] => self.out.push(*quote),
@@ -223,6 +253,16 @@ impl<'a> Assembly<'a> {
         let out = Bytes::from(self.out);
         for (n, range) in self.values {
             outcomes[n].record.value = Some(out.slice(range));
+        }
+    }
+}
+
+impl<'a> Column<'a> {
+    fn of(plan: &'a Plan, sealed: &'a Sealed) -> Self {
+        Self {
+            values: sealed.column.view(),
+            opening: plan.opening(sealed.rule),
+            has_key: sealed.key.is_some(),
         }
     }
 }

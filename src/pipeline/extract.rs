@@ -7,9 +7,9 @@ use zeroize::Zeroizing;
 use super::client_values::{MAX_WRAPPED, Pending, is_sealed};
 use super::hints::{self, Domains};
 use super::jobs::{Bound, Item, Jobs, KeyNames, Spelling};
-use super::output::too_large_unread;
-use super::plan::{Document, Place, Rejection};
-use super::record::Record;
+use super::output::{too_large, too_large_unread};
+use super::plan::{Document, Place, Rejection, is_domain};
+use super::record::{Record, ahead};
 use super::seal::SealTransform;
 use crate::columns::{Found, MAX_HITS};
 use crate::policy::{Flow, Placement, Root};
@@ -25,6 +25,8 @@ struct Scratch {
     names: KeyNames,
     /// By rule.
     handling: Vec<Handling>,
+    /// Whether any rule pads.
+    pads: bool,
 }
 
 /// What of a rule is asked for each of its values, found out once for a batch.
@@ -39,6 +41,9 @@ struct Handling {
     has_hints: bool,
     /// Its values have a row, or keys by their record.
     is_bound: bool,
+    /// It belongs to no domain, and of all this there is nothing.
+    is_plain: bool,
+    pad_to: Option<u32>,
     /// The most bytes that padding adds to a value and its hints.
     padding: usize,
 }
@@ -119,25 +124,28 @@ impl SealTransform {
         domains: &Domains,
         scratch: &mut Scratch,
         jobs: &mut Jobs,
-    ) -> Result<Extracted, Rejection> {
+        all: &mut Extracted,
+    ) -> Result<(), Rejection> {
         if record.payload_bytes() as u64 > self.limits.record.0 {
             return Err(too_large_unread());
         }
         let (before, wrapped) = (jobs.bytes, jobs.wrapped);
+        // What the record may come to, sealed as far as it has been read.
+        let most = before + (self.limits.record.0 - record.payload_bytes() as u64);
         let first = jobs.items.len();
-        let mut all = Extracted::default();
         let Scratch {
             found,
             bound,
             names,
             handling,
+            pads,
         } = scratch;
         // Those of the record before name nothing here.
         names.clear();
         let outer = self.plan.outer_rules();
         match &record.value {
             None if outer.is_empty() => {}
-            None => self.extract_outer(record, None, domains, (bound, names), jobs, &mut all)?,
+            None => self.extract_outer(record, None, domains, (bound, names), jobs, all)?,
             Some(bytes) => {
                 let mut documents = 0;
                 let mut padding = 0;
@@ -145,9 +153,11 @@ impl SealTransform {
                     documents += 1;
                     names.clear();
                     self.plan.check_missing(&document)?;
-                    let hits = document.found.hits.iter();
-                    padding += hits.map(|hit| handling[self.plan.rule_of(hit)].padding).sum::<usize>();
-                    check_padding(padding)?;
+                    if *pads {
+                        let hits = document.found.hits.iter();
+                        padding += hits.map(|hit| handling[self.plan.rule_of(hit)].padding).sum::<usize>();
+                        check_padding(padding)?;
+                    }
                     let sessions = self.sessions_of(&document)?;
                     for (side, session) in sessions.iter().enumerate() {
                         if let Some(session) = session {
@@ -165,6 +175,8 @@ impl SealTransform {
                             is_hint,
                             has_hints,
                             is_bound,
+                            is_plain,
+                            pad_to,
                             ..
                         } = handling[rule];
                         if is_hint {
@@ -175,6 +187,14 @@ impl SealTransform {
                         }
                         let (start, end) = (document.offset + hit.range().start, document.offset + hit.range().end);
                         let place = Place::Value { start, end };
+                        if is_plain {
+                            let slot = jobs.push_plain(&self.plan, rule, pad_to, text)?;
+                            jobs.items.push(slot.at(place));
+                            if jobs.bytes > most {
+                                return Err(too_large());
+                            }
+                            continue;
+                        }
                         let indexes = document.found.indexes(hit);
                         if flow != Flow::Direct && is_sealed(&self.plan.rules()[rule], place, text)? {
                             bound.set(&self.plan, rule, indexes, Some(&document), names)?;
@@ -213,19 +233,18 @@ impl SealTransform {
                         }
                     }
                     if documents == 1 && !outer.is_empty() {
-                        self.extract_outer(record, Some(&document), domains, (bound, names), jobs, &mut all)?;
+                        self.extract_outer(record, Some(&document), domains, (bound, names), jobs, all)?;
                     }
                     Ok(())
                 })?;
                 if documents == 0 && !outer.is_empty() {
-                    self.extract_outer(record, None, domains, (bound, names), jobs, &mut all)?;
+                    self.extract_outer(record, None, domains, (bound, names), jobs, all)?;
                 }
             }
         }
         all.clear_items = first..jobs.items.len();
         self.check_room(record, before, jobs)?;
-        check_wrapped(jobs.wrapped - wrapped)?;
-        Ok(all)
+        check_wrapped(jobs.wrapped - wrapped)
     }
 
     /// Where in the record's value a document holds its sessions, for the backend and for the enclave, if the policy names fields
@@ -243,28 +262,38 @@ impl SealTransform {
         Ok([range(backend)?, range(enclave)?])
     }
 
-    /// Finds the values of the first records that fit the limit of a batch's output, at least of one.
+    /// Finds the values of the first records, at least of one, until what they become passes `limit` bytes.
     pub(super) fn extract_prefix(
         &self,
         records: &[Record],
+        limit: u64,
         domains: &Domains,
         jobs: &mut Jobs,
     ) -> Vec<Result<Extracted, Rejection>> {
         let rules = 0..self.plan.rules().len();
+        let handling: Vec<Handling> = rules.map(|rule| self.handling(rule, domains)).collect();
         let mut scratch = Scratch {
-            handling: rules.map(|rule| self.handling(rule, domains)).collect(),
+            pads: handling.iter().any(|handling| handling.padding > 0),
+            handling,
             ..Scratch::default()
         };
         let mut all = Vec::with_capacity(records.len());
-        for record in records {
-            let extracted = self.extract(record, domains, &mut scratch, jobs);
+        for record in ahead(records) {
+            // It is written where it stays: it would be read again in other pieces than it is written in.
+            all.push(Ok(Extracted::default()));
+            let Some(Ok(extracted)) = all.last_mut() else { break };
+            let found = self.extract(record, domains, &mut scratch, jobs, extracted);
             // What a rejected record has put into the columns stays there, and is counted too.
-            jobs.bytes += match &extracted {
-                Ok(_) => record.payload_bytes() as u64,
+            jobs.bytes += match &found {
+                Ok(()) => record.payload_bytes() as u64,
                 Err(_) => self.set_aside().letter_bytes(record),
             };
-            all.push(extracted);
-            if jobs.bytes >= self.limits.batch.0 || jobs.wrapped >= MAX_WRAPPED {
+            if let Err(rejection) = found
+                && let Some(last) = all.last_mut()
+            {
+                *last = Err(rejection);
+            }
+            if jobs.bytes >= limit || jobs.wrapped >= MAX_WRAPPED {
                 break;
             }
         }
@@ -327,13 +356,19 @@ impl SealTransform {
     fn handling(&self, rule: usize, domains: &Domains) -> Handling {
         let model = &self.plan.rules()[rule];
         let is_template = |(group, _): (usize, u16)| self.plan.groups[group].is_template();
+        let stays = self.stays_in_place(rule);
+        let (is_hint, has_hints) = (model.hint.is_some(), !self.plan.hints(rule).is_empty());
+        let is_bound = self.plan.row_field(rule).is_some() || self.plan.columns[rule].is_some_and(is_template);
+        let asks_more = stays || is_hint || has_hints || is_bound || is_domain(model);
         Handling {
             flow: model.flow,
             seals_nulls: model.seal_nulls,
-            stays: self.stays_in_place(rule),
-            is_hint: model.hint.is_some(),
-            has_hints: !self.plan.hints(rule).is_empty(),
-            is_bound: self.plan.row_field(rule).is_some() || self.plan.columns[rule].is_some_and(is_template),
+            stays,
+            is_hint,
+            has_hints,
+            is_bound,
+            is_plain: model.flow == Flow::Direct && !asks_more,
+            pad_to: model.pad_to,
             padding: self.padding(rule, domains),
         }
     }

@@ -243,31 +243,57 @@ impl Jobs {
         let model = &plan.rules()[rule];
         let job = self.of(plan, rule, bound.key_name.as_ref());
         let target = &mut self.list[job];
-        let before = target.plain.byte_len();
-        let overhead = match target.domain {
-            false => {
-                let written = target
-                    .plain
-                    .push_with(json::encode_len_bound(text.len(), model.pad_to), |out| match spelling {
-                        Spelling::Json => json::encode_json(text, model.pad_to, out),
-                        Spelling::Bytes => Plaintext::Bytes(text).encode(model.pad_to, out),
-                    });
-                written.map_err(column_full)?;
-                value::GCM_OVERHEAD
-            }
+        let sealed = match target.domain {
+            false => target.push(text, spelling, model.pad_to)?,
             true => {
+                let before = target.plain.byte_len();
                 push_of_domain(&mut target.plain, model, domains, spelling, text)?;
-                value::SIV_OVERHEAD
+                target.plain.byte_len() - before + value::SIV_OVERHEAD
             }
         };
         if let Some(rows) = &mut target.rows {
             rows.push(&bound.row).map_err(column_full)?;
         }
+        let index = target.len;
         target.len += 1;
-        let sealed = value::text_len(target.plain.byte_len() - before + overhead) + plan.opening(rule).len() + 1;
-        let index = target.len - 1;
-        self.bytes += (sealed + bound.row.len()) as u64;
+        let text = value::text_len(sealed) + plan.opening(rule).len() + 1;
+        self.bytes += (text + bound.row.len()) as u64;
         Ok(Slot { job, index })
+    }
+
+    /// Adds a value of a record of a plain rule: it belongs to no domain, and nothing of its record is asked for its key or a row.
+    #[inline]
+    pub(super) fn push_plain(
+        &mut self,
+        plan: &Plan,
+        rule: usize,
+        pad_to: Option<u32>,
+        text: &[u8],
+    ) -> Result<Slot, Rejection> {
+        let job = self.of(plan, rule, None);
+        let target = &mut self.list[job];
+        let sealed = target.push(text, Spelling::Json, pad_to)?;
+        let index = target.len;
+        target.len += 1;
+        // Between quotes.
+        self.bytes += (value::text_len(sealed) + 2) as u64;
+        Ok(Slot { job, index })
+    }
+}
+
+impl Job {
+    /// Adds the encoding of a value of no domain; how long it is when it is sealed.
+    #[inline]
+    fn push(&mut self, text: &[u8], spelling: Spelling, pad_to: Option<u32>) -> Result<usize, Rejection> {
+        let before = self.plain.byte_len();
+        let written = self
+            .plain
+            .push_with(json::encode_len_bound(text.len(), pad_to), |out| match spelling {
+                Spelling::Json => json::encode_json(text, pad_to, out),
+                Spelling::Bytes => Plaintext::Bytes(text).encode(pad_to, out),
+            });
+        written.map_err(column_full)?;
+        Ok(self.plain.byte_len() - before + value::GCM_OVERHEAD)
     }
 }
 

@@ -97,12 +97,10 @@ impl<'a> ByteColumn<'a> {
 }
 
 /// An owned column that is built value by value; the shared part of plaintext and sealed columns.
-#[derive(Default)]
 struct Builder {
+    /// Empty as long as there are no nulls.
     validity: Vec<u8>,
     offsets: Vec<i32>,
-    len: usize,
-    nulls: usize,
 }
 
 impl Builder {
@@ -110,10 +108,8 @@ impl Builder {
         let mut offsets = Vec::with_capacity(values + 1);
         offsets.push(0);
         Self {
-            validity: Vec::with_capacity(values.div_ceil(8)),
+            validity: Vec::new(),
             offsets,
-            len: 0,
-            nulls: 0,
         }
     }
 
@@ -137,31 +133,38 @@ impl Builder {
             longer += overhead as i32;
             offset + longer
         }));
-        parts.validity.resize(len.div_ceil(8), 0xff);
-        if let Some(last) = parts.validity.last_mut().filter(|_| !len.is_multiple_of(8)) {
-            *last = 0xff >> (8 - len % 8);
-        }
-        parts.len = len;
         Ok((parts, end))
     }
 
     #[inline]
     fn push(&mut self, valid: bool, end: usize) -> Result<(), ColumnError> {
         let end = i32::try_from(end).map_err(|_| ColumnError::TooLarge)?;
-        if self.len.is_multiple_of(8) {
+        if !valid || !self.validity.is_empty() {
+            self.mark(valid);
+        }
+        self.offsets.push(end);
+        Ok(())
+    }
+
+    /// Whether the next value is null: it is, or one before was.
+    #[inline(never)]
+    fn mark(&mut self, valid: bool) {
+        let n = self.offsets.len() - 1;
+        if self.validity.is_empty() {
+            self.validity.resize(n.div_ceil(8), 0xff);
+            if let Some(last) = self.validity.last_mut().filter(|_| !n.is_multiple_of(8)) {
+                *last = 0xff >> (8 - n % 8);
+            }
+        }
+        if n.is_multiple_of(8) {
             self.validity.push(0);
         }
-        self.validity[self.len / 8] |= u8::from(valid) << (self.len % 8);
-        self.nulls += usize::from(!valid);
-        self.offsets.push(end);
-        self.len += 1;
-        Ok(())
+        self.validity[n / 8] |= u8::from(valid) << (n % 8);
     }
 
     fn view<'a>(&'a self, bytes: &'a [u8]) -> ByteColumn<'a> {
         ByteColumn {
-            // Without nulls, what reads the column has less to look at.
-            validity: (self.nulls > 0).then_some(&self.validity),
+            validity: (!self.validity.is_empty()).then_some(&self.validity),
             offsets: &self.offsets,
             bytes,
         }
