@@ -12,8 +12,8 @@ use sealflow::flow::direct::DirectSealer;
 use sealflow::keys::testing::{MemoryCatalogue, MemoryKms};
 use sealflow::keys::{DomainKeys, OpeningKeys, SealingKeys};
 use sealflow::pipeline::{
-    DeadLetter, Format, KeysPlacement, OpenTransform, Outcome, OutputLimits, Position, Record, Route, SealTransform,
-    TOO_LARGE, Timestamp, Transform,
+    DeadLetter, Format, Headers, KeysPlacement, OpenTransform, Outcome, OutputLimits, Position, Record, Route,
+    SealTransform, TOO_LARGE, Timestamp, Transform,
 };
 use sealflow::policy::{FixedPolicies, VerifiedPolicy};
 use sealflow::seal::UsageLimits;
@@ -63,7 +63,7 @@ fn record(offset: usize, value: String) -> Record {
         timestamp: Timestamp::None,
         key: None,
         value: Some(Bytes::from(value)),
-        headers: Vec::new(),
+        headers: Headers::new(),
     }
 }
 
@@ -86,7 +86,7 @@ async fn pieces(transform: &dyn Transform, mut records: Vec<Record>, mut each: i
     std::fs::write("/proc/self/clear_refs", "5").unwrap();
     let before = memory("VmRSS:");
     while !records.is_empty() {
-        let outcomes = transform.apply(records.clone()).await.unwrap();
+        let outcomes = transform.apply(&records).await.unwrap();
         assert!((1..=records.len()).contains(&outcomes.len()));
         for (record, outcome) in records.drain(..outcomes.len()).zip(&outcomes) {
             assert_eq!(record.position, outcome.record.position, "in order");
@@ -182,7 +182,7 @@ async fn records_that_were_refused_are_set_aside_piece_by_piece() {
     let mut records: Vec<_> = (0..6).map(|n| record(n, "x".repeat(MIB))).collect();
     let mut answers = Vec::new();
     while !records.is_empty() {
-        let outcomes = seal.refuse(records.clone(), TOO_LARGE).await.unwrap();
+        let outcomes = seal.refuse(&records, TOO_LARGE).await.unwrap();
         records.drain(..outcomes.len());
         answers.push(outcomes.len());
         assert!(outcomes.iter().all(|outcome| code(outcome) == TOO_LARGE));

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::collections::HashMap;
+use std::slice;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -125,10 +126,11 @@ fn record(offset: i64, value: &[u8]) -> Record {
         timestamp: Timestamp::Created(1_700_000_000_000 + offset),
         key: Some(Bytes::from_static(b"customer-9")),
         value: Some(Bytes::copy_from_slice(value)),
-        headers: vec![Header {
+        headers: [Header {
             name: "trace".into(),
             value: None,
-        }],
+        }]
+        .into(),
     }
 }
 
@@ -163,7 +165,7 @@ async fn a_letter_to_a_recipient_opens_whole_for_its_key_and_with_nothing_that_t
     let half = half();
     let bench = Bench::to(&half);
     // What is sealed well beside them needs KMS; they do not.
-    let outcomes = bench.seal.apply(broken()).await.unwrap();
+    let outcomes = bench.seal.apply(&broken()).await.unwrap();
     assert_eq!((bench.kms.generate_calls(), bench.kms.unwrap_calls()), (0, 0));
     let host = LetterOpener::new("payments", bench.keys.clone());
     let owner = LetterOpener::without_keys("payments");
@@ -187,7 +189,7 @@ async fn a_batch_of_letters_takes_one_rsa_operation_on_each_side_and_no_two_batc
     let wrapped = |letter: &DeadLetter| letter.record.split('.').nth(1).unwrap().to_owned();
     let mut keys = Vec::new();
     for batch in 1..=2 {
-        let letters: Vec<_> = bench.seal.apply(broken()).await.unwrap().iter().map(letter).collect();
+        let letters: Vec<_> = bench.seal.apply(&broken()).await.unwrap().iter().map(letter).collect();
         for letter in &letters {
             assert!(opened(&opener, letter).await.is_some());
             assert_eq!(wrapped(letter), wrapped(&letters[0]));
@@ -203,7 +205,7 @@ async fn a_letter_that_was_moved_swapped_or_edited_does_not_open() {
     let half = half();
     let bench = Bench::to(&half);
     let opener = bench.opener(&half);
-    let letters: Vec<_> = bench.seal.apply(broken()).await.unwrap().iter().map(letter).collect();
+    let letters: Vec<_> = bench.seal.apply(&broken()).await.unwrap().iter().map(letter).collect();
     let good = &letters[0];
     assert!(opened(&opener, good).await.is_some());
     // Two letters of one batch have one content key, and still keep their places.
@@ -249,13 +251,17 @@ async fn what_does_not_open_and_what_a_target_refuses_go_to_the_recipient_too() 
     let half = half();
     let bench = Bench::to(&half);
     let not_sealed = record(3, br#"{"card":"canary"}"#);
-    let outcome = bench.open.apply(vec![not_sealed.clone()]).await.unwrap().remove(0);
+    let outcome = bench.open.apply(slice::from_ref(&not_sealed)).await.unwrap().remove(0);
     let of_opening = letter(&outcome);
     assert_eq!(
         (of_opening.code.as_str(), of_opening.stage.as_str()),
         ("not-sealed", "open")
     );
-    let refused = bench.seal.refuse(vec![not_sealed.clone()], "too-large").await.unwrap();
+    let refused = bench
+        .seal
+        .refuse(slice::from_ref(&not_sealed), "too-large")
+        .await
+        .unwrap();
     let of_target = letter(&refused[0]);
     assert_eq!(of_target.code, "too-large");
     for letter in [of_opening, of_target] {
@@ -268,7 +274,7 @@ async fn a_source_whose_name_does_not_fit_into_a_header_stops_the_pipeline_and_n
     let bench = Bench::to(&half());
     let mut long = broken().remove(0);
     long.position.topic = "x".repeat(2_000).into();
-    let error = bench.seal.apply(vec![long]).await.unwrap_err();
+    let error = bench.seal.apply(&[long]).await.unwrap_err();
     let TransformError::Stop { kind, reason, .. } = error else {
         panic!("{error}")
     };
@@ -280,12 +286,12 @@ struct Pass;
 
 #[async_trait]
 impl Transform for Pass {
-    async fn apply(&self, records: Vec<Record>) -> Result<Vec<Outcome>, TransformError> {
+    async fn apply(&self, records: &[Record]) -> Result<Vec<Outcome>, TransformError> {
         let target = |record| Outcome {
             route: Route::Target,
             record,
         };
-        Ok(records.into_iter().map(target).collect())
+        Ok(records.iter().cloned().map(target).collect())
     }
 }
 
@@ -296,10 +302,10 @@ async fn a_replay_opens_letters_of_both_forms_each_with_its_own_key_and_keeps_th
     let before = Bench::new(UNDER_KEY, Some(services.clone()));
     let now = Bench::new(&to(&half), Some(services));
     let mut letters: Vec<Record> = Vec::new();
-    for outcome in before.seal.apply(broken()).await.unwrap() {
+    for outcome in before.seal.apply(&broken()).await.unwrap() {
         letters.push(outcome.record);
     }
-    for outcome in now.seal.apply(broken()).await.unwrap() {
+    for outcome in now.seal.apply(&broken()).await.unwrap() {
         letters.push(outcome.record);
     }
     let replay = |opener: LetterOpener| {
@@ -309,7 +315,7 @@ async fn a_replay_opens_letters_of_both_forms_each_with_its_own_key_and_keeps_th
     let host = replay(LetterOpener::new("payments", now.keys.clone()));
     let owner = replay(now.opener(&half));
     for (replay, opened) in [(host, 3), (owner, 6)] {
-        let outcomes = replay.apply(letters.clone()).await.unwrap();
+        let outcomes = replay.apply(&letters).await.unwrap();
         for (n, outcome) in outcomes.into_iter().enumerate() {
             let expected = match n < opened {
                 true => (Route::Target, broken().remove(n % 3)),
@@ -371,7 +377,7 @@ proptest! {
         let half = half();
         let back = tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
             let bench = Bench::to(&half);
-            let outcome = bench.seal.refuse(vec![record.clone()], "too-large").await.unwrap().remove(0);
+            let outcome = bench.seal.refuse(slice::from_ref(&record), "too-large").await.unwrap().remove(0);
             opened(&bench.opener(&half), &letter(&outcome)).await
         });
         prop_assert_eq!(back, Some(record));

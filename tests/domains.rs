@@ -14,8 +14,8 @@ use sealflow::keys::{
     Catalogue as _, DomainError, DomainKeys, KeyServiceError, OpeningKeys, SealingKeys, create_domain_secret,
 };
 use sealflow::pipeline::{
-    DeadLetter, Format, KeysPlacement, OpenTransform, Position, Reader, Record, Route, SealTransform, SealedText,
-    Timestamp, Transform, TransformError,
+    DeadLetter, Format, Headers, KeysPlacement, OpenTransform, Position, Reader, Record, Route, SealTransform,
+    SealedText, Timestamp, Transform, TransformError,
 };
 use sealflow::policy::signed::{sign, sign_domain};
 use sealflow::policy::{
@@ -133,12 +133,12 @@ fn record(value: &str) -> Record {
         timestamp: Timestamp::None,
         key: None,
         value: Some(Bytes::copy_from_slice(value.as_bytes())),
-        headers: Vec::new(),
+        headers: Headers::new(),
     }
 }
 
 async fn apply(transform: &dyn Transform, value: &str) -> (Route, String) {
-    let outcome = transform.apply(vec![record(value)]).await.unwrap().remove(0);
+    let outcome = transform.apply(&[record(value)]).await.unwrap().remove(0);
     (
         outcome.route,
         String::from_utf8(outcome.record.value.unwrap().to_vec()).unwrap(),
@@ -296,7 +296,7 @@ async fn a_substituted_secret_is_refused() {
         ..company
     };
     let (seal, _) = substituted.process("orders").await;
-    let error = seal.apply(vec![record(r#"{"customer":"c-1"}"#)]).await.unwrap_err();
+    let error = seal.apply(&[record(r#"{"customer":"c-1"}"#)]).await.unwrap_err();
     assert!(
         matches!(&error, TransformError::Stop { reason, .. } if reason.contains("not the one its signed document names")),
         "{error}"

@@ -79,12 +79,12 @@ fn record(value: &str, keys_header: Option<&[u8]>) -> Record {
         timestamp: Timestamp::None,
         key: None,
         value: Some(Bytes::copy_from_slice(value.as_bytes())),
-        headers,
+        headers: headers.into(),
     }
 }
 
 async fn apply(transform: &dyn Transform, record: Record) -> Outcome {
-    transform.apply(vec![record]).await.unwrap().remove(0)
+    transform.apply(&[record]).await.unwrap().remove(0)
 }
 
 const EMAIL: &str = "{ path: email, key: default, acl: pii }";
@@ -166,7 +166,7 @@ async fn a_catalogue_that_refuses_to_be_read_stops_opening_and_sets_nothing_asid
     apply(&open, record("no JSON", None)).await;
     let path = "keys".to_owned();
     bench.catalogue.fail_with(Some(CatalogueError::NotPermitted { path }));
-    let stopped = open.apply(vec![sealed]).await;
+    let stopped = open.apply(&[sealed]).await;
     let kind = StopKind::NotPermitted;
     assert!(
         matches!(stopped, Err(TransformError::Stop { kind: k, .. }) if k == kind),

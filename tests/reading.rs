@@ -110,8 +110,8 @@ impl Bench {
     }
 
     async fn sealed(&self, values: &[&str]) -> Vec<Record> {
-        let records = values.iter().enumerate().map(|(n, value)| record(n, value)).collect();
-        let outcomes = self.seal.apply(records).await.unwrap();
+        let records: Vec<Record> = values.iter().enumerate().map(|(n, value)| record(n, value)).collect();
+        let outcomes = self.seal.apply(&records).await.unwrap();
         outcomes.into_iter().map(|outcome| outcome.record).collect()
     }
 
@@ -130,10 +130,11 @@ fn record(n: usize, value: &str) -> Record {
         timestamp: Timestamp::Created(1),
         key: Some(Bytes::from_static(b"customer-9")),
         value: Some(Bytes::copy_from_slice(value.as_bytes())),
-        headers: vec![Header {
+        headers: [Header {
             name: "trace".into(),
             value: Some(Bytes::from_static(b"t-1")),
-        }],
+        }]
+        .into(),
     }
 }
 

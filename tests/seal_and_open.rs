@@ -16,7 +16,7 @@ use sealflow::keys::{
 use sealflow::keys::{EncryptionContext, KeyService as _};
 use sealflow::pipeline::dead_letter::decode_record;
 use sealflow::pipeline::{
-    DeadLetter, Format, Header, KeysPlacement, OpenTransform, Outcome, Position, Record, Route, SealTransform,
+    DeadLetter, Format, Header, Headers, KeysPlacement, OpenTransform, Outcome, Position, Record, Route, SealTransform,
     Timestamp, Transform, TransformError,
 };
 use sealflow::policy::{FixedPolicies, VerifiedPolicy};
@@ -92,7 +92,7 @@ fn record(offset: i64, value: &[u8]) -> Record {
         timestamp: Timestamp::Created(1_700_000_000_000 + offset),
         key: Some(Bytes::from_static(b"customer-9")),
         value: Some(Bytes::copy_from_slice(value)),
-        headers: vec![header("trace", "t-1"), header("other", "x"), header("trace", "t-2")],
+        headers: vec![header("trace", "t-1"), header("other", "x"), header("trace", "t-2")].into(),
     }
 }
 
@@ -100,7 +100,7 @@ const RECORD: &str = r#" {"order_id": 77, "tenant":"acme", "user": {"email":"ann
  "cards":[{"number":4111111111111111,"x":1.50},{"number":"5500-0000"},{}], "amount": 12345678901234567890123.10, "user": {"email": null} } "#;
 
 async fn sealed(bench: &Bench, records: Vec<Record>) -> Vec<Outcome> {
-    bench.seal.apply(records).await.unwrap()
+    bench.seal.apply(&records).await.unwrap()
 }
 
 fn records(outcomes: Vec<Outcome>) -> Vec<Record> {
@@ -133,7 +133,7 @@ async fn what_was_sealed_opens_to_the_same_bytes_in_every_part_of_the_record() {
             assert!(outcome.record.key.as_ref().unwrap().starts_with(b"sf1."));
             assert_eq!(outcome.record.headers[1].value.as_deref(), Some(&b"x"[..]));
         }
-        let opened = bench.open.apply(records(outcomes)).await.unwrap();
+        let opened = bench.open.apply(&records(outcomes)).await.unwrap();
         assert_eq!(records(opened), original);
     }
 }
@@ -164,9 +164,9 @@ fn names(record: &Record) -> Vec<String> {
 async fn a_record_carries_only_the_envelopes_that_it_uses() {
     let bench = bench(COLUMNS, Format::Json, KeysPlacement::Header);
     let mut bare = record(0, br#"{"order_id":1,"user":{"email":"a@b.c"}}"#);
-    (bare.key, bare.headers) = (None, Vec::new());
+    (bare.key, bare.headers) = (None, Headers::new());
     let mut nothing = record(1, br#"{"order_id":1}"#);
-    (nothing.key, nothing.headers) = (None, Vec::new());
+    (nothing.key, nothing.headers) = (None, Headers::new());
     let outcomes = sealed(&bench, vec![bare, nothing.clone(), record(2, RECORD.as_bytes())]).await;
     assert_eq!(names(&outcomes[0].record), ["default"]);
     assert_eq!(outcomes[1].record, nothing);
@@ -204,7 +204,7 @@ columns:
         assert_eq!(DeadLetter::code_of(letter).unwrap(), "missing-field", "{n}");
     }
     let kept = [0, 3, 5].map(|n: usize| outcomes[n].record.clone()).to_vec();
-    let opened = records(bench.open.apply(kept).await.unwrap());
+    let opened = records(bench.open.apply(&kept).await.unwrap());
     let wanted = [0, 3, 5].map(|n: usize| original[n].clone()).to_vec();
     assert_eq!(opened, wanted);
 }
@@ -220,7 +220,10 @@ async fn a_tombstone_keeps_its_null_value() {
     let outcomes = sealed(&bench, vec![tombstone.clone()]).await;
     assert_eq!((outcomes[0].route, &outcomes[0].record.value), (Route::Target, &None));
     assert!(outcomes[0].record.key.as_ref().unwrap().starts_with(b"sf1."));
-    assert_eq!(records(bench.open.apply(records(outcomes)).await.unwrap()), [tombstone]);
+    assert_eq!(
+        records(bench.open.apply(&records(outcomes)).await.unwrap()),
+        [tombstone]
+    );
 }
 
 #[tokio::test]
@@ -237,7 +240,7 @@ async fn lines_and_registry_prefixes_keep_every_byte() {
             outcomes[0].route == Route::Target && !out.windows(3).any(|window| window == b"@b." || window == b"@e.")
         );
         assert_eq!(out[..5] == registry[..5], format == Format::JsonSr);
-        assert_eq!(records(bench.open.apply(records(outcomes)).await.unwrap()), [original]);
+        assert_eq!(records(bench.open.apply(&records(outcomes)).await.unwrap()), [original]);
     }
 }
 
@@ -280,7 +283,7 @@ async fn without_a_dead_letter_section_a_bad_record_stops_the_pipeline_and_nothi
         record(0, RECORD.as_bytes()),
         record(1, b"{\"user\":{\"email\":\"canary@x\"}"),
     ];
-    let error = bench.seal.apply(batch).await.unwrap_err();
+    let error = bench.seal.apply(&batch).await.unwrap_err();
     let TransformError::Stop { reason, .. } = error else {
         panic!("{error}")
     };
@@ -297,7 +300,7 @@ async fn without_a_key_service_nothing_leaves_and_the_same_batch_passes_later() 
         arn: "arn".into(),
         code: "AccessDeniedException".into(),
     }));
-    let refused = bench.seal.apply(vec![record(0, RECORD.as_bytes())]).await;
+    let refused = bench.seal.apply(&[record(0, RECORD.as_bytes())]).await;
     assert!(matches!(refused, Err(TransformError::Stop { .. })));
     bench.kms.fail_with(None);
     let bench = bench_with(
@@ -311,7 +314,7 @@ async fn without_a_key_service_nothing_leaves_and_the_same_batch_passes_later() 
         .kms
         .fail_with(Some(KeyServiceError::Unavailable { reason: "test".into() }));
     assert!(matches!(
-        bench.seal.apply(vec![record(0, RECORD.as_bytes())]).await,
+        bench.seal.apply(&[record(0, RECORD.as_bytes())]).await,
         Err(TransformError::Retry { .. })
     ));
 }
@@ -361,7 +364,7 @@ async fn moved_swapped_edited_and_foreign_values_do_not_open() {
             value: Some(value.into()),
             ..out.clone()
         };
-        let outcome = bench.open.apply(vec![moved]).await.unwrap().remove(0);
+        let outcome = bench.open.apply(&[moved]).await.unwrap().remove(0);
         assert_eq!(outcome.route, Route::DeadLetter, "{what}");
         assert_eq!(
             DeadLetter::from_json(&outcome.record.value.unwrap()).unwrap().code,
@@ -384,7 +387,7 @@ async fn an_edited_or_forged_envelope_gains_nothing() {
         KeysPlacement::Header,
     );
     let mut input = record(0, br#"{"user":{"email":"a@b.c"}}"#);
-    (input.key, input.headers) = (None, Vec::new());
+    (input.key, input.headers) = (None, Headers::new());
     let out = records(sealed(&sealing, vec![input.clone()]).await).remove(0);
     let header = out.headers[0].value.clone().unwrap();
     let genuine = Envelope::from_bytes(envelope::read_header(&header).unwrap()[0]).unwrap();
@@ -401,17 +404,15 @@ async fn an_edited_or_forged_envelope_gains_nothing() {
         let bytes = envelope.to_bytes().unwrap();
         let header = envelope::write_header([&bytes[..]].into_iter());
         Record {
-            headers: vec![Header {
+            headers: [Header {
                 name: KEYS_HEADER.into(),
                 value: Some(header.into()),
-            }],
+            }]
+            .into(),
             ..out.clone()
         }
     };
-    assert_eq!(
-        records(reader().open.apply(vec![with(&genuine)]).await.unwrap()),
-        [input]
-    );
+    assert_eq!(records(reader().open.apply(&[with(&genuine)]).await.unwrap()), [input]);
     let edit = |change: fn(&mut Envelope)| {
         let mut envelope = genuine.clone();
         change(&mut envelope);
@@ -444,12 +445,12 @@ async fn an_edited_or_forged_envelope_gains_nothing() {
         ("a row binding", bound),
     ];
     for (what, envelope) in forged {
-        let outcome = reader().open.apply(vec![with(&envelope)]).await.unwrap().remove(0);
+        let outcome = reader().open.apply(&[with(&envelope)]).await.unwrap().remove(0);
         assert_eq!(outcome.route, Route::DeadLetter, "{what}");
     }
     // One record's forged envelope does not spoil another's genuine one.
     let forged = edit(|e| e.wrapped = vec![0; 60]);
-    let outcomes = reader().open.apply(vec![with(&forged), with(&genuine)]).await.unwrap();
+    let outcomes = reader().open.apply(&[with(&forged), with(&genuine)]).await.unwrap();
     assert_eq!(
         (outcomes[0].route, outcomes[1].route),
         (Route::DeadLetter, Route::Target)
@@ -510,7 +511,7 @@ async fn every_kind_of_json_value_comes_back_as_it_was_spelled() {
         value::read_text(text[5..text.len() - 1].trim_matches('"').as_bytes(), &mut bytes).unwrap();
         assert!(matches!(SealedValue::parse(&bytes), Ok(SealedValue::Randomised { .. })));
     }
-    assert_eq!(records(bench.open.apply(records(outcomes)).await.unwrap()), original);
+    assert_eq!(records(bench.open.apply(&records(outcomes)).await.unwrap()), original);
 }
 
 #[tokio::test]
@@ -604,10 +605,11 @@ async fn an_envelope_that_kms_would_unwrap_but_the_policy_does_not_name_is_refus
         let mut forged = record(0, json.as_bytes());
         (forged.key, forged.headers) = (
             None,
-            vec![Header {
+            [Header {
                 name: KEYS_HEADER.into(),
                 value: Some(header.into()),
-            }],
+            }]
+            .into(),
         );
         let reader = bench_with(
             kms.clone(),
@@ -616,7 +618,7 @@ async fn an_envelope_that_kms_would_unwrap_but_the_policy_does_not_name_is_refus
             Format::Json,
             KeysPlacement::Header,
         );
-        let outcome = reader.open.apply(vec![forged]).await.unwrap().remove(0);
+        let outcome = reader.open.apply(&[forged]).await.unwrap().remove(0);
         assert_eq!(outcome.route == Route::Target, opens, "{arn} {key_name} {acl}");
     }
 }
@@ -650,11 +652,11 @@ async fn a_value_of_another_dataset_does_not_open_at_a_place_of_the_same_label()
         .unwrap()
     };
     let mut input = record(0, br#"{"user":{"email":"a@b.c"}}"#);
-    (input.key, input.headers) = (None, Vec::new());
-    let sealed = records(seal.apply(vec![input.clone()]).await.unwrap());
-    assert_eq!(records(opens("refunds").apply(sealed.clone()).await.unwrap()), [input]);
+    (input.key, input.headers) = (None, Headers::new());
+    let sealed = records(seal.apply(&[input.clone()]).await.unwrap());
+    assert_eq!(records(opens("refunds").apply(&sealed).await.unwrap()), [input]);
     assert_eq!(
-        opens("payments").apply(sealed).await.unwrap()[0].route,
+        opens("payments").apply(&sealed).await.unwrap()[0].route,
         Route::DeadLetter
     );
 }
@@ -666,13 +668,13 @@ async fn two_columns_of_one_key_cannot_change_places() {
         format!("columns: [ {{ path: a, key: default, acl: pii }}, {{ path: b, key: default, acl: pii }} ]\n{DEAD}");
     let bench = bench(&columns, Format::Json, KeysPlacement::Header);
     let mut input = record(0, br#"{"a":"one","b":"two"}"#);
-    (input.key, input.headers) = (None, Vec::new());
+    (input.key, input.headers) = (None, Headers::new());
     let out = records(sealed(&bench, vec![input]).await).remove(0);
     let value = swapped(out.value.as_deref().unwrap(), 0, 1);
     let moved = Record {
         value: Some(value.into()),
         ..out
     };
-    let outcome = bench.open.apply(vec![moved]).await.unwrap().remove(0);
+    let outcome = bench.open.apply(&[moved]).await.unwrap().remove(0);
     assert_eq!(outcome.route, Route::DeadLetter);
 }

@@ -17,7 +17,7 @@ use sealflow::flow::direct::DirectSealer;
 use sealflow::keys::testing::{MemoryCatalogue, MemoryKms};
 use sealflow::keys::{DomainKeys, SealingKeys};
 use sealflow::pipeline::{
-    Format, KeysPlacement, Outcome, Position, Record, Route, SealTransform, Timestamp, Transform as _,
+    Format, Headers, KeysPlacement, Outcome, Position, Record, Route, SealTransform, Timestamp, Transform as _,
 };
 use sealflow::policy::{ColumnPath, FixedPolicies, Segment, VerifiedPolicy};
 use sealflow::seal::{SealedColumn, UsageLimits};
@@ -57,12 +57,12 @@ fn record(value: &[u8]) -> Record {
         timestamp: Timestamp::None,
         key: Some(Bytes::from_static(b"the key")),
         value: Some(Bytes::copy_from_slice(value)),
-        headers: Vec::new(),
+        headers: Headers::new(),
     }
 }
 
 async fn sealed(transform: &SealTransform, value: &[u8]) -> Outcome {
-    transform.apply(vec![record(value)]).await.unwrap().remove(0)
+    transform.apply(&[record(value)]).await.unwrap().remove(0)
 }
 
 /// One row, with some bytes in place of a sealed `_extra`, and what is to be sealed into it.

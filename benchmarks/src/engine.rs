@@ -10,7 +10,7 @@ use sealflow::flow::enclave::EnclaveWorker;
 use sealflow::keys::testing::{MemoryCatalogue, MemoryKms};
 use sealflow::keys::{ClientKeyService, DomainKeys, OpeningKeys, SealingKeys};
 use sealflow::pipeline::{
-    Clients, Format, KeysPlacement, OpenTransform, Outcome, Position, Record, Route, SealTransform, Timestamp,
+    Clients, Format, Headers, KeysPlacement, OpenTransform, Outcome, Position, Record, Route, SealTransform, Timestamp,
     Transform as _, apply_all,
 };
 use sealflow::policy::{FixedPolicies, VerifiedPolicy};
@@ -84,21 +84,21 @@ impl Engine {
 
     /// Seals a batch that fits the limits of output. An error if a record is refused or left for another piece: then a
     /// benchmark would measure something else.
-    pub fn seal(&self, records: Vec<Record>) -> Result<Vec<Record>, Error> {
-        let count = records.len();
-        passed(self.runtime.block_on(self.seal.apply(records))?, count)
+    pub fn seal(&self, records: &[Record]) -> Result<Vec<Record>, Error> {
+        let outcomes = self.runtime.block_on(self.seal.apply(records))?;
+        passed(outcomes, records.len()).map(to_records)
     }
 
     /// Opens a batch, with the same care.
-    pub fn open(&self, records: Vec<Record>) -> Result<Vec<Record>, Error> {
-        let count = records.len();
-        passed(self.runtime.block_on(self.open.apply(records))?, count)
+    pub fn open(&self, records: &[Record]) -> Result<Vec<Record>, Error> {
+        let outcomes = self.runtime.block_on(self.open.apply(records))?;
+        passed(outcomes, records.len()).map(to_records)
     }
 
     /// Seals a batch of any size, in as many pieces as the limits of output ask for.
-    pub fn seal_all(&self, records: Vec<Record>) -> Result<Vec<Record>, Error> {
-        let count = records.len();
-        passed(self.runtime.block_on(apply_all(&*self.seal, records))?, count)
+    pub fn seal_all(&self, records: &[Record]) -> Result<Vec<Outcome>, Error> {
+        let outcomes = self.runtime.block_on(apply_all(&*self.seal, records))?;
+        passed(outcomes, records.len())
     }
 
     /// Seals batches, so many at a time, and says how many records passed: all of them, or it is an error.
@@ -114,7 +114,7 @@ impl Engine {
                 let seal = Arc::clone(&self.seal);
                 under_way.spawn(async move {
                     let count = batch.len();
-                    let outcomes = apply_all(&*seal, batch).await.map_err(|error| error.to_string())?;
+                    let outcomes = apply_all(&*seal, &batch).await.map_err(|error| error.to_string())?;
                     passed(outcomes, count)
                         .map(|sealed| sealed.len())
                         .map_err(|error| error.to_string())
@@ -128,7 +128,7 @@ impl Engine {
     }
 
     /// Seals a batch of which every record is to be refused. An error if one is not.
-    pub fn refuse_all(&self, records: Vec<Record>) -> Result<(), Error> {
+    pub fn refuse_all(&self, records: &[Record]) -> Result<(), Error> {
         let outcomes = self.runtime.block_on(apply_all(&*self.seal, records))?;
         match outcomes.iter().all(|outcome| outcome.route == Route::DeadLetter) {
             true => Ok(()),
@@ -137,21 +137,27 @@ impl Engine {
     }
 
     /// Opens a batch of any size, in the same way.
-    pub fn open_all(&self, records: Vec<Record>) -> Result<Vec<Record>, Error> {
-        let count = records.len();
-        passed(self.runtime.block_on(apply_all(&self.open, records))?, count)
+    pub fn open_all(&self, records: &[Record]) -> Result<Vec<Outcome>, Error> {
+        let outcomes = self.runtime.block_on(apply_all(&self.open, records))?;
+        passed(outcomes, records.len())
     }
 }
 
-/// The outcomes as records, if all `count` passed.
-fn passed(outcomes: Vec<Outcome>, count: usize) -> Result<Vec<Record>, Error> {
+/// The outcomes, if all `count` passed.
+fn passed(outcomes: Vec<Outcome>, count: usize) -> Result<Vec<Outcome>, Error> {
     if outcomes.len() != count {
         return Err("the batch was answered in pieces".into());
     }
     if outcomes.iter().any(|outcome| outcome.route != Route::Target) {
         return Err("a record was set aside".into());
     }
-    Ok(outcomes.into_iter().map(|outcome| outcome.record).collect())
+    Ok(outcomes)
+}
+
+/// What is written of outcomes.
+#[must_use]
+pub fn to_records(outcomes: Vec<Outcome>) -> Vec<Record> {
+    outcomes.into_iter().map(|outcome| outcome.record).collect()
 }
 
 /// A record without key or headers.
@@ -166,7 +172,7 @@ pub fn record(offset: i64, value: impl Into<Bytes>) -> Record {
         timestamp: Timestamp::Created(1_767_225_600_000),
         key: None,
         value: Some(value.into()),
-        headers: Vec::new(),
+        headers: Headers::new(),
     }
 }
 

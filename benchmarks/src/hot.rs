@@ -193,17 +193,17 @@ fn splice_record() -> Result<Path, Error> {
 
 fn seal_batch() -> Result<Path, Error> {
     let (engine, records) = (Engine::new(sealflow_samples::POLICY_YAML)?, samples(ITEMS as u64));
-    engine.seal(records.clone())?;
+    engine.seal(&records)?;
     Ok(Box::new(move || {
-        std::hint::black_box(engine.seal(records.clone()).is_ok());
+        std::hint::black_box(engine.seal(&records).is_ok());
     }))
 }
 
 fn open_batch() -> Result<Path, Error> {
     let engine = Engine::new(sealflow_samples::POLICY_YAML)?;
-    let sealed = engine.seal(samples(ITEMS as u64))?;
-    engine.open(sealed.clone())?;
+    let sealed = engine.seal(&samples(ITEMS as u64))?;
+    engine.open(&sealed)?;
     Ok(Box::new(move || {
-        std::hint::black_box(engine.open(sealed.clone()).is_ok());
+        std::hint::black_box(engine.open(&sealed).is_ok());
     }))
 }

@@ -16,7 +16,7 @@ use sealflow::pipeline::{Header, Record};
 use sealflow::policy::VerifiedPolicy;
 use sealflow::secret::SecretBytes;
 use sealflow_benchmarks::Error;
-use sealflow_benchmarks::engine::{Engine, samples};
+use sealflow_benchmarks::engine::{Engine, samples, to_records};
 use sealflow_benchmarks::measure::{Contender, interleaved};
 use sealflow_benchmarks::report::{Comparison, exactly, figure};
 use sealflow_benchmarks::size::{pairs, scaled};
@@ -54,7 +54,7 @@ pub(crate) fn run() -> Result<(), Error> {
         "bytes",
         per_value(client_bytes),
     )?;
-    let stored = hybrid.seal_all(warm.clone())?;
+    let stored = to_records(hybrid.seal_all(&warm)?);
     let stored: usize = stored.iter().map(Record::payload_bytes).sum();
     figure(
         SECTION,
@@ -123,7 +123,7 @@ fn refusals(engine: &Engine, good: &[Record], to: &RsaPublicJwk) -> Result<(), E
     let sides = kinds.iter().map(|(name, records)| {
         Contender::here(name, move || {
             for batch in records.chunks(BATCH) {
-                assert!(engine.refuse_all(batch.to_vec()).is_ok());
+                assert!(engine.refuse_all(batch).is_ok());
             }
         })
     });
@@ -175,7 +175,7 @@ fn private_operations() -> Result<(), Error> {
 
 fn pass(engine: &Engine, records: &[Record]) {
     for batch in records.chunks(BATCH) {
-        assert!(engine.seal_all(batch.to_vec()).is_ok());
+        assert!(engine.seal_all(batch).is_ok());
     }
 }
 

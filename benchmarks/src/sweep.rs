@@ -3,7 +3,7 @@
 
 use sealflow::pipeline::Record;
 use sealflow_benchmarks::Error;
-use sealflow_benchmarks::engine::{Engine, record, samples};
+use sealflow_benchmarks::engine::{Engine, record, samples, to_records};
 use sealflow_benchmarks::measure::{Contender, interleaved};
 use sealflow_benchmarks::report::Comparison;
 use sealflow_benchmarks::size::{pairs, scaled};
@@ -74,17 +74,20 @@ fn both(
     let (sealing, opening) = (Engine::new(policy)?, Engine::new(policy)?);
     let batches: Vec<Vec<Record>> = records.chunks(batch).map(<[Record]>::to_vec).collect();
     // Opened under the keys that sealed them: an engine's KMS is its own.
-    let sealed: Result<Vec<_>, Error> = batches.iter().map(|batch| opening.seal_all(batch.clone())).collect();
+    let sealed: Result<Vec<_>, Error> = batches
+        .iter()
+        .map(|batch| opening.seal_all(batch).map(to_records))
+        .collect();
     let sealed = sealed?;
-    opening.open_all(sealed.first().cloned().unwrap_or_default())?;
+    opening.open_all(sealed.first().map_or(&[][..], Vec::as_slice))?;
     let seal = Contender::here("seal", move || {
         for batch in &batches {
-            std::hint::black_box(sealing.seal_all(batch.clone()).is_ok());
+            std::hint::black_box(sealing.seal_all(batch).is_ok());
         }
     });
     let open = Contender::here("open", move || {
         for batch in &sealed {
-            std::hint::black_box(opening.open_all(batch.clone()).is_ok());
+            std::hint::black_box(opening.open_all(batch).is_ok());
         }
     });
     Ok([seal, open].map(|side| side.at(parameter, value as f64)).into())

@@ -107,7 +107,7 @@ impl Table {
     }
 
     /// The rows of these records, sealed where the policy says so.
-    pub fn rows(&self, records: Vec<Record>) -> Result<Batches, Error> {
+    pub fn rows(&self, records: &[Record]) -> Result<Batches, Error> {
         let outcomes = self.runtime.block_on(apply_all(&self.seal, records))?;
         let mut encoder = RowEncoder::new(Arc::clone(&self.layout), Format::Json);
         let (mut rows, mut envelopes) = (Vec::new(), Vec::new());

@@ -9,7 +9,7 @@ use libfuzzer_sys::fuzz_target;
 use sealflow::jose::rsa::RsaPublicJwk;
 use sealflow::keys::PrivateHalf;
 use sealflow::pipeline::dead_letter::{Form, decode_record};
-use sealflow::pipeline::{DeadLetter, LetterOpener, Position, Record, Timestamp, sealed_to};
+use sealflow::pipeline::{DeadLetter, Headers, LetterOpener, Position, Record, Timestamp, sealed_to};
 use sealflow::secret::SecretBytes;
 use tokio::runtime::{Builder, Runtime};
 
@@ -57,7 +57,7 @@ fuzz_target!(|bytes: &[u8]| {
             timestamp: Timestamp::None,
             key: None,
             value: None,
-            headers: Vec::new(),
+            headers: Headers::new(),
         };
         let opened = RUNTIME
             .block_on(OPENER.open(&letter, &message))

@@ -11,7 +11,7 @@ use sealflow::flow::direct::DirectSealer;
 use sealflow::keys::envelope::read_header;
 use sealflow::keys::testing::{MemoryCatalogue, MemoryKms};
 use sealflow::keys::{DomainKeys, EncryptionContext, Envelope, KeyService as _, OpeningKeys, SealingKeys};
-use sealflow::pipeline::{Format, KeysPlacement, Position, Record, SealTransform, Timestamp, apply_all};
+use sealflow::pipeline::{Format, Headers, KeysPlacement, Position, Record, SealTransform, Timestamp, apply_all};
 use sealflow::policy::{FixedPolicies, PolicySource, VerifiedPolicy};
 use sealflow::seal::{UnwrappingKey, UsageLimits, WrappedKey};
 use sealflow::table::{
@@ -110,7 +110,7 @@ impl Table {
         let layout = Arc::new(layout);
         let keys = TableKeys::of(kms.clone(), catalogue.clone(), clock.clone(), limits);
         let file = run(async {
-            let records = (0..12).map(record).collect();
+            let records: Vec<Record> = (0..12).map(record).collect();
             let mut encoder = RowEncoder::new(layout.clone(), Format::Json);
             let options = WriteOptions {
                 compression: Compression::Snappy,
@@ -121,7 +121,7 @@ impl Table {
             let place = ("", FileId::random().unwrap());
             let writer = TableWriter::begin(&policy, &layout, place, &keys, options, Vec::new());
             let mut writer = writer.await.unwrap();
-            for outcome in apply_all(&seal, records).await.unwrap() {
+            for outcome in apply_all(&seal, &records).await.unwrap() {
                 for header in &outcome.record.headers {
                     for envelope in read_header(header.value.as_deref().unwrap()).unwrap() {
                         writer.add_envelope(envelope).unwrap();
@@ -204,7 +204,7 @@ fn record(n: i64) -> Record {
         timestamp: Timestamp::Created(n),
         key: None,
         value: Some(text.into()),
-        headers: Vec::new(),
+        headers: Headers::new(),
     }
 }
 

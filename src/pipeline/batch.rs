@@ -98,7 +98,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::pipeline::{Position, Timestamp};
+    use crate::pipeline::{Headers, Position, Timestamp};
 
     fn record(len: usize) -> Record {
         Record {
@@ -110,7 +110,7 @@ mod tests {
             timestamp: Timestamp::None,
             key: None,
             value: Some(Bytes::from(vec![0; len])),
-            headers: Vec::new(),
+            headers: Headers::new(),
         }
     }
 

@@ -9,7 +9,7 @@ use minicbor::{Decoder, Encoder};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::record::{Header, Position, Record, Timestamp};
+use super::record::{Header, Headers, Position, Record, Timestamp};
 use crate::seal::value;
 
 /// Marks the format and its version, of letters under a policy key.
@@ -196,7 +196,7 @@ fn read_record(decoder: &mut Decoder<'_>, position: Position) -> Result<Record, 
     let key = read_bytes(decoder)?;
     let value = read_bytes(decoder)?;
     let count = decoder.array()?.ok_or_else(wrong)?;
-    let mut headers = Vec::new();
+    let mut headers = Headers::new();
     for _ in 0..count {
         if decoder.array()? != Some(2) {
             return Err(wrong());

@@ -120,7 +120,8 @@ impl Edits {
     }
 
     /// The record with everything at its place. Places of the value were put in order.
-    pub(super) fn apply(&mut self, mut edited: Record) -> Record {
+    pub(super) fn apply(&mut self, record: &Record) -> Record {
+        let mut edited = record.without_value(0);
         for (place, bytes) in self.outer.drain(..) {
             match place {
                 Place::Key => edited.key = bytes,
@@ -128,7 +129,8 @@ impl Edits {
                 Place::Value { .. } => {}
             }
         }
-        if let Some(original) = &edited.value
+        edited.value.clone_from(&record.value);
+        if let Some(original) = &record.value
             && !self.spliced.is_empty()
         {
             let replaced: usize = self.spliced.iter().map(|(range, _)| range.len()).sum();

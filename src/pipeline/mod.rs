@@ -43,7 +43,7 @@ pub use plan::Format;
 pub use read::{ENCLAVE_ONLY, EnclaveColumns, KEY_REFUSED, OpenedValues, ReadError, Reader, Reading, SealedText};
 pub use read_column::{OpenedCells, SealedCells};
 pub use recipient::sealed_to;
-pub use record::{Header, Position, Record, Timestamp};
+pub use record::{Header, Headers, Position, Record, Timestamp};
 pub use replay::{LetterFilter, LetterOpener, ReplayTransform};
 pub use seal::{KeysPlacement, SealTransform, TransformCounters};
 #[cfg(feature = "table")]

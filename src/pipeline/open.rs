@@ -17,7 +17,7 @@ use super::open_columns::{At, OpenedValues, ToOpen};
 use super::opener::{Failures, Item, Keyring, Opener, not_sealed};
 use super::output::OutputLimits;
 use super::plan::{Format, Place, Plan, Rejection};
-use super::record::Record;
+use super::record::{Record, ahead};
 use super::seal::{KeysPlacement, TransformCounters};
 use super::set_aside::{SetAside, from_domain, service_stop};
 use super::transform::{Outcome, Route, SPANS, StopKind, Transform, TransformError};
@@ -123,7 +123,7 @@ impl OpenTransform {
         let mut travelling = TravellingReader::new(&self.opener.plan.policy.policy().dataset);
         let mut bytes = 0;
         let mut all = Vec::with_capacity(records.len());
-        for record in records {
+        for record in ahead(records) {
             let mut changes = Vec::new();
             let extracted = self
                 .opener
@@ -268,12 +268,12 @@ pub(super) fn domain_failure(error: DomainError) -> Result<Rejection, TransformE
 
 #[async_trait]
 impl Transform for OpenTransform {
-    async fn apply(&self, mut records: Vec<Record>) -> Result<Vec<Outcome>, TransformError> {
+    async fn apply(&self, records: &[Record]) -> Result<Vec<Outcome>, TransformError> {
         let mut extracted = {
             let _span = tracing::debug_span!(target: SPANS, "locate", records = records.len()).entered();
-            self.extract_prefix(&records)
+            self.extract_prefix(records)
         };
-        records.truncate(extracted.len());
+        let records = &records[..extracted.len()];
         let mut ring = self
             .opener
             .keyring(
@@ -287,11 +287,11 @@ impl Transform for OpenTransform {
         let opening = tracing::debug_span!(target: SPANS, "open");
         let mut outcomes = Vec::with_capacity(records.len());
         let mut rejected = Vec::new();
-        let opened = opening.in_scope(|| self.open_columns(&records, &mut extracted, &mut ring));
+        let opened = opening.in_scope(|| self.open_columns(records, &mut extracted, &mut ring));
         let mut edits = Edits::default();
-        for (record, extracted) in records.into_iter().zip(extracted) {
+        for (record, extracted) in records.iter().zip(extracted) {
             let put = extracted.and_then(|found| {
-                let put = opening.in_scope(|| self.put(&record, &found, &opened, &mut ring, &mut edits));
+                let put = opening.in_scope(|| self.put(record, &found, &opened, &mut ring, &mut edits));
                 put.map(|()| found)
             });
             match put {
@@ -311,7 +311,7 @@ impl Transform for OpenTransform {
                     rejected.push((outcomes.len(), rejection));
                     outcomes.push(Outcome {
                         route: Route::DeadLetter,
-                        record,
+                        record: record.clone(),
                     });
                 }
             }
@@ -322,7 +322,7 @@ impl Transform for OpenTransform {
             .fetch_add(rejected.len() as u64, Ordering::Relaxed);
         Ok(outcomes)
     }
-    async fn refuse(&self, records: Vec<Record>, code: &'static str) -> Result<Vec<Outcome>, TransformError> {
+    async fn refuse(&self, records: &[Record], code: &'static str) -> Result<Vec<Outcome>, TransformError> {
         let outcomes = self.set_aside().refuse(records, code, self.limits.batch.0).await?;
         self.counters
             .dead_letters

@@ -1,5 +1,6 @@
 //! A policy compiled for records: which places to look at, which fields to read, which key each column takes.
 
+use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -101,10 +102,10 @@ pub(crate) struct Group {
 
 impl Group {
     /// The spec of the key `name`, or of the plain key.
-    pub(crate) fn spec(&self, name: Option<&str>) -> KeySpec {
-        let mut spec = self.spec.clone();
+    pub(crate) fn spec(&self, name: Option<&str>) -> Cow<'_, KeySpec> {
+        let mut spec = Cow::Borrowed(&self.spec);
         if let Some(name) = name {
-            name.clone_into(&mut spec.key_name);
+            name.clone_into(&mut spec.to_mut().key_name);
         }
         spec
     }
@@ -399,7 +400,7 @@ fn opening(rule: &ColumnRule) -> Vec<u8> {
 /// A string's decoded text, or an integer's digits: what a template takes.
 fn scalar_text(json: &[u8]) -> Option<String> {
     match json.first()? {
-        b'"' => json::string_value(json).map(std::borrow::Cow::into_owned),
+        b'"' => json::string_value(json).map(Cow::into_owned),
         b'-' | b'0'..=b'9' => std::str::from_utf8(json).ok().map(str::to_owned),
         _ => None,
     }

@@ -352,7 +352,7 @@ impl Reader {
             shown.push(match found {
                 Ok(found) => {
                     let out = (&mut edits, &mut decisions, seal_to);
-                    Ok(self.show(record, found, &opened, &mut asked, &mut ring, out))
+                    Ok(self.show(&record, found, &opened, &mut asked, &mut ring, out))
                 }
                 Err(rejection) => Err(Withheld {
                     position: record.position,
@@ -421,7 +421,7 @@ impl Reader {
             timestamp: Timestamp::None,
             key: None,
             value: None,
-            headers: headers.to_vec(),
+            headers: headers.iter().cloned().collect(),
         };
         let travelling = TravellingReader::new(&self.dataset).of(&nowhere);
         let fingerprint = travelling.fingerprint();
@@ -664,7 +664,7 @@ impl Reader {
     /// The record with each of its places opened or masked.
     fn show(
         &self,
-        record: Record,
+        record: &Record,
         found: Extracted,
         opened: &OpenedColumns,
         asked: &mut Asked<'_>,
@@ -696,7 +696,7 @@ impl Reader {
                 let encoding = edits.encoding(item.sealed.len());
                 match at {
                     Some(at) => encoding.extend_from_slice(opened.get(at)?),
-                    None => opener.open(&record, &item, (&label, fingerprint), ring, encoding)?,
+                    None => opener.open(record, &item, (&label, fingerprint), ring, encoding)?,
                 }
                 match seal_to {
                     Some(key) => edits.put_sealed(place, &label, key)?,

@@ -5,6 +5,12 @@ use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use smallvec::SmallVec;
+
+use crate::columns::prefetch;
+
+/// How many records ahead values are fetched into the cache.
+const AHEAD: usize = 2;
 
 /// Where a record was read: names the record in every error and dead letter.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -43,6 +49,9 @@ pub struct Header {
     pub value: Option<Bytes>,
 }
 
+/// Headers of a record, in order. A sealed record has at least the one with its envelopes, for which no memory is asked for.
+pub type Headers = SmallVec<[Header; 1]>;
+
 /// One record. `Debug` shows its position and sizes, never its content.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Record {
@@ -55,7 +64,7 @@ pub struct Record {
     /// Value; `None` is a tombstone.
     pub value: Option<Bytes>,
     /// Headers in order.
-    pub headers: Vec<Header>,
+    pub headers: Headers,
 }
 
 impl Record {
@@ -66,6 +75,31 @@ impl Record {
         let headers: usize = self.headers.iter().map(|h| h.name.len() + len(&h.value)).sum();
         len(&self.key) + len(&self.value) + headers
     }
+
+    /// The same record with no value, and room for `more` headers.
+    #[inline(always)] // it is made where it is to be
+    pub(super) fn without_value(&self, more: usize) -> Self {
+        let mut headers = Headers::with_capacity(self.headers.len() + more);
+        headers.extend(self.headers.iter().cloned());
+        Self {
+            position: self.position.clone(),
+            timestamp: self.timestamp,
+            key: self.key.clone(),
+            value: None,
+            headers,
+        }
+    }
+}
+
+/// The records in order; the value of one that comes soon is fetched into the cache meanwhile.
+pub(super) fn ahead(records: &[Record]) -> impl Iterator<Item = &Record> {
+    let soon = records.iter().skip(AHEAD).map(Some).chain(std::iter::repeat(None));
+    records.iter().zip(soon).map(|(record, soon)| {
+        if let Some(value) = soon.and_then(|soon| soon.value.as_deref()) {
+            prefetch(value);
+        }
+        record
+    })
 }
 
 impl fmt::Debug for Record {

@@ -196,11 +196,11 @@ impl ReplayTransform {
 
 #[async_trait]
 impl Transform for ReplayTransform {
-    async fn apply(&self, records: Vec<Record>) -> Result<Vec<Outcome>, TransformError> {
+    async fn apply(&self, records: &[Record]) -> Result<Vec<Outcome>, TransformError> {
         let limit = OutputLimits::default().batch.0;
         let mut bytes = 0;
         let (mut is_opened, mut opened) = (Vec::with_capacity(records.len()), Vec::new());
-        for message in &records {
+        for message in records {
             let record = self.read(message).await?;
             bytes += message.payload_bytes() as u64;
             is_opened.push(record.is_some());
@@ -211,7 +211,7 @@ impl Transform for ReplayTransform {
         }
         let replayed = match &self.then {
             _ if opened.is_empty() => Vec::new(),
-            Some(then) => then.apply(opened).await?,
+            Some(then) => then.apply(&opened).await?,
             None => opened
                 .into_iter()
                 .map(|record| outcome(Route::Target, record))
@@ -219,9 +219,9 @@ impl Transform for ReplayTransform {
         };
         let mut replayed = replayed.into_iter();
         let mut outcomes = Vec::with_capacity(is_opened.len());
-        for (message, is_opened) in records.into_iter().zip(is_opened) {
+        for (message, is_opened) in records.iter().zip(is_opened) {
             if !is_opened {
-                outcomes.push(outcome(Route::DeadLetter, message));
+                outcomes.push(outcome(Route::DeadLetter, message.clone()));
             } else if let Some(outcome) = replayed.next() {
                 outcomes.push(outcome);
             } else {
@@ -233,10 +233,10 @@ impl Transform for ReplayTransform {
     }
 
     /// What the target still does not take stays the dead letter that it was.
-    async fn refuse(&self, records: Vec<Record>, _: &'static str) -> Result<Vec<Outcome>, TransformError> {
+    async fn refuse(&self, records: &[Record], _: &'static str) -> Result<Vec<Outcome>, TransformError> {
         Ok(records
-            .into_iter()
-            .map(|message| outcome(Route::DeadLetter, message))
+            .iter()
+            .map(|message| outcome(Route::DeadLetter, message.clone()))
             .collect())
     }
 }

@@ -1,7 +1,6 @@
 //! The sealing transform: records in, the same records with a policy's columns sealed out, every other byte
 //! as it was; what cannot be sealed becomes a dead letter, never a pass.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -18,8 +17,8 @@ use super::for_enclave::{Resealing, refuse_by_worker};
 use super::hints::Domains;
 use super::jobs::{Job, Jobs};
 use super::output::{OutputLimits, too_large};
-use super::plan::{Format, Plan, Rejection};
-use super::record::{Position, Record};
+use super::plan::{Format, Group, Plan, Rejection};
+use super::record::{Position, Record, ahead};
 use super::refusals::Refusals;
 use super::set_aside::{SetAside, from_direct, from_domain, joined};
 use super::transform::{Outcome, Route, SPANS, Transform, TransformError};
@@ -32,6 +31,9 @@ use crate::seal::{KeyId, PlainColumn, SealedColumn};
 
 /// Keys that are fetched side by side for one batch.
 pub(super) const FETCHES: usize = 16;
+/// Bytes of output that a part of a batch comes to: what is read twice, to find the values and to copy what is between
+/// them, is still in the core's second cache then.
+const PART: u64 = 1_536 << 10;
 
 /// Whether envelopes travel with the records.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, serde::Serialize, schemars::JsonSchema)]
@@ -65,6 +67,9 @@ pub struct SealTransform {
     pub(super) limits: OutputLimits,
     counters: Arc<TransformCounters>,
     pub(super) for_table: bool,
+    /// Batches are sealed part by part. Not where a part asks for more than it saves: clients' values are opened together,
+    /// and of columns whose keys have names by the record a part has as many as the batch.
+    in_parts: bool,
 }
 
 /// What came of opening what clients sealed.
@@ -131,8 +136,12 @@ impl SealTransform {
         placement: KeysPlacement,
         sealer: DirectSealer,
     ) -> Result<Self, LocatorError> {
+        let model = policy.policy();
+        let of_clients = model.client.is_some() || model.enclave.is_some();
+        let plan = Plan::new(policy, format)?;
         Ok(Self {
-            plan: Plan::new(policy, format)?,
+            in_parts: !of_clients && !plan.groups.iter().any(Group::is_template),
+            plan,
             sealer,
             clients: None,
             enclave: None,
@@ -346,15 +355,18 @@ impl SealTransform {
 
     /// Fetches the keys of a batch side by side, so that many tenants on a cold cache do not wait in a row.
     async fn fetch_keys(&self, jobs: &Jobs) -> Result<(), TransformError> {
-        let mut wanted = HashSet::new();
+        let ours = jobs.list.iter().filter(|job| !self.is_workers(job));
+        let mut wanted: Vec<(usize, Option<&str>)> = ours
+            .filter_map(|job| Some((self.plan.columns[job.rule]?.0, job.key_name.as_deref())))
+            .collect();
+        wanted.sort_unstable();
+        wanted.dedup();
+        if let [(group, name)] = wanted[..] {
+            let key = self.sealer.keys.get(&self.plan.groups[group].spec(name)).await;
+            return key.map(drop).map_err(|error| from_direct(error.into()));
+        }
         let mut fetches = JoinSet::<Result<(), KeyError>>::new();
-        for job in jobs.list.iter().filter(|job| !self.is_workers(job)) {
-            let Some((group, _)) = self.plan.columns[job.rule] else {
-                continue;
-            };
-            if !wanted.insert((group, job.key_name.as_deref())) {
-                continue;
-            }
+        for (group, name) in wanted {
             if fetches.len() >= FETCHES
                 && let Some(fetched) = fetches.join_next().await
             {
@@ -362,7 +374,7 @@ impl SealTransform {
             }
             let (keys, spec) = (
                 self.sealer.keys.clone(),
-                self.plan.groups[group].spec(job.key_name.as_deref()),
+                self.plan.groups[group].spec(name).into_owned(),
             );
             fetches.spawn(async move { keys.get(&spec).await.map(drop) });
         }
@@ -370,6 +382,60 @@ impl SealTransform {
             joined(fetched)?.map_err(|error| from_direct(error.into()))?;
         }
         Ok(())
+    }
+
+    /// Seals the first of `records`, at least one, until what they become passes `limit` bytes; how many bytes that is.
+    async fn seal_part(
+        &self,
+        records: &[Record],
+        limit: u64,
+        domains: &Domains,
+        done: &mut Done,
+    ) -> Result<u64, TransformError> {
+        let mut jobs = Jobs::for_records(records.len());
+        let mut extracted = {
+            let _span = tracing::debug_span!(target: SPANS, "locate", records = records.len()).entered();
+            self.extract_prefix(records, limit, domains, &mut jobs)
+        };
+        let records = &records[..extracted.len()];
+        let mut of_clients = OfClients::default();
+        let mut refused = self.refused_in_clear(records, &extracted);
+        // Under way while the backend opens and seals what is its own.
+        let resealing = self.pass_on(records, &mut extracted, &mut jobs, &mut refused)?;
+        if extracted.iter().any(has_pending) {
+            let opening = tracing::debug_span!(target: SPANS, "open_client_values");
+            let opened = self.open_pending(records, &mut extracted, domains, &mut jobs);
+            let (count, more) = opened.instrument(opening).await?;
+            of_clients = count;
+            refused.extend(more);
+        }
+        let values: usize = jobs.list.iter().map(|job| job.len).sum();
+        let sealing = tracing::debug_span!(target: SPANS, "seal", values, columns = jobs.list.len());
+        let sealed = self.seal_jobs(&jobs, resealing, domains).instrument(sealing).await?;
+        refuse_by_worker(records, &mut extracted, &jobs.items, &sealed, &mut refused);
+        refused.extend(self.take(records, &mut extracted, of_clients.to_take).await?);
+        self.counters
+            .client_values
+            .fetch_add(of_clients.opened, Ordering::Relaxed);
+        done.refused.extend(refused);
+        let (items, bytes) = (std::mem::take(&mut jobs.items), jobs.bytes);
+        drop(jobs);
+        let mode = (self.placement, self.for_table);
+        let mut assembly = Assembly::new(&self.plan, mode, &items, &sealed, (records.len(), bytes));
+        for (record, extracted) in ahead(records).zip(&extracted) {
+            match extracted {
+                Ok(found) => assembly.add(record, found, &mut done.outcomes)?,
+                Err(rejection) => {
+                    done.rejected.push((done.outcomes.len(), rejection.clone()));
+                    done.outcomes.push(Outcome {
+                        route: Route::DeadLetter,
+                        record: record.clone(),
+                    });
+                }
+            }
+        }
+        assembly.finish(&mut done.outcomes);
+        Ok(bytes)
     }
 
     /// Whether only the enclave worker seals a job.
@@ -454,73 +520,53 @@ fn pending_of<'a>(records: &'a [Record], extracted: &'a [Result<Extracted, Rejec
     .collect()
 }
 
+/// What became of the records of a batch so far.
+struct Done {
+    /// Rejected records stand there as they came, until they become dead letters.
+    outcomes: Vec<Outcome>,
+    rejected: Vec<(usize, Rejection)>,
+    /// Of clients' values, to be written down.
+    refused: Vec<(Position, Refusal)>,
+}
+
 #[async_trait]
 impl Transform for SealTransform {
-    async fn apply(&self, mut records: Vec<Record>) -> Result<Vec<Outcome>, TransformError> {
+    async fn apply(&self, records: &[Record]) -> Result<Vec<Outcome>, TransformError> {
         let mut domains = Domains::new();
         for name in self.plan.sealing_domains() {
             let domain = self.sealer.domains.get(name, None).await.map_err(from_domain)?;
             domains.insert(name.to_owned(), domain);
         }
-        let mut jobs = Jobs::for_records(records.len());
-        let mut extracted = {
-            let _span = tracing::debug_span!(target: SPANS, "locate", records = records.len()).entered();
-            self.extract_prefix(&records, &domains, &mut jobs)
+        let mut done = Done {
+            outcomes: Vec::with_capacity(records.len()),
+            rejected: Vec::new(),
+            refused: Vec::new(),
         };
-        records.truncate(extracted.len());
-        let (mut of_clients, mut refused) = (OfClients::default(), self.refused_in_clear(&records, &extracted));
-        // Under way while the backend opens and seals what is its own.
-        let resealing = self.pass_on(&records, &mut extracted, &mut jobs, &mut refused)?;
-        if extracted
-            .iter()
-            .flatten()
-            .any(|found| !found.of_client().pending.is_empty())
-        {
-            let opening = tracing::debug_span!(target: SPANS, "open_client_values");
-            let opened = self.open_pending(&records, &mut extracted, &domains, &mut jobs);
-            let (count, more) = opened.instrument(opening).await?;
-            of_clients = count;
-            refused.extend(more);
-        }
-        let values: usize = jobs.list.iter().map(|job| job.len).sum();
-        let sealing = tracing::debug_span!(target: SPANS, "seal", values, columns = jobs.list.len());
-        let sealed = self.seal_jobs(&jobs, resealing, &domains).instrument(sealing).await?;
-        refuse_by_worker(&records, &mut extracted, &jobs.items, &sealed, &mut refused);
-        refused.extend(self.take(&records, &mut extracted, of_clients.to_take).await?);
-        let of_clients = of_clients.opened;
-        self.counters.client_values.fetch_add(of_clients, Ordering::Relaxed);
-        let (items, bytes) = (std::mem::take(&mut jobs.items), jobs.bytes);
-        drop(jobs);
-        let mut outcomes = Vec::with_capacity(records.len());
-        let mut rejected = Vec::new();
-        let mode = (self.placement, self.for_table);
-        let mut assembly = Assembly::new(&self.plan, mode, &items, &sealed, (records.len(), bytes));
-        for (n, (record, extracted)) in records.into_iter().zip(&extracted).enumerate() {
-            let route = Route::Target;
-            outcomes.push(Outcome { route, record });
-            match extracted {
-                Ok(found) => assembly.record(n, &mut outcomes[n].record, found)?,
-                Err(rejection) => {
-                    rejected.push((n, rejection.clone()));
-                    outcomes[n].route = Route::DeadLetter;
-                }
+        let limit = self.limits.batch.0;
+        let part = if self.in_parts { PART.min(limit) } else { limit };
+        let mut bytes = 0;
+        loop {
+            let rest = &records[done.outcomes.len()..];
+            bytes += self
+                .seal_part(rest, part.min(limit - bytes), &domains, &mut done)
+                .await?;
+            if !self.in_parts || done.outcomes.len() == records.len() || bytes >= limit {
+                break;
             }
         }
-        assembly.finish(&mut outcomes);
-        drop(extracted);
-        drop(sealed);
         // Nothing can fail any more but the dead letters, so that few refusals are written down twice.
         if let Some((log, clock)) = self.clients.as_ref().and_then(Clients::log) {
             let (plan, now) = (&self.plan, clock.now());
-            Refusals { plan, log, now }.record(&refused).await?;
+            Refusals { plan, log, now }.record(&done.refused).await?;
         }
-        self.set_aside().seal(&rejected, &mut outcomes).await?;
+        self.set_aside().seal(&done.rejected, &mut done.outcomes).await?;
         self.counters
             .dead_letters
-            .fetch_add(rejected.len() as u64, Ordering::Relaxed);
-        Ok(outcomes)
+            .fetch_add(done.rejected.len() as u64, Ordering::Relaxed);
+        Ok(done.outcomes)
     }
-    async fn refuse(&self, records: Vec<Record>, code: &'static str) -> Result<Vec<Outcome>, TransformError> {
+
+    async fn refuse(&self, records: &[Record], code: &'static str) -> Result<Vec<Outcome>, TransformError> {
         let outcomes = self.set_aside().refuse(records, code, self.limits.batch.0).await?;
         self.counters
             .dead_letters

@@ -41,7 +41,7 @@ impl SetAside<'_> {
     /// Dead letters of the first of `records`, until together they pass `limit`; at least one.
     pub(super) async fn refuse(
         &self,
-        mut records: Vec<Record>,
+        records: &[Record],
         code: &'static str,
         limit: u64,
     ) -> Result<Vec<Outcome>, TransformError> {
@@ -50,15 +50,15 @@ impl SetAside<'_> {
             bytes += self.letter_bytes(record);
             bytes >= limit
         });
-        records.truncate(fitting.map_or(records.len(), |last| last + 1));
+        let records = &records[..fitting.map_or(records.len(), |last| last + 1)];
         let rejected: Vec<_> = (0..records.len())
             .map(|n| (n, Rejection::new(code, "the target does not take it")))
             .collect();
         let mut outcomes: Vec<_> = records
-            .into_iter()
+            .iter()
             .map(|record| Outcome {
                 route: Route::DeadLetter,
-                record,
+                record: record.clone(),
             })
             .collect();
         self.seal(&rejected, &mut outcomes).await?;

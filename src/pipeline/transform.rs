@@ -37,11 +37,11 @@ pub struct Outcome {
 pub trait Transform: Send + Sync {
     /// One outcome per record for the first k >= 1 of `records`, in order: as many as its limit of output has
     /// room for. The caller hands the others in again. An error means that *nothing* of the batch may leave.
-    async fn apply(&self, records: Vec<Record>) -> Result<Vec<Outcome>, TransformError>;
+    async fn apply(&self, records: &[Record]) -> Result<Vec<Outcome>, TransformError>;
 
     /// Dead letters with `code`, without a look at the records: the target does not take what they become.
     /// A prefix, as `apply`. The default is for transforms that make no dead letters.
-    async fn refuse(&self, records: Vec<Record>, code: &'static str) -> Result<Vec<Outcome>, TransformError> {
+    async fn refuse(&self, records: &[Record], code: &'static str) -> Result<Vec<Outcome>, TransformError> {
         let position = records.first().map(|record| record.position.to_string());
         Err(TransformError::Stop {
             kind: StopKind::Data,
@@ -53,11 +53,11 @@ pub trait Transform: Send + Sync {
 
 #[async_trait]
 impl Transform for std::sync::Arc<dyn Transform> {
-    async fn apply(&self, records: Vec<Record>) -> Result<Vec<Outcome>, TransformError> {
+    async fn apply(&self, records: &[Record]) -> Result<Vec<Outcome>, TransformError> {
         (**self).apply(records).await
     }
 
-    async fn refuse(&self, records: Vec<Record>, code: &'static str) -> Result<Vec<Outcome>, TransformError> {
+    async fn refuse(&self, records: &[Record], code: &'static str) -> Result<Vec<Outcome>, TransformError> {
         (**self).refuse(records, code).await
     }
 }
@@ -66,13 +66,16 @@ impl Transform for std::sync::Arc<dyn Transform> {
 ///
 /// # Errors
 /// The first of a piece.
-pub async fn apply_all(transform: &dyn Transform, mut records: Vec<Record>) -> Result<Vec<Outcome>, TransformError> {
-    let mut all = Vec::with_capacity(records.len());
-    while !records.is_empty() {
-        let outcomes = transform.apply(records.clone()).await?;
-        check_prefix(outcomes.len(), records.len())?;
-        records.drain(..outcomes.len());
-        all.extend(outcomes);
+pub async fn apply_all(transform: &dyn Transform, records: &[Record]) -> Result<Vec<Outcome>, TransformError> {
+    let mut all = Vec::new();
+    while all.len() < records.len() {
+        let rest = &records[all.len()..];
+        let mut outcomes = transform.apply(rest).await?;
+        check_prefix(outcomes.len(), rest.len())?;
+        match all.is_empty() {
+            true => all = outcomes,
+            false => all.append(&mut outcomes),
+        }
     }
     Ok(all)
 }

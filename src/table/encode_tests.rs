@@ -9,7 +9,7 @@ use super::*;
 use crate::calendar;
 use crate::columns::arrow::Sealed;
 use crate::columns::{Found, Locator, MAX_DEPTH, json};
-use crate::pipeline::Position;
+use crate::pipeline::{Headers, Position};
 use crate::policy::Policy;
 use crate::seal::plaintext;
 use crate::table::{FieldType, SchemaField, TableSchema};
@@ -274,7 +274,7 @@ fn record(value: Option<&[u8]>) -> Record {
         timestamp: Timestamp::Created(1_700_000_000_000),
         key: Some(Bytes::from_static(b"key")),
         value: value.map(Bytes::copy_from_slice),
-        headers: Vec::new(),
+        headers: Headers::new(),
     }
 }
 

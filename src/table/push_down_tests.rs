@@ -13,7 +13,7 @@ use super::tests::Bench;
 use super::*;
 use crate::acl::Identity;
 use crate::clock::UnixMillis;
-use crate::pipeline::{Format, Position, Record, Timestamp};
+use crate::pipeline::{Format, Headers, Position, Record, Timestamp};
 
 const ROWS: i64 = 70_000;
 const GROUP: usize = 45_000;
@@ -84,7 +84,7 @@ fn record(n: i64) -> Record {
         timestamp: Timestamp::Appended(1_767_225_600_000 + n),
         key: None,
         value: Some(value.into()),
-        headers: Vec::new(),
+        headers: Headers::new(),
     }
 }
 

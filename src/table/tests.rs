@@ -25,7 +25,8 @@ use crate::keys::envelope::read_header;
 use crate::keys::testing::{MemoryCatalogue, MemoryKms};
 use crate::keys::{DomainKeys, OpeningKeys, SealingKeys};
 use crate::pipeline::{
-    ColumnDecision, ColumnOutcome, Format, KeysPlacement, Position, Record, Route, SealTransform, Timestamp, apply_all,
+    ColumnDecision, ColumnOutcome, Format, Headers, KeysPlacement, Position, Record, Route, SealTransform, Timestamp,
+    apply_all,
 };
 use crate::policy::signed::{sign, verify};
 use crate::policy::{FixedPolicies, OwnerKey, PolicySource, TrustRule, TrustedOwners, VerifiedPolicy};
@@ -148,11 +149,10 @@ impl Bench {
             timestamp: Timestamp::Appended(1_767_225_600_000 + n),
             key: None,
             value: Some(text.into()),
-            headers: Vec::new(),
+            headers: Headers::new(),
         };
-        let outcomes = apply_all(&seal.for_table(), (0..).zip(texts).map(record).collect())
-            .await
-            .unwrap();
+        let records: Vec<Record> = (0..).zip(texts).map(record).collect();
+        let outcomes = apply_all(&seal.for_table(), &records).await.unwrap();
         let mut encoder = RowEncoder::new(Arc::clone(layout), Format::Json);
         let mut envelope = Vec::new();
         for outcome in outcomes {

@@ -12,8 +12,8 @@ use sealflow::flow::direct::DirectSealer;
 use sealflow::keys::testing::{MemoryCatalogue, MemoryKms};
 use sealflow::keys::{DomainKeys, OpeningKeys, SealingKeys, create_domain_secret};
 use sealflow::pipeline::{
-    Format, KeysPlacement, OpenTransform, Outcome, Position, Reader, Reading, Record, Route, SealTransform, Timestamp,
-    Transform,
+    Format, Headers, KeysPlacement, OpenTransform, Outcome, Position, Reader, Reading, Record, Route, SealTransform,
+    Timestamp, Transform,
 };
 use sealflow::policy::signed::{sign, sign_domain};
 use sealflow::policy::{CataloguePolicies, OwnerKey, PolicySource, TrustedOwners, publish};
@@ -124,7 +124,7 @@ impl Process {
     pub(crate) async fn seal_bytes(&self, value: &[u8]) -> Outcome {
         let mut record = record("");
         record.value = Some(Bytes::copy_from_slice(value));
-        self.seal.apply(vec![record]).await.unwrap().remove(0)
+        self.seal.apply(&[record]).await.unwrap().remove(0)
     }
 
     pub(crate) async fn sealed_record(&self, value: &str) -> Record {
@@ -134,7 +134,7 @@ impl Process {
     }
 
     pub(crate) async fn open_record(&self, record: Record) -> (Route, Record) {
-        let outcome = self.open.apply(vec![record]).await.unwrap().remove(0);
+        let outcome = self.open.apply(&[record]).await.unwrap().remove(0);
         (outcome.route, outcome.record)
     }
 
@@ -165,7 +165,7 @@ pub(crate) fn record(value: &str) -> Record {
         timestamp: Timestamp::None,
         key: None,
         value: Some(Bytes::copy_from_slice(value.as_bytes())),
-        headers: Vec::new(),
+        headers: Headers::new(),
     }
 }
 
@@ -174,7 +174,7 @@ pub(crate) fn text(record: &Record) -> String {
 }
 
 pub(crate) async fn apply(transform: &dyn Transform, value: &str) -> (Route, String) {
-    let outcome = transform.apply(vec![record(value)]).await.unwrap().remove(0);
+    let outcome = transform.apply(&[record(value)]).await.unwrap().remove(0);
     (outcome.route, text(&outcome.record))
 }
 

@@ -62,7 +62,7 @@ fn write(table: &Table, path: &Path, wanted: u64) -> Result<(u64, u64), Error> {
             .collect();
         records += BATCH;
         bytes += made.iter().map(|record| record.payload_bytes() as u64).sum::<u64>();
-        Table::add(&mut writer, &table.rows(made)?)?;
+        Table::add(&mut writer, &table.rows(&made)?)?;
     }
     writer.finish(&origin(usize::try_from(records)?))?;
     Ok((records, bytes))

@@ -44,8 +44,8 @@ pub(crate) fn run() -> Result<(), Error> {
     let records = samples(scaled(ROWS));
     let rows = records.len();
     let (column, value) = (Table::new(Protection::Column)?, Table::new(Protection::Value)?);
-    let of_column = column.rows(records.clone())?;
-    let of_value = value.rows(records)?;
+    let of_column = column.rows(&records)?;
+    let of_value = value.rows(&records)?;
     let sides = Sides {
         rows,
         column: (column, of_column),
@@ -133,7 +133,7 @@ fn sealing(sides: &Sides) -> Result<(), Error> {
     let options = options(sides, Compression::Zstd);
     let records = samples(sides.rows as u64);
     let whole = |table: &Table| {
-        let file = table.rows(records.clone()).and_then(|rows| table.write(&rows, options));
+        let file = table.rows(&records).and_then(|rows| table.write(&rows, options));
         assert!(file.is_ok_and(|file| !file.is_empty()));
     };
     let contenders = vec![
@@ -147,7 +147,7 @@ fn sealing(sides: &Sides) -> Result<(), Error> {
 /// What a file costs before its first row: footer, policy, keys of every column.
 fn opening() -> Result<(), Error> {
     let table = Table::new(Protection::Column)?;
-    let rows = table.rows(samples(FEW))?;
+    let rows = table.rows(&samples(FEW))?;
     let options = WriteOptions {
         threads: 1,
         ..WriteOptions::default()

@@ -6,7 +6,7 @@ use sealflow::columns::{Found, Hit, Locator, splice};
 use sealflow::seal::SealedValue;
 use sealflow::seal::value::read_text;
 use sealflow_benchmarks::Error;
-use sealflow_benchmarks::engine::Engine;
+use sealflow_benchmarks::engine::{Engine, to_records};
 use serde_json::Value;
 
 use super::data::Data;
@@ -14,7 +14,7 @@ use super::peers::{KEY, Peer, aad};
 
 /// Sealflow seals the records and opens them again, byte for byte.
 pub(super) fn ours(data: &Data, engine: &Engine) -> Result<(), Error> {
-    let sealed = engine.seal_all(data.records.clone())?;
+    let sealed = to_records(engine.seal_all(&data.records)?);
     if sealed
         .iter()
         .zip(&data.records)
@@ -22,7 +22,7 @@ pub(super) fn ours(data: &Data, engine: &Engine) -> Result<(), Error> {
     {
         return Err("a record was not sealed".into());
     }
-    let opened = engine.open_all(sealed)?;
+    let opened = to_records(engine.open_all(&sealed)?);
     if opened
         .iter()
         .zip(&data.records)

@@ -8,7 +8,6 @@ mod peers;
 
 use std::time::Instant;
 
-use sealflow::pipeline::Record;
 use sealflow_benchmarks::Error;
 use sealflow_benchmarks::engine::Engine;
 use sealflow_benchmarks::measure::{Contender, Cost, Samples, cpu_time, interleaved};
@@ -169,14 +168,12 @@ fn both(data: &Data, per: Per) -> Result<Vec<Contender<'_>>, Error> {
     ])
 }
 
-/// The transform takes its records: copies, which share the bytes, are made before the time runs.
 fn ours<'a>(name: &str, data: &'a Data, policy: &str, batch: usize, per: Per) -> Result<Contender<'a>, Error> {
     let engine = Engine::new(policy)?;
     check::ours(data, &engine)?;
     Ok(Contender::elsewhere(name, move || {
-        let batches: Vec<Vec<Record>> = data.records.chunks(batch).map(<[Record]>::to_vec).collect();
         timed(data, per, || {
-            for batch in batches {
+            for batch in data.records.chunks(batch) {
                 std::hint::black_box(engine.seal_all(batch)?);
             }
             Ok(())
@@ -208,18 +205,15 @@ fn on_cores(data: &Data, cores: usize) -> Result<Contender<'_>, Error> {
     let engines: Result<Vec<Engine>, Error> = (0..cores).map(|_| Engine::new(&data.policy())).collect();
     let engines = engines?;
     for engine in &engines {
-        engine.seal_all(data.records.clone())?;
+        engine.seal_all(&data.records)?;
     }
     Ok(Contender::elsewhere(OURS, move || {
         let shares = data.records.chunks(data.records.len().div_ceil(cores));
-        let shares: Vec<Vec<Vec<Record>>> = shares
-            .map(|share| share.chunks(BATCH).map(<[Record]>::to_vec).collect())
-            .collect();
         timed(data, Per::Byte, || {
             std::thread::scope(|scope| {
                 for (engine, share) in engines.iter().zip(shares) {
                     scope.spawn(move || {
-                        for batch in share {
+                        for batch in share.chunks(BATCH) {
                             std::hint::black_box(engine.seal_all(batch).is_ok());
                         }
                     });

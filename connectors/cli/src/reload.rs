@@ -143,11 +143,11 @@ fn note_overdue(known: &mut Option<PolicySourceError>, now: Option<PolicySourceE
 
 #[async_trait]
 impl Transform for Reloading {
-    async fn apply(&self, records: Vec<Record>) -> Result<Vec<Outcome>, TransformError> {
+    async fn apply(&self, records: &[Record]) -> Result<Vec<Outcome>, TransformError> {
         self.newest().await?.apply(records).await
     }
 
-    async fn refuse(&self, records: Vec<Record>, code: &'static str) -> Result<Vec<Outcome>, TransformError> {
+    async fn refuse(&self, records: &[Record], code: &'static str) -> Result<Vec<Outcome>, TransformError> {
         self.newest().await?.refuse(records, code).await
     }
 }
@@ -172,11 +172,11 @@ mod tests {
 
     #[async_trait]
     impl Transform for Same {
-        async fn apply(&self, _: Vec<Record>) -> Result<Vec<Outcome>, TransformError> {
+        async fn apply(&self, _: &[Record]) -> Result<Vec<Outcome>, TransformError> {
             Ok(Vec::new())
         }
 
-        async fn refuse(&self, _: Vec<Record>, _: &'static str) -> Result<Vec<Outcome>, TransformError> {
+        async fn refuse(&self, _: &[Record], _: &'static str) -> Result<Vec<Outcome>, TransformError> {
             Ok(Vec::new())
         }
     }
@@ -219,7 +219,7 @@ mod tests {
             tokio::time::timeout(Duration::from_millis(patience), followed).await
         };
         assert!(look(100).await.is_err(), "it has stopped");
-        assert!(reloading.apply(Vec::new()).await.is_ok());
+        assert!(reloading.apply(&[]).await.is_ok());
         let said = || String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
         assert_eq!(said().matches("the policy in use stays").count(), 1, "{}", said());
         assert!(
@@ -265,7 +265,7 @@ mod tests {
         };
         put(1, 2).await;
         let of = async || reloading(&catalogue, trusted.clone(), clock.clone()).await;
-        let ends = async |reloading: &Reloading, why: &str| match reloading.apply(Vec::new()).await {
+        let ends = async |reloading: &Reloading, why: &str| match reloading.apply(&[]).await {
             Err(TransformError::Stop { kind, reason, .. }) => {
                 assert!(kind == StopKind::Config && reason.contains(why), "{reason}");
             }
@@ -274,7 +274,7 @@ mod tests {
         // Nobody looks: no `follow` runs.
         let (idle, renewed, away, newer) = (of().await, of().await, of().await, of().await);
         clock.advance(HOUR);
-        assert!(idle.apply(Vec::new()).await.is_ok());
+        assert!(idle.apply(&[]).await.is_ok());
         clock.advance(HOUR);
         ends(&idle, "the lease ended").await;
         ends(&idle, "the lease ended").await;
@@ -282,11 +282,11 @@ mod tests {
         assert!(followed.await.unwrap().message.contains("the lease ended"));
         put(1, 2).await;
         assert!(
-            renewed.apply(Vec::new()).await.is_ok(),
+            renewed.apply(&[]).await.is_ok(),
             "a new lease is found by the batch that needs it"
         );
         // Away for longer than a policy counts without its catalogue, and the clock is set back meanwhile.
-        assert!(away.apply(Vec::new()).await.is_ok());
+        assert!(away.apply(&[]).await.is_ok());
         catalogue.fail_with(Some(CatalogueError::Unavailable {
             reason: "away".to_owned(),
         }));
@@ -294,11 +294,11 @@ mod tests {
         clock.set(UnixMillis(0));
         let look = tokio::time::timeout(Duration::from_secs(10), away.follow(Duration::from_millis(5)));
         assert_eq!(look.await.unwrap().exit, Exit::Unavailable);
-        assert!(away.apply(Vec::new()).await.is_err());
+        assert!(away.apply(&[]).await.is_err());
         catalogue.fail_with(None);
         clock.set(UnixMillis(4 * 3_600_000));
         put(2, 2).await;
-        assert!(newer.apply(Vec::new()).await.is_ok());
+        assert!(newer.apply(&[]).await.is_ok());
         assert_eq!(
             newer.current().0.policy().version,
             2,

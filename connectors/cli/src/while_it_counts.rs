@@ -46,12 +46,12 @@ impl<T> WhileItCounts<T> {
 
 #[async_trait]
 impl<T: Transform> Transform for WhileItCounts<T> {
-    async fn apply(&self, records: Vec<Record>) -> Result<Vec<Outcome>, TransformError> {
+    async fn apply(&self, records: &[Record]) -> Result<Vec<Outcome>, TransformError> {
         self.check().await.map_err(stop)?;
         self.inner.apply(records).await
     }
 
-    async fn refuse(&self, records: Vec<Record>, code: &'static str) -> Result<Vec<Outcome>, TransformError> {
+    async fn refuse(&self, records: &[Record], code: &'static str) -> Result<Vec<Outcome>, TransformError> {
         self.check().await.map_err(stop)?;
         self.inner.refuse(records, code).await
     }

@@ -174,7 +174,7 @@ impl Bench {
     }
 
     async fn sealed(&self, records: Vec<Record>) -> Vec<Outcome> {
-        apply_all(&self.seal, records).await.unwrap()
+        apply_all(&self.seal, &records).await.unwrap()
     }
 
     /// The code of the one dead letter that becomes of `record`.
@@ -193,8 +193,8 @@ impl Bench {
             outcomes.iter().all(|outcome| outcome.route == Route::Target),
             "{outcomes:?}"
         );
-        let records = outcomes.into_iter().map(|outcome| outcome.record).collect();
-        let opened = apply_all(&self.open, records).await.unwrap();
+        let records: Vec<Record> = outcomes.into_iter().map(|outcome| outcome.record).collect();
+        let opened = apply_all(&self.open, &records).await.unwrap();
         opened.into_iter().map(|outcome| text(&outcome.record)).collect()
     }
 }
@@ -334,19 +334,19 @@ async fn nothing_leaves_while_the_worker_is_away_or_answers_nonsense() {
     let fail = |error: Option<EnclaveError>| *bench.worker.fails.lock().unwrap() = error;
     let reason = || "it restarts".to_owned();
     fail(Some(EnclaveError::Unavailable { reason: reason() }));
-    let error = bench.seal.apply(records.clone()).await.unwrap_err();
+    let error = bench.seal.apply(&records).await.unwrap_err();
     assert!(matches!(error, TransformError::Retry { .. }), "{error}");
     for error in [
         EnclaveError::Refused { reason: reason() },
         EnclaveError::BadAnswer { reason: reason() },
     ] {
         fail(Some(error));
-        let error = bench.seal.apply(records.clone()).await.unwrap_err();
+        let error = bench.seal.apply(&records).await.unwrap_err();
         assert!(matches!(error, TransformError::Stop { .. }), "{error}");
     }
     fail(None);
     bench.worker.forgets.store(true, Ordering::Relaxed);
-    let error = bench.seal.apply(records.clone()).await.unwrap_err();
+    let error = bench.seal.apply(&records).await.unwrap_err();
     assert!(matches!(error, TransformError::Stop { .. }), "{error}");
     bench.worker.forgets.store(false, Ordering::Relaxed);
     assert_eq!(
@@ -368,7 +368,7 @@ async fn nothing_leaves_while_the_worker_is_away_or_answers_nonsense() {
         domains: DomainKeys::new(kms, catalogue, policies, clock, Duration::from_secs(300)),
     };
     let alone = SealTransform::new(policy, Format::Json, KeysPlacement::Header, sealer).unwrap();
-    let outcomes = alone.apply(records).await.unwrap();
+    let outcomes = alone.apply(&records).await.unwrap();
     assert_eq!(outcomes[0].route, Route::DeadLetter);
 }
 

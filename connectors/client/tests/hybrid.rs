@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)] // tests
 
+use std::slice;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -87,7 +88,7 @@ impl Bench {
     }
 
     async fn sealed(&self, records: Vec<Record>) -> Vec<Outcome> {
-        apply_all(&self.seal, records).await.unwrap()
+        apply_all(&self.seal, &records).await.unwrap()
     }
 
     /// The code of the one dead letter that becomes of `record`.
@@ -115,8 +116,8 @@ impl Bench {
             outcomes.iter().all(|outcome| outcome.route == Route::Target),
             "{outcomes:?}"
         );
-        let records = outcomes.into_iter().map(|outcome| outcome.record).collect();
-        let opened = apply_all(&self.open, records).await.unwrap();
+        let records: Vec<Record> = outcomes.into_iter().map(|outcome| outcome.record).collect();
+        let opened = apply_all(&self.open, &records).await.unwrap();
         opened.into_iter().map(|outcome| text(&outcome.record)).collect()
     }
 }
@@ -141,7 +142,7 @@ fn record(value: &str, session: Option<&str>) -> Record {
         timestamp: Timestamp::Created(1_700_000_000_000),
         key: Some(Bytes::from_static(b"customer-9")),
         value: Some(Bytes::copy_from_slice(value.as_bytes())),
-        headers,
+        headers: headers.into(),
     }
 }
 
@@ -399,16 +400,16 @@ async fn values_with_a_key_of_their_own_open_too_and_no_more_than_a_rate() {
     assert_eq!(bench.refusal(wrapped("4111-1111")).await, "not-json");
     // A batch closes behind a thousand of them, and waits when there are too many in a second.
     let many: Vec<Record> = (0..2_500).map(|n| wrapped(&n.to_string())).collect();
-    let first = bench.seal.apply(many.clone()).await.unwrap();
+    let first = bench.seal.apply(&many).await.unwrap();
     assert_eq!(first.len(), 1_024);
-    let second = bench.seal.apply(many[1_024..].to_vec()).await;
+    let second = bench.seal.apply(&many[1_024..]).await;
     let Err(TransformError::Retry { reason }) = second else {
         panic!("{second:?}")
     };
     assert!(reason.contains("RSA key itself"), "{reason}");
     bench.clock.advance(Duration::from_secs(60));
     let calls = bench.kms.decrypt_rsa_calls();
-    assert_eq!(bench.seal.apply(many[1_024..].to_vec()).await.unwrap().len(), 1_024);
+    assert_eq!(bench.seal.apply(&many[1_024..]).await.unwrap().len(), 1_024);
     assert!(
         bench.kms.decrypt_rsa_calls() - calls < 1_024,
         "what was unwrapped before is not asked for again"
@@ -464,7 +465,7 @@ async fn keys_and_headers_are_columns_too() {
     });
     let outcomes = bench.sealed(vec![sealed]).await;
     assert_eq!(outcomes[0].route, Route::Target);
-    let opened = bench.open.apply(vec![outcomes[0].record.clone()]).await.unwrap();
+    let opened = bench.open.apply(&[outcomes[0].record.clone()]).await.unwrap();
     assert_eq!(opened[0].record.key.as_deref(), Some(&b"\"customer-9\""[..]));
     let secret = opened[0]
         .record
@@ -521,7 +522,7 @@ async fn an_outage_loses_nothing_a_destroyed_key_stops_and_a_previous_one_does_n
     };
     let away = KeyServiceError::Unavailable { reason: "away".into() };
     bench.kms.fail_with(Some(away));
-    let tried = bench.seal.apply(vec![record.clone()]).await;
+    let tried = bench.seal.apply(slice::from_ref(&record)).await;
     assert!(matches!(tried, Err(TransformError::Retry { .. })), "{tried:?}");
     bench.kms.fail_with(None);
     assert_eq!(
@@ -551,7 +552,7 @@ async fn an_outage_loses_nothing_a_destroyed_key_stops_and_a_previous_one_does_n
     assert_eq!(bench.sealed(vec![record.clone()]).await[0].route, Route::Target);
     bench.kms.set_unusable(RSA_ARN, true);
     bench.clock.advance(Duration::from_secs(301));
-    let stopped = bench.seal.apply(vec![record]).await;
+    let stopped = bench.seal.apply(&[record]).await;
     assert!(matches!(stopped, Err(TransformError::Stop { .. })), "{stopped:?}");
 }
 

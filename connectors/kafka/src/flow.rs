@@ -395,7 +395,7 @@ impl Work {
             None => self.records.iter().take_while(|record| of(record).is_none()).count(),
             Some(_) => 1,
         };
-        let records = self.records[..run].to_vec();
+        let records = &self.records[..run];
         let mut outcomes = match first {
             None | Some(Refusal::Letter) => self.transform.apply(records).await?,
             Some(Refusal::Outcome | Refusal::Both) => self.transform.refuse(records, TOO_LARGE).await?,
@@ -453,7 +453,7 @@ impl Drop for Waiting {
 
 #[cfg(test)]
 mod tests {
-    use sealflow::pipeline::Timestamp;
+    use sealflow::pipeline::{Headers, Timestamp};
 
     use super::*;
 
@@ -461,7 +461,7 @@ mod tests {
 
     #[async_trait::async_trait]
     impl Transform for Unused {
-        async fn apply(&self, _: Vec<Record>) -> Result<Vec<Outcome>, TransformError> {
+        async fn apply(&self, _: &[Record]) -> Result<Vec<Outcome>, TransformError> {
             Ok(Vec::new())
         }
     }
@@ -476,7 +476,7 @@ mod tests {
             timestamp: Timestamp::None,
             key: None,
             value: Some(b"value".to_vec().into()),
-            headers: Vec::new(),
+            headers: Headers::new(),
         }
     }
 

@@ -7,6 +7,7 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::slice;
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::Consumer;
@@ -109,7 +110,7 @@ fn replay_one(
         return Ok(false);
     };
     let batch = [Transformed::new(
-        std::slice::from_ref(&letter.message),
+        slice::from_ref(&letter.message),
         vec![outcome],
         tracing::Span::none(),
     )];
@@ -169,7 +170,7 @@ async fn attempt(
     message: &Record,
     told: &mut Option<Instant>,
 ) -> Option<Result<Vec<Outcome>, TransformError>> {
-    let mut answer = plan.transform.apply(vec![message.clone()]);
+    let mut answer = plan.transform.apply(slice::from_ref(message));
     loop {
         let draining = plan.shutdown() != Shutdown::Run;
         if draining && (plan.is_stopping() || told.get_or_insert_with(Instant::now).elapsed() >= DRAIN_PATIENCE) {

@@ -210,6 +210,8 @@ fn sync_names(within: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use sealflow::pipeline::Headers;
+
     use super::*;
 
     fn position(topic: &str, offset: i64) -> Position {
@@ -226,7 +228,7 @@ mod tests {
             timestamp: Timestamp::Created(77),
             key: None,
             value: Some(format!("letter {offset}").into_bytes().into()),
-            headers: Vec::new(),
+            headers: Headers::new(),
         }
     }
 

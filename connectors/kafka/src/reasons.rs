@@ -81,7 +81,7 @@ impl Teller {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
-    use sealflow::pipeline::{Position, Record, Timestamp};
+    use sealflow::pipeline::{Headers, Position, Record, Timestamp};
 
     use super::*;
 
@@ -97,7 +97,7 @@ mod tests {
             timestamp: Timestamp::None,
             key: None,
             value: Some(Bytes::from(letter.to_json())),
-            headers: Vec::new(),
+            headers: Headers::new(),
         };
         Outcome { route, record }
     }

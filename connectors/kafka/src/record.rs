@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use rdkafka::Timestamp as KafkaTimestamp;
-use rdkafka::message::{BorrowedMessage, Header as KafkaHeader, Headers, Message, OwnedHeaders};
+use rdkafka::message::{BorrowedMessage, Header as KafkaHeader, Headers as KafkaHeaders, Message, OwnedHeaders};
 use rdkafka::producer::BaseRecord;
 use sealflow::keys::envelope::KEYS_HEADER;
-use sealflow::pipeline::{Header, Position, Record, Timestamp};
+use sealflow::pipeline::{Header, Headers, Position, Record, Timestamp};
 
 /// A message that cannot be represented.
 #[derive(Debug, PartialEq, Eq)]
@@ -57,12 +57,12 @@ pub(crate) fn from_message(
         value: message.payload().map(|value| copies.of(value)),
         headers: match message.headers() {
             Some(headers) => copy_headers(headers, copies)?,
-            None => Vec::new(),
+            None => Headers::new(),
         },
     })
 }
 
-fn copy_headers(headers: &impl Headers, copies: &mut Copies) -> Result<Vec<Header>, UnreadableHeader> {
+fn copy_headers(headers: &impl KafkaHeaders, copies: &mut Copies) -> Result<Headers, UnreadableHeader> {
     // rdkafka panics on a header name that is not UTF-8. A record from outside must not be able to do that.
     let copied = catch_unwind(AssertUnwindSafe(|| {
         headers
@@ -137,7 +137,8 @@ mod tests {
                     name: "".into(),
                     value: Some(Bytes::from_static(b"\0\xff")),
                 },
-            ],
+            ]
+            .into(),
         };
         let message = to_message("out", 3, &record, 0);
         assert_eq!((message.key, message.payload), (Some(&b""[..]), None));

@@ -308,7 +308,7 @@ fn record(n: i64, json: &str, headers: &[Header]) -> Record {
         timestamp: Timestamp::None,
         key: None,
         value: Some(Bytes::copy_from_slice(json.as_bytes())),
-        headers: headers.to_vec(),
+        headers: headers.iter().cloned().collect(),
     }
 }
 

@@ -13,7 +13,7 @@ use sealflow::flow::direct::DirectSealer;
 use sealflow::keys::ClientKeyService as _;
 use sealflow::keys::testing::{MemoryCatalogue, MemoryKms};
 use sealflow::keys::{DomainKeys, OpeningKeys, SealingKeys};
-use sealflow::pipeline::{Format, KeysPlacement, Position, Record, SealTransform, Timestamp, Transform as _};
+use sealflow::pipeline::{Format, Headers, KeysPlacement, Position, Record, SealTransform, Timestamp, Transform as _};
 use sealflow::policy::enclave_keys::attested::Trust;
 use sealflow::policy::enclave_keys::signed;
 use sealflow::policy::signed::sign;
@@ -143,9 +143,9 @@ impl Bench {
             timestamp: Timestamp::None,
             key: None,
             value: Some(Bytes::from(json!({ "note": NOTE }).to_string())),
-            headers: Vec::new(),
+            headers: Headers::new(),
         };
-        let sealed = seal.apply(vec![record]).await.unwrap().remove(0).record.value.unwrap();
+        let sealed = seal.apply(&[record]).await.unwrap().remove(0).record.value.unwrap();
         let sealed: Value = serde_json::from_slice(&sealed).unwrap();
         let identity = IdentityConfig {
             server_id: SERVER.to_owned(),

@@ -13,8 +13,8 @@ use sealflow::jose::PrivateJwk;
 use sealflow::keys::testing::{MemoryCatalogue, MemoryKms};
 use sealflow::keys::{DomainKeys, OpeningKeys, SealingKeys};
 use sealflow::pipeline::{
-    ColumnOutcome, Format, KeysPlacement, Position, ReadError, Record, SealTransform, Timestamp, Transform as _,
-    WorkerDecision,
+    ColumnOutcome, Format, Headers, KeysPlacement, Position, ReadError, Record, SealTransform, Timestamp,
+    Transform as _, WorkerDecision,
 };
 use sealflow::policy::{FixedPolicies, VerifiedPolicy};
 use sealflow::seal::UsageLimits;
@@ -133,9 +133,9 @@ impl Bench {
             timestamp: Timestamp::None,
             key: None,
             value: Some(Bytes::from(json!({ "note": NOTE }).to_string())),
-            headers: Vec::new(),
+            headers: Headers::new(),
         };
-        let sealed = seal.apply(vec![record]).await.unwrap().remove(0).record.value.unwrap();
+        let sealed = seal.apply(&[record]).await.unwrap().remove(0).record.value.unwrap();
         let sealed: Value = serde_json::from_slice(&sealed).unwrap();
         let worker = Arc::new(Canned {
             signer: PrivateJwk::generate().unwrap(),

@@ -217,7 +217,7 @@ fn record(n: i64, json: &[u8], headers: &[Header]) -> Record {
         timestamp: Timestamp::None,
         key: None,
         value: Some(Bytes::copy_from_slice(json)),
-        headers: headers.to_vec(),
+        headers: headers.iter().cloned().collect(),
     }
 }
 

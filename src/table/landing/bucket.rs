@@ -206,7 +206,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::pipeline::Position;
+    use crate::pipeline::{Headers, Position};
 
     const NOON: i64 = 1_795_867_200_000; // 2026-11-28T12:00:00Z
 
@@ -220,7 +220,7 @@ mod tests {
             timestamp,
             key: None,
             value: Some(Bytes::copy_from_slice(value.as_bytes())),
-            headers: Vec::new(),
+            headers: Headers::new(),
         }
     }
 

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::keys::Put;
-use crate::pipeline::{Format, Position, Record, Timestamp};
+use crate::pipeline::{Format, Headers, Position, Record, Timestamp};
 use crate::table::{Claims, FileId};
 
 const TOPIC: &str = "orders";
@@ -55,7 +55,7 @@ impl Source {
             timestamp: Timestamp::Created(self.day * DAY),
             key: None,
             value: None,
-            headers: Vec::new(),
+            headers: Headers::new(),
         }
     }
 }

@@ -121,7 +121,7 @@ async fn no_debug_of_a_table_shows_a_key_or_a_value() {
         timestamp: Timestamp::None,
         key: None,
         value: Some(text.to_owned().into()),
-        headers: Vec::new(),
+        headers: Headers::new(),
     };
     // Refused, as its address is not sealed, and as another has no place; and taken, with a card in a column.
     let rejection = encoder.append(&record(&record_text(7))).unwrap_err();

@@ -79,7 +79,7 @@ fn record(offset: i64, text: &str, headers: Vec<Header>) -> Record {
         timestamp: Timestamp::Appended(1_767_225_600_000),
         key: None,
         value: Some(Bytes::copy_from_slice(text.as_bytes())),
-        headers,
+        headers: headers.into(),
     }
 }
 
@@ -95,7 +95,7 @@ fn planned() -> PlannedFile {
 }
 
 async fn add(edition: &TableEdition, file: &mut Box<dyn OpenFile>, record: Record) -> Option<&'static str> {
-    let outcome = edition.transform().apply(vec![record]).await.unwrap().remove(0);
+    let outcome = edition.transform().apply(&[record]).await.unwrap().remove(0);
     assert_eq!(outcome.route, Route::Target);
     file.add(vec![outcome.record]).await.unwrap().remove(0)
 }

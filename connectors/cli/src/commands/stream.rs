@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use sealflow::keys::KEYS_HEADER;
-use sealflow::pipeline::{DeadLetter, Outcome, Position, Record, Route, Timestamp, Transform, check_prefix};
+use sealflow::pipeline::{DeadLetter, Headers, Outcome, Position, Record, Route, Timestamp, Transform, check_prefix};
 
 use super::sidecar::Sidecar;
 use crate::failure::{Exit, Failure, Result};
@@ -175,7 +175,7 @@ impl Input {
             timestamp: Timestamp::None,
             key: None,
             value: Some(value),
-            headers: Vec::new(),
+            headers: Headers::new(),
         }
     }
 }
@@ -326,16 +326,16 @@ pub(crate) async fn pass_if(
         if pieces.is_empty() {
             break;
         }
-        let mut records: Vec<Record> = pieces
+        let records: Vec<Record> = pieces
             .iter()
             .filter_map(|piece| piece.value.clone())
             .map(|value| input.record(value))
             .collect();
-        let mut rest = pieces.as_slice();
+        let (mut records, mut rest) = (records.as_slice(), pieces.as_slice());
         while !records.is_empty() {
-            let outcomes = transform.apply(records.clone()).await?;
+            let outcomes = transform.apply(records).await?;
             check_prefix(outcomes.len(), records.len())?;
-            records.drain(..outcomes.len());
+            records = &records[outcomes.len()..];
             let written = outputs.write(rest, outcomes)?;
             rest = &rest[written..];
         }

@@ -18,7 +18,7 @@ use sealflow::flow::direct::DirectSealer;
 use sealflow::keys::envelope::read_header;
 use sealflow::keys::testing::MemoryCatalogue;
 use sealflow::keys::{DomainKeys, KeyService, SealingKeys};
-use sealflow::pipeline::{Format, KeysPlacement, Position, Record, SealTransform, Timestamp, apply_all};
+use sealflow::pipeline::{Format, Headers, KeysPlacement, Position, Record, SealTransform, Timestamp, apply_all};
 use sealflow::policy::{FixedPolicies, VerifiedPolicy};
 use sealflow::seal::UsageLimits;
 use sealflow::secret::SecretString;
@@ -138,8 +138,8 @@ table: {{ key: ops, acl: ops{table} }}
             domains: DomainKeys::new(kms.clone(), catalogue.clone(), policies, clock.clone(), age),
         };
         let seal = SealTransform::new(policy.clone(), Format::Json, KeysPlacement::Header, sealer).unwrap();
-        let records = (0..ROWS).map(record).collect();
-        let outcomes = apply_all(&seal.for_table(), records).await.unwrap();
+        let records: Vec<Record> = (0..ROWS).map(record).collect();
+        let outcomes = apply_all(&seal.for_table(), &records).await.unwrap();
         let schema = TableSchema::parse(SCHEMA.as_bytes()).unwrap();
         let layout = Arc::new(TableLayout::new(&schema, policy.policy()).unwrap());
         let keys = TableKeys::of(kms, catalogue, clock, UsageLimits::STANDARD);
@@ -247,7 +247,7 @@ fn record(n: i64) -> Record {
         timestamp: Timestamp::Appended(1_767_225_600_000 + n),
         key: None,
         value: Some(value.into()),
-        headers: Vec::new(),
+        headers: Headers::new(),
     }
 }
 

@@ -261,7 +261,7 @@ async fn a_clients_key_is_asked_for_once_and_invented_names_cost_no_more_than_th
     assert_eq!(bench.sealed(record.clone()).await[0].route, Route::Target);
     bench.kms.set_unusable(MAC_ARN, true);
     bench.clock.advance(Duration::from_secs(301));
-    let stopped = bench.seal.apply(record).await;
+    let stopped = bench.seal.apply(&record).await;
     assert!(matches!(stopped, Err(TransformError::Stop { .. })), "{stopped:?}");
 }
 
@@ -471,7 +471,7 @@ async fn of_known_clients_hints_say_of_values_what_they_say_of_others() {
     let sealed: serde_json::Value = serde_json::from_slice(outcomes[0].record.value.as_ref().unwrap()).unwrap();
     assert!(sealed["card"].as_str().unwrap().starts_with("sf1."));
     assert!(sealed["card#last4"].as_str().unwrap().starts_with("sf1."));
-    let opened = apply_all(&bench.open, vec![outcomes[0].record.clone()]).await.unwrap();
+    let opened = apply_all(&bench.open, &[outcomes[0].record.clone()]).await.unwrap();
     assert_eq!(text(&opened[0].record), r#"{"card":"4111111111111111"}"#);
 }
 
@@ -483,7 +483,7 @@ async fn a_policy_whose_values_count_once_stops_where_nothing_remembers_them() {
     let jwe = session.seal("web-7", "card", b"1");
     let value = session.with_card(&key.sign(&MacHeader::once("web-7", NOW, "v"), &jwe));
     let forgetful = bench.seal.with_clients(clients(&bench.kms, &bench.clock));
-    let stopped = forgetful.apply(vec![value]).await;
+    let stopped = forgetful.apply(&[value]).await;
     assert!(
         matches!(&stopped, Err(TransformError::Stop { reason, .. }) if reason.contains("once")),
         "{stopped:?}"

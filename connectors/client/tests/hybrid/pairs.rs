@@ -1,5 +1,6 @@
 //! Pairs whose private half the host holds, and how much is asked for at a time: with a key service in memory.
 
+use std::slice;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -124,7 +125,7 @@ async fn a_thousand_sessions_under_a_pair_cost_one_request() {
     let records: Vec<Record> = (0..1_000).map(|_| of_session(&public(&made))).collect();
     bench.kms.set_delay(Duration::from_millis(5));
     for _ in 0..2 {
-        let outcomes = apply_all(&bench.seal, records.clone()).await.unwrap();
+        let outcomes = apply_all(&bench.seal, &records).await.unwrap();
         assert_eq!(passed(&outcomes), 1_000);
     }
     let calls = (
@@ -136,7 +137,7 @@ async fn a_thousand_sessions_under_a_pair_cost_one_request() {
     // Asked for again after its age, once; the sessions are opened anew with it.
     bench.clock.advance(AGE);
     bench.keys.tick().await;
-    assert_eq!(passed(&apply_all(&bench.seal, records).await.unwrap()), 1_000);
+    assert_eq!(passed(&apply_all(&bench.seal, &records).await.unwrap()), 1_000);
     assert_eq!(bench.kms.unwrap_calls(), 2);
     assert!(format!("{:?}", bench.keys).contains("ClientKeys"));
 }
@@ -168,7 +169,7 @@ async fn a_pair_of_another_dataset_or_with_anothers_private_half_stops_and_opens
         let bench = bench(kms.clone(), &format!("pair: {}", spelled(wrong)));
         let asked = kms.unwrap_calls();
         for n in 0..3 {
-            let stopped = bench.seal.apply(vec![of_session(&public(wrong))]).await;
+            let stopped = bench.seal.apply(&[of_session(&public(wrong))]).await;
             let Err(TransformError::Stop { reason, .. }) = stopped else {
                 panic!("{n}: {stopped:?}")
             };
@@ -187,7 +188,7 @@ async fn a_pair_of_another_dataset_or_with_anothers_private_half_stops_and_opens
         kms.create_rsa_key(RSA_ARN, RsaBits::Rsa2048).unwrap();
         let current = RsaPublicJwk::from_spki_der(&kms.public_key(RSA_ARN).await.unwrap()).unwrap();
         let records = vec![of_session(&public(wrong)), of_session(&current)];
-        let outcomes = apply_all(&bench.seal, records).await.unwrap();
+        let outcomes = apply_all(&bench.seal, &records).await.unwrap();
         let routes: Vec<Route> = outcomes.iter().map(|outcome| outcome.route).collect();
         assert_eq!(routes, [Route::DeadLetter, Route::Target]);
     }
@@ -208,25 +209,28 @@ async fn a_pair_follows_an_arn_and_an_arn_a_pair() {
     ] {
         let bench = bench(kms.clone(), &key);
         let records = [&in_kms, &public(&new), &public(&old)].map(of_session);
-        let outcomes = apply_all(&bench.seal, records.to_vec()).await.unwrap();
+        let outcomes = apply_all(&bench.seal, &records).await.unwrap();
         assert_eq!(passed(&outcomes), 3);
     }
     // An outage stops nothing for good, and loses nothing.
     let bench = bench(kms.clone(), &format!("pair: {}", spelled(&new)));
     let away = KeyServiceError::Unavailable { reason: "away".into() };
     kms.fail_with(Some(away));
-    let tried = bench.seal.apply(vec![of_session(&public(&new))]).await;
+    let tried = bench.seal.apply(&[of_session(&public(&new))]).await;
     assert!(matches!(tried, Err(TransformError::Retry { .. })), "{tried:?}");
     kms.fail_with(None);
-    let outcomes = apply_all(&bench.seal, vec![of_session(&public(&new))]).await.unwrap();
+    let outcomes = apply_all(&bench.seal, &[of_session(&public(&new))]).await.unwrap();
     assert_eq!(passed(&outcomes), 1);
     // Disabled: known sessions too stop after the age.
     kms.set_unusable(PAIRS_ARN, true);
     let record = of_session(&public(&new));
     bench.clock.advance(AGE - Duration::from_secs(1));
-    assert_eq!(passed(&apply_all(&bench.seal, vec![record.clone()]).await.unwrap()), 1);
+    assert_eq!(
+        passed(&apply_all(&bench.seal, slice::from_ref(&record)).await.unwrap()),
+        1
+    );
     bench.clock.advance(Duration::from_secs(1));
-    let stopped = bench.seal.apply(vec![record]).await;
+    let stopped = bench.seal.apply(&[record]).await;
     assert!(matches!(stopped, Err(TransformError::Stop { .. })), "{stopped:?}");
 }
 
@@ -263,7 +267,7 @@ async fn forged_sessions_under_a_pair_cost_a_bounded_number_of_operations_and_no
         })
         .collect();
     let calls = bench.kms.decrypt_rsa_calls();
-    assert_eq!(passed(&apply_all(&bench.seal, values).await.unwrap()), 50);
+    assert_eq!(passed(&apply_all(&bench.seal, &values).await.unwrap()), 50);
     assert_eq!((bench.kms.unwrap_calls(), bench.kms.decrypt_rsa_calls()), (1, calls));
 }
 

@@ -281,23 +281,25 @@ impl LandingGroup<'_> {
     fn transform(
         &mut self,
         edition: &Arc<dyn Edition>,
-        mut records: Vec<Record>,
+        records: Vec<Record>,
         code: Option<&'static str>,
     ) -> Result<Option<Vec<Outcome>>, RunError> {
+        let records = Arc::new(records);
         let mut all = Vec::with_capacity(records.len());
-        while !records.is_empty() {
-            let (edition, batch) = (Arc::clone(edition), records.clone());
+        while all.len() < records.len() {
+            let from = all.len();
+            let (edition, batch) = (Arc::clone(edition), Arc::clone(&records));
             let landing = Arc::clone(&self.services.landing);
             let work = move || {
-                let (edition, landing, batch) = (Arc::clone(&edition), Arc::clone(&landing), batch.clone());
+                let (edition, landing, batch) = (Arc::clone(&edition), Arc::clone(&landing), Arc::clone(&batch));
                 async move {
                     // However long a service was away: what is sealed is sealed under what counts now.
                     if landing.edition().await?.version() != edition.version() {
                         return Ok(None);
                     }
                     let outcomes = match code {
-                        None => edition.transform().apply(batch).await,
-                        Some(code) => edition.transform().refuse(batch, code).await,
+                        None => edition.transform().apply(&batch[from..]).await,
+                        Some(code) => edition.transform().refuse(&batch[from..], code).await,
                     };
                     outcomes.map(Some)
                 }
@@ -305,10 +307,10 @@ impl LandingGroup<'_> {
             let Some(Some(outcomes)) = self.answered(work)? else {
                 return Ok(None);
             };
-            if let Err(TransformError::Stop { kind, reason, help }) = check_prefix(outcomes.len(), records.len()) {
+            if let Err(TransformError::Stop { kind, reason, help }) = check_prefix(outcomes.len(), records.len() - from)
+            {
                 return Err(RunError::Stopped { kind, reason, help });
             }
-            records.drain(..outcomes.len());
             all.extend(outcomes);
         }
         Counters::add(&self.plan.counters.batches, 1);

@@ -38,7 +38,7 @@ impl Sorter {
 
 #[async_trait]
 impl Transform for Sorter {
-    async fn apply(&self, records: Vec<Record>) -> Result<Vec<Outcome>, TransformError> {
+    async fn apply(&self, records: &[Record]) -> Result<Vec<Outcome>, TransformError> {
         self.calls.fetch_add(1, Ordering::Relaxed);
         tokio::time::sleep(Duration::from_millis(self.delay_ms.load(Ordering::Relaxed))).await;
         if self.away.load(Ordering::Relaxed) {
@@ -48,7 +48,8 @@ impl Transform for Sorter {
         }
         let is_bad = |record: &Record| record.value.as_ref().is_some_and(|value| value.starts_with(b"bad"));
         Ok(records
-            .into_iter()
+            .iter()
+            .cloned()
             .map(|record| Outcome {
                 route: if is_bad(&record) {
                     Route::DeadLetter
@@ -61,7 +62,7 @@ impl Transform for Sorter {
     }
 
     /// Dead letters of the same size, or of a tenth where a record's value starts with `shrinks`.
-    async fn refuse(&self, records: Vec<Record>, _: &'static str) -> Result<Vec<Outcome>, TransformError> {
+    async fn refuse(&self, records: &[Record], _: &'static str) -> Result<Vec<Outcome>, TransformError> {
         let letter = |mut record: Record| {
             if let Some(value) = record.value.as_mut().filter(|value| value.starts_with(b"shrinks")) {
                 value.truncate(value.len() / 10);
@@ -71,7 +72,7 @@ impl Transform for Sorter {
                 record,
             }
         };
-        Ok(records.into_iter().map(letter).collect())
+        Ok(records.iter().cloned().map(letter).collect())
     }
 }
 

@@ -85,12 +85,12 @@ struct Opening {
 
 #[async_trait]
 impl Transform for Opening {
-    async fn apply(&self, records: Vec<Record>) -> std::result::Result<Vec<Outcome>, TransformError> {
+    async fn apply(&self, records: &[Record]) -> std::result::Result<Vec<Outcome>, TransformError> {
         let answers = Answers::new(&self.key, &self.dataset);
         // RSA is work: other tasks go on meanwhile.
         tokio::task::block_in_place(|| {
             let mut outcomes = Vec::with_capacity(records.len());
-            for mut record in records {
+            for mut record in records.iter().cloned() {
                 let text = record.value.take().unwrap_or_default();
                 let opened = answers.document(&text, &self.labels);
                 let (document, opened) = opened.map_err(|error| {

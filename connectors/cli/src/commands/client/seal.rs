@@ -433,7 +433,7 @@ fn check_enclave(path: &ColumnPath, key: &EnclaveKey) -> Result<()> {
 
 #[async_trait]
 impl Transform for Sealing {
-    async fn apply(&self, records: Vec<Record>) -> std::result::Result<Vec<Outcome>, TransformError> {
+    async fn apply(&self, records: &[Record]) -> std::result::Result<Vec<Outcome>, TransformError> {
         // RSA is work if each value has its own: other tasks go on meanwhile.
         tokio::task::block_in_place(|| {
             let mut state = self.state();
@@ -442,7 +442,7 @@ impl Transform for Sealing {
             for record in records {
                 // People count from 1.
                 let place = format!("{}: record {}", record.position.topic, record.position.offset + 1);
-                let record = self.record(record, &mut found, &mut state);
+                let record = self.record(record.clone(), &mut found, &mut state);
                 let record = record.map_err(|refusal| TransformError::Stop {
                     kind: StopKind::Data,
                     reason: format!("{place} cannot be sealed: {}", refusal.reason),

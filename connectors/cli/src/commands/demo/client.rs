@@ -74,7 +74,7 @@ pub(super) async fn run(bench: &Bench) -> Result<Shown> {
     let clients = Clients::new(kms.clone(), Arc::clone(&clock), AGE, 1_000);
     let seal = seal.map_err(|error| wrong(&error.to_string()))?.with_clients(clients);
     let before = bench.decrypts();
-    let outcomes = apply_all(&seal, records).await?;
+    let outcomes = apply_all(&seal, &records).await?;
     let decrypts = bench.decrypts() - before;
     if outcomes.len() != RECORDS as usize || outcomes.iter().any(|outcome| outcome.route != Route::Target) {
         return Err(failed("a value of the client did not pass"));
@@ -83,7 +83,7 @@ pub(super) async fn run(bench: &Bench) -> Result<Shown> {
     if stored.iter().any(|record| text(record).contains("4111-")) {
         return Err(failed("a plaintext is in a stored record"));
     }
-    let moved = apply_all(&seal, vec![record(0, &mut session, ["card", "note"], "\"4111-0000\"")?]).await?;
+    let moved = apply_all(&seal, &[record(0, &mut session, ["card", "note"], "\"4111-0000\"")?]).await?;
     let moved = dead_letter(&moved).ok_or_else(|| failed("a value moved to another column was not refused"))?;
 
     // The reader, whose answers only their own key opens.
@@ -141,10 +141,11 @@ pub(super) fn record(n: u32, session: &mut Session, [field, label]: [&str; 2], v
         timestamp: Timestamp::None,
         key: None,
         value: Some(Bytes::from(format!(r#"{{"id":{n},"{field}":"{sealed}"}}"#))),
-        headers: vec![Header {
+        headers: [Header {
             name: "sealflow-session".into(),
             value: Some(Bytes::copy_from_slice(session.token().as_bytes())),
-        }],
+        }]
+        .into(),
     })
 }
 

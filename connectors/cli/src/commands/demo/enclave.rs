@@ -126,7 +126,7 @@ pub(super) async fn run(bench: &Bench, worker: &Path) -> Result<Shown> {
     let sealer = bench.sealer(bench.service(Who::Pipeline).await?);
     let seal = SealTransform::new(Arc::clone(&policy), Format::Json, KeysPlacement::Header, sealer).map_err(mistake)?;
     let seal = seal.with_enclave(Arc::new(supervisor.clone()));
-    let outcomes = apply_all(&seal, records).await?;
+    let outcomes = apply_all(&seal, &records).await?;
     if outcomes.len() != RECORDS as usize || outcomes.iter().any(|outcome| outcome.route != Route::Target) {
         return Err(wrong("a value for the enclave did not pass"));
     }

@@ -1,5 +1,7 @@
 //! What must not work: opening without rights at the KMS, a tampered value, values moved to another place.
 
+use std::slice;
+
 use bytes::Bytes;
 use rdkafka::message::{Headers as _, Message as _, OwnedMessage};
 use sealflow::pipeline::{DeadLetter, Header, Position, Record, Route, Timestamp, Transform as _, TransformError};
@@ -39,7 +41,7 @@ pub(super) async fn run(bench: &Bench, streamed: &Streamed) -> Result<Vec<Refusa
 
 async fn without_rights(bench: &Bench, record: &Record) -> Result<Refusal> {
     let intern = bench.open_transform(Who::Intern).await?;
-    match intern.apply(vec![record.clone()]).await {
+    match intern.apply(slice::from_ref(record)).await {
         Err(TransformError::Stop { reason, .. }) => Ok(Refusal {
             who: "role/intern, without rights at the KMS key",
             answer: reason,
@@ -52,7 +54,7 @@ async fn without_rights(bench: &Bench, record: &Record) -> Result<Refusal> {
 async fn refused(bench: &Bench, record: Record) -> Result<String> {
     let opener = bench.open_transform(Who::Pipeline).await?;
     let outcomes = opener
-        .apply(vec![record])
+        .apply(&[record])
         .await
         .map_err(|error| wrong(&error.to_string()))?;
     let letter = outcomes

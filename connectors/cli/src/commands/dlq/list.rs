@@ -125,7 +125,7 @@ fn print(listing: &Listing) {
 
 #[cfg(test)]
 mod tests {
-    use sealflow::pipeline::{DeadLetter, Header, Position, Record, Timestamp};
+    use sealflow::pipeline::{DeadLetter, Headers, Position, Record, Timestamp};
 
     use super::*;
 
@@ -143,7 +143,7 @@ mod tests {
                 timestamp: Timestamp::None,
                 key: None,
                 value: None,
-                headers: Vec::<Header>::new(),
+                headers: Headers::new(),
             },
         }
     }

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use sealflow::pipeline::{DeadLetter, Header, Position, Record, Timestamp};
+use sealflow::pipeline::{DeadLetter, Headers, Position, Record, Timestamp};
 use sealflow_kafka::{Letters, read_letters};
 
 use crate::config::PipelineConfig;
@@ -106,7 +106,7 @@ pub(super) fn of_file(path: &Path) -> Result<Found> {
             key: None,
             value: Some(json.into()),
             // Its envelope is in the catalogue.
-            headers: Vec::<Header>::new(),
+            headers: Headers::new(),
         },
         letter,
         at: path.display().to_string(),

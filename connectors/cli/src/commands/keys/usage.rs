@@ -439,10 +439,11 @@ mod tests {
             timestamp: Timestamp::None,
             key: None,
             value: None,
-            headers: vec![Header {
+            headers: [Header {
                 name: KEYS_HEADER.into(),
                 value: value.map(Into::into),
-            }],
+            }]
+            .into(),
         }
     }
 

@@ -328,7 +328,7 @@ columns:
             timestamp: Timestamp::None,
             key,
             value,
-            headers,
+            headers: headers.into(),
         }
     }
 
