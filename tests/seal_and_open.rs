@@ -17,7 +17,7 @@ use sealflow::keys::{EncryptionContext, KeyService as _};
 use sealflow::pipeline::dead_letter::decode_record;
 use sealflow::pipeline::{
     DeadLetter, Format, Header, Headers, KeysPlacement, OpenTransform, Outcome, Position, Record, Route, SealTransform,
-    Timestamp, Transform, TransformError,
+    Timestamp, Transform, TransformError, apply_all,
 };
 use sealflow::policy::{FixedPolicies, VerifiedPolicy};
 use sealflow::seal::{ColumnContext, PlainColumn, SealedValue, SealingKey, UsageLimits, value};
@@ -677,4 +677,76 @@ async fn two_columns_of_one_key_cannot_change_places() {
     };
     let outcome = bench.open.apply(&[moved]).await.unwrap().remove(0);
     assert_eq!(outcome.route, Route::DeadLetter);
+}
+
+/// The last four bytes of the nonce of the one value that a record has.
+fn nonce_end(record: &Record) -> u32 {
+    let json = record.value.as_deref().unwrap();
+    let start = json.windows(4).position(|four| four == b"sf1.").unwrap();
+    let len = json[start..].iter().position(|byte| *byte == b'"').unwrap();
+    let mut bytes = Vec::new();
+    value::read_text(&json[start..start + len], &mut bytes).unwrap();
+    let SealedValue::Randomised { nonce, .. } = SealedValue::parse(&bytes).unwrap() else {
+        panic!("not randomised")
+    };
+    u32::from_be_bytes(nonce[8..].try_into().unwrap())
+}
+
+#[tokio::test]
+async fn a_large_batch_is_sealed_part_by_part_in_its_order() {
+    let columns = "columns: [ { path: email, key: default, acl: pii } ]\n";
+    let bench = bench(&format!("{columns}{DEAD}"), Format::Json, KeysPlacement::Header);
+    let filler = "x".repeat(1_000);
+    let original: Vec<Record> = (0..5_000)
+        .map(|n| match n % 1_000 {
+            // No JSON; nothing at all; nothing to seal.
+            600 => record(n, format!(r#"{{"email":"canary-{n}"#).as_bytes()),
+            601 => Record {
+                value: None,
+                ..record(n, b"")
+            },
+            602 => record(n, format!(r#"{{"other":"{filler}"}}"#).as_bytes()),
+            _ => record(n, format!(r#"{{"email":"canary-{n}","other":"{filler}"}}"#).as_bytes()),
+        })
+        .collect();
+    let outcomes = sealed(&bench, original.clone()).await;
+    assert_eq!(outcomes.len(), original.len());
+    let (mut last, mut parts) = (None, 0);
+    for (n, (outcome, original)) in outcomes.iter().zip(&original).enumerate() {
+        let record = &outcome.record;
+        assert_eq!(record.position, original.position);
+        let leaks = |text: &Bytes| text.windows(6).any(|six| six == b"canary");
+        assert!(!record.value.as_ref().is_some_and(leaks), "{n}");
+        match n % 1_000 {
+            600 => {
+                assert_eq!(outcome.route, Route::DeadLetter, "{n}");
+                let letter = record.value.as_ref().unwrap();
+                assert_eq!(DeadLetter::from_json(letter).unwrap().offset, original.position.offset);
+            }
+            601 | 602 => assert_eq!((outcome.route, record), (Route::Target, original)),
+            _ => {
+                assert_eq!(outcome.route, Route::Target, "{n}");
+                assert_eq!(names(record), ["default"]);
+                // The values of a part are numbered from a start of its own.
+                let nonce = nonce_end(record);
+                parts += usize::from(last.is_none_or(|last: u32| last.wrapping_add(1) != nonce));
+                last = Some(nonce);
+            }
+        }
+    }
+    assert!((3..=10).contains(&parts), "{parts} parts");
+    assert_eq!(
+        bench.kms.generate_calls(),
+        2,
+        "one key for the column, one for dead letters"
+    );
+    let is_letter = |outcome: &Outcome| outcome.route == Route::DeadLetter;
+    assert_eq!(outcomes.iter().filter(|outcome| is_letter(outcome)).count(), 5);
+    let kept: Vec<Outcome> = outcomes.into_iter().filter(|outcome| !is_letter(outcome)).collect();
+    let wanted: Vec<Record> = original
+        .into_iter()
+        .filter(|record| record.position.offset % 1_000 != 600)
+        .collect();
+    let opened = apply_all(&bench.open, &records(kept)).await.unwrap();
+    assert!(records(opened) == wanted, "every record is what it was");
 }

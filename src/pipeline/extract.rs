@@ -277,7 +277,7 @@ impl SealTransform {
             handling,
             ..Scratch::default()
         };
-        let mut all = Vec::with_capacity(records.len());
+        let mut all = Vec::with_capacity(jobs.items.capacity());
         for record in ahead(records) {
             // It is written where it stays: it would be read again in other pieces than it is written in.
             all.push(Ok(Extracted::default()));

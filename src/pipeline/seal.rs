@@ -392,7 +392,7 @@ impl SealTransform {
         domains: &Domains,
         done: &mut Done,
     ) -> Result<u64, TransformError> {
-        let mut jobs = Jobs::for_records(records.len());
+        let mut jobs = Jobs::for_records(expected(records, limit));
         let mut extracted = {
             let _span = tracing::debug_span!(target: SPANS, "locate", records = records.len()).entered();
             self.extract_prefix(records, limit, domains, &mut jobs)
@@ -501,6 +501,13 @@ impl SealTransform {
         }
         Ok(sealed)
     }
+}
+
+/// How many of the records a part takes, as far as the first of them says.
+fn expected(records: &[Record], limit: u64) -> usize {
+    let first = records.first().map_or(1, |record| record.payload_bytes().max(1));
+    let fitting = usize::try_from(limit).unwrap_or(usize::MAX) / first;
+    records.len().min(fitting.saturating_add(1))
 }
 
 fn has_pending(one: &Result<Extracted, Rejection>) -> bool {
