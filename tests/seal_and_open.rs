@@ -687,7 +687,7 @@ fn nonce_end(record: &Record) -> u32 {
     let mut bytes = Vec::new();
     value::read_text(&json[start..start + len], &mut bytes).unwrap();
     let SealedValue::Randomised { nonce, .. } = SealedValue::parse(&bytes).unwrap() else {
-        panic!("not randomised")
+        unreachable!("not randomised")
     };
     u32::from_be_bytes(nonce[8..].try_into().unwrap())
 }
