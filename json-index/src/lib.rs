@@ -191,6 +191,9 @@ impl Index {
     }
 
     /// Indexes `text`. `None` if a token is not as RFC 8259 has it, or the text is longer than [`MOST`].
+    ///
+    /// A number that lacks its last digit (`1.`) right before a string, or at the end of the text, may be read: no document has either,
+    /// which whoever walks the tokens sees, and the kernels differ there.
     pub fn read(&mut self, text: &[u8]) -> Option<Tokens<'_>> {
         if text.len() > MOST {
             return None;

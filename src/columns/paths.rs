@@ -162,8 +162,8 @@ impl Flattened {
     }
 }
 
-/// The members of a node. Names are told by their [`mark`]s, which hardly two of a policy share; those that do are sorted by
-/// length, then bytes, so that no record can make a look-up slow.
+/// The members of a node. Names are told by their [`mark`]s; those that share one are sorted by length, then bytes, so that no
+/// record can make a look-up slow.
 #[derive(Default)]
 struct Members {
     /// Sorted by mark.

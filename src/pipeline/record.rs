@@ -49,7 +49,7 @@ pub struct Header {
     pub value: Option<Bytes>,
 }
 
-/// Headers of a record, in order. A sealed record has at least the one with its envelopes, for which no memory is asked for.
+/// Headers of a record, in order. Most sealed records have the one with their envelopes, for which no memory is asked for.
 pub type Headers = SmallVec<[Header; 1]>;
 
 /// One record. `Debug` shows its position and sizes, never its content.

@@ -34,6 +34,8 @@ pub(super) const FETCHES: usize = 16;
 /// Bytes of output that a part of a batch comes to: what is read twice, to find the values and to copy what is between
 /// them, is still in the core's second cache then.
 const PART: u64 = 1_536 << 10;
+/// Most columns of a policy whose batches are sealed in parts: each costs something in each part.
+const MOST_COLUMNS: usize = 64;
 
 /// Whether envelopes travel with the records.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, serde::Serialize, schemars::JsonSchema)]
@@ -68,7 +70,7 @@ pub struct SealTransform {
     counters: Arc<TransformCounters>,
     pub(super) for_table: bool,
     /// Batches are sealed part by part. Not where a part asks for more than it saves: clients' values are opened together,
-    /// and of columns whose keys have names by the record a part has as many as the batch.
+    /// and of many columns, or of such whose keys have names by the record, a part has as many as the batch.
     in_parts: bool,
 }
 
@@ -140,7 +142,7 @@ impl SealTransform {
         let of_clients = model.client.is_some() || model.enclave.is_some();
         let plan = Plan::new(policy, format)?;
         Ok(Self {
-            in_parts: !of_clients && !plan.groups.iter().any(Group::is_template),
+            in_parts: !of_clients && plan.rules().len() <= MOST_COLUMNS && !plan.groups.iter().any(Group::is_template),
             plan,
             sealer,
             clients: None,
@@ -353,7 +355,7 @@ impl SealTransform {
             .collect()
     }
 
-    /// Fetches the keys of a batch side by side, so that many tenants on a cold cache do not wait in a row.
+    /// Fetches the keys of a part side by side, so that many tenants on a cold cache do not wait in a row.
     async fn fetch_keys(&self, jobs: &Jobs) -> Result<(), TransformError> {
         let ours = jobs.list.iter().filter(|job| !self.is_workers(job));
         let mut wanted: Vec<(usize, Option<&str>)> = ours
@@ -414,9 +416,8 @@ impl SealTransform {
         let sealed = self.seal_jobs(&jobs, resealing, domains).instrument(sealing).await?;
         refuse_by_worker(records, &mut extracted, &jobs.items, &sealed, &mut refused);
         refused.extend(self.take(records, &mut extracted, of_clients.to_take).await?);
-        self.counters
-            .client_values
-            .fetch_add(of_clients.opened, Ordering::Relaxed);
+        done.values += values as u64;
+        done.client_values += of_clients.opened;
         done.refused.extend(refused);
         let (items, bytes) = (std::mem::take(&mut jobs.items), jobs.bytes);
         drop(jobs);
@@ -494,7 +495,6 @@ impl SealTransform {
                     }
                 }
             });
-            self.counters.values.fetch_add(job.len as u64, Ordering::Relaxed);
         }
         for (n, column) in workers.into_iter().zip(resealing.finish().await?) {
             sealed[n] = column;
@@ -534,6 +534,9 @@ struct Done {
     rejected: Vec<(usize, Rejection)>,
     /// Of clients' values, to be written down.
     refused: Vec<(Position, Refusal)>,
+    /// Values that were sealed, and those of them that clients had sealed.
+    values: u64,
+    client_values: u64,
 }
 
 #[async_trait]
@@ -545,9 +548,11 @@ impl Transform for SealTransform {
             domains.insert(name.to_owned(), domain);
         }
         let mut done = Done {
-            outcomes: Vec::with_capacity(records.len()),
+            outcomes: Vec::with_capacity(expected(records, self.limits.batch.0)),
             rejected: Vec::new(),
             refused: Vec::new(),
+            values: 0,
+            client_values: 0,
         };
         let limit = self.limits.batch.0;
         let part = if self.in_parts { PART.min(limit) } else { limit };
@@ -567,9 +572,14 @@ impl Transform for SealTransform {
             Refusals { plan, log, now }.record(&done.refused).await?;
         }
         self.set_aside().seal(&done.rejected, &mut done.outcomes).await?;
-        self.counters
-            .dead_letters
-            .fetch_add(done.rejected.len() as u64, Ordering::Relaxed);
+        // Now that nothing of the batch is tried again.
+        for (counter, more) in [
+            (&self.counters.values, done.values),
+            (&self.counters.client_values, done.client_values),
+            (&self.counters.dead_letters, done.rejected.len() as u64),
+        ] {
+            counter.fetch_add(more, Ordering::Relaxed);
+        }
         Ok(done.outcomes)
     }
 

@@ -2,7 +2,7 @@
 //!
 //! A part of the text is gone through three times: its bytes' classes, as words; from these its tokens, eight words at a
 //! time; and what is written of each token. Between the words of a register carries go by the masks that compare them.
-//! Numbers and literals are looked at once more, in the blocks that have some.
+//! Numbers are looked at once more, in parts that have some, or literals.
 
 use core::arch::x86_64::*;
 
@@ -162,8 +162,8 @@ on_avx512! {
             special_names: none,
         };
         let (mut count, mut words, mut escaped, mut not_ascii) = (0, 0, 0, 0);
-        // What stands ill in numbers, but for digits after a zero that is not the first; and whether the part before ends in one.
-        let (mut ill, mut in_number) = (0, 0);
+        // What stands ill in numbers, but for digits after a zero that is not the first; and whether the last block before has one.
+        let (mut ill, mut before_has) = (0, 0);
         for (n, bytes) in text.chunks(PART * BLOCK).enumerate() {
             let at = n * PART * BLOCK;
             let (blocks, rest) = bytes.as_chunks::<BLOCK>();
@@ -190,9 +190,9 @@ on_avx512! {
                 with_words |= u64::from(words) << from;
             }
             // What comes after a number shows whether it may end there.
-            let with_numbers = with_scalars | with_scalars << 1 | in_number;
-            in_number = with_scalars >> (PART - 1);
-            if with_numbers != 0 {
+            let has_numbers = with_scalars | before_has != 0;
+            before_has = with_scalars >> (PART - 1);
+            if has_numbers {
                 let mut last = match at {
                     0 => _mm512_set1_epi8(b' ' as i8),
                     _ => block_at(text, at - BLOCK),
@@ -250,8 +250,8 @@ on_avx512! {
         (backslash, not_ascii)
     }
 
-    /// What of the block at `at`, a multiple of 64, would stand ill in a number. What is not ASCII is in none: what it is taken for
-    /// does not matter.
+    /// What of a block's bytes would stand ill in a number; `last` is the block before. What is not ASCII is in none: what it is
+    /// taken for does not matter.
     fn ill_numbers(last: __m512i, bytes: __m512i) -> u64 {
         let class = looked_up(&CLASSES, bytes);
         let before = looked_up(&BEFORE, _mm512_permutex2var_epi8(last, load(&FROM_63), bytes));

@@ -1,5 +1,5 @@
 //! Lanes and memory: four blocks in a register, out of slices and into them. All that is `unsafe` here is in this file and in the
-//! two calls that lead into code for AVX-512.
+//! calls that lead into code for AVX-512.
 #![allow(unsafe_code)] // intrinsics that read and write memory, each behind a function that checks its bounds
 
 use core::arch::x86_64::*;

@@ -3,6 +3,7 @@
 
 use core::arch::x86_64::*;
 
+use super::is_there;
 use super::lanes::{load_many, put_some};
 
 /// Bytes that fill a register as letters.
@@ -30,6 +31,7 @@ const SHIFTS: i64 = i64::from_le_bytes([10, 4, 22, 16, 42, 36, 54, 48]);
 /// Appends the base64url of `bytes` to `out`, which has the room. For processors of which `is_there` is true.
 #[allow(unsafe_code)] // the way into code for AVX-512
 pub(crate) fn write_base64url(bytes: &[u8], out: &mut Vec<u8>) {
+    debug_assert!(is_there());
     // SAFETY: `Kernel::of_machine`, by which alone one comes here, takes this kernel only where `is_there`.
     unsafe { write(bytes, out) }
 }
