@@ -7,12 +7,13 @@ use zeroize::Zeroizing;
 use super::client_values::{MAX_WRAPPED, Pending, is_sealed};
 use super::hints::{self, Domains};
 use super::jobs::{Bound, Item, Jobs, KeyNames, Spelling};
+use super::opener::outer_places;
 use super::output::{too_large, too_large_unread};
 use super::plan::{Document, Place, Rejection, is_domain};
 use super::record::{Record, ahead};
 use super::seal::SealTransform;
 use crate::columns::{Found, MAX_HITS};
-use crate::policy::{Flow, Placement, Root};
+use crate::policy::{Flow, Placement};
 
 /// The most bytes that padding may add to one record.
 const MAX_PADDING: usize = 16 << 20;
@@ -312,21 +313,7 @@ impl SealTransform {
     ) -> Result<(), Rejection> {
         for rule in self.plan.outer_rules() {
             let root = self.plan.rules()[*rule].path.root();
-            let mut places = Vec::new();
-            match root {
-                Root::Key => places.extend(record.key.as_ref().map(|key| (Place::Key, key))),
-                Root::Header(name) => {
-                    let named = record
-                        .headers
-                        .iter()
-                        .enumerate()
-                        .filter(|(_, header)| header.name == *name);
-                    places.extend(
-                        named.filter_map(|(n, header)| header.value.as_ref().map(|value| (Place::Header(n), value))),
-                    );
-                }
-                Root::Value => {}
-            }
+            let places = outer_places(root, record);
             if places.is_empty() && self.plan.rules()[*rule].on_missing == crate::policy::OnMissing::Reject {
                 return Err(Rejection::new(
                     "missing-column",

@@ -413,7 +413,8 @@ fn sealed_json(text: &[u8]) -> Result<Option<Vec<u8>>, Rejection> {
     Ok(Some(sealed))
 }
 
-fn outer_places<'r>(root: &Root, record: &'r Record) -> Vec<(Place, &'r Bytes)> {
+/// Where a `$key` or `$header` column is in a record, and what stands there.
+pub(super) fn outer_places<'r>(root: &Root, record: &'r Record) -> Vec<(Place, &'r Bytes)> {
     match root {
         Root::Key => record.key.iter().map(|key| (Place::Key, key)).collect(),
         Root::Header(name) => {
