@@ -5,6 +5,7 @@
 
 mod buffers;
 mod by_worker;
+mod decoder;
 mod elements;
 mod encode;
 mod error;

@@ -16,6 +16,7 @@ use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, RowFilter};
 use parquet::arrow::push_decoder::{ParquetPushDecoder, ParquetPushDecoderBuilder};
 
+use super::decoder::Decoder;
 use super::elements::{Elements, find};
 use super::error::TableError;
 use super::filter::Filter;
@@ -71,7 +72,7 @@ pub struct RowStream<'a> {
 /// How far the file is decoded.
 enum Decoding {
     Planned(Plan),
-    Running(Box<ParquetPushDecoder>),
+    Running(Decoder),
     /// At the end, or after an error.
     Over,
 }
@@ -296,29 +297,27 @@ impl RowStream<'_> {
     }
 
     async fn decode(&mut self) -> Result<Option<RecordBatch>, TableError> {
+        // Over, if this fails or is given up.
+        let decoder = match std::mem::replace(&mut self.decoding, Decoding::Over) {
+            Decoding::Planned(plan) => Decoder::start(plan.begin(self.table, &self.filter).await?)?,
+            Decoding::Running(decoder) => decoder,
+            Decoding::Over => return Ok(None),
+        };
+        let (mut ranges, mut data) = (Vec::new(), Vec::new());
         loop {
-            let mut decoder = match std::mem::replace(&mut self.decoding, Decoding::Over) {
-                Decoding::Planned(plan) => Box::new(plan.begin(self.table, &self.filter).await?),
-                Decoding::Running(decoder) => decoder,
-                Decoding::Over => return Ok(None),
-            };
-            // Decrypting and decoding is work; what somebody made up may make the crate panic.
-            let decoded = tokio::task::spawn_blocking(move || (decoder.try_decode(), decoder)).await;
-            let (decoded, mut decoder) = decoded.map_err(|_| TableError::Damaged)?;
-            match decoded.map_err(|_| TableError::Damaged)? {
+            match decoder.step(ranges, data).await? {
                 DecodeResult::Data(batch) => {
                     self.decoding = Decoding::Running(decoder);
                     return Ok(Some(batch));
                 }
                 DecodeResult::Finished => return Ok(None),
-                DecodeResult::NeedsData(ranges) => {
+                DecodeResult::NeedsData(needed) => {
                     let size = self.table.source.size();
-                    if ranges.iter().any(|range| range.start > range.end || range.end > size) {
+                    if needed.iter().any(|range| range.start > range.end || range.end > size) {
                         return Err(TableError::Damaged);
                     }
-                    let data = pieces(self.table.source.as_ref(), &ranges).await?;
-                    decoder.push_ranges(ranges, data).map_err(|_| TableError::Damaged)?;
-                    self.decoding = Decoding::Running(decoder);
+                    data = pieces(self.table.source.as_ref(), &needed).await?;
+                    ranges = needed;
                 }
             }
         }
