@@ -24,7 +24,7 @@ mod tests;
 
 use std::sync::OnceLock;
 
-pub use text::{base64url_len, write_base64url};
+pub use text::{NotBase64url, base64url_len, read_base64url, write_base64url};
 pub use values::{Aads, Batch, SealedBatch, Values};
 
 /// Bytes of a key.

@@ -258,6 +258,12 @@ pub(crate) fn plain_run(text: &[u8], mut at: usize) -> usize {
         }
         at += 8;
     }
+    // Less than eight are left: of the last eight, if there are as many. Zeros come in behind them, and end the run.
+    if let Some(chunk) = text.last_chunk::<8>() {
+        let left = text.len().saturating_sub(at);
+        let word = u64::from_le_bytes(*chunk).checked_shr(64 - 8 * left as u32);
+        return at + word.map_or(0, |word| (specials(word).trailing_zeros() / 8) as usize);
+    }
     while let Some(byte) = text.get(at) {
         if *byte < 0x20 || *byte == b'"' || *byte == b'\\' {
             break;
@@ -460,6 +466,26 @@ mod tests {
                 for len in at + 1..=24 {
                     let is_plain = !stops && byte.is_ascii();
                     assert_eq!(is_plain_ascii(&text[..len]), is_plain, "{byte:#x} at {at} of {len}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_run_from_anywhere_ends_where_the_first_byte_does_not_stand_for_itself() {
+        let stops = |byte: u8| byte < 0x20 || byte == b'"' || byte == b'\\';
+        for len in 0..=26 {
+            for special in 0..=len {
+                // A special byte before the run makes the ones behind it look special too.
+                for other in 0..len {
+                    let mut text = vec![b'!'; len];
+                    text.iter_mut().skip(special).take(1).for_each(|byte| *byte = b'"');
+                    text[other] = b'\\';
+                    for at in 0..=len {
+                        let run = text[at..].iter().position(|byte| stops(*byte));
+                        let end = run.map_or(len, |run| at + run);
+                        assert_eq!(plain_run(&text, at), end, "{text:?} from {at}");
+                    }
                 }
             }
         }

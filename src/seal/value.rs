@@ -1,7 +1,6 @@
 //! The bytes of one sealed value, and its text form (`docs/format.md`, "Sealed values").
 
-use base64_simd::URL_SAFE_NO_PAD;
-use sealflow_kernel::{base64url_len, write_base64url};
+use sealflow_kernel::{base64url_len, read_base64url, write_base64url};
 
 use super::key::KeyId;
 
@@ -103,13 +102,11 @@ pub fn write_text(sealed: &[u8], out: &mut Vec<u8>) {
     write_base64url(sealed, out);
 }
 
-/// Appends the bytes behind a text form to `out`. Only the canonical spelling is taken.
+/// Appends the bytes behind a text form to `out`, or nothing. Only the canonical spelling is taken.
+#[inline]
 pub fn read_text(text: &[u8], out: &mut Vec<u8>) -> Result<(), NotSealed> {
     let encoded = text.strip_prefix(TEXT_PREFIX.as_bytes()).ok_or(NotSealed)?;
-    URL_SAFE_NO_PAD
-        .decode_append(encoded, out)
-        .map(drop)
-        .map_err(|_| NotSealed)
+    read_base64url(encoded, out).map_err(|_| NotSealed)
 }
 
 #[cfg(test)]

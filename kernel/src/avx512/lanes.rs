@@ -100,6 +100,13 @@ on_avx512! {
         unsafe { _mm512_maskz_loadu_epi8(there, bytes.as_ptr().cast()) }
     }
 
+    /// At most 64 bytes, and those of `rest` in the places behind them.
+    pub(super) fn load_many_over(rest: __m512i, bytes: &[u8]) -> __m512i {
+        let there = _bzhi_u64(u64::MAX, bytes.len().min(64) as u32);
+        // SAFETY: only bytes of the slice are read.
+        unsafe { _mm512_mask_loadu_epi8(rest, there, bytes.as_ptr().cast()) }
+    }
+
     pub(super) fn store_many(bytes: &mut [u8], x: __m512i) {
         let there = _bzhi_u64(u64::MAX, bytes.len().min(64) as u32);
         // SAFETY: only bytes of the slice are written.

@@ -50,7 +50,7 @@ pub(crate) use key::Key;
 use key::{encrypt, scheduled};
 use lanes::{Unit, load_at, prefetch, put_some, store, words};
 use long::long;
-pub(crate) use text::write_base64url;
+pub(crate) use text::{read_base64url, write_base64url};
 
 use crate::values::{Aads, Batch, SealedBatch, Values};
 use crate::{HEADER, KEY_LEN, NONCE_LEN, PREFIX_LEN, TAG_LEN};
