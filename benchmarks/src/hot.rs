@@ -2,6 +2,7 @@
 //! time: counts are compared between commits, so nothing here may depend on chance or on the machine's speed.
 
 use sealflow::columns::{Found, Locator, json, splice};
+use sealflow::pipeline::{Header, Record};
 use sealflow::policy::ColumnPath;
 use sealflow::seal::{
     ColumnContext, OpeningKey, PlainColumn, SealedColumn, SealedValue, SealingKey, UsageLimits, value,
@@ -38,6 +39,8 @@ pub const PATHS: &[(&str, Prepare)] = &[
     ("splice a record", splice_record),
     ("seal a batch", seal_batch),
     ("open a batch", open_batch),
+    ("seal keys and headers", seal_outer),
+    ("open keys and headers", open_outer),
 ];
 
 /// The only function in which callgrind counts. Never inlined, and not left by a tail call, so that it has a
@@ -202,6 +205,49 @@ fn seal_batch() -> Result<Path, Error> {
 fn open_batch() -> Result<Path, Error> {
     let engine = Engine::new(sealflow_samples::POLICY_YAML)?;
     let sealed = engine.seal(&samples(ITEMS as u64))?;
+    engine.open(&sealed)?;
+    Ok(Box::new(move || {
+        std::hint::black_box(engine.open(&sealed).is_ok());
+    }))
+}
+
+/// A key and a header of each record.
+const OUTER_POLICY: &str = r#"
+dataset: payments
+version: 1
+keys:
+  default: { arn: "arn:aws:kms:eu-central-1:111122223333:key/00000000-0000-4000-8000-000000000001" }
+acls:
+  readers: { allow: ["arn:aws:iam::111122223333:role/readers"] }
+columns:
+  - { path: $key, key: default, acl: readers }
+  - { path: "$header.user", key: default, acl: readers }
+"#;
+
+fn outer_records() -> Vec<Record> {
+    let mut records = samples(ITEMS as u64);
+    for record in &mut records {
+        let name = format!("user {} of the samples", record.position.offset);
+        record.key = Some(name.clone().into());
+        record.headers.push(Header {
+            name: "user".into(),
+            value: Some(name.into()),
+        });
+    }
+    records
+}
+
+fn seal_outer() -> Result<Path, Error> {
+    let (engine, records) = (Engine::new(OUTER_POLICY)?, outer_records());
+    engine.seal(&records)?;
+    Ok(Box::new(move || {
+        std::hint::black_box(engine.seal(&records).is_ok());
+    }))
+}
+
+fn open_outer() -> Result<Path, Error> {
+    let engine = Engine::new(OUTER_POLICY)?;
+    let sealed = engine.seal(&outer_records())?;
     engine.open(&sealed)?;
     Ok(Box::new(move || {
         std::hint::black_box(engine.open(&sealed).is_ok());

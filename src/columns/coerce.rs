@@ -3,10 +3,13 @@
 //! Only the spelling is normalised, never the JSON type: a string stays a string when it is opened, a number
 //! a number. Equal values get equal encodings, so that they seal to equal bytes in every dataset.
 
+use std::borrow::Cow;
+use std::ops::Deref;
+
 use base64::Engine as _;
 use base64::alphabet::{Alphabet, STANDARD, URL_SAFE};
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
-use zeroize::Zeroizing;
+use zeroize::{Zeroize as _, Zeroizing};
 
 use super::json::string_value;
 use super::number::Exact;
@@ -99,8 +102,27 @@ fn wanted(to: &DomainType) -> &'static str {
     }
 }
 
-fn secret_string(text: &[u8]) -> Option<Zeroizing<String>> {
-    string_value(text).map(|value| Zeroizing::new(value.into_owned()))
+fn secret_string(text: &[u8]) -> Option<SecretText<'_>> {
+    string_value(text).map(SecretText)
+}
+
+/// The text of a JSON string, wiped if it had to be decoded.
+struct SecretText<'t>(Cow<'t, str>);
+
+impl Deref for SecretText<'_> {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Drop for SecretText<'_> {
+    fn drop(&mut self) {
+        if let Cow::Owned(text) = &mut self.0 {
+            text.zeroize();
+        }
+    }
 }
 
 /// The float64 whose shortest spelling is the same number as `text`; zero has no sign.

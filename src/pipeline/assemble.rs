@@ -8,6 +8,7 @@ use bytes::Bytes;
 use super::extract::Extracted;
 use super::jobs::Item;
 use super::plan::{Place, Plan};
+use super::pool::Pool;
 use super::record::{Header, Record};
 use super::seal::{KeysPlacement, Sealed, TravellingKey};
 use super::transform::{Outcome, Route, TransformError};
@@ -30,6 +31,10 @@ pub(super) struct Assembly<'a> {
     /// Which outcome's value is where in them.
     values: Vec<(usize, Range<usize>)>,
     replaced: Vec<(Range<usize>, With<'a>)>,
+    /// Text form of a value.
+    text: Vec<u8>,
+    /// Text forms in keys and headers.
+    pool: Pool,
     keys: KeyHeaders,
     /// What the policy says of clients, for the backend and for the enclave.
     rules: [Option<&'a ClientRule>; 2],
@@ -86,6 +91,8 @@ impl<'a> Assembly<'a> {
             out: Vec::with_capacity(usize::try_from(bytes).unwrap_or(0)),
             values: Vec::with_capacity(records),
             replaced: Vec::new(),
+            text: Vec::new(),
+            pool: Pool::default(),
             keys: KeyHeaders::default(),
         }
     }
@@ -141,7 +148,7 @@ impl<'a> Assembly<'a> {
                     self.write_sealed(opening, bytes);
                     at = Some(end);
                 }
-                place => put(record, place, bytes),
+                place => self.put(record, place, bytes),
             }
         }
         if let Some(at) = at {
@@ -178,7 +185,7 @@ impl<'a> Assembly<'a> {
                 Place::Value { start, end } => {
                     self.replaced.push((start..end, With::Sealed { opening, bytes }));
                 }
-                place => put(record, place, bytes),
+                place => self.put(record, place, bytes),
             }
         }
         self.of_clients(rules, (record, original), found);
@@ -248,6 +255,18 @@ impl<'a> Assembly<'a> {
         self.out.push(b'"');
     }
 
+    /// Puts the text form of sealed bytes into a record's key, or a header.
+    fn put(&mut self, record: &mut Record, place: Place, bytes: &[u8]) {
+        self.text.clear();
+        value::write_text(bytes, &mut self.text);
+        let text = Some(self.pool.copy(&self.text));
+        match place {
+            Place::Value { .. } => {}
+            Place::Key => record.key = text,
+            Place::Header(n) => record.headers[n].value = text,
+        }
+    }
+
     /// Gives the outcomes their values.
     pub(super) fn finish(self, outcomes: &mut [Outcome]) {
         let out = Bytes::from(self.out);
@@ -312,19 +331,4 @@ fn cut_sessions(original: &[u8], sessions: &[Range<usize>], replaced: &mut Vec<(
             replaced.insert(next, (member, With::Nothing));
         }
     }
-}
-
-/// Puts the text form of sealed bytes into a record's key, or a header.
-fn put(record: &mut Record, place: Place, bytes: &[u8]) {
-    match place {
-        Place::Value { .. } => {}
-        Place::Key => record.key = Some(text_of(bytes)),
-        Place::Header(n) => record.headers[n].value = Some(text_of(bytes)),
-    }
-}
-
-fn text_of(bytes: &[u8]) -> Bytes {
-    let mut text = Vec::with_capacity(value::text_len(bytes.len()));
-    value::write_text(bytes, &mut text);
-    text.into()
 }

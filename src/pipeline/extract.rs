@@ -313,16 +313,17 @@ impl SealTransform {
     ) -> Result<(), Rejection> {
         for rule in self.plan.outer_rules() {
             let root = self.plan.rules()[*rule].path.root();
-            let places = outer_places(root, record);
-            if places.is_empty() && self.plan.rules()[*rule].on_missing == crate::policy::OnMissing::Reject {
+            let places = || outer_places(root, record);
+            let count = places().count();
+            if count == 0 && self.plan.rules()[*rule].on_missing == crate::policy::OnMissing::Reject {
                 return Err(Rejection::new(
                     "missing-column",
                     format!("column {} is missing", self.plan.rules()[*rule].path),
                 ));
             }
             let stays = self.stays_in_place(*rule);
-            check_padding(places.len() * self.padding(*rule, domains))?;
-            for (place, bytes) in places {
+            check_padding(count * self.padding(*rule, domains))?;
+            for (place, bytes) in places() {
                 let flow = self.plan.rules()[*rule].flow;
                 if is_sealed(&self.plan.rules()[*rule], place, bytes)? {
                     let session = all.of_client().sessions[side(flow)].first().cloned();

@@ -173,6 +173,8 @@ pub(super) struct Jobs {
     pub(super) wrapped: usize,
     /// How many values a column is made for.
     expected: usize,
+    /// The encoding of one value of a domain.
+    coerced: Zeroizing<Vec<u8>>,
 }
 
 impl Jobs {
@@ -247,7 +249,7 @@ impl Jobs {
             false => target.push(text, spelling, model.pad_to)?,
             true => {
                 let before = target.plain.byte_len();
-                push_of_domain(&mut target.plain, model, domains, spelling, text)?;
+                push_of_domain(&mut target.plain, model, domains, (spelling, text), &mut self.coerced)?;
                 target.plain.byte_len() - before + value::SIV_OVERHEAD
             }
         };
@@ -303,19 +305,21 @@ fn push_of_domain(
     plain: &mut PlainColumn,
     rule: &ColumnRule,
     domains: &Domains,
-    spelling: Spelling,
-    text: &[u8],
+    (spelling, text): (Spelling, &[u8]),
+    coerced: &mut Zeroizing<Vec<u8>>,
 ) -> Result<(), Rejection> {
     let name = rule.domain().unwrap_or_default();
     let domain = domains
         .get(name)
         .ok_or_else(|| Rejection::new("no-domain", format!("domain {name} is not loaded")))?;
     let document = domain.document.document();
-    let mut plaintext = Zeroizing::new(Vec::with_capacity(
-        text.len() * 2 + 64 + document.pad_to.unwrap_or(0) as usize,
-    ));
-    coerce_into(spelling, text, document, &mut plaintext)?;
-    plain.push(&plaintext).map_err(column_full)
+    let room = text.len() * 2 + 64 + document.pad_to.unwrap_or(0) as usize;
+    if room > coerced.capacity() {
+        *coerced = Zeroizing::new(Vec::with_capacity(room.next_power_of_two()));
+    }
+    coerced.clear();
+    coerce_into(spelling, text, document, coerced)?;
+    plain.push(coerced).map_err(column_full)
 }
 
 #[cold]

@@ -5,6 +5,7 @@
 //! (place = label). A value that does not open as that, or a place that holds no sealed value, makes the
 //! record a dead letter. Hints were derived from values and are taken out with their members, unopened.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -14,7 +15,7 @@ use tracing::Instrument as _;
 use super::dead_letter::CANNOT_OPEN;
 use super::edits::Edits;
 use super::open_columns::{At, OpenedValues, ToOpen};
-use super::opener::{Failures, Item, Keyring, Opener, not_sealed};
+use super::opener::{Failures, Item, Keyring, Names, Opener, Values};
 use super::output::OutputLimits;
 use super::plan::{Format, Place, Plan, Rejection};
 use super::record::{Record, ahead};
@@ -26,7 +27,7 @@ use crate::columns::{Found, LocatorError};
 use crate::flow::direct::DirectSealer;
 use crate::keys::{CatalogueError, DomainError, KeyServiceError, OpenKeyError, OpeningKeys};
 use crate::policy::{PolicySourceError, VerifiedPolicy};
-use crate::seal::{KeyId, SealedValue};
+use crate::seal::KeyId;
 
 /// Opens the columns of one policy.
 pub struct OpenTransform {
@@ -45,29 +46,42 @@ enum Change {
     Remove(Place, Option<KeyId>),
 }
 
-/// What was found in one record, in order, and the envelopes that travel with it.
+/// What was found in one record, and the envelopes that travel with it.
 struct Extracted {
-    changes: Vec<Change>,
+    /// Of [`Batch::changes`].
+    changes: Range<usize>,
     travelling: Travelling,
 }
 
-impl Extracted {
-    fn items(&self) -> impl Iterator<Item = &Item> {
-        self.changes.iter().filter_map(|change| match change {
-            Change::Open(item, _) => Some(item),
-            Change::Remove(..) => None,
-        })
+/// What was found in the records of a batch.
+#[derive(Default)]
+struct Batch {
+    records: Vec<Result<Extracted, Rejection>>,
+    /// Record after record, in order.
+    changes: Vec<Change>,
+    values: Values,
+}
+
+impl Batch {
+    /// Rules of a record's values that are opened, and what they name.
+    fn to_open(&self, of: &Extracted) -> impl Iterator<Item = (usize, Names)> {
+        self.changes[of.changes.clone()]
+            .iter()
+            .filter_map(|change| match change {
+                Change::Open(item, _) => Some((item.rule as usize, item.names)),
+                Change::Remove(..) => None,
+            })
     }
 
-    /// The data keys that the record's values name.
-    fn keys(&self) -> Vec<KeyId> {
+    /// The data keys that the values of a record name, in `keys`.
+    fn keys(&self, of: &Extracted, keys: &mut Vec<KeyId>) {
         let key = |change: &Change| match change {
-            Change::Open(item, _) => key_of(item).ok().flatten(),
+            Change::Open(item, _) => item.names.key().ok().flatten(),
             Change::Remove(_, key) => *key,
         };
-        let mut keys: Vec<KeyId> = self.changes.iter().filter_map(key).collect();
+        keys.clear();
+        keys.extend(self.changes[of.changes.clone()].iter().filter_map(key));
         keys.dedup();
-        keys
     }
 }
 
@@ -118,37 +132,46 @@ impl OpenTransform {
     }
 
     /// The first records whose outcomes fit the limit of a batch's output, at least one.
-    fn extract_prefix(&self, records: &[Record]) -> Vec<Result<Extracted, Rejection>> {
+    fn extract_prefix(&self, records: &[Record]) -> Batch {
         let mut found = Found::default();
         let mut travelling = TravellingReader::new(&self.opener.plan.policy.policy().dataset);
         let mut bytes = 0;
-        let mut all = Vec::with_capacity(records.len());
+        let mut batch = Batch::default();
+        let Batch {
+            records: all,
+            changes,
+            values,
+        } = &mut batch;
+        all.reserve(records.len());
         for record in ahead(records) {
-            let mut changes = Vec::new();
+            let first = changes.len();
+            let to = (&mut found, &mut *values);
             let extracted = self
                 .opener
-                .extract(record, self.limits.record.0, &mut found, |(rule, place, item)| {
+                .extract(record, self.limits.record.0, to, |(rule, place, item)| {
                     let item = item.transpose()?;
                     if self.opener.plan.rules()[rule].hint.is_some() {
-                        let key = item.as_ref().map(key_of).transpose()?;
+                        let key = item.map(|item| item.names.key()).transpose()?;
                         changes.push(Change::Remove(place, key.flatten()));
                     } else {
                         changes.extend(item.map(|item| Change::Open(item, None)));
                     }
                     Ok(())
                 });
-            let extracted = extracted.map(|()| Extracted {
-                changes,
+            if extracted.is_err() {
+                changes.truncate(first);
+            }
+            all.push(extracted.map(|()| Extracted {
+                changes: first..changes.len(),
                 travelling: travelling.of(record),
-            });
+            }));
             // Opening makes records smaller, letters make them larger.
             bytes += self.set_aside().letter_bytes(record);
-            all.push(extracted);
             if bytes >= self.limits.batch.0 {
                 break;
             }
         }
-        all
+        batch
     }
 
     fn set_aside(&self) -> SetAside<'_> {
@@ -162,22 +185,17 @@ impl OpenTransform {
 
     /// Opens the values of all records together, but for those of domains. A record of which a value says that it is something else
     /// is rejected.
-    fn open_columns(
-        &self,
-        records: &[Record],
-        extracted: &mut [Result<Extracted, Rejection>],
-        ring: &mut Keyring,
-    ) -> OpenedValues {
+    fn open_columns(&self, records: &[Record], batch: &mut Batch, ring: &mut Keyring) -> OpenedValues {
         let mut to_open = ToOpen::default();
-        for (record, one) in records.iter().zip(extracted) {
+        for (record, one) in records.iter().zip(&mut batch.records) {
             let Ok(found) = one else { continue };
             let fingerprint = found.travelling.fingerprint();
-            let added = found.changes.iter_mut().try_for_each(|change| {
+            let added = batch.changes[found.changes.clone()].iter_mut().try_for_each(|change| {
                 if let Change::Open(item, at) = change {
-                    let label = &self.opener.plan.rules()[item.rule].label;
+                    let of = (self.opener.plan.rules()[item.rule as usize].label.as_str(), fingerprint);
                     *at = self
                         .opener
-                        .add(record, item, (label, fingerprint), ring, &mut to_open)?;
+                        .add(record, batch.values.get(item), of, ring, &mut to_open)?;
                 }
                 Ok(())
             });
@@ -188,38 +206,36 @@ impl OpenTransform {
         to_open.open()
     }
 
-    /// Puts what was opened at its places, or says why not all of a record's values open.
-    fn put(
+    /// Puts what was opened of a record at its places, or says why not all of its values open. How many were.
+    fn put<'r>(
         &self,
-        record: &Record,
-        extracted: &Extracted,
+        record: &'r Record,
+        (batch, found): (&Batch, &Extracted),
         opened: &OpenedValues,
         ring: &mut Keyring,
-        edits: &mut Edits,
-    ) -> Result<(), Rejection> {
-        let fingerprint = extracted.travelling.fingerprint();
-        edits.start();
-        for change in &extracted.changes {
+        edits: &mut Edits<'r>,
+    ) -> Result<u64, Rejection> {
+        let fingerprint = found.travelling.fingerprint();
+        edits.start(record);
+        let mut count = 0;
+        for change in &batch.changes[found.changes.clone()] {
             match change {
-                Change::Remove(place, _) => edits.put_removed(record, *place)?,
-                Change::Open(item, Some(at)) => edits.put(item.place, opened.get(*at)?)?,
-                Change::Open(item, None) => {
-                    let label = &self.opener.plan.rules()[item.rule].label;
-                    let encoding = edits.encoding(item.sealed.len());
-                    self.opener.open(record, item, (label, fingerprint), ring, encoding)?;
+                Change::Remove(place, _) => edits.put_removed(*place)?,
+                Change::Open(item, at) => {
+                    count += 1;
+                    if let Some(at) = at {
+                        edits.put(item.place, opened.get(*at)?)?;
+                        continue;
+                    }
+                    let value = batch.values.get(item);
+                    let of = (self.opener.plan.rules()[item.rule as usize].label.as_str(), fingerprint);
+                    let encoding = edits.encoding(value.sealed.len());
+                    self.opener.open(record, value, of, ring, encoding)?;
                     edits.put_opened(item.place)?;
                 }
             }
         }
-        Ok(())
-    }
-}
-
-/// The data key that a value names; `None` for those of domains.
-fn key_of(item: &Item) -> Result<Option<KeyId>, Rejection> {
-    match SealedValue::parse(&item.sealed).map_err(|_| not_sealed())? {
-        SealedValue::Randomised { key, .. } => Ok(Some(key)),
-        SealedValue::Deterministic { .. } => Ok(None),
+        Ok(count)
     }
 }
 
@@ -269,54 +285,56 @@ pub(super) fn domain_failure(error: DomainError) -> Result<Rejection, TransformE
 #[async_trait]
 impl Transform for OpenTransform {
     async fn apply(&self, records: &[Record]) -> Result<Vec<Outcome>, TransformError> {
-        let mut extracted = {
+        let mut batch = {
             let _span = tracing::debug_span!(target: SPANS, "locate", records = records.len()).entered();
             self.extract_prefix(records)
         };
-        let records = &records[..extracted.len()];
+        let records = &records[..batch.records.len()];
+        let found = batch.records.iter().flatten();
         let mut ring = self
             .opener
-            .keyring(
-                extracted
-                    .iter()
-                    .flatten()
-                    .map(|found| (found.items(), &found.travelling)),
-            )
+            .keyring(found.map(|found| (batch.to_open(found), &found.travelling)))
             .instrument(tracing::debug_span!(target: SPANS, "fetch_keys"))
             .await?;
-        let opening = tracing::debug_span!(target: SPANS, "open");
         let mut outcomes = Vec::with_capacity(records.len());
         let mut rejected = Vec::new();
-        let opened = opening.in_scope(|| self.open_columns(records, &mut extracted, &mut ring));
-        let mut edits = Edits::default();
-        for (record, extracted) in records.iter().zip(extracted) {
-            let put = extracted.and_then(|found| {
-                let put = opening.in_scope(|| self.put(record, &found, &opened, &mut ring, &mut edits));
-                put.map(|()| found)
-            });
-            match put {
-                Ok(found) => {
-                    let mut record = edits.apply(record);
-                    if let Some(added) = found.travelling.added(&found.keys()) {
-                        record.headers.remove(added);
+        let mut values = 0;
+        tracing::debug_span!(target: SPANS, "open").in_scope(|| {
+            let opened = self.open_columns(records, &mut batch, &mut ring);
+            let mut edits = Edits::for_records(records);
+            let mut keys = Vec::new();
+            for (record, found) in records.iter().zip(&batch.records) {
+                let put = found.as_ref().map_err(Clone::clone).and_then(|found| {
+                    let count = self.put(record, (&batch, found), &opened, &mut ring, &mut edits)?;
+                    Ok((found, count))
+                });
+                let outcome = match put {
+                    Ok((found, count)) => {
+                        values += count;
+                        let mut record = edits.apply(outcomes.len(), record);
+                        batch.keys(found, &mut keys);
+                        if let Some(added) = found.travelling.added(&keys) {
+                            record.headers.remove(added);
+                        }
+                        Outcome {
+                            route: Route::Target,
+                            record,
+                        }
                     }
-                    let values = found.items().count();
-                    self.counters.values.fetch_add(values as u64, Ordering::Relaxed);
-                    outcomes.push(Outcome {
-                        route: Route::Target,
-                        record,
-                    });
-                }
-                Err(rejection) => {
-                    rejected.push((outcomes.len(), rejection));
-                    outcomes.push(Outcome {
-                        route: Route::DeadLetter,
-                        record: record.clone(),
-                    });
-                }
+                    Err(rejection) => {
+                        rejected.push((outcomes.len(), rejection));
+                        Outcome {
+                            route: Route::DeadLetter,
+                            record: record.clone(),
+                        }
+                    }
+                };
+                outcomes.push(outcome);
             }
-        }
+            edits.finish(|n, value| outcomes[n].record.value = Some(value));
+        });
         self.set_aside().seal(&rejected, &mut outcomes).await?;
+        self.counters.values.fetch_add(values, Ordering::Relaxed);
         self.counters
             .dead_letters
             .fetch_add(rejected.len() as u64, Ordering::Relaxed);

@@ -1,8 +1,8 @@
 //! Values of a batch on their way to being opened: per key and column one call.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::few::Few;
 use super::opener::cannot_open;
 use super::plan::Rejection;
 use crate::keys::OpenedKey;
@@ -19,7 +19,7 @@ const MOST: usize = 128 << 20;
 #[derive(Default)]
 pub(super) struct ToOpen {
     columns: Vec<Column>,
-    known: HashMap<Of, usize>,
+    known: Few<Of, usize>,
     bytes: usize,
 }
 
@@ -36,8 +36,8 @@ struct Column {
 /// Where a value is.
 #[derive(Clone, Copy)]
 pub(super) struct At {
-    column: usize,
-    index: usize,
+    column: u32,
+    index: u32,
 }
 
 /// What became of them.
@@ -57,18 +57,11 @@ impl ToOpen {
         if self.bytes > MOST {
             return Ok(None);
         }
-        let next = self.columns.len();
-        let number = *self.known.entry((Arc::as_ptr(key), column)).or_insert(next);
-        if number == next {
-            self.columns.push(Column {
-                key: Arc::clone(key),
-                column,
-                sealed: SealedColumn::with_capacity(0, 0),
-                rows: row.map(|_| PlainColumn::with_capacity(0, 0)),
-                len: 0,
-            });
-        }
+        let number = self.of(key, column, row.is_some());
         let target = &mut self.columns[number];
+        let (Ok(number), Ok(index)) = (u32::try_from(number), u32::try_from(target.len)) else {
+            return Ok(None);
+        };
         if target.rows.is_some() != row.is_some() {
             return Err(cannot_open());
         }
@@ -84,10 +77,25 @@ impl ToOpen {
             })
             .map_err(|error| Rejection::new("batch-too-large", error.to_string()))?;
         target.len += 1;
-        Ok(Some(At {
-            column: number,
-            index: target.len - 1,
-        }))
+        Ok(Some(At { column: number, index }))
+    }
+
+    /// The column of a key's label, which is one of its envelope.
+    fn of(&mut self, key: &Arc<OpenedKey>, column: u16, has_rows: bool) -> usize {
+        let of = (Arc::as_ptr(key), column);
+        if let Some(known) = self.known.get(&of) {
+            return *known;
+        }
+        let number = self.columns.len();
+        self.known.insert(of, number);
+        self.columns.push(Column {
+            key: Arc::clone(key),
+            column,
+            sealed: SealedColumn::with_capacity(0, 0),
+            rows: has_rows.then(|| PlainColumn::with_capacity(0, 0)),
+            len: 0,
+        });
+        number
     }
 
     /// Opens all of them.
@@ -114,7 +122,9 @@ impl Column {
 impl OpenedValues {
     /// The plaintext encoding of a value.
     pub(super) fn get(&self, at: At) -> Result<&[u8], Rejection> {
-        let column = self.0.get(at.column).and_then(Option::as_ref);
-        column.and_then(|column| column.get(at.index)).ok_or_else(cannot_open)
+        let column = self.0.get(at.column as usize).and_then(Option::as_ref);
+        column
+            .and_then(|column| column.get(at.index as usize))
+            .ok_or_else(cannot_open)
     }
 }

@@ -4,14 +4,14 @@
 //! What a value opens as is checked against the place where it was found (place = label).
 
 use std::borrow::Cow;
-use std::collections::{HashMap, HashSet};
-use std::ops::Range;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::task::{JoinError, JoinSet};
 
 use super::dead_letter::CANNOT_OPEN;
+use super::few::Few;
 use super::open_columns::{At, ToOpen};
 use super::output::too_large_unread;
 use super::plan::{Place, Plan, Rejection};
@@ -40,21 +40,52 @@ pub(super) struct Failures {
     pub(super) domain: fn(DomainError) -> Result<Rejection, TransformError>,
 }
 
-/// One sealed value of a record.
-pub(super) struct Item {
-    pub(super) rule: usize,
-    pub(super) place: Place,
-    pub(super) sealed: Vec<u8>,
-    indexes: Vec<u32>,
-    /// The document that it lies in.
-    document: Range<usize>,
-    /// Row id along the policy's own path, where the rule is bound and the record has one.
-    row: Option<Vec<u8>>,
+/// What a sealed value says that it opens with.
+#[derive(Clone, Copy)]
+pub(super) enum Names {
+    /// A data key, as the label of that index.
+    Key(KeyId, u16),
+    /// The secret of a domain.
+    Domain(KeyId),
+    /// It is no sealed value.
+    Nothing,
 }
 
-impl Item {
-    /// As [`Item::alone`], of a row with that id.
-    pub(super) fn in_row(rule: usize, sealed: Vec<u8>, row: Option<Vec<u8>>) -> Self {
+impl Names {
+    pub(super) fn of(sealed: &[u8]) -> Self {
+        match SealedValue::parse(sealed) {
+            Ok(SealedValue::Randomised { key, column, .. }) => Self::Key(key, column),
+            Ok(SealedValue::Deterministic { key, .. }) => Self::Domain(key),
+            Err(_) => Self::Nothing,
+        }
+    }
+
+    /// The data key; `None` for a domain.
+    pub(super) fn key(self) -> Result<Option<KeyId>, Rejection> {
+        match self {
+            Self::Key(key, _) => Ok(Some(key)),
+            Self::Domain(_) => Ok(None),
+            Self::Nothing => Err(not_sealed()),
+        }
+    }
+}
+
+/// One sealed value.
+#[derive(Clone, Copy)]
+pub(super) struct Value<'b> {
+    pub(super) rule: usize,
+    pub(super) names: Names,
+    pub(super) sealed: &'b [u8],
+    indexes: &'b [u32],
+    /// The document that it lies in.
+    document: (usize, usize),
+    /// Row id along the policy's own path, where the rule is bound and the record has one.
+    row: Option<&'b [u8]>,
+}
+
+impl<'b> Value<'b> {
+    /// As [`Value::alone`], of a row with that id.
+    pub(super) fn in_row(rule: usize, sealed: &'b [u8], row: Option<&'b [u8]>) -> Self {
         Self {
             row,
             ..Self::alone(rule, sealed)
@@ -62,23 +93,98 @@ impl Item {
     }
 
     /// Without a record.
-    pub(super) fn alone(rule: usize, sealed: Vec<u8>) -> Self {
+    pub(super) fn alone(rule: usize, sealed: &'b [u8]) -> Self {
         Self {
             rule,
-            place: Place::Key,
+            names: Names::of(sealed),
             sealed,
-            indexes: Vec::new(),
-            document: 0..0,
+            indexes: &[],
+            document: (0, 0),
             row: None,
         }
     }
+}
+
+/// What the sealed values of a batch are made of, one behind the other: none asks for memory of its own.
+#[derive(Default)]
+pub(super) struct Values {
+    /// Of each value its sealed bytes, then its row id.
+    bytes: Vec<u8>,
+    /// List indexes.
+    indexes: Vec<u32>,
+    /// The documents that they lie in.
+    documents: Vec<(usize, usize)>,
+}
+
+/// Where one of [`Values`] is.
+pub(super) struct Item {
+    pub(super) rule: u32,
+    pub(super) place: Place,
+    pub(super) names: Names,
+    from: usize,
+    len: u32,
+    row_len: Option<u32>,
+    indexes: usize,
+    depth: u32,
+    document: u32,
+}
+
+impl Values {
+    pub(super) fn get(&self, item: &Item) -> Value<'_> {
+        let (sealed, rest) = self.bytes[item.from..].split_at(item.len as usize);
+        Value {
+            rule: item.rule as usize,
+            names: item.names,
+            sealed,
+            indexes: &self.indexes[item.indexes..][..item.depth as usize],
+            document: self.documents.get(item.document as usize).copied().unwrap_or_default(),
+            row: item.row_len.map(|len| &rest[..len as usize]),
+        }
+    }
+
+    /// Appends what `write` appends, or nothing if that fails; how much it is.
+    fn add<E>(
+        &mut self,
+        write: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
+        or: impl FnOnce(E) -> Rejection,
+    ) -> Result<u32, Rejection> {
+        let from = self.bytes.len();
+        let written = write(&mut self.bytes).map_err(or);
+        let len = written.and_then(|()| small(self.bytes.len() - from));
+        if len.is_err() {
+            self.bytes.truncate(from);
+        }
+        len
+    }
+
+    /// A value of `rule` at `place`, of the document of that number: the sealed bytes behind `text`.
+    fn add_text(&mut self, rule: usize, place: Place, document: usize, text: &[u8]) -> Result<Item, Rejection> {
+        let from = self.bytes.len();
+        let len = self.add(|out| value::read_text(text, out), |_| not_sealed())?;
+        Ok(Item {
+            rule: small(rule)?,
+            place,
+            names: Names::of(&self.bytes[from..]),
+            from,
+            len,
+            row_len: None,
+            indexes: self.indexes.len(),
+            depth: 0,
+            document: small(document)?,
+        })
+    }
+}
+
+/// What no record has four thousand million of.
+fn small(n: usize) -> Result<u32, Rejection> {
+    u32::try_from(n).map_err(|_| too_large_unread())
 }
 
 /// A place of a column, and the sealed value that is there, or why what is there is none; `None` for a null.
 pub(super) type AtPlace = (usize, Place, Option<Result<Item, Rejection>>);
 
 /// The entry of a value's label, and the id of its row, if it is bound to one.
-type Claim<'k, 'i> = (&'k LabelEntry, Option<Cow<'i, [u8]>>);
+type Claim<'k, 'b> = (&'k LabelEntry, Option<Cow<'b, [u8]>>);
 
 /// A data key as a record asks for it: the key, and the fingerprint of the envelopes that travel with the record.
 type AskedFor = (KeyId, u64);
@@ -86,22 +192,17 @@ type AskedFor = (KeyId, u64);
 /// Data keys and domains of a batch: found, or refused.
 #[derive(Default)]
 pub(super) struct Keyring {
-    keys: HashMap<AskedFor, Result<Arc<OpenedKey>, Rejection>>,
-    /// The one of them that was asked for last, as most values of a batch name the same.
-    last: Option<(AskedFor, Result<Arc<OpenedKey>, Rejection>)>,
-    domains: HashMap<(String, KeyId), Result<DeterministicOpener, Rejection>>,
+    keys: Few<AskedFor, Result<Arc<OpenedKey>, Rejection>>,
+    /// By name and key.
+    domains: HashMap<String, HashMap<KeyId, Result<DeterministicOpener, Rejection>>>,
 }
 
 /// A fetched key, with what it was wanted for.
 type Fetched = (AskedFor, Result<Arc<OpenedKey>, OpenKeyError>);
 
 impl Keyring {
-    fn key(&mut self, id: AskedFor) -> Result<&Arc<OpenedKey>, Rejection> {
-        if self.last.as_ref().is_none_or(|(last, _)| *last != id) {
-            let key = self.keys.get(&id).ok_or_else(cannot_open)?;
-            self.last = Some((id, key.clone()));
-        }
-        let (_, key) = self.last.as_ref().ok_or_else(cannot_open)?;
+    fn key(&self, id: AskedFor) -> Result<&Arc<OpenedKey>, Rejection> {
+        let key = self.keys.get(&id).ok_or_else(cannot_open)?;
         key.as_ref().map_err(Clone::clone)
     }
 
@@ -125,110 +226,103 @@ impl Opener {
         rules.any(|rule| rule.flow == Flow::Enclave && rule.label == label)
     }
 
-    /// Gives `take` every place of a column, in order, with what is there. Of a record that cannot be taken apart as a whole it may have given some.
+    /// Gives `take` every place of a column, in order, with what is there; sealed values go to `values`. Of a record that cannot be
+    /// taken apart as a whole it may have given some.
     pub(super) fn extract(
         &self,
         record: &Record,
         most_bytes: u64,
-        found: &mut Found,
+        (found, values): (&mut Found, &mut Values),
         mut take: impl FnMut(AtPlace) -> Result<(), Rejection>,
     ) -> Result<(), Rejection> {
         if record.payload_bytes() as u64 > most_bytes {
             return Err(too_large_unread());
         }
-        let mut first = 0..0;
         // A row id is held for each value: without a bound a small record with a long one would fill the memory.
         let mut room = most_bytes - record.payload_bytes() as u64;
+        let first = values.documents.len();
         if let Some(bytes) = &record.value {
-            let mut documents = 0;
             self.plan.documents(bytes, found, |document| {
-                let range = document.offset..document.offset + document.text.len();
-                if documents == 0 {
-                    first = range.clone();
-                }
-                documents += 1;
+                let range = (document.offset, document.offset + document.text.len());
+                let number = values.documents.len();
+                values.documents.push(range);
                 for (rule, place, indexes) in self.plan.hits(&document) {
                     let Place::Value { start, end } = place else { continue };
-                    let sealed = match sealed_json(&bytes[start..end]) {
-                        Ok(Some(sealed)) => sealed,
+                    let item = match sealed_text(&bytes[start..end]) {
+                        Ok(Some(text)) => values.add_text(rule, place, number, text),
                         Ok(None) => {
                             take((rule, place, None))?;
                             continue;
                         }
-                        Err(rejection) => {
-                            take((rule, place, Some(Err(rejection))))?;
-                            continue;
+                        Err(rejection) => Err(rejection),
+                    };
+                    let item = match item {
+                        Ok(mut item) => {
+                            item.row_len = self.plan.row_field(rule).and_then(|field| {
+                                let scalar = self.plan.field(&document, field).ok()?;
+                                let write = |out: &mut Vec<u8>| json::encode_row_id(scalar, indexes, out);
+                                values.add(write, |_| cannot_open()).ok()
+                            });
+                            // Whoever sealed it had to keep the same bound.
+                            let held = u64::from(item.row_len.unwrap_or(0));
+                            room = room.checked_sub(held).ok_or_else(too_large_unread)?;
+                            item.depth = small(indexes.len())?;
+                            values.indexes.extend_from_slice(indexes);
+                            Ok(item)
                         }
+                        Err(rejection) => Err(rejection),
                     };
-                    let row = self.plan.row_field(rule).and_then(|field| {
-                        let mut row = Vec::new();
-                        let scalar = self.plan.field(&document, field).ok()?;
-                        json::encode_row_id(scalar, indexes, &mut row).ok().map(|()| row)
-                    });
-                    // Whoever sealed it had to keep the same bound.
-                    let held = row.as_ref().map_or(0, Vec::len) as u64;
-                    room = room.checked_sub(held).ok_or_else(too_large_unread)?;
-                    let item = Item {
-                        rule,
-                        place,
-                        sealed,
-                        indexes: indexes.to_vec(),
-                        document: range.clone(),
-                        row,
-                    };
-                    take((rule, place, Some(Ok(item))))?;
+                    take((rule, place, Some(item)))?;
                 }
                 Ok(())
             })?;
         }
         for rule in self.plan.outer_rules() {
             for (place, bytes) in outer_places(self.plan.rules()[*rule].path.root(), record) {
-                let mut sealed = Vec::new();
-                let item = value::read_text(bytes, &mut sealed).map_err(|_| not_sealed());
-                let item = item.map(|()| Item {
-                    rule: *rule,
-                    place,
-                    sealed,
-                    indexes: Vec::new(),
-                    document: first.clone(),
-                    row: None,
-                });
+                // Their rows are those of the first document, if there is one.
+                let item = values.add_text(*rule, place, first, bytes);
                 take((*rule, place, Some(item)))?;
             }
         }
         Ok(())
     }
 
-    /// Fetches every key that the values name, each once per set of travelling envelopes, side by side.
-    pub(super) async fn keyring<'i, I>(
+    /// Fetches every key that values name, each once per set of travelling envelopes, side by side. Of a value come its rule and
+    /// what it names.
+    pub(super) async fn keyring<'t, I>(
         &self,
-        records: impl Iterator<Item = (I, &'i Travelling)>,
+        records: impl Iterator<Item = (I, &'t Travelling)>,
     ) -> Result<Keyring, TransformError>
     where
-        I: Iterator<Item = &'i Item>,
+        I: Iterator<Item = (usize, Names)>,
     {
         let mut ring = Keyring::default();
-        let (mut wanted, mut last) = (HashSet::new(), None);
+        let mut wanted = Few::default();
         let mut fetches = JoinSet::new();
-        for (items, travelling) in records {
+        for (values, travelling) in records {
             let fingerprint = travelling.fingerprint();
-            for item in items {
-                match SealedValue::parse(&item.sealed) {
-                    Ok(SealedValue::Randomised { key, .. }) if last == Some((key, fingerprint)) => {}
-                    Ok(SealedValue::Randomised { key, .. }) if wanted.insert((key, fingerprint)) => {
-                        last = Some((key, fingerprint));
-                        if fetches.len() >= FETCHES {
-                            ring.take(fetches.join_next().await, self.failures)?;
-                        }
-                        let (keys, envelopes) = (self.keys.clone(), travelling.envelopes());
-                        fetches.spawn(async move {
-                            let travelling: Vec<&[u8]> = envelopes.iter().map(Bytes::as_ref).collect();
-                            ((key, fingerprint), keys.get(key, &travelling).await)
-                        });
+            for (rule, names) in values {
+                let key = match names {
+                    Names::Key(key, _) => key,
+                    Names::Domain(key) => {
+                        self.fetch_domain(rule, key, &mut ring).await?;
+                        continue;
                     }
-                    Ok(SealedValue::Deterministic { key, .. }) => self.fetch_domain(item.rule, key, &mut ring).await?,
-                    _ => {}
+                    Names::Nothing => continue,
+                };
+                let id = (key, fingerprint);
+                if wanted.get(&id).is_some() {
+                    continue;
                 }
+                wanted.insert(id, ());
+                if fetches.len() >= FETCHES {
+                    ring.take(fetches.join_next().await, self.failures)?;
+                }
+                let (keys, envelopes) = (self.keys.clone(), travelling.envelopes());
+                fetches.spawn(async move {
+                    let travelling: Vec<&[u8]> = envelopes.iter().map(Bytes::as_ref).collect();
+                    (id, keys.get(key, &travelling).await)
+                });
             }
         }
         while !fetches.is_empty() {
@@ -242,27 +336,27 @@ impl Opener {
         let Some(domain) = self.plan.rules()[rule].domain() else {
             return Ok(());
         };
-        let id = (domain.to_owned(), key);
-        if ring.domains.contains_key(&id) {
+        if ring.domains.get(domain).is_some_and(|known| known.contains_key(&key)) {
             return Ok(());
         }
         let opener = match self.domains.get(domain, Some(key)).await {
             Ok(domain) => domain.key.opener().map_err(|_| cannot_open()),
             Err(error) => Err((self.failures.domain)(error)?),
         };
-        ring.domains.insert(id, opener);
+        ring.domains.entry(domain.to_owned()).or_default().insert(key, opener);
         Ok(())
     }
 
     /// The label that a value claims, as the policy calls it now: opening proves it. The domain's of a domain.
-    pub(super) fn claimed(&self, item: &Item, fingerprint: u64, ring: &mut Keyring) -> Result<String, Rejection> {
-        match SealedValue::parse(&item.sealed).map_err(|_| not_sealed())? {
-            SealedValue::Randomised { key, column, .. } => {
+    pub(super) fn claimed(&self, value: Value<'_>, fingerprint: u64, ring: &mut Keyring) -> Result<String, Rejection> {
+        match value.names {
+            Names::Key(key, column) => {
                 let envelope = &ring.key((key, fingerprint))?.envelope;
                 let entry = envelope.labels.get(usize::from(column)).ok_or_else(cannot_open)?;
                 Ok(self.current(&entry.label).to_owned())
             }
-            SealedValue::Deterministic { .. } => Ok(self.plan.rules()[item.rule].label.clone()),
+            Names::Domain(_) => Ok(self.plan.rules()[value.rule].label.clone()),
+            Names::Nothing => Err(not_sealed()),
         }
     }
 
@@ -292,14 +386,14 @@ impl Opener {
     }
 
     /// What a value of an envelope's key says that it is, if it says that it is one of `label`, a label of the policy.
-    fn claim<'k, 'i>(
+    fn claim<'k, 'b>(
         &self,
         record: &Record,
-        item: &'i Item,
+        value: Value<'b>,
         label: &str,
         envelope: &'k Envelope,
         column: u16,
-    ) -> Result<Claim<'k, 'i>, Rejection> {
+    ) -> Result<Claim<'k, 'b>, Rejection> {
         let entry = envelope.labels.get(usize::from(column)).ok_or_else(cannot_open)?;
         if envelope.dataset != self.plan.policy.policy().dataset {
             return Err(cannot_open());
@@ -307,14 +401,12 @@ impl Opener {
         if self.current(&entry.label) != label {
             return Err(self.elsewhere(&entry.label, label));
         }
-        let row = match (&entry.bind_row, &item.row) {
+        let row = match (&entry.bind_row, value.row) {
             (None, _) => None,
-            (Some(path), Some(id)) if self.plan.bound_path(item.rule) == Some(path) => {
-                Some(Cow::Borrowed(id.as_slice()))
-            }
+            (Some(path), Some(id)) if self.plan.bound_path(value.rule) == Some(path) => Some(Cow::Borrowed(id)),
             (Some(path), _) => {
                 let mut other = Vec::new();
-                row_id(record, path, item, &mut other)?;
+                row_id(record, path, value, &mut other)?;
                 Some(Cow::Owned(other))
             }
         };
@@ -326,31 +418,32 @@ impl Opener {
     pub(super) fn add(
         &self,
         record: &Record,
-        item: &Item,
+        value: Value<'_>,
         (label, fingerprint): (&str, u64),
         ring: &mut Keyring,
         to_open: &mut ToOpen,
     ) -> Result<Option<At>, Rejection> {
-        let SealedValue::Randomised { key, column, .. } = SealedValue::parse(&item.sealed).map_err(|_| not_sealed())?
-        else {
-            return Ok(None);
+        let (key, column) = match value.names {
+            Names::Key(key, column) => (key, column),
+            Names::Domain(_) => return Ok(None),
+            Names::Nothing => return Err(not_sealed()),
         };
         let key = ring.key((key, fingerprint))?;
-        let (_, row) = self.claim(record, item, label, &key.envelope, column)?;
-        to_open.push(key, column, &item.sealed, row.as_deref())
+        let (_, row) = self.claim(record, value, label, &key.envelope, column)?;
+        to_open.push(key, column, value.sealed, row.as_deref())
     }
 
     /// Appends the plaintext encoding of a value that opens as one of `label`, a label of the policy.
     pub(super) fn open(
         &self,
         record: &Record,
-        item: &Item,
+        value: Value<'_>,
         (label, fingerprint): (&str, u64),
         ring: &mut Keyring,
         out: &mut Vec<u8>,
     ) -> Result<(), Rejection> {
-        let rule = &self.plan.rules()[item.rule];
-        match SealedValue::parse(&item.sealed).map_err(|_| not_sealed())? {
+        let rule = &self.plan.rules()[value.rule];
+        match SealedValue::parse(value.sealed).map_err(|_| not_sealed())? {
             SealedValue::Randomised {
                 key,
                 column,
@@ -359,7 +452,7 @@ impl Opener {
                 tag,
             } => {
                 let key = ring.key((key, fingerprint))?;
-                let (entry, id) = self.claim(record, item, label, &key.envelope, column)?;
+                let (entry, id) = self.claim(record, value, label, &key.envelope, column)?;
                 let row = entry.bind_row.as_deref().zip(id.as_deref());
                 key.key
                     .opener(&key.envelope.dataset, &entry.label)
@@ -370,7 +463,8 @@ impl Opener {
                 let domain = rule.domain().filter(|_| rule.label == label).ok_or_else(cannot_open)?;
                 let opener = ring
                     .domains
-                    .get_mut(&(domain.to_owned(), key))
+                    .get_mut(domain)
+                    .and_then(|known| known.get_mut(&key))
                     .ok_or_else(cannot_open)?;
                 opener
                     .as_mut()
@@ -399,47 +493,40 @@ pub(super) const UNKNOWN: &str = "?";
 /// Code of a place of a column that holds something else than a sealed value.
 pub(super) const NOT_SEALED: &str = "not-sealed";
 
-/// The sealed bytes of a JSON value; `None` for null, which stays null.
-fn sealed_json(text: &[u8]) -> Result<Option<Vec<u8>>, Rejection> {
-    if text == b"null" {
+/// The text form in a JSON value; `None` for null, which stays null.
+fn sealed_text(json: &[u8]) -> Result<Option<&[u8]>, Rejection> {
+    if json == b"null" {
         return Ok(None);
     }
-    let inner = text
-        .strip_prefix(b"\"")
-        .and_then(|text| text.strip_suffix(b"\""))
-        .ok_or_else(not_sealed)?;
-    let mut sealed = Vec::new();
-    value::read_text(inner, &mut sealed).map_err(|_| not_sealed())?;
-    Ok(Some(sealed))
+    let inner = json.strip_prefix(b"\"").and_then(|text| text.strip_suffix(b"\""));
+    inner.map(Some).ok_or_else(not_sealed)
 }
 
 /// Where a `$key` or `$header` column is in a record, and what stands there.
-pub(super) fn outer_places<'r>(root: &Root, record: &'r Record) -> Vec<(Place, &'r Bytes)> {
-    match root {
-        Root::Key => record.key.iter().map(|key| (Place::Key, key)).collect(),
-        Root::Header(name) => {
-            let named = record
-                .headers
-                .iter()
-                .enumerate()
-                .filter(|(_, header)| header.name == *name);
-            named
-                .filter_map(|(n, header)| header.value.as_ref().map(|value| (Place::Header(n), value)))
-                .collect()
-        }
-        Root::Value => Vec::new(),
-    }
+pub(super) fn outer_places<'r>(root: &Root, record: &'r Record) -> impl Iterator<Item = (Place, &'r Bytes)> {
+    let key = record.key.as_ref().filter(|_| *root == Root::Key);
+    let headers = match root {
+        Root::Header(name) => Some((name, record.headers.iter().enumerate())),
+        Root::Key | Root::Value => None,
+    };
+    let named = headers.into_iter().flat_map(|(name, headers)| {
+        headers.filter_map(move |(n, header)| {
+            let value = header.value.as_ref().filter(|_| header.name == *name)?;
+            Some((Place::Header(n), value))
+        })
+    });
+    key.map(|key| (Place::Key, key)).into_iter().chain(named)
 }
 
-/// Appends the row id of `item`, read along the path that its envelope names. The policy may have moved on to
+/// Appends the row id of `of`, read along the path that its envelope names. The policy may have moved on to
 /// another path since, so this looks the field up by itself.
-fn row_id(record: &Record, path: &str, item: &Item, out: &mut Vec<u8>) -> Result<(), Rejection> {
+fn row_id(record: &Record, path: &str, of: Value<'_>, out: &mut Vec<u8>) -> Result<(), Rejection> {
     let path: ColumnPath = path.parse().map_err(|_| cannot_open())?;
     let locator = Locator::new(&[], &[path]).map_err(|_| cannot_open())?;
     let document = record
         .value
         .as_ref()
-        .and_then(|value| value.get(item.document.clone()))
+        .and_then(|value| value.get(of.document.0..of.document.1))
         .ok_or_else(cannot_open)?;
     let mut found = Found::default();
     locator
@@ -448,5 +535,5 @@ fn row_id(record: &Record, path: &str, item: &Item, out: &mut Vec<u8>) -> Result
     let [field] = found.fields.as_slice() else {
         return Err(cannot_open());
     };
-    json::encode_row_id(&document[field.range()], &item.indexes, out).map_err(|_| cannot_open())
+    json::encode_row_id(&document[field.range()], of.indexes, out).map_err(|_| cannot_open())
 }

@@ -7,6 +7,7 @@ use std::borrow::Cow;
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
+use std::ops::Range;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use zeroize::Zeroizing;
@@ -16,10 +17,10 @@ use super::decisions::{ColumnDecision, ColumnOutcome, Decisions, Withheld};
 use super::edits::Edits;
 use super::open::{domain_failure, key_failure};
 use super::open_columns::{At, OpenedValues as OpenedColumns, ToOpen};
-use super::opener::{Failures, Item, Keyring, Opener, UNKNOWN, cannot_open, not_sealed};
+use super::opener::{Failures, Item, Keyring, Names, Opener, UNKNOWN, Value, Values, cannot_open, not_sealed};
 use super::output::OutputLimits;
 use super::plan::{self, Format, Plan, Rejection};
-use super::record::{Header, Position, Record, Timestamp};
+use super::record::{Header, Position, Record, Timestamp, ahead};
 use super::set_aside::service_stop;
 use super::transform::{StopKind, TransformError};
 use super::travelling::{Travelling, TravellingReader};
@@ -242,9 +243,22 @@ impl Asked<'_> {
 
 /// The places of one record, and the envelopes that travel with it.
 struct Extracted {
-    places: Vec<OfPlace>,
+    /// Of [`Batch::places`].
+    places: Range<usize>,
     travelling: Travelling,
 }
+
+/// What was found in the records of a batch.
+#[derive(Default)]
+struct Batch {
+    records: Vec<Result<Extracted, Rejection>>,
+    /// Record after record, in order.
+    places: Vec<OfPlace>,
+    values: Values,
+}
+
+/// A value that came without a record: its rule, and its sealed bytes.
+type LoneItem = (usize, Vec<u8>);
 
 /// A place of a column, and what was found there.
 struct OfPlace {
@@ -329,37 +343,45 @@ impl Reader {
     ) -> Result<Reading, ReadError> {
         let mut asked = self.asked(who, purpose, now).await?;
         let opener = Arc::clone(&asked.opener);
-        let mut extracted = self.extract(&opener, &records);
-        let mut wanted = Vec::new();
-        for found in extracted.iter().flatten() {
-            let mut items = Vec::new();
-            for OfPlace { rule, item, .. } in &found.places {
-                // Nobody asks for a key for a reader who is refused anyway.
-                if let Ok(item) = item
-                    && (self.moved || asked.access(&opener.plan.rules()[*rule].label).is_allowed())
-                {
-                    items.push(item);
-                }
-            }
-            wanted.push((items.into_iter(), &found.travelling));
+        let mut batch = self.extract(&opener, &records);
+        // Nobody asks for a key for a reader who is refused anyway.
+        let mut is_wanted = vec![None; opener.plan.rules().len()];
+        for OfPlace { rule, .. } in &batch.places {
+            let is_allowed = || self.moved || asked.access(&opener.plan.rules()[*rule].label).is_allowed();
+            is_wanted[*rule].get_or_insert_with(is_allowed);
         }
-        let mut ring = opener.keyring(wanted.into_iter()).await?;
-        let opened = self.open_columns(&records, &mut extracted, &mut asked, &mut ring);
-        let mut edits = Edits::default();
+        let wanted = batch.records.iter().flatten().map(|found| {
+            let places = batch.places[found.places.clone()].iter();
+            let items = places.filter(|place| is_wanted[place.rule] == Some(true));
+            let items = items.filter_map(|place| place.item.as_ref().ok());
+            (items.map(|item| (item.rule as usize, item.names)), &found.travelling)
+        });
+        let mut ring = opener.keyring(wanted).await?;
+        let opened = self.open_columns(&records, &mut batch, &mut asked, &mut ring);
+        let mut edits = Edits::for_records(&records);
         let mut decisions = Decisions::default();
         let mut shown = Vec::with_capacity(records.len());
-        for (record, found) in records.into_iter().zip(extracted) {
+        let mut places = batch.places.into_iter();
+        for (n, (record, found)) in records.iter().zip(batch.records).enumerate() {
             shown.push(match found {
                 Ok(found) => {
                     let out = (&mut edits, &mut decisions, seal_to);
-                    Ok(self.show(&record, found, &opened, &mut asked, &mut ring, out))
+                    let places = places.by_ref().take(found.places.len());
+                    let of = (record, places, found.travelling.fingerprint());
+                    self.show(of, (&batch.values, &opened), &mut asked, &mut ring, out);
+                    Ok(edits.apply(n, record))
                 }
                 Err(rejection) => Err(Withheld {
-                    position: record.position,
+                    position: record.position.clone(),
                     code: rejection.code,
                 }),
             });
         }
+        edits.finish(|n, value| {
+            if let Ok(record) = &mut shown[n] {
+                record.value = Some(value);
+            }
+        });
         Ok(Reading {
             records: shown,
             decisions: decisions.0,
@@ -445,8 +467,9 @@ impl Reader {
             });
         }
         let wanted = items.iter().flatten().flatten();
+        let wanted = wanted.map(|(rule, sealed)| (*rule, Names::of(sealed)));
         let mut ring = opener.keyring(std::iter::once((wanted, &travelling))).await?;
-        let mut edits = Edits::default();
+        let mut edits = Edits::for_records(&[]);
         let mut decisions = Decisions::default();
         let mut texts = Vec::with_capacity(values.len());
         for (n, (value, item)) in values.iter().zip(items).enumerate() {
@@ -458,7 +481,7 @@ impl Reader {
                 continue;
             }
             let claimed = match &item {
-                Some(Ok(item)) => opener.claimed(item, fingerprint, &mut ring),
+                Some(Ok((rule, sealed))) => opener.claimed(Value::alone(*rule, sealed), fingerprint, &mut ring),
                 Some(Err(rejection)) => Err(rejection.clone()),
                 None => Ok(opener.current(value.label.unwrap_or_default()).to_owned()),
             };
@@ -481,14 +504,12 @@ impl Reader {
                     );
                     return Ok(refused.json().to_owned());
                 };
-                let mut item = item?;
-                let rules = opener.plan.rules().iter();
-                item.rule = rules
-                    .clone()
-                    .position(|rule| rule.label == claimed)
-                    .unwrap_or(item.rule);
-                let encoding = edits.encoding(item.sealed.len());
-                opener.open(&nowhere, &item, (&claimed, fingerprint), &mut ring, encoding)?;
+                let (rule, sealed) = item?;
+                let mut rules = opener.plan.rules().iter();
+                let rule = rules.position(|rule| rule.label == claimed).unwrap_or(rule);
+                let value = Value::alone(rule, &sealed);
+                let encoding = edits.encoding(sealed.len());
+                opener.open(&nowhere, value, (&claimed, fingerprint), &mut ring, encoding)?;
                 let mut text = Zeroizing::new(Vec::with_capacity(encoding.len() * 6 + 64));
                 json::decode_json(encoding, &mut text).map_err(|_| cannot_open())?;
                 let text = match seal_to {
@@ -575,7 +596,7 @@ impl Reader {
         Ok(opener)
     }
 
-    fn lone_item(&self, opener: &Opener, value: &SealedText<'_>) -> Result<Item, Rejection> {
+    fn lone_item(&self, opener: &Opener, value: &SealedText<'_>) -> Result<LoneItem, Rejection> {
         let label = value.label.map(|label| opener.current(label));
         match label.filter(|label| opener.is_enclave(label)) {
             Some(_) => self
@@ -586,12 +607,20 @@ impl Reader {
         }
     }
 
-    fn extract(&self, opener: &Opener, records: &[Record]) -> Vec<Result<Extracted, Rejection>> {
+    fn extract(&self, opener: &Opener, records: &[Record]) -> Batch {
         let mut found = Found::default();
         let mut travelling = TravellingReader::new(&self.dataset);
-        let extract = |record| {
-            let mut places = Vec::new();
-            opener.extract(record, self.most_bytes, &mut found, |(rule, place, item)| {
+        let mut batch = Batch::default();
+        let Batch {
+            records: all,
+            places,
+            values,
+        } = &mut batch;
+        all.reserve(records.len());
+        for record in ahead(records) {
+            let first = places.len();
+            let to = (&mut found, &mut *values);
+            let extracted = opener.extract(record, self.most_bytes, to, |(rule, place, item)| {
                 let flow = opener.plan.rules()[rule].flow;
                 if self.enclave.leaves(flow) {
                     return Ok(());
@@ -605,41 +634,45 @@ impl Reader {
                     at: None,
                 }));
                 Ok(())
-            })?;
-            Ok(Extracted {
-                places,
+            });
+            if extracted.is_err() {
+                places.truncate(first);
+            }
+            all.push(extracted.map(|()| Extracted {
+                places: first..places.len(),
                 travelling: travelling.of(record),
-            })
-        };
-        records.iter().map(extract).collect()
+            }));
+        }
+        batch
     }
 
     /// Opens what the reader may see of all records together, but for values of domains.
     fn open_columns(
         &self,
         records: &[Record],
-        extracted: &mut [Result<Extracted, Rejection>],
+        batch: &mut Batch,
         asked: &mut Asked<'_>,
         ring: &mut Keyring,
     ) -> OpenedColumns {
         let opener = Arc::clone(&asked.opener);
         let mut to_open = ToOpen::default();
-        for (record, one) in records.iter().zip(extracted) {
+        for (record, one) in records.iter().zip(&batch.records) {
             let Ok(Extracted { places, travelling }) = one else {
                 continue;
             };
             let fingerprint = travelling.fingerprint();
-            for found in places {
+            for found in &mut batch.places[places.clone()] {
                 let Ok(item) = &found.item else { continue };
+                let value = batch.values.get(item);
                 // What claims nothing is rejected where it is shown.
-                let Ok(label) = self.claimed(&opener, found.rule, item, fingerprint, ring) else {
+                let Ok(label) = self.claimed(&opener, value, fingerprint, ring) else {
                     continue;
                 };
                 if !asked.access(&label).is_allowed() {
                     continue;
                 }
                 // What is wrong with it is found again where it is shown.
-                let added = opener.add(record, item, (&label, fingerprint), ring, &mut to_open);
+                let added = opener.add(record, value, (&label, fingerprint), ring, &mut to_open);
                 found.at = added.ok().flatten();
             }
         }
@@ -650,34 +683,32 @@ impl Reader {
     fn claimed<'a>(
         &self,
         opener: &'a Opener,
-        rule: usize,
-        item: &Item,
+        value: Value<'_>,
         fingerprint: u64,
         ring: &mut Keyring,
     ) -> Result<Cow<'a, str>, Rejection> {
         match self.moved {
-            true => opener.claimed(item, fingerprint, ring).map(Cow::Owned),
-            false => Ok(Cow::Borrowed(&opener.plan.rules()[rule].label)),
+            true => opener.claimed(value, fingerprint, ring).map(Cow::Owned),
+            false => Ok(Cow::Borrowed(&opener.plan.rules()[value.rule].label)),
         }
     }
 
-    /// The record with each of its places opened or masked.
-    fn show(
+    /// Each of the record's places opened or masked.
+    fn show<'r>(
         &self,
-        record: &Record,
-        found: Extracted,
-        opened: &OpenedColumns,
+        (record, places, fingerprint): (&'r Record, impl Iterator<Item = OfPlace>, u64),
+        (values, opened): (&Values, &OpenedColumns),
         asked: &mut Asked<'_>,
         ring: &mut Keyring,
-        (edits, decisions, seal_to): (&mut Edits, &mut Decisions, Option<&AnswerKey>),
-    ) -> Record {
+        (edits, decisions, seal_to): (&mut Edits<'r>, &mut Decisions, Option<&AnswerKey>),
+    ) {
         let opener = Arc::clone(&asked.opener);
-        let fingerprint = found.travelling.fingerprint();
-        edits.start();
-        for OfPlace { rule, place, item, at } in found.places {
+        edits.start(record);
+        for OfPlace { rule, place, item, at } in places {
             let own = &opener.plan.rules()[rule].label;
-            let claimed = match &item {
-                Ok(item) => self.claimed(&opener, rule, item, fingerprint, ring),
+            let value = item.map(|item| values.get(&item));
+            let claimed = match &value {
+                Ok(value) => self.claimed(&opener, *value, fingerprint, ring),
                 Err(_) => Ok(Cow::Borrowed(own.as_str())),
             };
             let shown = claimed.and_then(|label| {
@@ -692,15 +723,20 @@ impl Reader {
                     );
                     return Ok(());
                 }
-                let item = item?;
-                let encoding = edits.encoding(item.sealed.len());
-                match at {
-                    Some(at) => encoding.extend_from_slice(opened.get(at)?),
-                    None => opener.open(record, &item, (&label, fingerprint), ring, encoding)?,
-                }
-                match seal_to {
-                    Some(key) => edits.put_sealed(place, &label, key)?,
-                    None => edits.put_opened(place)?,
+                let value = value?;
+                match (at, seal_to) {
+                    (Some(at), None) => edits.put(place, opened.get(at)?)?,
+                    (at, seal_to) => {
+                        let encoding = edits.encoding(value.sealed.len());
+                        match at {
+                            Some(at) => encoding.extend_from_slice(opened.get(at)?),
+                            None => opener.open(record, value, (&label, fingerprint), ring, encoding)?,
+                        }
+                        match seal_to {
+                            Some(key) => edits.put_sealed(place, &label, key)?,
+                            None => edits.put_opened(place)?,
+                        }
+                    }
                 }
                 decisions.add(
                     &label,
@@ -723,12 +759,11 @@ impl Reader {
                 decisions.add(own, outcome, || rejection.detail.clone(), &record.position);
             }
         }
-        edits.apply(record)
     }
 }
 
 /// A value that came without a record. Which rule it belongs to is known when its key is.
-fn lone_item(opener: &Opener, value: &SealedText<'_>) -> Result<Item, Rejection> {
+fn lone_item(opener: &Opener, value: &SealedText<'_>) -> Result<LoneItem, Rejection> {
     let mut sealed = Vec::new();
     value::read_text(value.text.as_bytes(), &mut sealed).map_err(|_| not_sealed())?;
     let label = value.label.map(|label| opener.current(label));
@@ -739,12 +774,12 @@ fn lone_item(opener: &Opener, value: &SealedText<'_>) -> Result<Item, Rejection>
         .position(|rule| Some(rule.label.as_str()) == label);
     let is_of_a_domain = matches!(SealedValue::parse(&sealed), Ok(SealedValue::Deterministic { .. }));
     match rule {
-        Some(rule) => Ok(Item::alone(rule, sealed)),
+        Some(rule) => Ok((rule, sealed)),
         None if is_of_a_domain => Err(Rejection::new(
             CANNOT_OPEN,
             "a value of a domain opens only with the label of a column: domain:NAME",
         )),
-        None => Ok(Item::alone(0, sealed)),
+        None => Ok((0, sealed)),
     }
 }
 

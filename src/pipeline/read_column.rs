@@ -8,7 +8,7 @@ use bytes::Bytes;
 use zeroize::Zeroizing;
 
 use super::decisions::{ColumnDecision, ColumnOutcome, Decisions};
-use super::opener::{Item, not_sealed};
+use super::opener::{Value, not_sealed};
 use super::read::{ReadError, Reader, stop};
 use super::record::{Header, Position, Record, Timestamp};
 use super::travelling::TravellingReader;
@@ -78,15 +78,15 @@ impl Reader {
         // Nobody asks for a key for a reader who is refused anyway.
         let unasked = rule.and_then(|rule| self.enclave.refuses(opener.plan.rules()[rule].flow));
         let asks = unasked.is_none() && (self.moved || asked.access(own).is_allowed());
-        let item = |(n, value): (usize, &&[u8])| {
-            if !asks || SealedValue::parse(value).is_err() {
-                return None;
-            }
-            let row = cells.rows.get(n).cloned().flatten();
-            Some(Item::in_row(rule.unwrap_or(0), value.to_vec(), row))
-        };
-        let items: Vec<Option<Item>> = cells.values.iter().enumerate().map(item).collect();
-        let wanted = items.iter().flatten();
+        let sealed = cells.values.iter().copied().enumerate();
+        let values: Vec<Option<Value<'_>>> = sealed
+            .map(|(n, sealed)| {
+                let row = cells.rows.get(n).and_then(Option::as_deref);
+                let is_sealed = asks && SealedValue::parse(sealed).is_ok();
+                is_sealed.then(|| Value::in_row(rule.unwrap_or(0), sealed, row))
+            })
+            .collect();
+        let wanted = values.iter().flatten().map(|value| (value.rule, value.names));
         let mut ring = opener.keyring(std::iter::once((wanted, &travelling))).await?;
 
         let bytes = cells.values.iter().map(|value| value.len()).sum();
@@ -100,10 +100,10 @@ impl Reader {
         let mut decisions = Decisions::default();
         let mut encoding = Zeroizing::new(Vec::with_capacity(bytes.min(1 << 20)));
         let somewhere = nowhere.position.clone();
-        for (n, item) in items.into_iter().enumerate() {
+        for (n, value) in values.into_iter().enumerate() {
             let at = cells.at.get(n).unwrap_or(&somewhere);
-            let claimed = match &item {
-                Some(item) if self.moved => opener.claimed(item, fingerprint, &mut ring),
+            let claimed = match value {
+                Some(value) if self.moved => opener.claimed(value, fingerprint, &mut ring),
                 _ => Ok(own.to_owned()),
             };
             let shown = claimed.and_then(|label| {
@@ -116,14 +116,12 @@ impl Reader {
                     decisions.add(named, ColumnOutcome::Refused, || asked.because(&label), at);
                     return Ok(Some(asked.access(&label).refused));
                 }
-                let item = item
-                    .as_ref()
-                    .ok_or_else(|| unasked.clone().unwrap_or_else(not_sealed))?;
+                let value = value.ok_or_else(|| unasked.clone().unwrap_or_else(not_sealed))?;
                 encoding.clear();
-                if item.sealed.len() > encoding.capacity() {
-                    encoding = Zeroizing::new(Vec::with_capacity(item.sealed.len().next_power_of_two()));
+                if value.sealed.len() > encoding.capacity() {
+                    encoding = Zeroizing::new(Vec::with_capacity(value.sealed.len().next_power_of_two()));
                 }
-                opener.open(&nowhere, item, (&label, fingerprint), &mut ring, &mut encoding)?;
+                opener.open(&nowhere, value, (&label, fingerprint), &mut ring, &mut encoding)?;
                 decisions.add(&label, ColumnOutcome::Opened, || asked.because(&label), at);
                 Ok(None)
             });

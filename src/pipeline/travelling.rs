@@ -1,12 +1,13 @@
 //! Key envelopes that travel with records, in their `sealflow-keys` headers. Whatever else such a header holds helps
 //! nobody, and does no harm: anybody can send a header of that name, and keys come from the catalogue too.
 
-use std::collections::HashMap;
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use smallvec::SmallVec;
 
+use super::few::Few;
 use super::record::Record;
 use crate::keys::Envelope;
 use crate::keys::envelope::{KEYS_HEADER, read_header};
@@ -46,8 +47,8 @@ impl KeysHeader {
 
 /// The `sealflow-keys` headers of one record.
 pub(super) struct Travelling {
-    /// With their positions among the record's headers.
-    headers: Vec<(usize, Arc<KeysHeader>)>,
+    /// With their positions among the record's headers. Most records have one.
+    headers: SmallVec<[(usize, Arc<KeysHeader>); 1]>,
     fingerprint: u64,
 }
 
@@ -79,9 +80,7 @@ impl Travelling {
 pub(super) struct TravellingReader<'d> {
     dataset: &'d str,
     hasher: RandomState,
-    read: HashMap<Bytes, Arc<KeysHeader>>,
-    /// The last one again, as most records of a batch carry the same.
-    last: Option<(Bytes, Arc<KeysHeader>)>,
+    read: Few<Bytes, Arc<KeysHeader>>,
 }
 
 impl<'d> TravellingReader<'d> {
@@ -89,40 +88,35 @@ impl<'d> TravellingReader<'d> {
         Self {
             dataset,
             hasher: RandomState::new(),
-            read: HashMap::new(),
-            last: None,
+            read: Few::default(),
         }
     }
 
     pub(super) fn of(&mut self, record: &Record) -> Travelling {
-        let named = |(n, header): (usize, &'_ super::Header)| {
-            let is_named = header.name == KEYS_HEADER;
-            header.value.clone().filter(|_| is_named).map(|value| (n, value))
-        };
-        let headers: Vec<_> = record
-            .headers
-            .iter()
-            .enumerate()
-            .filter_map(named)
-            .map(|(n, value)| (n, self.header(value)))
-            .collect();
-        let hashes: Vec<u64> = headers.iter().map(|(_, header)| header.hash).collect();
-        Travelling {
-            fingerprint: self.hasher.hash_one(hashes),
-            headers,
+        let mut headers: SmallVec<[(usize, Arc<KeysHeader>); 1]> = SmallVec::new();
+        for (n, header) in record.headers.iter().enumerate() {
+            if header.name == KEYS_HEADER
+                && let Some(value) = &header.value
+            {
+                headers.push((n, self.header(value)));
+            }
         }
+        let fingerprint = match headers.as_slice() {
+            [(_, one)] => one.hash,
+            many => {
+                let hashes: Vec<u64> = many.iter().map(|(_, header)| header.hash).collect();
+                self.hasher.hash_one(hashes)
+            }
+        };
+        Travelling { headers, fingerprint }
     }
 
-    fn header(&mut self, value: Bytes) -> Arc<KeysHeader> {
-        if let Some((bytes, header)) = &self.last
-            && *bytes == value
-        {
+    fn header(&mut self, value: &Bytes) -> Arc<KeysHeader> {
+        if let Some(header) = self.read.get(value) {
             return Arc::clone(header);
         }
-        let (dataset, hasher) = (self.dataset, &self.hasher);
-        let read = self.read.entry(value.clone());
-        let header = Arc::clone(read.or_insert_with_key(|bytes| Arc::new(KeysHeader::read(bytes, dataset, hasher))));
-        self.last = Some((value, Arc::clone(&header)));
+        let header = Arc::new(KeysHeader::read(value, self.dataset, &self.hasher));
+        self.read.insert(value.clone(), Arc::clone(&header));
         header
     }
 }
