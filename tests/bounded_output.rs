@@ -36,7 +36,7 @@ const LIMITS: OutputLimits = OutputLimits {
     record: ByteSize(8 << 20),
 };
 
-fn transforms() -> (SealTransform, OpenTransform) {
+fn transforms(format: Format) -> (SealTransform, OpenTransform) {
     let policy = Arc::new(VerifiedPolicy::unsigned_for_development(POLICY.as_bytes()).unwrap());
     let policies = Arc::new(FixedPolicies::new(vec![policy.clone()]));
     let clock = Arc::new(ManualClock::at(UnixMillis(1)));
@@ -47,7 +47,7 @@ fn transforms() -> (SealTransform, OpenTransform) {
         domains: DomainKeys::new(kms.clone(), catalogue.clone(), policies.clone(), clock.clone(), age),
     };
     let keys = OpeningKeys::new(kms, catalogue, policies, clock, age, 1_000);
-    let (format, placement) = (Format::Json, KeysPlacement::Header);
+    let placement = KeysPlacement::Header;
     let seal = SealTransform::new(policy.clone(), format, placement, sealer.clone()).unwrap();
     let open = OpenTransform::new(policy, format, placement, keys, sealer).unwrap();
     (seal.with_limits(LIMITS), open.with_limits(LIMITS))
@@ -114,7 +114,7 @@ fn bound(largest: usize) -> usize {
 
 #[tokio::test]
 async fn what_a_batch_becomes_is_bounded_whatever_its_records_are() {
-    let (seal, open) = transforms();
+    let (seal, open) = transforms(Format::Json);
     let batch = |name: &str, count: usize, bytes: usize| -> Vec<Record> {
         let value = ones(name, count);
         (0..bytes / value.len()).map(|n| record(n, value.clone())).collect()
@@ -159,6 +159,35 @@ async fn what_a_batch_becomes_is_bounded_whatever_its_records_are() {
     println!("long row ids: {} MiB", grown / MIB);
     assert!(grown < bound(0), "long row ids took {} MiB", grown / MIB);
 
+    // The same of records that come as sealed: of 8 KB each that are more with their row ids than a record may be, or nearly
+    // as much, and of a value that opens as nothing.
+    for (values, expected) in [(1_000, TOO_LARGE), (800, "not-sealed")] {
+        let bound_to = |n| {
+            let (id, texts) = ("i".repeat(10_000), r#","sf1.""#.repeat(values - 1));
+            record(n, format!(r#"{{"id":"{id}","bound":["sf1."{texts}]}}"#))
+        };
+        let grown = pieces(&open, (0..300).map(bound_to).collect(), |outcomes| {
+            assert!(outcomes.iter().all(|outcome| code(outcome) == expected));
+        })
+        .await;
+        println!("opening {values} long row ids: {} MiB", grown / MIB);
+        assert!(
+            grown < bound(0),
+            "opening {values} long row ids took {} MiB",
+            grown / MIB
+        );
+    }
+
+    // Millions of documents without a value.
+    let (_, open_lines) = transforms(Format::Ndjson);
+    let lines = record(0, "{}\n".repeat(7 * MIB / 3));
+    let grown = pieces(&open_lines, vec![lines], |outcomes| {
+        assert_eq!(outcomes[0].route, Route::Target);
+    })
+    .await;
+    println!("many documents: {} MiB", grown / MIB);
+    assert!(grown < bound(0) / 2, "many documents took {} MiB", grown / MIB);
+
     // Beyond the limit before it is sealed, so it is not even read.
     let largest = 64 * MIB;
     let huge = record(0, format!(r#"{{"a":"{}"}}"#, "x".repeat(largest)));
@@ -178,7 +207,7 @@ async fn what_a_batch_becomes_is_bounded_whatever_its_records_are() {
 
 #[tokio::test]
 async fn records_that_were_refused_are_set_aside_piece_by_piece() {
-    let (seal, _) = transforms();
+    let (seal, _) = transforms(Format::Json);
     let mut records: Vec<_> = (0..6).map(|n| record(n, "x".repeat(MIB))).collect();
     let mut answers = Vec::new();
     while !records.is_empty() {

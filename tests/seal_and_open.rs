@@ -245,6 +245,60 @@ async fn lines_and_registry_prefixes_keep_every_byte() {
 }
 
 #[tokio::test]
+async fn what_is_wrong_with_a_record_does_not_depend_on_its_neighbours() {
+    let columns = r#"
+columns:
+  - { path: $key, key: default, acl: pii, bind_row: id }
+  - { path: "cards[*]", key: default, acl: pii, bind_row: id }
+  - { path: email, key: default, acl: pii }
+"#;
+    let bench = bench(&format!("{columns}{DEAD}"), Format::Ndjson, KeysPlacement::Header);
+    let original: Vec<Record> = (0..60)
+        .map(|n| {
+            record(
+                n,
+                format!(r#"{{"id":"{n}","cards":["a{n}","b{n}"],"email":"{n}@x"}}"#).as_bytes(),
+            )
+        })
+        .collect();
+    let mut damaged = records(sealed(&bench, original.clone()).await);
+    let mut expected = Vec::new();
+    for (n, record) in damaged.iter_mut().enumerate() {
+        let text = String::from_utf8(record.value.as_ref().unwrap().to_vec()).unwrap();
+        let (value, code) = match n % 6 {
+            // A key whose record has no document at all: its row is nowhere.
+            1 => (String::new(), Some("empty-record")),
+            // Another row than the values are bound to.
+            2 => (
+                text.replace(&format!(r#""id":"{n}""#), r#""id":"x""#),
+                Some("cannot-open"),
+            ),
+            // No sealed value, behind some that are.
+            3 => (
+                text.replace(r#""email":"sf1."#, r#""email":"sf1.="#),
+                Some("not-sealed"),
+            ),
+            4 => (text.replace('}', ""), Some("truncated-json")),
+            _ => (text, None),
+        };
+        record.value = Some(value.into());
+        expected.push(code);
+    }
+    for batch in [1, 7, 60] {
+        for (chunk, from) in damaged.chunks(batch).zip((0..).step_by(batch)) {
+            let outcomes = bench.open.apply(chunk).await.unwrap();
+            for (outcome, n) in outcomes.iter().zip(from..) {
+                let value = outcome.record.value.as_deref().unwrap();
+                match expected[n] {
+                    Some(code) => assert_eq!(DeadLetter::code_of(value).unwrap(), code, "{n} in batches of {batch}"),
+                    None => assert_eq!(outcome.record, original[n], "{n} in batches of {batch}"),
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_record_that_cannot_be_read_becomes_a_dead_letter_sealed_whole() {
     let bench = bench(&format!("{COLUMNS}{DEAD}"), Format::Json, KeysPlacement::Header);
     for (value, code) in [

@@ -19,8 +19,15 @@ use crate::seal::Plaintext;
 pub(super) struct Edits<'r> {
     /// Plaintext encoding of one value.
     encoding: Zeroizing<Vec<u8>>,
+    /// What stands for it: its JSON text, or in a key or header its bytes.
+    text: Zeroizing<Vec<u8>>,
+    written: Written<'r>,
+}
+
+/// What becomes of the records.
+struct Written<'r> {
     /// Values of records, one behind the other.
-    out: Vec<u8>,
+    out: Zeroizing<Vec<u8>>,
     /// Which record's value is where in them.
     values: Vec<(usize, Range<usize>)>,
     /// The value of the record at hand.
@@ -29,89 +36,73 @@ pub(super) struct Edits<'r> {
     from: usize,
     /// How much of the original is written or replaced; `None`: nothing was.
     done: Option<usize>,
-    outer: Vec<(Place, Option<Bytes>)>,
+    /// What its key and headers become: ranges of `outer_texts`, or a null.
+    outer: Vec<(Place, Option<Range<usize>>)>,
+    outer_texts: Zeroizing<Vec<u8>>,
+    /// Keys and headers of finished records.
     pool: Pool,
 }
 
 impl<'r> Edits<'r> {
-    /// With room for the values of `records`, which opening makes smaller.
+    /// With room for the values of `records`, which opening mostly makes smaller.
     pub(super) fn for_records(records: &[Record]) -> Self {
         let values = records.iter().filter_map(|record| record.value.as_ref());
-        Self {
-            encoding: Zeroizing::default(),
-            out: Vec::with_capacity(values.map(Bytes::len).sum()),
+        let written = Written {
+            out: Zeroizing::new(Vec::with_capacity(values.map(Bytes::len).sum())),
             values: Vec::with_capacity(records.len()),
             original: &[],
             from: 0,
             done: None,
             outer: Vec::new(),
+            outer_texts: Zeroizing::default(),
             pool: Pool::default(),
+        };
+        Self {
+            encoding: Zeroizing::default(),
+            text: Zeroizing::default(),
+            written,
         }
     }
 
     /// Begins with a record, whose places follow, those of its value in order. What was written of one that was not finished is
     /// wiped.
     pub(super) fn start(&mut self, record: &'r Record) {
-        wipe_from(&mut self.out, self.from);
-        self.outer.clear();
-        self.original = record.value.as_deref().unwrap_or_default();
-        self.done = None;
+        let written = &mut self.written;
+        wipe_from(&mut written.out, written.from);
+        wipe_from(&mut written.outer_texts, 0);
+        written.outer.clear();
+        written.original = record.value.as_deref().unwrap_or_default();
+        written.done = None;
     }
 
     /// An empty buffer for the plaintext encoding of a value, with room for `len` bytes.
     pub(super) fn encoding(&mut self, len: usize) -> &mut Vec<u8> {
         self.encoding.clear();
-        if len > self.encoding.capacity() {
-            self.encoding = Zeroizing::new(Vec::with_capacity(len.next_power_of_two()));
-        }
+        reserve(&mut self.encoding, len);
         &mut self.encoding
     }
 
     /// Puts the value that was opened into [`Edits::encoding`] at its place.
     pub(super) fn put_opened(&mut self, place: Place) -> Result<(), Rejection> {
-        let encoding = std::mem::take(&mut self.encoding);
-        let put = self.put(place, &encoding);
-        self.encoding = encoding;
-        put
+        decode(place, &self.encoding, &mut self.text)?;
+        self.written.write(place, &[&self.text]);
+        Ok(())
     }
 
     /// Puts the value of that plaintext encoding at its place.
     pub(super) fn put(&mut self, place: Place, encoding: &[u8]) -> Result<(), Rejection> {
-        match place {
-            Place::Value { start, end } => {
-                let (from, done) = (self.out.len(), self.done);
-                self.replace(start..end);
-                if json::decode_json(encoding, &mut self.out).is_err() {
-                    wipe_from(&mut self.out, from);
-                    self.done = done;
-                    return Err(cannot_open());
-                }
-            }
-            outer => {
-                let bytes = with_outer(encoding, |bytes| self.pool.copy(bytes))?;
-                self.outer.push((outer, Some(bytes)));
-            }
-        }
+        decode(place, encoding, &mut self.text)?;
+        self.written.write(place, &[&self.text]);
         Ok(())
     }
 
     /// Puts the value that was opened into [`Edits::encoding`] at its place, sealed to who asked.
     pub(super) fn put_sealed(&mut self, place: Place, label: &str, to: &AnswerKey) -> Result<(), Rejection> {
+        decode(place, &self.encoding, &mut self.text)?;
+        let jwe = to.seal(label, &self.text).map_err(|_| cannot_open())?;
         match place {
-            Place::Value { start, end } => {
-                // No JSON text is longer than six bytes for each of its encoding's, and a number's 64.
-                let mut text = Zeroizing::new(Vec::with_capacity(self.encoding.len() * 6 + 64));
-                json::decode_json(&self.encoding, &mut text).map_err(|_| cannot_open())?;
-                let jwe = to.seal(label, &text).map_err(|_| cannot_open())?;
-                self.replace(start..end);
-                self.out.push(b'"');
-                self.out.extend_from_slice(jwe.as_bytes());
-                self.out.push(b'"');
-            }
-            outer => {
-                let jwe = with_outer(&self.encoding, |bytes| to.seal(label, bytes))?;
-                self.outer.push((outer, Some(jwe.map_err(|_| cannot_open())?.into())));
-            }
+            Place::Value { .. } => self.written.write(place, &[b"\"", jwe.as_bytes(), b"\""]),
+            Place::Key | Place::Header(_) => self.written.write(place, &[jwe.as_bytes()]),
         }
         Ok(())
     }
@@ -119,14 +110,11 @@ impl<'r> Edits<'r> {
     /// Puts what a refused reader sees at a place.
     pub(super) fn put_masked(&mut self, place: Place, refused: Refused) {
         match place {
-            Place::Value { start, end } => {
-                self.replace(start..end);
-                self.out.extend_from_slice(refused.json().as_bytes());
-            }
-            outer => {
-                let text = refused.text().map(|text| Bytes::from_static(text.as_bytes()));
-                self.outer.push((outer, text));
-            }
+            Place::Value { .. } => self.written.write(place, &[refused.json().as_bytes()]),
+            outer => match refused.text() {
+                Some(text) => self.written.write(outer, &[text.as_bytes()]),
+                None => self.written.outer.push((outer, None)),
+            },
         }
     }
 
@@ -135,66 +123,116 @@ impl<'r> Edits<'r> {
         let Place::Value { start, end } = place else {
             return Err(cannot_open());
         };
-        let cut = self.done.unwrap_or(0);
-        let range = member_range(self.original, start..end, cut).ok_or_else(cannot_open)?;
-        self.replace(range);
+        let cut = self.written.done.unwrap_or(0);
+        let member = member_range(self.written.original, start..end, cut).ok_or_else(cannot_open)?;
+        let (start, end) = (member.start, member.end);
+        self.written.write(Place::Value { start, end }, &[]);
         Ok(())
-    }
-
-    /// Writes the original up to `range`, in whose place comes what is written next.
-    fn replace(&mut self, range: Range<usize>) {
-        self.out
-            .extend_from_slice(&self.original[self.done.unwrap_or(0)..range.start]);
-        self.done = Some(range.end);
     }
 
     /// The record that was begun with, which is number `n`. Its value comes with [`Edits::finish`], if something of it changed.
     pub(super) fn apply(&mut self, n: usize, record: &Record) -> Record {
         let mut edited = record.without_value(0);
-        for (place, bytes) in self.outer.drain(..) {
-            match place {
-                Place::Key => edited.key = bytes,
-                Place::Header(n) => edited.headers[n].value = bytes,
-                Place::Value { .. } => {}
-            }
-        }
-        match self.done {
-            Some(done) => {
-                self.out.extend_from_slice(&self.original[done..]);
-                self.values.push((n, self.from..self.out.len()));
-                self.from = self.out.len();
-            }
-            None => edited.value.clone_from(&record.value),
+        if !self.written.finish_record(n, &mut edited) {
+            edited.value.clone_from(&record.value);
         }
         edited
     }
 
     /// Gives `put` the values of records, by their number.
-    pub(super) fn finish(mut self, mut put: impl FnMut(usize, Bytes)) {
-        wipe_from(&mut self.out, self.from);
-        let out = Bytes::from(self.out);
-        for (n, range) in self.values {
+    pub(super) fn finish(self, mut put: impl FnMut(usize, Bytes)) {
+        let Written {
+            mut out, values, from, ..
+        } = self.written;
+        wipe_from(&mut out, from);
+        let out = Bytes::from(std::mem::take(&mut *out));
+        for (n, range) in values {
             put(n, out.slice(range));
         }
     }
 }
 
-/// Leaves nothing behind of what is given up.
-fn wipe_from(out: &mut Vec<u8>, from: usize) {
-    out[from..].zeroize();
-    out.truncate(from);
+impl Written<'_> {
+    /// Writes `texts` to a place; before, if it is one of the record's value, the original up to there.
+    fn write(&mut self, place: Place, texts: &[&[u8]]) {
+        let len: usize = texts.iter().map(|text| text.len()).sum();
+        let out = match place {
+            Place::Value { start, end } => {
+                let between = &self.original[self.done.unwrap_or(0)..start];
+                reserve(&mut self.out, between.len() + len);
+                self.out.extend_from_slice(between);
+                self.done = Some(end);
+                &mut self.out
+            }
+            outer => {
+                let from = self.outer_texts.len();
+                self.outer.push((outer, Some(from..from + len)));
+                reserve(&mut self.outer_texts, len);
+                &mut self.outer_texts
+            }
+        };
+        for text in texts {
+            out.extend_from_slice(text);
+        }
+    }
+
+    /// Puts keys and headers into the record, and the rest of its value behind what was written. Whether its value changed.
+    fn finish_record(&mut self, n: usize, record: &mut Record) -> bool {
+        for (place, range) in self.outer.drain(..) {
+            let bytes = range.map(|range| self.pool.copy(&self.outer_texts[range]));
+            match place {
+                Place::Key => record.key = bytes,
+                Place::Header(n) => record.headers[n].value = bytes,
+                Place::Value { .. } => {}
+            }
+        }
+        let Some(done) = self.done else { return false };
+        let rest = &self.original[done..];
+        reserve(&mut self.out, rest.len());
+        self.out.extend_from_slice(rest);
+        self.values.push((n, self.from..self.out.len()));
+        self.from = self.out.len();
+        true
+    }
 }
 
-/// Gives `take` a key or header: bytes as they were.
-fn with_outer<T>(encoding: &[u8], take: impl FnOnce(&[u8]) -> T) -> Result<T, Rejection> {
-    match Plaintext::decode(encoding).map_err(|_| cannot_open())? {
-        Plaintext::Bytes(bytes) => Ok(take(bytes)),
-        Plaintext::Utf8(text) => Ok(take(text.as_bytes())),
-        _ => {
-            let mut text = Zeroizing::new(Vec::with_capacity(encoding.len() * 6 + 64));
-            json::decode_json(encoding, &mut text).map_err(|_| cannot_open())?;
-            Ok(take(&text))
+/// What stands at a place for that plaintext encoding, in `text`: JSON, or for a key or header its bytes as they were.
+fn decode(place: Place, encoding: &[u8], text: &mut Zeroizing<Vec<u8>>) -> Result<(), Rejection> {
+    text.clear();
+    // No JSON text is longer than six bytes for each of its encoding's, and a number's 64.
+    reserve(text, encoding.len() * 6 + 64);
+    if !matches!(place, Place::Value { .. }) {
+        match Plaintext::decode(encoding).map_err(|_| cannot_open())? {
+            Plaintext::Bytes(bytes) => {
+                text.extend_from_slice(bytes);
+                return Ok(());
+            }
+            Plaintext::Utf8(string) => {
+                text.extend_from_slice(string.as_bytes());
+                return Ok(());
+            }
+            _ => {}
         }
+    }
+    json::decode_json(encoding, text).map_err(|_| cannot_open())
+}
+
+/// Room for `more` bytes. What is too small is wiped, as growing a `Vec` would leave a copy behind.
+fn reserve(buffer: &mut Zeroizing<Vec<u8>>, more: usize) {
+    let wanted = buffer.len() + more;
+    if wanted > buffer.capacity() {
+        let mut larger = Vec::with_capacity(wanted.next_power_of_two());
+        larger.extend_from_slice(buffer);
+        *buffer = Zeroizing::new(larger);
+    }
+}
+
+/// Leaves nothing behind of what is given up.
+fn wipe_from(out: &mut Vec<u8>, from: usize) {
+    // Not of nothing: to write no bytes to the address of an empty `Vec`, which is nowhere, takes a processor with AVX-512 30 ns.
+    if from < out.len() {
+        out[from..].zeroize();
+        out.truncate(from);
     }
 }
 
@@ -285,6 +323,21 @@ mod tests {
         assert_eq!(edited.headers[0].value.as_deref(), Some(&b"true"[..]));
         let value = r#"{"a":"\u0001\"é","b":null}"#;
         assert_eq!(finished(edits), [(0, value.to_owned())]);
+    }
+
+    #[test]
+    fn what_becomes_longer_than_it_was_has_its_room() {
+        let records = [record(), record()];
+        let mut edits = Edits::for_records(&records);
+        let controls = "\u{1}".repeat(10_000);
+        for (n, record) in records.iter().enumerate() {
+            edits.start(record);
+            edits.put(place("a"), &encoded(&Plaintext::Utf8(&controls))).unwrap();
+            edits.put(Place::Key, &encoded(&Plaintext::Utf8(&controls))).unwrap();
+            assert_eq!(edits.apply(n, record).key.unwrap(), controls.as_bytes());
+        }
+        let value = RECORD.replacen("sealed", &"\\u0001".repeat(10_000), 1);
+        assert_eq!(finished(edits), [(0, value.clone()), (1, value)]);
     }
 
     #[test]

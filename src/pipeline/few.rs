@@ -32,6 +32,7 @@ impl<K: Eq + Hash, V> Few<K, V> {
 
     /// Adds a key that is not there.
     pub(super) fn insert(&mut self, key: K, value: V) {
+        debug_assert!(self.get(&key).is_none());
         if self.first.len() < FIRST {
             self.first.push((key, value));
         } else {

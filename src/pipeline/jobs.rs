@@ -14,6 +14,8 @@ use crate::seal::{ColumnError, PlainColumn, Plaintext, value};
 
 /// The most values that a column is made for: a policy may have many columns, and a batch few values of each.
 const MOST_EXPECTED: usize = 1_024;
+/// The most bytes that are held for the encoding of a domain's next value.
+const MOST_COERCED: usize = 1 << 20;
 /// Bytes of a value and of a row id that columns are made for; longer ones make them grow.
 const EXPECTED_VALUE: usize = 32;
 const EXPECTED_ROW: usize = 24;
@@ -319,7 +321,11 @@ fn push_of_domain(
     }
     coerced.clear();
     coerce_into(spelling, text, document, coerced)?;
-    plain.push(coerced).map_err(column_full)
+    let pushed = plain.push(coerced).map_err(column_full);
+    if coerced.capacity() > MOST_COERCED {
+        *coerced = Zeroizing::default();
+    }
+    pushed
 }
 
 #[cold]

@@ -150,13 +150,14 @@ impl OpenTransform {
                 .opener
                 .extract(record, self.limits.record.0, to, |(rule, place, item)| {
                     let item = item.transpose()?;
-                    if self.opener.plan.rules()[rule].hint.is_some() {
+                    let is_hint = self.opener.plan.rules()[rule].hint.is_some();
+                    if is_hint {
                         let key = item.map(|item| item.names.key()).transpose()?;
                         changes.push(Change::Remove(place, key.flatten()));
                     } else {
                         changes.extend(item.map(|item| Change::Open(item, None)));
                     }
-                    Ok(())
+                    Ok(!is_hint)
                 });
             if extracted.is_err() {
                 changes.truncate(first);
@@ -167,7 +168,7 @@ impl OpenTransform {
             }));
             // Opening makes records smaller, letters make them larger.
             bytes += self.set_aside().letter_bytes(record);
-            if bytes >= self.limits.batch.0 {
+            if bytes + values.row_bytes() >= self.limits.batch.0 {
                 break;
             }
         }
@@ -333,6 +334,7 @@ impl Transform for OpenTransform {
             }
             edits.finish(|n, value| outcomes[n].record.value = Some(value));
         });
+        drop((batch, ring));
         self.set_aside().seal(&rejected, &mut outcomes).await?;
         self.counters.values.fetch_add(values, Ordering::Relaxed);
         self.counters

@@ -112,8 +112,10 @@ pub(super) struct Values {
     bytes: Vec<u8>,
     /// List indexes.
     indexes: Vec<u32>,
-    /// The documents that they lie in.
+    /// The documents that they lie in, begin and end.
     documents: Vec<(usize, usize)>,
+    /// Bytes of row ids.
+    row_bytes: u64,
 }
 
 /// Where one of [`Values`] is.
@@ -126,7 +128,8 @@ pub(super) struct Item {
     row_len: Option<u32>,
     indexes: usize,
     depth: u32,
-    document: u32,
+    /// None for those of a record without documents.
+    document: Option<u32>,
 }
 
 impl Values {
@@ -137,9 +140,26 @@ impl Values {
             names: item.names,
             sealed,
             indexes: &self.indexes[item.indexes..][..item.depth as usize],
-            document: self.documents.get(item.document as usize).copied().unwrap_or_default(),
+            document: item.document.map_or((0, 0), |n| self.documents[n as usize]),
             row: item.row_len.map(|len| &rest[..len as usize]),
         }
+    }
+
+    /// Bytes of row ids, which are longer than what they were made of.
+    pub(super) fn row_bytes(&self) -> u64 {
+        self.row_bytes
+    }
+
+    /// How much there is.
+    fn mark(&self) -> [usize; 3] {
+        [self.bytes.len(), self.indexes.len(), self.documents.len()]
+    }
+
+    /// Only as much as there was.
+    fn truncate(&mut self, [bytes, indexes, documents]: [usize; 3]) {
+        self.bytes.truncate(bytes);
+        self.indexes.truncate(indexes);
+        self.documents.truncate(documents);
     }
 
     /// Appends what `write` appends, or nothing if that fails; how much it is.
@@ -157,8 +177,14 @@ impl Values {
         len
     }
 
-    /// A value of `rule` at `place`, of the document of that number: the sealed bytes behind `text`.
-    fn add_text(&mut self, rule: usize, place: Place, document: usize, text: &[u8]) -> Result<Item, Rejection> {
+    /// A value of `rule` at `place` in `document`: the sealed bytes behind `text`.
+    fn add_text(
+        &mut self,
+        rule: usize,
+        place: Place,
+        document: Option<(usize, usize)>,
+        text: &[u8],
+    ) -> Result<Item, Rejection> {
         let from = self.bytes.len();
         let len = self.add(|out| value::read_text(text, out), |_| not_sealed())?;
         Ok(Item {
@@ -170,12 +196,20 @@ impl Values {
             row_len: None,
             indexes: self.indexes.len(),
             depth: 0,
-            document: small(document)?,
+            document: document.map(|document| self.number_of(document)).transpose()?,
         })
+    }
+
+    /// Documents without values are not held: a record may have millions.
+    fn number_of(&mut self, document: (usize, usize)) -> Result<u32, Rejection> {
+        if self.documents.last() != Some(&document) {
+            self.documents.push(document);
+        }
+        small(self.documents.len() - 1)
     }
 }
 
-/// What no record has four thousand million of.
+/// What no batch has four thousand million of.
 fn small(n: usize) -> Result<u32, Rejection> {
     u32::try_from(n).map_err(|_| too_large_unread())
 }
@@ -226,30 +260,46 @@ impl Opener {
         rules.any(|rule| rule.flow == Flow::Enclave && rule.label == label)
     }
 
-    /// Gives `take` every place of a column, in order, with what is there; sealed values go to `values`. Of a record that cannot be
-    /// taken apart as a whole it may have given some.
+    /// Gives `take` every place of a column, in order, with what is there; `take` says whether it keeps that. Sealed values that are
+    /// kept stay in `values`. Of a record that cannot be taken apart as a whole `take` may have been given some, and none stays.
     pub(super) fn extract(
         &self,
         record: &Record,
         most_bytes: u64,
         (found, values): (&mut Found, &mut Values),
-        mut take: impl FnMut(AtPlace) -> Result<(), Rejection>,
+        take: impl FnMut(AtPlace) -> Result<bool, Rejection>,
     ) -> Result<(), Rejection> {
         if record.payload_bytes() as u64 > most_bytes {
             return Err(too_large_unread());
         }
+        let before = (values.mark(), values.row_bytes);
+        let extracted = self.extract_into(record, most_bytes, (found, values), take);
+        if extracted.is_err() {
+            values.truncate(before.0);
+            values.row_bytes = before.1;
+        }
+        extracted
+    }
+
+    fn extract_into(
+        &self,
+        record: &Record,
+        most_bytes: u64,
+        (found, values): (&mut Found, &mut Values),
+        mut take: impl FnMut(AtPlace) -> Result<bool, Rejection>,
+    ) -> Result<(), Rejection> {
         // A row id is held for each value: without a bound a small record with a long one would fill the memory.
         let mut room = most_bytes - record.payload_bytes() as u64;
-        let first = values.documents.len();
+        let mut first = None;
         if let Some(bytes) = &record.value {
             self.plan.documents(bytes, found, |document| {
                 let range = (document.offset, document.offset + document.text.len());
-                let number = values.documents.len();
-                values.documents.push(range);
+                first.get_or_insert(range);
                 for (rule, place, indexes) in self.plan.hits(&document) {
                     let Place::Value { start, end } = place else { continue };
+                    let before = values.mark();
                     let item = match sealed_text(&bytes[start..end]) {
-                        Ok(Some(text)) => values.add_text(rule, place, number, text),
+                        Ok(Some(text)) => values.add_text(rule, place, Some(range), text),
                         Ok(None) => {
                             take((rule, place, None))?;
                             continue;
@@ -268,20 +318,27 @@ impl Opener {
                             room = room.checked_sub(held).ok_or_else(too_large_unread)?;
                             item.depth = small(indexes.len())?;
                             values.indexes.extend_from_slice(indexes);
-                            Ok(item)
+                            Ok((item, held))
                         }
                         Err(rejection) => Err(rejection),
                     };
-                    take((rule, place, Some(item)))?;
+                    let held = item.as_ref().map_or(0, |(_, held)| *held);
+                    match take((rule, place, Some(item.map(|(item, _)| item))))? {
+                        true => values.row_bytes += held,
+                        false => values.truncate(before),
+                    }
                 }
                 Ok(())
             })?;
         }
         for rule in self.plan.outer_rules() {
             for (place, bytes) in outer_places(self.plan.rules()[*rule].path.root(), record) {
+                let before = values.mark();
                 // Their rows are those of the first document, if there is one.
                 let item = values.add_text(*rule, place, first, bytes);
-                take((*rule, place, Some(item)))?;
+                if !take((*rule, place, Some(item)))? {
+                    values.truncate(before);
+                }
             }
         }
         Ok(())

@@ -623,9 +623,10 @@ impl Reader {
             let extracted = opener.extract(record, self.most_bytes, to, |(rule, place, item)| {
                 let flow = opener.plan.rules()[rule].flow;
                 if self.enclave.leaves(flow) {
-                    return Ok(());
+                    return Ok(false);
                 }
                 let item = item.map(|item| self.enclave.refuses(flow).map_or(item, Err));
+                let is_kept = matches!(item, Some(Ok(_)));
                 // A null hides nothing.
                 places.extend(item.map(|item| OfPlace {
                     rule,
@@ -633,7 +634,7 @@ impl Reader {
                     item,
                     at: None,
                 }));
-                Ok(())
+                Ok(is_kept)
             });
             if extracted.is_err() {
                 places.truncate(first);

@@ -53,7 +53,7 @@ impl Default for Query {
     }
 }
 
-/// Rows on their way.
+/// Rows on their way. From the first batch to the last a stream has a thread of its own, which decodes.
 pub struct RowStream<'a> {
     pub(super) table: &'a OpenTable,
     pub(super) asking: Asking<'a>,
@@ -291,6 +291,9 @@ impl RowStream<'_> {
             let shown = self.show(&stored).await?;
             let Some(batch) = shown else { continue };
             self.left = self.left.saturating_sub(batch.num_rows() as u64);
+            if self.left == 0 {
+                self.decoding = Decoding::Over;
+            }
             return Ok(Some(batch));
         }
         Ok(None)
