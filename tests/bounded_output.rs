@@ -7,12 +7,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use sealflow::acl::Identity;
 use sealflow::clock::{ManualClock, UnixMillis};
 use sealflow::flow::direct::DirectSealer;
 use sealflow::keys::testing::{MemoryCatalogue, MemoryKms};
 use sealflow::keys::{DomainKeys, OpeningKeys, SealingKeys};
 use sealflow::pipeline::{
-    DeadLetter, Format, Headers, KeysPlacement, OpenTransform, Outcome, OutputLimits, Position, Record, Route,
+    DeadLetter, Format, Headers, KeysPlacement, OpenTransform, Outcome, OutputLimits, Position, Reader, Record, Route,
     SealTransform, TOO_LARGE, Timestamp, Transform,
 };
 use sealflow::policy::{FixedPolicies, VerifiedPolicy};
@@ -53,6 +54,17 @@ fn transforms(format: Format) -> (SealTransform, OpenTransform) {
     (seal.with_limits(LIMITS), open.with_limits(LIMITS))
 }
 
+fn reader() -> Reader {
+    let policy = Arc::new(VerifiedPolicy::unsigned_for_development(POLICY.as_bytes()).unwrap());
+    let policies = Arc::new(FixedPolicies::new(vec![policy]));
+    let clock = Arc::new(ManualClock::at(UnixMillis(1)));
+    let (kms, catalogue) = (Arc::new(MemoryKms::new()), Arc::new(MemoryCatalogue::new()));
+    let age = Duration::from_secs(300);
+    let domains = DomainKeys::new(kms.clone(), catalogue.clone(), policies.clone(), clock.clone(), age);
+    let keys = OpeningKeys::new(kms, catalogue, policies.clone(), clock, age, 1_000);
+    Reader::new("payments", Format::Json, policies, keys, domains)
+}
+
 fn record(offset: usize, value: String) -> Record {
     Record {
         position: Position {
@@ -80,21 +92,29 @@ fn memory(what: &str) -> usize {
     kibibytes * 1024
 }
 
-/// All outcomes, piece by piece as the runner takes them, and how far the memory grew beyond the start.
-async fn pieces(transform: &dyn Transform, mut records: Vec<Record>, mut each: impl FnMut(Vec<Outcome>)) -> usize {
+/// How far the memory grows beyond the start while that is done.
+async fn grown_by<F: Future<Output = ()>>(work: impl FnOnce() -> F) -> usize {
     // 5: forget the highest so far (proc(5)).
     std::fs::write("/proc/self/clear_refs", "5").unwrap();
     let before = memory("VmRSS:");
-    while !records.is_empty() {
-        let outcomes = transform.apply(&records).await.unwrap();
-        assert!((1..=records.len()).contains(&outcomes.len()));
-        for (record, outcome) in records.drain(..outcomes.len()).zip(&outcomes) {
-            assert_eq!(record.position, outcome.record.position, "in order");
-        }
-        each(outcomes);
-    }
+    work().await;
     // The kernel adds its per-thread counts up late, so that the highest may seem lower than what was there before.
     memory("VmHWM:").saturating_sub(before)
+}
+
+/// All outcomes, piece by piece as the runner takes them, and how far the memory grew beyond the start.
+async fn pieces(transform: &dyn Transform, mut records: Vec<Record>, mut each: impl FnMut(Vec<Outcome>)) -> usize {
+    grown_by(|| async {
+        while !records.is_empty() {
+            let outcomes = transform.apply(&records).await.unwrap();
+            assert!((1..=records.len()).contains(&outcomes.len()));
+            for (record, outcome) in records.drain(..outcomes.len()).zip(&outcomes) {
+                assert_eq!(record.position, outcome.record.position, "in order");
+            }
+            each(outcomes);
+        }
+    })
+    .await
 }
 
 fn code(outcome: &Outcome) -> String {
@@ -159,27 +179,82 @@ async fn what_a_batch_becomes_is_bounded_whatever_its_records_are() {
     println!("long row ids: {} MiB", grown / MIB);
     assert!(grown < bound(0), "long row ids took {} MiB", grown / MIB);
 
-    // The same of records that come as sealed: of 8 KB each that are more with their row ids than a record may be, or nearly
-    // as much, and of a value that opens as nothing.
-    for (values, expected) in [(1_000, TOO_LARGE), (800, "not-sealed")] {
-        let bound_to = |n| {
-            let (id, texts) = ("i".repeat(10_000), r#","sf1.""#.repeat(values - 1));
-            record(n, format!(r#"{{"id":"{id}","bound":["sf1."{texts}]}}"#))
-        };
-        let grown = pieces(&open, (0..300).map(bound_to).collect(), |outcomes| {
-            assert!(outcomes.iter().all(|outcome| code(outcome) == expected));
-        })
-        .await;
-        println!("opening {values} long row ids: {} MiB", grown / MIB);
+    // The same of records that come as sealed, of 17 KB each: with their row ids they are more than a record may be.
+    let bound_to = |values: usize| {
+        let (id, texts) = ("i".repeat(10_000), r#","sf1.""#.repeat(values - 1));
+        record(0, format!(r#"{{"id":"{id}","bound":["sf1."{texts}]}}"#))
+    };
+    let grown = pieces(&open, vec![bound_to(1_000); 300], |outcomes| {
+        assert!(outcomes.iter().all(|outcome| code(outcome) == TOO_LARGE));
+    })
+    .await;
+    println!("opening too many long row ids: {} MiB", grown / MIB);
+    assert!(
+        grown < bound(0),
+        "opening too many long row ids took {} MiB",
+        grown / MIB
+    );
+
+    // Of some that open, nearly as much: each is a batch of its own.
+    let long_id = format!(r#"{{"id":"{}","bound":[1{}]}}"#, "i".repeat(10_000), ",1".repeat(750));
+    let mut sealed = Vec::new();
+    pieces(&seal, vec![record(0, long_id.clone()); 12], |outcomes| {
+        sealed.extend(outcomes.into_iter().map(|outcome| outcome.record));
+    })
+    .await;
+    let grown = pieces(&open, sealed.clone(), |outcomes| {
         assert!(
-            grown < bound(0),
-            "opening {values} long row ids took {} MiB",
-            grown / MIB
+            outcomes
+                .iter()
+                .all(|outcome| outcome.record.value.as_deref() == Some(long_id.as_bytes()))
         );
-    }
+    })
+    .await;
+    println!("opening long row ids: {} MiB", grown / MIB);
+    assert!(grown < bound(0), "opening long row ids took {} MiB", grown / MIB);
+
+    // A reader takes all records at once, and writes no row id of values that he may not see.
+    let reader = reader();
+    let grown = grown_by(|| async {
+        let nobody = Identity::from_arn("arn:aws:iam::111122223333:user/nobody").unwrap();
+        let reading = reader
+            .read(vec![bound_to(750); 100], &nobody, None, UnixMillis(1))
+            .await
+            .unwrap();
+        assert!(reading.records.iter().all(Result::is_ok));
+    })
+    .await;
+    println!("reading long row ids: {} MiB", grown / MIB);
+    assert!(grown < bound(0), "reading long row ids took {} MiB", grown / MIB);
+
+    // One value that is nearly as long as one may be.
+    let long = format!(r#"{{"a":["{}"]}}"#, "x".repeat(3 * MIB));
+    let mut sealed = Vec::new();
+    pieces(&seal, vec![record(0, long.clone())], |outcomes| {
+        sealed.extend(outcomes.into_iter().map(|outcome| outcome.record));
+    })
+    .await;
+    assert_eq!(sealed[0].value.as_ref().unwrap().len() / MIB, 4);
+    let grown = pieces(&open, sealed, |outcomes| {
+        assert!(outcomes[0].route == Route::Target, "{}", code(&outcomes[0]));
+        assert!(outcomes[0].record.value.as_deref() == Some(long.as_bytes()));
+    })
+    .await;
+    println!("opening a long value: {} MiB", grown / MIB);
+    assert!(grown < bound(0), "opening a long value took {} MiB", grown / MIB);
+
+    // Millions of texts that are no sealed values, in lines that have fewer each than a document may.
+    let (_, open_lines) = transforms(Format::Ndjson);
+    let line = format!("{{\"a\":[\"sf1.\"{}]}}\n", r#","sf1.""#.repeat(50_000));
+    let lines = record(0, line.repeat(8 * MIB / line.len()));
+    let grown = pieces(&open_lines, vec![lines], |outcomes| {
+        assert_eq!(code(&outcomes[0]), "not-sealed");
+    })
+    .await;
+    println!("many empty values: {} MiB", grown / MIB);
+    assert!(grown < bound(0), "many empty values took {} MiB", grown / MIB);
 
     // Millions of documents without a value.
-    let (_, open_lines) = transforms(Format::Ndjson);
     let lines = record(0, "{}\n".repeat(7 * MIB / 3));
     let grown = pieces(&open_lines, vec![lines], |outcomes| {
         assert_eq!(outcomes[0].route, Route::Target);

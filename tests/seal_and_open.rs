@@ -287,8 +287,10 @@ columns:
     for batch in [1, 7, 60] {
         for (chunk, from) in damaged.chunks(batch).zip((0..).step_by(batch)) {
             let outcomes = bench.open.apply(chunk).await.unwrap();
+            assert_eq!(outcomes.len(), chunk.len());
             for (outcome, n) in outcomes.iter().zip(from..) {
                 let value = outcome.record.value.as_deref().unwrap();
+                assert_eq!(outcome.route == Route::Target, expected[n].is_none());
                 match expected[n] {
                     Some(code) => assert_eq!(DeadLetter::code_of(value).unwrap(), code, "{n} in batches of {batch}"),
                     None => assert_eq!(outcome.record, original[n], "{n} in batches of {batch}"),

@@ -109,21 +109,58 @@ fn is_canonical(inner: &[u8]) -> bool {
 /// | date, time | string, `YYYY-MM-DD`, `HH:MM:SS` with the fraction of its unit (a count beyond one day: number) |
 /// | duration | string, ISO 8601 in seconds (`PT1.500S`) |
 pub fn decode_json(encoding: &[u8], out: &mut Vec<u8>) -> Result<(), PlaintextError> {
-    match Plaintext::decode(encoding)? {
+    write_json(&Plaintext::decode(encoding)?, out);
+    Ok(())
+}
+
+/// Appends the JSON value of a plaintext, as [`decode_json`] says.
+pub fn write_json(plaintext: &Plaintext<'_>, out: &mut Vec<u8>) {
+    match plaintext {
         Plaintext::Null => out.extend_from_slice(b"null"),
-        Plaintext::Bool(value) => out.extend_from_slice(if value { b"true" } else { b"false" }),
+        Plaintext::Bool(value) => out.extend_from_slice(if *value { b"true" } else { b"false" }),
         Plaintext::Integer(integer) => number::write_decimal(integer, 0, out),
-        Plaintext::Float64(bits) => write_float(f64::from_bits(bits), out),
-        Plaintext::Decimal { scale, unscaled } => number::write_decimal(unscaled, scale, out),
+        Plaintext::Float64(bits) => write_float(f64::from_bits(*bits), out),
+        Plaintext::Decimal { scale, unscaled } => number::write_decimal(unscaled, *scale, out),
         Plaintext::Utf8(text) => write_string(text, out),
         Plaintext::Bytes(bytes) => {
             let encoded = Zeroizing::new(STANDARD.encode(bytes));
             write_string(&encoded, out);
         }
         Plaintext::Json(text) => out.extend_from_slice(text.as_bytes()),
-        temporal => write_temporal(&temporal, out),
+        temporal => write_temporal(temporal, out),
     }
-    Ok(())
+}
+
+/// Bytes that [`write_json`] appends: exactly, for strings, bytes and JSON; at most, for all others.
+#[must_use]
+pub fn json_len(plaintext: &Plaintext<'_>) -> usize {
+    match plaintext {
+        Plaintext::Utf8(text) => string_len(text),
+        Plaintext::Bytes(bytes) => bytes.len().div_ceil(3) * 4 + 2,
+        Plaintext::Json(text) => text.len(),
+        // Not 2.5 digits for a byte, and not 128 zeros for a scale.
+        Plaintext::Integer(digits) | Plaintext::Decimal { unscaled: digits, .. } => digits.len() * 3 + MOST_OTHER,
+        Plaintext::Timestamp { zone, .. } => zone.map_or(0, str::len) + MOST_OTHER,
+        _ => MOST_OTHER,
+    }
+}
+
+/// The longest JSON text of a number, a time or a literal, beside digits and zone.
+const MOST_OTHER: usize = 160;
+
+/// Bytes that [`write_string`] appends.
+fn string_len(text: &str) -> usize {
+    let bytes = text.as_bytes();
+    let (mut len, mut at) = (bytes.len() + 2, 0);
+    loop {
+        at = grammar::plain_run(bytes, at);
+        len += match bytes.get(at) {
+            None => return len,
+            Some(b'"' | b'\\' | 0x08 | 0x0c | b'\n' | b'\r' | b'\t') => 1,
+            Some(_) => 5,
+        };
+        at += 1;
+    }
 }
 
 fn write_float(value: f64, out: &mut Vec<u8>) {
@@ -441,6 +478,52 @@ mod tests {
                 }),
             ]
         })
+    }
+
+    proptest! {
+        #[test]
+        fn the_length_of_a_text_is_known_before_it_is_written(text: String, controls in "[\\x00-\\x1f\"\\\\a]{0,40}", bytes: Vec<u8>) {
+            for plaintext in [
+                Plaintext::Utf8(&text),
+                Plaintext::Utf8(&controls),
+                Plaintext::Json(&text),
+                Plaintext::Bytes(&bytes),
+            ] {
+                let mut out = Vec::new();
+                write_json(&plaintext, &mut out);
+                prop_assert_eq!(out.len(), json_len(&plaintext));
+            }
+        }
+
+        #[test]
+        fn no_other_value_is_longer_than_is_said(
+            digits in prop::collection::vec(any::<u8>(), 1..600), scale: i8, bits: u64, count: i64, days: i32,
+        ) {
+            let zone = Some("America/Argentina/ComodRivadavia");
+            for unit in [TimeUnit::Second, TimeUnit::Millisecond, TimeUnit::Microsecond, TimeUnit::Nanosecond] {
+                for plaintext in [
+                    Plaintext::Timestamp { unit, count, zone },
+                    Plaintext::Timestamp { unit, count, zone: Some("+05:30") },
+                    Plaintext::Timestamp { unit, count, zone: None },
+                    Plaintext::Time { unit, count },
+                    Plaintext::Duration { unit, count },
+                    Plaintext::Integer(&digits),
+                    Plaintext::Decimal { scale, unscaled: &digits },
+                    Plaintext::Float64(bits),
+                    Plaintext::Date(days),
+                    Plaintext::Null,
+                    Plaintext::Bool(false),
+                ] {
+                    let mut out = Vec::new();
+                    write_json(&plaintext, &mut out);
+                    prop_assert!(out.len() <= json_len(&plaintext), "{} bytes", out.len());
+                    let mut encoding = Vec::new();
+                    plaintext.encode(None, &mut encoding);
+                    // What `Edits` has room for without looking.
+                    prop_assert!(json_len(&plaintext) <= encoding.len() * 6 + 160);
+                }
+            }
+        }
     }
 
     proptest! {

@@ -19,8 +19,6 @@ use crate::seal::Plaintext;
 pub(super) struct Edits<'r> {
     /// Plaintext encoding of one value.
     encoding: Zeroizing<Vec<u8>>,
-    /// What stands for it: its JSON text, or in a key or header its bytes.
-    text: Zeroizing<Vec<u8>>,
     written: Written<'r>,
 }
 
@@ -59,7 +57,6 @@ impl<'r> Edits<'r> {
         };
         Self {
             encoding: Zeroizing::default(),
-            text: Zeroizing::default(),
             written,
         }
     }
@@ -84,22 +81,20 @@ impl<'r> Edits<'r> {
 
     /// Puts the value that was opened into [`Edits::encoding`] at its place.
     pub(super) fn put_opened(&mut self, place: Place) -> Result<(), Rejection> {
-        decode(place, &self.encoding, &mut self.text)?;
-        self.written.write(place, &[&self.text]);
-        Ok(())
+        self.written.put(place, &self.encoding)
     }
 
     /// Puts the value of that plaintext encoding at its place.
     pub(super) fn put(&mut self, place: Place, encoding: &[u8]) -> Result<(), Rejection> {
-        decode(place, encoding, &mut self.text)?;
-        self.written.write(place, &[&self.text]);
-        Ok(())
+        self.written.put(place, encoding)
     }
 
     /// Puts the value that was opened into [`Edits::encoding`] at its place, sealed to who asked.
     pub(super) fn put_sealed(&mut self, place: Place, label: &str, to: &AnswerKey) -> Result<(), Rejection> {
-        decode(place, &self.encoding, &mut self.text)?;
-        let jwe = to.seal(label, &self.text).map_err(|_| cannot_open())?;
+        let plaintext = Plaintext::decode(&self.encoding).map_err(|_| cannot_open())?;
+        let mut text = Zeroizing::new(Vec::with_capacity(text_len(place, &plaintext)));
+        write_text(place, &plaintext, &mut text);
+        let jwe = to.seal(label, &text).map_err(|_| cannot_open())?;
         match place {
             Place::Value { .. } => self.written.write(place, &[b"\"", jwe.as_bytes(), b"\""]),
             Place::Key | Place::Header(_) => self.written.write(place, &[jwe.as_bytes()]),
@@ -153,27 +148,53 @@ impl<'r> Edits<'r> {
 }
 
 impl Written<'_> {
-    /// Writes `texts` to a place; before, if it is one of the record's value, the original up to there.
+    /// Puts the value of that plaintext encoding at its place.
+    fn put(&mut self, place: Place, encoding: &[u8]) -> Result<(), Rejection> {
+        let plaintext = Plaintext::decode(encoding).map_err(|_| cannot_open())?;
+        self.begin(place, || text_len(place, &plaintext), encoding.len() * LONGER + SHORT);
+        let from = self.outer_texts.len();
+        match place {
+            Place::Value { .. } => write_text(place, &plaintext, &mut self.out),
+            outer => {
+                write_text(outer, &plaintext, &mut self.outer_texts);
+                self.outer.push((outer, Some(from..self.outer_texts.len())));
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes `texts` to a place.
     fn write(&mut self, place: Place, texts: &[&[u8]]) {
         let len: usize = texts.iter().map(|text| text.len()).sum();
+        self.begin(place, || len, len);
+        let from = self.outer_texts.len();
         let out = match place {
-            Place::Value { start, end } => {
-                let between = &self.original[self.done.unwrap_or(0)..start];
-                reserve(&mut self.out, between.len() + len);
-                self.out.extend_from_slice(between);
-                self.done = Some(end);
-                &mut self.out
-            }
+            Place::Value { .. } => &mut self.out,
             outer => {
-                let from = self.outer_texts.len();
                 self.outer.push((outer, Some(from..from + len)));
-                reserve(&mut self.outer_texts, len);
                 &mut self.outer_texts
             }
         };
         for text in texts {
             out.extend_from_slice(text);
         }
+    }
+
+    /// Makes room for what is written to a place next: `len()` bytes, which are asked for only where `most` have no room. Before it,
+    /// if it is a place of the record's value, the original up to there.
+    fn begin(&mut self, place: Place, len: impl FnOnce() -> usize, most: usize) {
+        let (out, between) = match place {
+            Place::Value { start, end } => {
+                let between = &self.original[self.done.unwrap_or(0)..start];
+                self.done = Some(end);
+                (&mut self.out, between)
+            }
+            _ => (&mut self.outer_texts, &[][..]),
+        };
+        if out.capacity() - out.len() < between.len() + most {
+            reserve(out, between.len() + len());
+        }
+        out.extend_from_slice(between);
     }
 
     /// Puts keys and headers into the record, and the rest of its value behind what was written. Whether its value changed.
@@ -196,32 +217,33 @@ impl Written<'_> {
     }
 }
 
-/// What stands at a place for that plaintext encoding, in `text`: JSON, or for a key or header its bytes as they were.
-fn decode(place: Place, encoding: &[u8], text: &mut Zeroizing<Vec<u8>>) -> Result<(), Rejection> {
-    text.clear();
-    // No JSON text is longer than six bytes for each of its encoding's, and a number's 64.
-    reserve(text, encoding.len() * 6 + 64);
-    if !matches!(place, Place::Value { .. }) {
-        match Plaintext::decode(encoding).map_err(|_| cannot_open())? {
-            Plaintext::Bytes(bytes) => {
-                text.extend_from_slice(bytes);
-                return Ok(());
-            }
-            Plaintext::Utf8(string) => {
-                text.extend_from_slice(string.as_bytes());
-                return Ok(());
-            }
-            _ => {}
-        }
+/// No JSON text is longer than so many bytes for each of its encoding's, and as many for what is short.
+const LONGER: usize = 6;
+const SHORT: usize = 160;
+
+/// Appends what stands at a place for a plaintext: JSON, or for a key or header its bytes as they were.
+fn write_text(place: Place, plaintext: &Plaintext<'_>, out: &mut Vec<u8>) {
+    match (place, plaintext) {
+        (Place::Key | Place::Header(_), Plaintext::Bytes(bytes)) => out.extend_from_slice(bytes),
+        (Place::Key | Place::Header(_), Plaintext::Utf8(text)) => out.extend_from_slice(text.as_bytes()),
+        _ => json::write_json(plaintext, out),
     }
-    json::decode_json(encoding, text).map_err(|_| cannot_open())
+}
+
+/// How many bytes that are, at most.
+fn text_len(place: Place, plaintext: &Plaintext<'_>) -> usize {
+    match (place, plaintext) {
+        (Place::Key | Place::Header(_), Plaintext::Bytes(bytes)) => bytes.len(),
+        (Place::Key | Place::Header(_), Plaintext::Utf8(text)) => text.len(),
+        _ => json::json_len(plaintext),
+    }
 }
 
 /// Room for `more` bytes. What is too small is wiped, as growing a `Vec` would leave a copy behind.
 fn reserve(buffer: &mut Zeroizing<Vec<u8>>, more: usize) {
     let wanted = buffer.len() + more;
     if wanted > buffer.capacity() {
-        let mut larger = Vec::with_capacity(wanted.next_power_of_two());
+        let mut larger = Vec::with_capacity(wanted.max(buffer.capacity() / 4 * 5));
         larger.extend_from_slice(buffer);
         *buffer = Zeroizing::new(larger);
     }

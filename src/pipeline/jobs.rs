@@ -320,8 +320,7 @@ fn push_of_domain(
         *coerced = Zeroizing::new(Vec::with_capacity(room.next_power_of_two()));
     }
     coerced.clear();
-    coerce_into(spelling, text, document, coerced)?;
-    let pushed = plain.push(coerced).map_err(column_full);
+    let pushed = coerce_into(spelling, text, document, coerced).and_then(|()| plain.push(coerced).map_err(column_full));
     if coerced.capacity() > MOST_COERCED {
         *coerced = Zeroizing::default();
     }

@@ -15,7 +15,7 @@ use tracing::Instrument as _;
 use super::dead_letter::CANNOT_OPEN;
 use super::edits::Edits;
 use super::open_columns::{At, OpenedValues, ToOpen};
-use super::opener::{Failures, Item, Keyring, Names, Opener, Values};
+use super::opener::{Failures, Item, Keyring, Names, Opener, Values, not_sealed};
 use super::output::OutputLimits;
 use super::plan::{Format, Place, Plan, Rejection};
 use super::record::{Record, ahead};
@@ -145,6 +145,7 @@ impl OpenTransform {
         all.reserve(records.len());
         for record in ahead(records) {
             let first = changes.len();
+            let mut is_sealed = true;
             let to = (&mut found, &mut *values);
             let extracted = self
                 .opener
@@ -154,11 +155,17 @@ impl OpenTransform {
                     if is_hint {
                         let key = item.map(|item| item.names.key()).transpose()?;
                         changes.push(Change::Remove(place, key.flatten()));
-                    } else {
-                        changes.extend(item.map(|item| Change::Open(item, None)));
+                    } else if let Some(item) = item {
+                        // The record is none that opens, and the rest of it is only looked through: the shortest texts are a few
+                        // bytes, what is kept of a value is a hundred.
+                        is_sealed &= !matches!(item.names, Names::Nothing);
+                        if is_sealed {
+                            changes.push(Change::Open(item, None));
+                        }
                     }
-                    Ok(!is_hint)
+                    Ok(!is_hint && is_sealed)
                 });
+            let extracted = extracted.and_then(|()| is_sealed.then_some(()).ok_or_else(not_sealed));
             if extracted.is_err() {
                 changes.truncate(first);
             }

@@ -20,6 +20,8 @@ const MOST: usize = 128 << 20;
 pub(super) struct ToOpen {
     columns: Vec<Column>,
     known: Few<Of, usize>,
+    /// The row id of one value, for whoever adds it.
+    pub(super) row: Vec<u8>,
     bytes: usize,
 }
 

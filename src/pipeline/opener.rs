@@ -3,7 +3,6 @@
 //!
 //! What a value opens as is checked against the place where it was found (place = label).
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -79,15 +78,24 @@ pub(super) struct Value<'b> {
     indexes: &'b [u32],
     /// The document that it lies in.
     document: (usize, usize),
-    /// Row id along the policy's own path, where the rule is bound and the record has one.
-    row: Option<&'b [u8]>,
+    /// The row along the policy's own path, where the rule is bound and the record has one.
+    row: Option<Row<'b>>,
+}
+
+/// The row of a value.
+#[derive(Clone, Copy)]
+enum Row<'b> {
+    /// Its id.
+    Id(&'b [u8]),
+    /// Where in the record's value its field is.
+    Field(u32, u32),
 }
 
 impl<'b> Value<'b> {
     /// As [`Value::alone`], of a row with that id.
     pub(super) fn in_row(rule: usize, sealed: &'b [u8], row: Option<&'b [u8]>) -> Self {
         Self {
-            row,
+            row: row.map(Row::Id),
             ..Self::alone(rule, sealed)
         }
     }
@@ -108,13 +116,25 @@ impl<'b> Value<'b> {
 /// What the sealed values of a batch are made of, one behind the other: none asks for memory of its own.
 #[derive(Default)]
 pub(super) struct Values {
-    /// Of each value its sealed bytes, then its row id.
+    /// Sealed bytes.
     bytes: Vec<u8>,
     /// List indexes.
     indexes: Vec<u32>,
     /// The documents that they lie in, begin and end.
     documents: Vec<(usize, usize)>,
-    /// Bytes of row ids.
+    /// Bytes of the row ids of values: each has its own, so that together they may be longer than the record. They are written when
+    /// the values are opened.
+    row_bytes: u64,
+    /// One of them.
+    row: Vec<u8>,
+}
+
+/// How much of [`Values`] there was.
+#[derive(Clone, Copy)]
+struct Mark {
+    bytes: usize,
+    indexes: usize,
+    documents: usize,
     row_bytes: u64,
 }
 
@@ -125,7 +145,8 @@ pub(super) struct Item {
     pub(super) names: Names,
     from: usize,
     len: u32,
-    row_len: Option<u32>,
+    /// Where in the record's value the field of its row is.
+    row: Option<(u32, u32)>,
     indexes: usize,
     depth: u32,
     /// None for those of a record without documents.
@@ -134,47 +155,34 @@ pub(super) struct Item {
 
 impl Values {
     pub(super) fn get(&self, item: &Item) -> Value<'_> {
-        let (sealed, rest) = self.bytes[item.from..].split_at(item.len as usize);
         Value {
             rule: item.rule as usize,
             names: item.names,
-            sealed,
+            sealed: &self.bytes[item.from..][..item.len as usize],
             indexes: &self.indexes[item.indexes..][..item.depth as usize],
             document: item.document.map_or((0, 0), |n| self.documents[n as usize]),
-            row: item.row_len.map(|len| &rest[..len as usize]),
+            row: item.row.map(|(start, end)| Row::Field(start, end)),
         }
     }
 
-    /// Bytes of row ids, which are longer than what they were made of.
     pub(super) fn row_bytes(&self) -> u64 {
         self.row_bytes
     }
 
-    /// How much there is.
-    fn mark(&self) -> [usize; 3] {
-        [self.bytes.len(), self.indexes.len(), self.documents.len()]
-    }
-
-    /// Only as much as there was.
-    fn truncate(&mut self, [bytes, indexes, documents]: [usize; 3]) {
-        self.bytes.truncate(bytes);
-        self.indexes.truncate(indexes);
-        self.documents.truncate(documents);
-    }
-
-    /// Appends what `write` appends, or nothing if that fails; how much it is.
-    fn add<E>(
-        &mut self,
-        write: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
-        or: impl FnOnce(E) -> Rejection,
-    ) -> Result<u32, Rejection> {
-        let from = self.bytes.len();
-        let written = write(&mut self.bytes).map_err(or);
-        let len = written.and_then(|()| small(self.bytes.len() - from));
-        if len.is_err() {
-            self.bytes.truncate(from);
+    fn mark(&self) -> Mark {
+        Mark {
+            bytes: self.bytes.len(),
+            indexes: self.indexes.len(),
+            documents: self.documents.len(),
+            row_bytes: self.row_bytes,
         }
-        len
+    }
+
+    fn truncate(&mut self, to: Mark) {
+        self.bytes.truncate(to.bytes);
+        self.indexes.truncate(to.indexes);
+        self.documents.truncate(to.documents);
+        self.row_bytes = to.row_bytes;
     }
 
     /// A value of `rule` at `place` in `document`: the sealed bytes behind `text`.
@@ -186,14 +194,14 @@ impl Values {
         text: &[u8],
     ) -> Result<Item, Rejection> {
         let from = self.bytes.len();
-        let len = self.add(|out| value::read_text(text, out), |_| not_sealed())?;
+        value::read_text(text, &mut self.bytes).map_err(|_| not_sealed())?;
         Ok(Item {
             rule: small(rule)?,
             place,
             names: Names::of(&self.bytes[from..]),
             from,
-            len,
-            row_len: None,
+            len: small(self.bytes.len() - from)?,
+            row: None,
             indexes: self.indexes.len(),
             depth: 0,
             document: document.map(|document| self.number_of(document)).transpose()?,
@@ -218,7 +226,7 @@ fn small(n: usize) -> Result<u32, Rejection> {
 pub(super) type AtPlace = (usize, Place, Option<Result<Item, Rejection>>);
 
 /// The entry of a value's label, and the id of its row, if it is bound to one.
-type Claim<'k, 'b> = (&'k LabelEntry, Option<Cow<'b, [u8]>>);
+type Claim<'k, 's> = (&'k LabelEntry, Option<&'s [u8]>);
 
 /// A data key as a record asks for it: the key, and the fingerprint of the envelopes that travel with the record.
 type AskedFor = (KeyId, u64);
@@ -272,11 +280,10 @@ impl Opener {
         if record.payload_bytes() as u64 > most_bytes {
             return Err(too_large_unread());
         }
-        let before = (values.mark(), values.row_bytes);
+        let before = values.mark();
         let extracted = self.extract_into(record, most_bytes, (found, values), take);
         if extracted.is_err() {
-            values.truncate(before.0);
-            values.row_bytes = before.1;
+            values.truncate(before);
         }
         extracted
     }
@@ -308,24 +315,28 @@ impl Opener {
                     };
                     let item = match item {
                         Ok(mut item) => {
-                            item.row_len = self.plan.row_field(rule).and_then(|field| {
-                                let scalar = self.plan.field(&document, field).ok()?;
-                                let write = |out: &mut Vec<u8>| json::encode_row_id(scalar, indexes, out);
-                                values.add(write, |_| cannot_open()).ok()
-                            });
-                            // Whoever sealed it had to keep the same bound.
-                            let held = u64::from(item.row_len.unwrap_or(0));
-                            room = room.checked_sub(held).ok_or_else(too_large_unread)?;
+                            if let Some(field) = self.plan.row_field(rule)
+                                && let Ok(scalar) = self.plan.field_range(&document, field)
+                                && let Some(scalar) = scalar
+                            {
+                                values.row.clear();
+                                let id = json::encode_row_id(&bytes[scalar.clone()], indexes, &mut values.row);
+                                if id.is_ok() {
+                                    item.row = Some((small(scalar.start)?, small(scalar.end)?));
+                                    // Whoever sealed it had to keep the same bound.
+                                    let held = values.row.len() as u64;
+                                    room = room.checked_sub(held).ok_or_else(too_large_unread)?;
+                                    values.row_bytes += held;
+                                }
+                            }
                             item.depth = small(indexes.len())?;
                             values.indexes.extend_from_slice(indexes);
-                            Ok((item, held))
+                            Ok(item)
                         }
                         Err(rejection) => Err(rejection),
                     };
-                    let held = item.as_ref().map_or(0, |(_, held)| *held);
-                    match take((rule, place, Some(item.map(|(item, _)| item))))? {
-                        true => values.row_bytes += held,
-                        false => values.truncate(before),
+                    if !take((rule, place, Some(item)))? {
+                        values.truncate(before);
                     }
                 }
                 Ok(())
@@ -442,15 +453,16 @@ impl Opener {
         renamed.map_or(label, String::as_str)
     }
 
-    /// What a value of an envelope's key says that it is, if it says that it is one of `label`, a label of the policy.
-    fn claim<'k, 'b>(
+    /// What a value of an envelope's key says that it is, if it says that it is one of `label`, a label of the policy. Its row's id
+    /// comes into `id`.
+    fn claim<'k, 's>(
         &self,
         record: &Record,
-        value: Value<'b>,
+        value: Value<'_>,
         label: &str,
-        envelope: &'k Envelope,
-        column: u16,
-    ) -> Result<Claim<'k, 'b>, Rejection> {
+        (envelope, column): (&'k Envelope, u16),
+        id: &'s mut Vec<u8>,
+    ) -> Result<Claim<'k, 's>, Rejection> {
         let entry = envelope.labels.get(usize::from(column)).ok_or_else(cannot_open)?;
         if envelope.dataset != self.plan.policy.policy().dataset {
             return Err(cannot_open());
@@ -458,16 +470,20 @@ impl Opener {
         if self.current(&entry.label) != label {
             return Err(self.elsewhere(&entry.label, label));
         }
-        let row = match (&entry.bind_row, value.row) {
-            (None, _) => None,
-            (Some(path), Some(id)) if self.plan.bound_path(value.rule) == Some(path) => Some(Cow::Borrowed(id)),
-            (Some(path), _) => {
-                let mut other = Vec::new();
-                row_id(record, path, value, &mut other)?;
-                Some(Cow::Owned(other))
-            }
+        let Some(path) = &entry.bind_row else {
+            return Ok((entry, None));
         };
-        Ok((entry, row))
+        id.clear();
+        match value.row.filter(|_| self.plan.bound_path(value.rule) == Some(path)) {
+            Some(Row::Id(row)) => id.extend_from_slice(row),
+            Some(Row::Field(start, end)) => {
+                let bytes = record.value.as_deref().unwrap_or_default();
+                let scalar = bytes.get(start as usize..end as usize).ok_or_else(cannot_open)?;
+                json::encode_row_id(scalar, value.indexes, id).map_err(|_| cannot_open())?;
+            }
+            None => row_id(record, path, value, id)?,
+        }
+        Ok((entry, Some(id)))
     }
 
     /// Adds a value to those that are opened together, if it says that it is one of `label`, a label of the policy. `None`: it is
@@ -486,8 +502,11 @@ impl Opener {
             Names::Nothing => return Err(not_sealed()),
         };
         let key = ring.key((key, fingerprint))?;
-        let (_, row) = self.claim(record, value, label, &key.envelope, column)?;
-        to_open.push(key, column, value.sealed, row.as_deref())
+        let mut id = std::mem::take(&mut to_open.row);
+        let (_, row) = self.claim(record, value, label, (&key.envelope, column), &mut id)?;
+        let added = to_open.push(key, column, value.sealed, row);
+        to_open.row = id;
+        added
     }
 
     /// Appends the plaintext encoding of a value that opens as one of `label`, a label of the policy.
@@ -509,8 +528,9 @@ impl Opener {
                 tag,
             } => {
                 let key = ring.key((key, fingerprint))?;
-                let (entry, id) = self.claim(record, value, label, &key.envelope, column)?;
-                let row = entry.bind_row.as_deref().zip(id.as_deref());
+                let mut id = Vec::new();
+                let (entry, id) = self.claim(record, value, label, (&key.envelope, column), &mut id)?;
+                let row = entry.bind_row.as_deref().zip(id);
                 key.key
                     .opener(&key.envelope.dataset, &entry.label)
                     .open(nonce, ciphertext, tag, row.map(|(path, id)| RowId { path, id }), out)

@@ -31,7 +31,7 @@ use crate::columns::{Found, json};
 use crate::flow::hybrid::AnswerKey;
 use crate::keys::{DomainError, DomainKeys, KeyServiceError, OpenKeyError, OpeningKeys};
 use crate::policy::{Access, Flow, PolicySource, PolicySourceError, VerifiedDomain, VerifiedPolicy};
-use crate::seal::{SealedValue, value};
+use crate::seal::{Plaintext, SealedValue, value};
 
 /// Code of a value whose key the key service does not unwrap for this process.
 pub const KEY_REFUSED: &str = "key-refused";
@@ -510,8 +510,9 @@ impl Reader {
                 let value = Value::alone(rule, &sealed);
                 let encoding = edits.encoding(sealed.len());
                 opener.open(&nowhere, value, (&claimed, fingerprint), &mut ring, encoding)?;
-                let mut text = Zeroizing::new(Vec::with_capacity(encoding.len() * 6 + 64));
-                json::decode_json(encoding, &mut text).map_err(|_| cannot_open())?;
+                let plaintext = Plaintext::decode(encoding).map_err(|_| cannot_open())?;
+                let mut text = Zeroizing::new(Vec::with_capacity(json::json_len(&plaintext)));
+                json::write_json(&plaintext, &mut text);
                 let text = match seal_to {
                     Some(key) => format!("\"{}\"", key.seal(&claimed, &text).map_err(|_| cannot_open())?),
                     None => String::from_utf8(std::mem::take(&mut *text)).map_err(|_| cannot_open())?,

@@ -152,8 +152,8 @@ impl Supervisor {
 
     /// All drain and end: with status 0, or with 69 because a transaction that was under way when its brokers failed was
     /// aborted, and a process that is told to stop reads nothing again; or because librdkafka lost a request when a broker went
-    /// away, which an instance that runs on is started again for. What that left behind, the next run reads; callers count that
-    /// nothing is missing, and nothing twice.
+    /// away (an instance that is not draining is started again then). What that left behind, the next run reads; callers count
+    /// that nothing is missing, and nothing twice.
     pub(crate) fn stop(&mut self, patience: Duration) {
         for slot in &mut self.slots {
             slot.start_at = None;

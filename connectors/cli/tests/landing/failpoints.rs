@@ -7,7 +7,7 @@ use sealflow_kafka::failpoints::LANDING_STEPS;
 
 use crate::bench::Bench;
 
-const RECORDS: u64 = 3_000;
+const RECORDS: u64 = 6_000;
 
 #[test]
 fn at_every_step_from_intent_to_commit_a_landing_may_die_and_every_record_is_in_a_file_once() {
