@@ -6,7 +6,7 @@ use std::fmt;
 use bytes::Bytes;
 
 use super::decisions::{ColumnDecision, ColumnOutcome};
-use super::read::SealedText;
+use super::read_values::SealedText;
 use super::record::Position;
 use crate::flow::enclave::EnclaveError;
 use crate::flow::enclave::answer::AnswerClaims;
