@@ -144,7 +144,7 @@ impl OpenTransform {
         } = &mut batch;
         all.reserve(records.len());
         for record in ahead(records) {
-            let first = changes.len();
+            let (first, before) = (changes.len(), values.mark());
             let mut is_sealed = true;
             let to = (&mut found, &mut *values);
             let extracted = self
@@ -168,6 +168,7 @@ impl OpenTransform {
             let extracted = extracted.and_then(|()| is_sealed.then_some(()).ok_or_else(not_sealed));
             if extracted.is_err() {
                 changes.truncate(first);
+                values.truncate(before);
             }
             all.push(extracted.map(|()| Extracted {
                 changes: first..changes.len(),

@@ -131,7 +131,7 @@ pub(super) struct Values {
 
 /// How much of [`Values`] there was.
 #[derive(Clone, Copy)]
-struct Mark {
+pub(super) struct Mark {
     bytes: usize,
     indexes: usize,
     documents: usize,
@@ -169,7 +169,7 @@ impl Values {
         self.row_bytes
     }
 
-    fn mark(&self) -> Mark {
+    pub(super) fn mark(&self) -> Mark {
         Mark {
             bytes: self.bytes.len(),
             indexes: self.indexes.len(),
@@ -178,7 +178,7 @@ impl Values {
         }
     }
 
-    fn truncate(&mut self, to: Mark) {
+    pub(super) fn truncate(&mut self, to: Mark) {
         self.bytes.truncate(to.bytes);
         self.indexes.truncate(to.indexes);
         self.documents.truncate(to.documents);
