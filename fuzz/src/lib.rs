@@ -16,7 +16,7 @@ use sealflow::policy::{FixedPolicies, PolicySource, VerifiedPolicy};
 use sealflow::seal::{UnwrappingKey, UsageLimits, WrappedKey};
 use sealflow::table::{
     Asking, Compression, EmbeddedPolicies, FileId, Origin, RowEncoder, TableKeys, TableLayout, TableReader,
-    TableSchema, TableWriter, WriteOptions,
+    TableSchema, TableWriter, WriteOptions, panic_is_contained,
 };
 use tokio::runtime::Runtime;
 
@@ -47,8 +47,6 @@ fields:
 /// Where the file lies.
 pub const PATH: &str = "t/a.parquet";
 const NOW: UnixMillis = UnixMillis(1_767_225_600_000);
-/// The name of threads that decode what somebody made up.
-const CONTAINED: &str = "decoding";
 
 /// A table of one file.
 pub struct Table {
@@ -70,19 +68,17 @@ static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
     tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .max_blocking_threads(1)
-        .thread_name(CONTAINED)
         .build()
         .unwrap()
 });
 
-/// Runs `work`. Panics of the threads on which Sealflow lets the format's library work end that work, as in a service; all
-/// others end the run.
+/// Runs `work`. Panics that Sealflow contains end that work, as in a service; all others end the run.
 pub fn run<T>(work: impl Future<Output = T>) -> T {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
         let before = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |panic| {
-            if std::thread::current().name() != Some(CONTAINED) {
+            if !panic_is_contained() {
                 before(panic);
             }
         }));

@@ -11,9 +11,9 @@ use arrow::array::RecordBatch;
 use bytes::Bytes;
 use parquet::DecodeResult;
 use parquet::arrow::push_decoder::ParquetPushDecoder;
-use parquet::errors::ParquetError;
 use tokio::sync::oneshot;
 
+use super::contained::contained;
 use super::error::{SourceError, TableError};
 
 /// Lends its thread until it is dropped.
@@ -25,7 +25,7 @@ pub(super) struct Decoder {
 struct Step {
     ranges: Vec<Range<u64>>,
     data: Vec<Bytes>,
-    decoded: oneshot::Sender<Result<DecodeResult<RecordBatch>, ParquetError>>,
+    decoded: oneshot::Sender<Result<DecodeResult<RecordBatch>, TableError>>,
 }
 
 impl Decoder {
@@ -45,8 +45,7 @@ impl Decoder {
     /// The next rows, or which ranges of the file they need. `data` is of `ranges`: those that were needed, or none.
     ///
     /// # Errors
-    /// [`TableError::Damaged`] for pages that were changed. What somebody made up may make the crate panic: its thread
-    /// ends then, and nothing else.
+    /// [`TableError::Damaged`] for pages that were changed; the thread ends then.
     pub(super) async fn step(
         &self,
         ranges: Vec<Range<u64>>,
@@ -55,17 +54,23 @@ impl Decoder {
         let (decoded, answer) = oneshot::channel();
         let step = Step { ranges, data, decoded };
         self.steps.send(step).map_err(|_| TableError::Damaged)?;
-        let answer = answer.await.map_err(|_| TableError::Damaged)?;
-        answer.map_err(|_| TableError::Damaged)
+        answer.await.map_err(|_| TableError::Damaged)?
     }
 }
 
 fn work(mut decoder: ParquetPushDecoder, steps: &Receiver<Step>) {
     for step in steps {
-        let decoded = decoder
-            .push_ranges(step.ranges, step.data)
-            .and_then(|()| decoder.try_decode());
+        let decoded = contained(|| {
+            decoder
+                .push_ranges(step.ranges, step.data)
+                .and_then(|()| decoder.try_decode())
+        });
+        let decoded = decoded.and_then(|decoded| decoded.map_err(|_| TableError::Damaged));
+        let is_over = decoded.is_err();
         // Nobody waits any more: whoever asked went away, and drops the sender of steps too.
         drop(step.decoded.send(decoded));
+        if is_over {
+            return;
+        }
     }
 }

@@ -14,6 +14,7 @@ use parquet::errors::ParquetError;
 use parquet::file::column_crypto_metadata::ColumnCryptoMetaData;
 use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader};
 
+use super::contained::contained;
 use super::error::TableError;
 use super::material::Material;
 use super::source::{FileSource, exact};
@@ -111,8 +112,7 @@ impl Tail {
         prefix: Option<Vec<u8>>,
     ) -> Result<ParquetMetaData, TableError> {
         let tail = self.clone();
-        // What somebody made up may make the crate panic; then the task ends, and nothing else.
-        tokio::task::spawn_blocking(move || {
+        let parse = move || {
             let mut properties = FileDecryptionProperties::with_key_retriever(retriever);
             if let Some(prefix) = prefix {
                 properties = properties.with_aad_prefix(prefix);
@@ -122,14 +122,15 @@ impl Tail {
                 .with_decryption_properties(Some(properties.build()?));
             reader.try_parse_sized(&tail.bytes, tail.size)?;
             reader.finish()
-        })
-        .await
-        .map_err(|_| TableError::Damaged)?
-        .map_err(|error: ParquetError| match error {
-            // Of all that it has not built, the one thing that a footer can ask for.
-            ParquetError::NYI(_) => TableError::Cipher,
-            _ => TableError::Damaged,
-        })
+        };
+        let parsed = tokio::task::spawn_blocking(move || contained(parse)).await;
+        parsed
+            .map_err(|_| TableError::Damaged)??
+            .map_err(|error: ParquetError| match error {
+                // Of all that it has not built, the one thing that a footer can ask for.
+                ParquetError::NYI(_) => TableError::Cipher,
+                _ => TableError::Damaged,
+            })
     }
 }
 

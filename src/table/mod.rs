@@ -5,6 +5,7 @@
 
 mod buffers;
 mod by_worker;
+mod contained;
 mod decoder;
 mod elements;
 mod encode;
@@ -34,6 +35,7 @@ mod values;
 mod write;
 
 pub use by_worker::AsksWorker;
+pub use contained::panic_is_contained;
 pub use encode::{RowEncoder, Rows, RowsError};
 pub use error::{SourceError, TableError};
 pub use extra::DUPLICATES;

@@ -15,6 +15,7 @@ use parquet::file::metadata::{
     ColumnChunkMetaData, PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader, RowGroupMetaData,
 };
 
+use super::contained::contained;
 use super::error::TableError;
 use super::read::OpenTable;
 use super::source::pieces;
@@ -79,9 +80,8 @@ pub(super) async fn with_page_indexes(
     // The crate wants the footer behind the indexes.
     bytes.push(0);
     let (metadata, bytes) = (Arc::clone(metadata), Bytes::from(bytes));
-    // What somebody made up may make the crate panic; then the task ends, and nothing else.
-    let parsed = tokio::task::spawn_blocking(move || parse(&metadata, &placed, &bytes)).await;
-    let parsed = parsed.map_err(|_| TableError::Damaged)?;
+    let parsing = tokio::task::spawn_blocking(move || contained(|| parse(&metadata, &placed, &bytes)));
+    let parsed = parsing.await.map_err(|_| TableError::Damaged)??;
     let parsed = parsed.map_err(|_: ParquetError| TableError::Damaged)?;
     if !is_sound(&parsed, wanted) {
         return Err(TableError::Damaged);

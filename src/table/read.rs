@@ -16,6 +16,7 @@ use parquet::file::metadata::ParquetMetaData;
 use sha2::{Digest as _, Sha256};
 
 use super::by_worker::AsksWorker;
+use super::contained::contained;
 use super::error::TableError;
 use super::footer::{ModuleKeys, Tail, column_material, is_all_encrypted};
 use super::leaves::{FileLeaf, file_leaves};
@@ -643,9 +644,8 @@ impl Texts {
 pub(super) async fn arrow_schema(metadata: &ParquetMetaData) -> Result<SchemaRef, TableError> {
     let file = metadata.file_metadata();
     let (columns, texts) = (file.schema_descr_ptr(), file.key_value_metadata().cloned());
-    // What somebody made up may make the crate panic; then the task ends, and nothing else.
-    let read = tokio::task::spawn_blocking(move || parquet_to_arrow_schema(&columns, texts.as_ref()));
-    let schema = read.await.map_err(|_| TableError::Damaged)?;
+    let read = tokio::task::spawn_blocking(move || contained(|| parquet_to_arrow_schema(&columns, texts.as_ref())));
+    let schema = read.await.map_err(|_| TableError::Damaged)??;
     schema.map(Arc::new).map_err(|_| TableError::Damaged)
 }
 

@@ -52,13 +52,18 @@ pub(crate) fn start(format: LogFormat, telemetry: Option<&Telemetry>) {
     };
 }
 
-/// A panic's payload may hold what was being formatted, plaintext included: only its place is shown.
+/// A panic's payload may hold what was being formatted, plaintext included: only its place is shown. One that becomes an
+/// error of a table's is no bug of ours.
 pub(crate) fn install_panic_hook() {
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location().map_or_else(
             || "an unknown place".to_owned(),
             |at| format!("{}:{}", at.file(), at.line()),
         );
+        if sealflow::table::panic_is_contained() {
+            tracing::debug!("the format's library gave up at {place}");
+            return;
+        }
         term::note(format_args!("error: internal error at {place}"));
         term::note("help: this is a bug of sealflow; please report this line, its version and what it was doing");
     }));

@@ -370,6 +370,14 @@ async fn files_that_are_not_what_they_should_be_are_found() {
         let ran = lake.sealflow("analyst", &["read", "lake", "--output", "csv"]);
         assert!([65, 77, 78].contains(&ran.code), "{at}: {} {}", ran.code, ran.err);
     }
+    // So that the format's library panics: the first page's header says that it has one byte. It is the file's damage.
+    let mut changed = whole.clone();
+    changed[4..8].copy_from_slice(&1_u32.to_le_bytes());
+    std::fs::write(&file, &changed).unwrap();
+    let ran = lake.sealflow("analyst", &["read", "lake"]);
+    assert_eq!((ran.code, ran.out.as_str()), (65, ""), "{}", ran.err);
+    assert!(!ran.err.contains("bug"), "{}", ran.err);
+
     std::fs::write(&file, &whole[..whole.len() - 100]).unwrap();
     let ran = lake.sealflow("analyst", &["read", "lake"]);
     assert_eq!((ran.code, ran.out.as_str()), (65, ""), "{}", ran.err);
