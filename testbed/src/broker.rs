@@ -104,10 +104,14 @@ impl Broker {
         let (topics, until) = (Topics::at(address), Instant::now() + Duration::from_secs(60));
         while !topics.answers() {
             if Instant::now() > until {
-                let output = self.process.as_ref().map(Guarded::last_output);
-                return Err(StartError::Broken(
-                    output.unwrap_or_else(|| "it was not started".into()),
-                ));
+                let log = std::fs::read_to_string(self.dir.join("broker.log")).unwrap_or_default();
+                let output = match &self.process {
+                    Some(process) => {
+                        process.last_output() + &log[log.floor_char_boundary(log.len().saturating_sub(4_000))..]
+                    }
+                    None => "it was not started".into(),
+                };
+                return Err(StartError::Broken(output));
             }
             std::thread::sleep(Duration::from_millis(100));
         }

@@ -27,9 +27,12 @@ mod tally;
 mod topics;
 
 use std::fs::OpenOptions;
+use std::hash::{BuildHasher as _, RandomState};
 use std::io::Write;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 pub use cluster::{BROKERS, Cluster};
 pub use draw::Draw;
@@ -132,14 +135,19 @@ impl Default for Scratch {
     }
 }
 
-/// A port of the loopback address that was free a moment ago.
+/// A port of the loopback address that was free a moment ago, and is given once by this process. It is below those that
+/// systems give to connections, so that none takes it before a server does.
 ///
 /// # Panics
 /// If there is none.
 #[must_use]
 pub fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port can be bound");
-    listener.local_addr().expect("a bound socket has an address").port()
+    const PORTS: std::ops::Range<u16> = 12_000..32_000;
+    static NEXT: LazyLock<AtomicUsize> =
+        LazyLock::new(|| AtomicUsize::new(RandomState::new().hash_one(()) as usize % PORTS.len()));
+    let mut ports = PORTS.map(|_| PORTS.start + (NEXT.fetch_add(1, Ordering::Relaxed) % PORTS.len()) as u16);
+    let is_free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    ports.find(is_free).expect("a port can be bound")
 }
 
 /// `.deps` of the workspace, where `make deps` puts what is not a crate.

@@ -4,8 +4,11 @@
 use zeroize::Zeroizing;
 
 use super::long::{CHUNK, added, encrypt, folded, text_chunks, turned};
-use super::registers::{WIDTH, exclusive_or as exclusive_or_lanes, first, load as load_lanes, store as store_lanes};
-use crate::serial::ghash::{self, Sum, absorbed, hashed, nothing, powers_from, reduced, reversed};
+use super::registers::{
+    WIDTH, and as and_lanes, exclusive_or as exclusive_or_lanes, first, load as load_lanes, ones as ones_of_lanes,
+    select as select_lanes, store as store_lanes,
+};
+use crate::serial::ghash::{self, Sum, absorbed, hashed, multiplied, nothing, power, powers_from, reduced, reversed};
 use crate::serial::key::Key;
 use crate::serial::lanes::{
     Block, Lane, Stream, and, exclusive_or, from_number, is_zero, load, load_at, load_some, ones, or, store, store_at,
@@ -22,6 +25,7 @@ const MOST: usize = SHORT / 16 + 1;
 
 /// A value of a group.
 #[derive(Clone, Copy, Default)]
+#[repr(align(32))]
 struct Placed {
     number: u32,
     /// Where its text is, and how long.
@@ -79,7 +83,7 @@ struct Bound {
 
 /// The sums that values of one AAD begin with.
 struct Cached {
-    /// With that many counter blocks: without their lengths.
+    /// With that many counter blocks: without the lengths of their texts.
     blocks: u32,
     begun: Sum,
     /// With that length.
@@ -176,12 +180,11 @@ on_these! {
         Bound { state: absorbed(key, zero(), scratch.as_chunks().0), len: aad.len() }
     }
 
-    /// The sum, and what the lengths add.
-    fn with_lengths(key: &Key, bound: &Bound, sum: Sum, placed: &Placed) -> Sum {
-        let (aad, len) = (bound.len as u64 + u64::from(placed.aad), u64::from(placed.len));
-        let lengths = from_number(u128::from(aad * 8) << 64 | u128::from(len * 8));
+    /// The sum, and what the length of the AAD adds.
+    fn with_aad(key: &Key, bound: &Bound, sum: Sum, placed: &Placed) -> Sum {
+        let len = bound.len as u64 + u64::from(placed.aad);
         let (powers, halves) = powers_from(key, 1);
-        ghash::added(sum, lengths, load(&powers[0]), load(&halves[0]))
+        ghash::added(sum, from_number(u128::from(len * 8) << 64), load(&powers[0]), load(&halves[0]))
     }
 
     /// Seals or opens so many bytes of the text with the key stream there; the sum after their ciphertext.
@@ -200,10 +203,27 @@ on_these! {
             store_lanes(out, made);
             many = added(many, turned(if OPEN { given } else { made }), load_lanes(power), load_lanes(halves));
         }
-        if lanes > 0 {
+        let mut n = lanes * WIDTH;
+        if WIDTH > 1
+            && n + WIDTH == stream.len()
+            && let (Some(given), Some(out)) = (text[16 * n..].first_chunk(), out[16 * n..].first_chunk_mut())
+            && let (Some(stream), Some(power), Some(halves)) = (
+                stream.as_flattened()[16 * n..].first_chunk(),
+                powers.as_flattened()[16 * n..].first_chunk(),
+                halves.as_flattened()[16 * n..].first_chunk(),
+            )
+        {
+            let (given, ones) = (load_lanes(given), ones_of_lanes(len - 16 * n));
+            let made = exclusive_or_lanes(given, load_lanes(stream));
+            let cipher = and_lanes(if OPEN { given } else { made }, ones);
+            // What is written beyond a sealed value is where its tag comes.
+            store_lanes(out, if OPEN { select_lanes(ones, made, load_lanes(out)) } else { cipher });
+            many = added(many, turned(cipher), load_lanes(power), load_lanes(halves));
+            n += WIDTH;
+        }
+        if n > 0 {
             sum = folded(many);
         }
-        let mut n = lanes * WIDTH;
         if n < whole {
             let given = load_at(text, 16 * n);
             let made = exclusive_or(given, load(&stream[n]));
@@ -223,6 +243,14 @@ on_these! {
             sum = ghash::added(sum, reversed(if OPEN { given } else { made }), load(&powers[n]), load(&halves[n]));
         }
         sum
+    }
+
+    /// What the length of a text adds to its tag.
+    fn of_length(key: &Key, len: usize) -> Lane {
+        match key.blocks.get(len / 16) {
+            Some(blocks) => exclusive_or(load(blocks), load(&key.beyond[len % 16])),
+            None => multiplied(from_number(len as u128 * 8), power(key, 1)),
+        }
     }
 }
 
@@ -317,7 +345,6 @@ never_inlined! {
             // What is cached is of values without an AAD of their own.
             if placed.len != cached.len || !aads.is_empty() {
                 let same = aads.is_empty() && len <= SHORT;
-                cached.len = if same { placed.len } else { u32::MAX };
                 if !same || placed.blocks != cached.blocks {
                     cached.blocks = if same { placed.blocks } else { u32::MAX };
                     let aad = &aads[placed.aad_at as usize..][..(placed.aad as usize).next_multiple_of(16)];
@@ -327,9 +354,10 @@ never_inlined! {
                         state = long::<OPEN>(work, placed, aad, &given[..len], &mut out[before..before + len]);
                         aad = &[];
                     }
-                    cached.begun = hashed(key, state, aad, placed.blocks as usize);
+                    cached.begun = with_aad(key, bound, hashed(key, state, aad, placed.blocks as usize), placed);
                 }
-                cached.sum = with_lengths(key, bound, cached.begun, placed);
+                cached.len = if same { placed.len } else { u32::MAX };
+                cached.sum = ghash::with_reduced(cached.begun, of_length(key, len));
             }
             let sum = text::<OPEN>(key, own, &given[done..], len - done, &mut out[before + done..], cached.sum);
             let tag = exclusive_or(reversed(reduced(sum)), load(mask));

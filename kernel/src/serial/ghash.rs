@@ -86,6 +86,11 @@ with_aes! { inline,
         }
     }
 
+    /// The sum, and what is reduced already: `reduced` adds the upper products to the result, and to the middle ones first.
+    pub(super) fn with_reduced(sum: Sum, x: Lane) -> Sum {
+        Sum { low: sum.low, middle: exclusive_or(sum.middle, x), high: exclusive_or(sum.high, x) }
+    }
+
     pub(super) fn nothing() -> Sum {
         let zero = zero();
         Sum { low: zero, middle: zero, high: zero }

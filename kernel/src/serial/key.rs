@@ -2,9 +2,9 @@
 
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
-use super::POWERS;
 use super::ghash::{doubled, halves, multiplied, power, reversed};
-use super::lanes::{Block, ROUNDS, last_round, load, round, start, store, sub_word};
+use super::lanes::{Block, ROUNDS, from_number, last_round, load, round, start, store, sub_word};
+use super::{POWERS, SHORT};
 use crate::{KEY_LEN, Kernel};
 
 /// Round keys, and powers of H: H^POWERS … H^1. It exists only where its kernel [is there](super::is_there).
@@ -14,6 +14,10 @@ pub(crate) struct Key {
     pub(super) powers: [Block; POWERS],
     /// Both halves of each power added, twice: the factor of the middle product.
     pub(super) halves: [Block; POWERS],
+    /// What a text of that many whole blocks, or of that many bytes beyond them, adds to a tag by its length: a length is
+    /// the sum of both.
+    pub(super) blocks: [Block; SHORT / 16 + 1],
+    pub(super) beyond: [Block; 16],
     pub(super) rounds: [Block; 15],
     /// Whose registers are used.
     #[zeroize(skip)]
@@ -24,7 +28,14 @@ with_aes! { inline,
     /// The key schedule, and the powers of H = E(0).
     pub(super) fn scheduled(bytes: &[u8; KEY_LEN], kernel: Kernel) -> Box<Key> {
         // Made where it stays: moving it would leave copies that nobody wipes.
-        let mut key = Box::new(Key { powers: [[0; 16]; POWERS], halves: [[0; 16]; POWERS], rounds: [[0; 16]; 15], kernel });
+        let mut key = Box::new(Key {
+            powers: [[0; 16]; POWERS],
+            halves: [[0; 16]; POWERS],
+            blocks: [[0; 16]; SHORT / 16 + 1],
+            beyond: [[0; 16]; 16],
+            rounds: [[0; 16]; 15],
+            kernel,
+        });
         expand(bytes, &mut key.rounds);
         let mut zero = [0; 16];
         encrypt_one(&key, &mut zero);
@@ -38,6 +49,14 @@ with_aes! { inline,
         for n in 1..=POWERS {
             let halves = halves(power(&key, n));
             store(&mut key.halves[POWERS - n], halves);
+        }
+        let h = power(&key, 1);
+        let of_length = |len: usize| multiplied(from_number(len as u128 * 8), h);
+        for (n, block) in key.blocks.iter_mut().enumerate() {
+            store(block, of_length(16 * n));
+        }
+        for (n, block) in key.beyond.iter_mut().enumerate() {
+            store(block, of_length(n));
         }
         key
     }

@@ -24,16 +24,22 @@ pub(super) type Block = [u8; 16];
 #[repr(C, align(64))]
 pub(super) struct Stream(pub(super) [Block; BLOCKS]);
 
-/// As many bytes of ones as of zeros: from byte 16 - n on there are n ones.
-static ONES: [u8; 32] = {
-    let mut ones = [0; 32];
+/// As many bytes of ones as of zeros: from byte 32 - n on there are n ones.
+static ONES: [u8; 64] = {
+    let mut ones = [0; 64];
     let mut n = 0;
-    while n < 16 {
+    while n < 32 {
         ones[n] = 0xff;
         n += 1;
     }
     ones
 };
+
+/// Ones in the first `len` bytes, at most as many as there are, and zeros.
+#[inline]
+pub(super) fn ones_and_zeros<const N: usize>(len: usize) -> &'static [u8; N] {
+    ONES[32 - len.min(N).min(32)..].first_chunk().unwrap_or(&[0; N])
+}
 
 with_aes! { inline,
     /// The first `len` bytes of these, at most 16, and zeros. What comes after them is read with them if it can be: it
@@ -51,7 +57,7 @@ with_aes! { inline,
 
     /// Ones in the first `len` bytes.
     pub(super) fn ones(len: usize) -> Lane {
-        load(ONES[16 - len.min(16)..].first_chunk().unwrap_or(&[0; 16]))
+        load(ones_and_zeros(len))
     }
 
     pub(super) fn load_at(bytes: &[u8], at: usize) -> Lane {

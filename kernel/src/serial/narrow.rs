@@ -11,8 +11,8 @@ macro_rules! never_inlined {
 /// What the two say with these registers.
 mod registers {
     pub(super) use crate::serial::lanes::{
-        Lane as Register, add, exclusive_or, last_round, load, multiply_high, multiply_low, round, shuffle, start,
-        store, swap, zero,
+        Lane as Register, add, and, exclusive_or, last_round, load, multiply_high, multiply_low, ones, round, select,
+        shuffle, start, store, swap, zero,
     };
 
     use crate::serial::lanes::Lane;

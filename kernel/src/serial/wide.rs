@@ -11,12 +11,13 @@ macro_rules! never_inlined {
 /// What the two say with these registers.
 mod registers {
     pub(super) use core::arch::x86_64::{
-        __m256i as Register, _mm256_add_epi32 as add, _mm256_aesenc_epi128 as round, _mm256_setzero_si256 as zero,
-        _mm256_shuffle_epi8 as shuffle, _mm256_xor_si256 as exclusive_or,
+        __m256i as Register, _mm256_add_epi32 as add, _mm256_aesenc_epi128 as round, _mm256_and_si256 as and,
+        _mm256_setzero_si256 as zero, _mm256_shuffle_epi8 as shuffle, _mm256_xor_si256 as exclusive_or,
     };
 
     use core::arch::x86_64::*;
 
+    use crate::serial::lanes::ones_and_zeros;
     pub(super) use crate::serial::lanes::{load_two as load, store_two as store};
 
     /// Blocks of a register.
@@ -39,6 +40,17 @@ mod registers {
 
         pub(in crate::serial) fn fold(x: Register) -> __m128i {
             _mm_xor_si128(_mm256_castsi256_si128(x), _mm256_extracti128_si256::<1>(x))
+        }
+
+        /// Ones in the first `len` bytes.
+        pub(in crate::serial) fn ones(len: usize) -> Register {
+            load(ones_and_zeros(len))
+        }
+
+        /// The bits of `x` where the mask has ones, those of `y` where it has zeros. All bits of a byte of the mask are the
+        /// same.
+        pub(in crate::serial) fn select(mask: Register, x: Register, y: Register) -> Register {
+            _mm256_blendv_epi8(y, x, mask)
         }
 
         pub(in crate::serial) fn start(x: Register, first: Register) -> Register {
