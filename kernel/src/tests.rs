@@ -174,7 +174,16 @@ fn one_value_of_each_kind_is_sealed_and_opened_or_not() {
             .iter()
             .all(|kernel| Kernel::all().contains(kernel))
     );
-    let lens = [Some(0), None, Some(1), Some(300), Some(16), Some(256), Some(30), Some(7)];
+    let lens = [
+        Some(0),
+        None,
+        Some(1),
+        Some(300),
+        Some(16),
+        Some(256),
+        Some(30),
+        Some(7),
+    ];
     let values: Vec<_> = lens.iter().map(|len| len.and_then(|len| some(len, 3))).collect();
     let rows: Vec<_> = (0..lens.len()).map(|n| vec![n as u8; 9 * n]).collect();
     check(&[9; 32], [0xff; 12], b"aad", Some(&rows), &values);

@@ -25,7 +25,6 @@ const MOST: usize = SHORT / 16 + 1;
 
 /// A value of a group.
 #[derive(Clone, Copy, Default)]
-#[repr(align(32))]
 struct Placed {
     number: u32,
     /// Where its text is, and how long.
@@ -181,7 +180,7 @@ on_these! {
     }
 
     /// The sum, and what the length of the AAD adds.
-    fn with_aad(key: &Key, bound: &Bound, sum: Sum, placed: &Placed) -> Sum {
+    fn with_aad_length(key: &Key, bound: &Bound, sum: Sum, placed: &Placed) -> Sum {
         let len = bound.len as u64 + u64::from(placed.aad);
         let (powers, halves) = powers_from(key, 1);
         ghash::added(sum, from_number(u128::from(len * 8) << 64), load(&powers[0]), load(&halves[0]))
@@ -247,8 +246,8 @@ on_these! {
 
     /// What the length of a text adds to its tag.
     fn of_length(key: &Key, len: usize) -> Lane {
-        match key.blocks.get(len / 16) {
-            Some(blocks) => exclusive_or(load(blocks), load(&key.beyond[len % 16])),
+        match key.lengths_of_blocks.get(len / 16) {
+            Some(blocks) => exclusive_or(load(blocks), load(&key.lengths_beyond[len % 16])),
             None => multiplied(from_number(len as u128 * 8), power(key, 1)),
         }
     }
@@ -354,7 +353,7 @@ never_inlined! {
                         state = long::<OPEN>(work, placed, aad, &given[..len], &mut out[before..before + len]);
                         aad = &[];
                     }
-                    cached.begun = with_aad(key, bound, hashed(key, state, aad, placed.blocks as usize), placed);
+                    cached.begun = with_aad_length(key, bound, hashed(key, state, aad, placed.blocks as usize), placed);
                 }
                 cached.len = if same { placed.len } else { u32::MAX };
                 cached.sum = ghash::with_reduced(cached.begun, of_length(key, len));

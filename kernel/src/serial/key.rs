@@ -16,8 +16,8 @@ pub(crate) struct Key {
     pub(super) halves: [Block; POWERS],
     /// What a text of that many whole blocks, or of that many bytes beyond them, adds to a tag by its length: a length is
     /// the sum of both.
-    pub(super) blocks: [Block; SHORT / 16 + 1],
-    pub(super) beyond: [Block; 16],
+    pub(super) lengths_of_blocks: [Block; SHORT / 16 + 1],
+    pub(super) lengths_beyond: [Block; 16],
     pub(super) rounds: [Block; 15],
     /// Whose registers are used.
     #[zeroize(skip)]
@@ -31,8 +31,8 @@ with_aes! { inline,
         let mut key = Box::new(Key {
             powers: [[0; 16]; POWERS],
             halves: [[0; 16]; POWERS],
-            blocks: [[0; 16]; SHORT / 16 + 1],
-            beyond: [[0; 16]; 16],
+            lengths_of_blocks: [[0; 16]; SHORT / 16 + 1],
+            lengths_beyond: [[0; 16]; 16],
             rounds: [[0; 16]; 15],
             kernel,
         });
@@ -52,10 +52,10 @@ with_aes! { inline,
         }
         let h = power(&key, 1);
         let of_length = |len: usize| multiplied(from_number(len as u128 * 8), h);
-        for (n, block) in key.blocks.iter_mut().enumerate() {
+        for (n, block) in key.lengths_of_blocks.iter_mut().enumerate() {
             store(block, of_length(16 * n));
         }
-        for (n, block) in key.beyond.iter_mut().enumerate() {
+        for (n, block) in key.lengths_beyond.iter_mut().enumerate() {
             store(block, of_length(n));
         }
         key
