@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::process::Guarded;
+use crate::process::{Guarded, end_of};
 use crate::topics::Topics;
 use crate::{StartError, deps};
 
@@ -104,14 +104,11 @@ impl Broker {
         let (topics, until) = (Topics::at(address), Instant::now() + Duration::from_secs(60));
         while !topics.answers() {
             if Instant::now() > until {
-                let log = std::fs::read_to_string(self.dir.join("broker.log")).unwrap_or_default();
-                let output = match &self.process {
-                    Some(process) => {
-                        process.last_output() + &log[log.floor_char_boundary(log.len().saturating_sub(4_000))..]
-                    }
+                let said = match &self.process {
+                    Some(process) => [process.last_output(), end_of(&self.dir.join("broker.log"))].join("\n"),
                     None => "it was not started".into(),
                 };
-                return Err(StartError::Broken(output));
+                return Err(StartError::Broken(said));
             }
             std::thread::sleep(Duration::from_millis(100));
         }

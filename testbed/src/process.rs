@@ -91,16 +91,21 @@ impl Guarded {
 
     /// The end of what it printed.
     pub(crate) fn last_output(&self) -> String {
-        let read = || -> std::io::Result<String> {
-            let mut file = std::fs::File::open(&self.log)?;
-            let length = file.metadata()?.len();
-            file.seek(SeekFrom::Start(length.saturating_sub(2_000)))?;
-            let mut bytes = Vec::new();
-            file.read_to_end(&mut bytes)?;
-            Ok(String::from_utf8_lossy(&bytes).into_owned())
-        };
-        read().unwrap_or_else(|error| error.to_string())
+        end_of(&self.log)
     }
+}
+
+/// The end of a file, or why there is none.
+pub(crate) fn end_of(path: &Path) -> String {
+    let read = || -> std::io::Result<String> {
+        let mut file = std::fs::File::open(path)?;
+        let length = file.metadata()?.len();
+        file.seek(SeekFrom::Start(length.saturating_sub(2_000)))?;
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes)?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    };
+    read().unwrap_or_else(|error| format!("{}: {error}", path.display()))
 }
 
 impl Drop for Guarded {
