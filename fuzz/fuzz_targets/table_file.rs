@@ -10,18 +10,19 @@ use aes_gcm::aead::{Aead as _, KeyInit as _, Payload};
 use aes_gcm::{Aes256Gcm, Nonce};
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
-use sealflow::table::{LeafState, Query};
+use sealflow::table::{Filter, LeafState, Query};
 use sealflow_fuzz::{ENCRYPTED, PATH, SIGNED, Table, footer_start, position, run};
 
 fuzz_target!(|input: &[u8]| {
     let Some((kind, edits)) = input.split_first() else {
         return;
     };
+    let query = &QUERIES[usize::from(kind / 4) % QUERIES.len()];
     match kind % 4 {
-        0 => read(&ENCRYPTED, edits.to_vec()),
-        1 => read(&ENCRYPTED, changed(&ENCRYPTED.file, edits)),
-        2 => read(&SIGNED, changed(&SIGNED.file, edits)),
-        _ => read(&ENCRYPTED, FOOTER.close(&changed(&FOOTER.thrift, edits))),
+        0 => read(&ENCRYPTED, edits.to_vec(), query),
+        1 => read(&ENCRYPTED, changed(&ENCRYPTED.file, edits), query),
+        2 => read(&SIGNED, changed(&SIGNED.file, edits), query),
+        _ => read(&ENCRYPTED, FOOTER.close(&changed(&FOOTER.thrift, edits)), query),
     }
 });
 
@@ -41,7 +42,20 @@ fn changed(bytes: &[u8], edits: &[u8]) -> Vec<u8> {
     out
 }
 
-fn read(table: &Table, file: Vec<u8>) {
+/// All rows; the first, by page indexes; those that bounds of row groups and of pages do not rule out.
+static QUERIES: LazyLock<[Query; 3]> = LazyLock::new(|| {
+    let filtered = |filter: &str| Query {
+        filter: Filter::parse(filter).unwrap(),
+        ..Query::default()
+    };
+    let first = Query {
+        limit: Some(1),
+        ..Query::default()
+    };
+    [Query::default(), first, filtered("id > 3 and price < 20 and card > '4111-2'")]
+});
+
+fn read(table: &Table, file: Vec<u8>, query: &Query) {
     let file = Bytes::from(file);
     run(async {
         let Ok(open) = table.reader.open(Arc::new(file), PATH, table.asking()).await else {
@@ -52,7 +66,7 @@ fn read(table: &Table, file: Vec<u8>) {
             let is_protected = leaf.leaf.column.to_string() == "card";
             assert!(!is_protected || leaf.label.is_some() || !matches!(leaf.state, LeafState::Shown { .. }));
         }
-        let Ok(mut rows) = open.rows(&Query::default(), table.asking(), "a.parquet") else {
+        let Ok(mut rows) = open.rows(query, table.asking(), "a.parquet") else {
             return;
         };
         let mut count = 0;

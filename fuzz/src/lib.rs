@@ -42,6 +42,7 @@ fields:
   - { name: email, type: string }
   - { name: card, type: string }
   - { name: rate, type: float64 }
+  - { name: price, type: decimal, precision: 20, scale: 2 }
   - { name: tags, type: list, items: { type: string } }
 "#;
 /// Where the file lies.
@@ -189,8 +190,9 @@ impl Table {
 }
 
 fn record(n: i64) -> Record {
-    let text =
-        format!(r#"{{"id":{n},"email":"p-{n}@example.com","card":"4111-{n}","rate":{n}.5,"tags":["a{n}","b"]}}"#);
+    let text = format!(
+        r#"{{"id":{n},"email":"p-{n}@example.com","card":"4111-{n}","rate":{n}.5,"price":{n}.25,"tags":["a{n}","b"]}}"#
+    );
     Record {
         position: Position {
             topic: Arc::from("t"),

@@ -20,6 +20,14 @@ pub(super) fn contained<T>(work: impl FnOnce() -> T) -> Result<T, TableError> {
     done.map_err(|_| TableError::Damaged)
 }
 
+/// Runs `work` of ours that the library calls: a panic there ends as one of its own does, and is a bug all the same.
+pub(super) fn called_back<T>(work: impl FnOnce() -> T) -> T {
+    let before = CONTAINED.replace(false);
+    let done = work();
+    CONTAINED.set(before);
+    done
+}
+
 /// Whether a panic of this thread is one of the library's that becomes [`TableError::Damaged`]: for panic hooks, to which
 /// every other is a bug.
 #[must_use]
@@ -40,6 +48,9 @@ mod tests {
         assert!(!panic_is_contained());
         let inner = contained(|| (contained(|| panic!("of the library's")).is_err(), panic_is_contained()));
         assert_eq!(inner.unwrap(), (true, true));
+        let ours = contained(|| (called_back(panic_is_contained), panic_is_contained()));
+        assert_eq!(ours.unwrap(), (false, true));
+        assert!(contained(|| called_back(|| panic!("of ours"))).is_err());
         assert!(!panic_is_contained());
     }
 }

@@ -19,6 +19,7 @@ use parquet::arrow::arrow_reader::{ArrowPredicate, ArrowPredicateFn, RowSelectio
 use parquet::basic::Type as PhysicalType;
 use parquet::file::metadata::ParquetMetaData;
 
+use super::contained::{called_back, contained};
 use super::elements::find;
 use super::error::TableError;
 use super::read::{LeafState, OpenTable};
@@ -180,9 +181,11 @@ impl Filter {
         for term in self.terms.iter().filter(|term| !term.is_sealed(table)) {
             let (own, mask) = (term.clone(), ProjectionMask::leaves(schema, [term.leaf]));
             pushed.push(Box::new(ArrowPredicateFn::new(mask, move |batch: RecordBatch| {
-                let found = find(&batch, &own.segments);
-                let array = found.ok_or_else(|| ArrowError::ComputeError("no such column".to_owned()))?;
-                own.test(&array.array)
+                called_back(|| {
+                    let found = find(&batch, &own.segments);
+                    let array = found.ok_or_else(|| ArrowError::ComputeError("no such column".to_owned()))?;
+                    own.test(&array.array)
+                })
             })));
         }
         pushed
@@ -200,17 +203,17 @@ impl Filter {
     }
 
     /// The row groups that the statistics do not rule out.
-    pub(super) fn row_groups(&self, table: &OpenTable) -> Vec<usize> {
+    pub(super) fn row_groups(&self, table: &OpenTable) -> Result<Vec<usize>, TableError> {
         let groups = table.metadata.metadata().row_groups();
         let mut keep = vec![true; groups.len()];
         for term in &self.terms {
             let Some(bounds) = term.bounded(table) else { continue };
-            let (least, most) = (bounds.row_group_mins(groups), bounds.row_group_maxes(groups));
+            let (least, most) = contained(|| (bounds.row_group_mins(groups), bounds.row_group_maxes(groups)))?;
             let (Ok(least), Ok(most)) = (least, most) else { continue };
             term.rule_out(&least, &most, &mut keep);
         }
         let kept = keep.iter().enumerate().filter(|(_, keep)| **keep);
-        kept.map(|(n, _)| n).collect()
+        Ok(kept.map(|(n, _)| n).collect())
     }
 
     /// The rows of these row groups that the page indexes in `metadata` do not rule out; `None` for all.
@@ -219,8 +222,10 @@ impl Filter {
         table: &OpenTable,
         metadata: &ParquetMetaData,
         groups: &[usize],
-    ) -> Option<RowSelection> {
-        let (values, offsets) = (metadata.column_index()?, metadata.offset_index()?);
+    ) -> Result<Option<RowSelection>, TableError> {
+        let (Some(values), Some(offsets)) = (metadata.column_index(), metadata.offset_index()) else {
+            return Ok(None);
+        };
         let mut selection: Option<RowSelection> = None;
         for term in &self.terms {
             let Some(bounds) = term.bounded(table) else { continue };
@@ -232,8 +237,10 @@ impl Filter {
                     .map(|page| usize::try_from(page.first_row_index).unwrap_or(0))
                     .collect();
                 let mut keep = vec![true; starts.len()];
-                let least = bounds.data_page_mins(values, offsets, [group]);
-                let most = bounds.data_page_maxes(values, offsets, [group]);
+                let (least, most) = contained(|| {
+                    let least = bounds.data_page_mins(values, offsets, [group]);
+                    (least, bounds.data_page_maxes(values, offsets, [group]))
+                })?;
                 if let (Ok(least), Ok(most)) = (least, most) {
                     term.rule_out(&least, &most, &mut keep);
                 }
@@ -255,7 +262,7 @@ impl Filter {
                 });
             }
         }
-        selection
+        Ok(selection)
     }
 
     /// Which rows of a batch are kept; `None` for all.

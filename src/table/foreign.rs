@@ -10,14 +10,13 @@ use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
 use tokio::sync::Mutex;
 
 use super::error::TableError;
 use super::footer::{LeafKey, ModuleKeys, Tail, leaf_key};
 use super::leaves::{FileLeaf, file_leaves};
 use super::material::{Material, Wrapped, reference};
-use super::read::{LeafState, OpenLeaf, OpenTable, Texts, arrow_schema};
+use super::read::{LeafState, OpenLeaf, OpenTable, Texts, arrow_schema, reader_metadata};
 use super::source::FileSource;
 use crate::keys::{EncryptionContext, KeyService, OpenKeyError};
 use crate::pipeline::KEY_REFUSED;
@@ -162,8 +161,7 @@ impl ForeignReader {
             leaves.push(open);
         }
         let metadata = tail.metadata(Arc::new(keys), None).await?;
-        let metadata = ArrowReaderMetadata::try_new(Arc::new(metadata), ArrowReaderOptions::new())
-            .map_err(|_| TableError::Damaged)?;
+        let metadata = reader_metadata(metadata)?;
         Ok(OpenTable {
             source,
             tail,

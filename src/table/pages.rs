@@ -83,7 +83,7 @@ pub(super) async fn with_page_indexes(
     let parsing = tokio::task::spawn_blocking(move || contained(|| parse(&metadata, &placed, &bytes)));
     let parsed = parsing.await.map_err(|_| TableError::Damaged)??;
     let parsed = parsed.map_err(|_: ParquetError| TableError::Damaged)?;
-    if !is_sound(&parsed, wanted) {
+    if !contained(|| is_sound(&parsed, wanted))? {
         return Err(TableError::Damaged);
     }
     Ok(Some(parsed))
@@ -193,7 +193,8 @@ fn is_sound(metadata: &ParquetMetaData, wanted: &Wanted<'_>) -> bool {
                 if !is_next || page.first_row_index >= rows || page.offset < end || page.compressed_page_size <= 0 {
                     return false;
                 }
-                (row, end) = (page.first_row_index, page.offset + i64::from(page.compressed_page_size));
+                row = page.first_row_index;
+                end = page.offset.saturating_add(i64::from(page.compressed_page_size));
             }
             end <= last && (row >= 0 || rows == 0)
         })

@@ -7,8 +7,12 @@ use arrow::array::{Array as _, AsArray as _, RecordBatch};
 use arrow::datatypes::Int64Type;
 use async_trait::async_trait;
 use bytes::Bytes;
+use parquet::data_type::FixedLenByteArray;
+use parquet::file::metadata::{ColumnChunkMetaDataBuilder, ParquetMetaData};
+use parquet::file::statistics::{Statistics, ValueStatistics};
 use proptest::prelude::*;
 
+use super::read::reader_metadata;
 use super::tests::Bench;
 use super::*;
 use crate::acl::Identity;
@@ -39,6 +43,7 @@ fields:
   - { name: card, type: string }
   - { name: note, type: string }
   - { name: amount, type: int64 }
+  - { name: price, type: decimal, precision: 30, scale: 2 }
   - { name: tags, type: list, items: { type: struct, fields: [{ name: tag, type: int64 }] } }
 "#;
 const PLACE: &str = "topic=orders/date=2026-01-01";
@@ -72,7 +77,7 @@ fn record(n: i64) -> Record {
     };
     let tags: Vec<String> = (0..n % 4).map(|tag| format!("{{\"tag\":{}}}", n * 10 + tag)).collect();
     let value = format!(
-        r#"{{"id":{n},"card":"4111-{n:07}","note":"{note}","amount":{amount},"tags":[{}]}}"#,
+        r#"{{"id":{n},"card":"4111-{n:07}","note":"{note}","amount":{amount},"price":{n}.25,"tags":[{}]}}"#,
         tags.join(",")
     );
     Record {
@@ -249,6 +254,58 @@ fn a_changed_page_index_is_refused_where_it_is_used() {
         }
     }
     assert!(refused > 0);
+}
+
+#[test]
+fn numbers_of_a_footer_that_make_no_sense_are_damage() {
+    type Change = fn(ColumnChunkMetaDataBuilder) -> ColumnChunkMetaDataBuilder;
+    fn bounds(chunk: ColumnChunkMetaDataBuilder, len: usize) -> ColumnChunkMetaDataBuilder {
+        let bound = FixedLenByteArray::from(vec![1; len]);
+        let bounds = ValueStatistics::new(Some(bound.clone()), Some(bound), None, None, false);
+        chunk.set_statistics(Statistics::FixedLenByteArray(bounds))
+    }
+    let changes: [(&str, Change); 4] = [
+        ("nothing", |chunk| chunk),
+        ("a page before the file", |chunk| {
+            chunk.set_dictionary_page_offset(None).set_data_page_offset(-1)
+        }),
+        ("a decimal of no bytes", |chunk| bounds(chunk, 0)),
+        ("a decimal of too many bytes", |chunk| bounds(chunk, 17)),
+    ];
+    let whole = &*WHOLE;
+    let who = Identity::from_arn("arn:aws:iam::111122223333:role/analyst").unwrap();
+    let asking = Asking {
+        who: &who,
+        purpose: None,
+        now: UnixMillis(1_767_225_600_000),
+    };
+    let asked = query(&["id"], "price > 20500 and price < 20501");
+    for (what, change) in changes {
+        let read = runtime().block_on(async {
+            let source = Arc::new(whole.file.clone());
+            let mut table = whole.bench.reader().open(source, PATH, asking).await.unwrap();
+            let metadata = ParquetMetaData::clone(table.metadata.metadata());
+            let mut file = metadata.into_builder();
+            let groups = file.take_row_groups().into_iter().map(|group| {
+                let mut group = group.into_builder();
+                let chunks = group.take_columns().into_iter().map(|chunk| {
+                    let is_meant = chunk.column_path().string() == "price";
+                    let chunk = chunk.into_builder();
+                    if is_meant { change(chunk) } else { chunk }.build().unwrap()
+                });
+                let chunks = chunks.collect();
+                group.set_column_metadata(chunks).build().unwrap()
+            });
+            let groups = groups.collect();
+            table.metadata = reader_metadata(file.set_row_groups(groups).build()).unwrap();
+            let mut rows = table.rows(&asked, asking, "a.parquet")?;
+            rows.next().await.map(|batch| batch.map_or(0, |batch| batch.num_rows()))
+        });
+        match (what, read) {
+            ("nothing", read) => assert_eq!(read.unwrap(), 1),
+            (_, read) => assert!(matches!(read, Err(TableError::Damaged)), "{what}: {read:?}"),
+        }
+    }
 }
 
 /// Whether the row passes, told from the value itself.

@@ -334,8 +334,7 @@ impl TableReader {
             leaves.push(leaf);
         }
         let metadata = tail.metadata(Arc::new(keys), prefix).await?;
-        let metadata = ArrowReaderMetadata::try_new(Arc::new(metadata), ArrowReaderOptions::new())
-            .map_err(|_| TableError::Damaged)?;
+        let metadata = reader_metadata(metadata)?;
         let reader = Reader::new(
             &claims.dataset,
             Format::Json,
@@ -647,6 +646,12 @@ pub(super) async fn arrow_schema(metadata: &ParquetMetaData) -> Result<SchemaRef
     let read = tokio::task::spawn_blocking(move || contained(|| parquet_to_arrow_schema(&columns, texts.as_ref())));
     let schema = read.await.map_err(|_| TableError::Damaged)??;
     schema.map(Arc::new).map_err(|_| TableError::Damaged)
+}
+
+/// What a decoder begins with.
+pub(super) fn reader_metadata(metadata: ParquetMetaData) -> Result<ArrowReaderMetadata, TableError> {
+    contained(|| ArrowReaderMetadata::try_new(Arc::new(metadata), ArrowReaderOptions::new()))?
+        .map_err(|_| TableError::Damaged)
 }
 
 fn access(policy: &Policy, label: &str, asking: Asking<'_>) -> crate::policy::Access {

@@ -13,16 +13,17 @@ use arrow::compute::{filter_record_batch, take};
 use arrow::datatypes::{DataType, Int64Type, SchemaRef};
 use parquet::DecodeResult;
 use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, RowFilter};
+use parquet::arrow::arrow_reader::RowFilter;
 use parquet::arrow::push_decoder::{ParquetPushDecoder, ParquetPushDecoderBuilder};
 
+use super::contained::contained;
 use super::decoder::Decoder;
 use super::elements::{Elements, find};
 use super::error::TableError;
 use super::filter::Filter;
 use super::layout::OFFSET_COLUMN;
 use super::pages::{Wanted, with_page_indexes};
-use super::read::{Asking, LeafState, OpenLeaf, OpenTable};
+use super::read::{Asking, LeafState, OpenLeaf, OpenTable, reader_metadata};
 use super::shown::Showing;
 use super::source::pieces;
 use super::values::{array_of, redacted};
@@ -103,12 +104,12 @@ impl Plan {
             };
             with_page_indexes(table, &wanted).await?
         };
-        let selection = indexed
-            .as_ref()
-            .and_then(|metadata| filter.pages(table, metadata, &self.groups));
+        let selection = match &indexed {
+            Some(metadata) => filter.pages(table, metadata, &self.groups)?,
+            None => None,
+        };
         let metadata = match indexed {
-            Some(metadata) => ArrowReaderMetadata::try_new(Arc::new(metadata), ArrowReaderOptions::new())
-                .map_err(|_| TableError::Damaged)?,
+            Some(metadata) => reader_metadata(metadata)?,
             None => table.metadata.clone(),
         };
         let mask = ProjectionMask::leaves(metadata.parquet_schema(), self.read);
@@ -125,7 +126,7 @@ impl Plan {
         if let Some(limit) = self.limit {
             builder = builder.with_limit(usize::try_from(limit).unwrap_or(usize::MAX));
         }
-        builder.build().map_err(|_| TableError::Damaged)
+        contained(|| builder.build())?.map_err(|_| TableError::Damaged)
     }
 }
 
@@ -145,7 +146,7 @@ impl OpenTable {
             }
         }
         let plan = Plan {
-            groups: filter.row_groups(self),
+            groups: filter.row_groups(self)?,
             limit: query.limit.filter(|_| filter.is_all_pushed(self)),
             batch_rows: query.batch_rows.clamp(1, 1 << 20),
             read,

@@ -36,6 +36,8 @@ pub(crate) fn start(format: LogFormat, telemetry: Option<&Telemetry>) {
     let ansi = term::Style::of_stderr().is_coloured();
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(|| redact::StandardError)
+        // By `eprintln!`, which panics where standard error is gone.
+        .log_internal_errors(false)
         .with_ansi(ansi);
     let lines = match format {
         LogFormat::Text => lines.with_target(std::io::stderr().is_terminal()).boxed(),
@@ -61,7 +63,7 @@ pub(crate) fn install_panic_hook() {
             |at| format!("{}:{}", at.file(), at.line()),
         );
         if sealflow::table::panic_is_contained() {
-            tracing::debug!("the format's library gave up at {place}");
+            tracing::debug!(place, "the library of a table's format gave up");
             return;
         }
         term::note(format_args!("error: internal error at {place}"));

@@ -61,7 +61,7 @@ enum Piece {
         decisions: Vec<ColumnDecision>,
         by: DecidedBy,
     },
-    /// Decisions about rows that were not kept, or about a file without rows.
+    /// The last piece: decisions about rows that were not kept, or about a file without rows.
     Decisions {
         decisions: Vec<ColumnDecision>,
         by: DecidedBy,
@@ -88,15 +88,19 @@ impl TableRead {
                 }
             }
             let Some(mut pieces) = running.pop_front() else { break };
-            while let Some(piece) = pieces.recv().await {
-                let (batch, decisions, by) = match piece? {
+            let mut is_whole = false;
+            while !is_whole {
+                let (batch, decisions, by) = match pieces.next().await? {
                     Piece::Rows {
                         batch,
                         sealing,
                         decisions,
                         by,
                     } => (Some((batch, sealing)), decisions, by),
-                    Piece::Decisions { decisions, by } => (None, decisions, by),
+                    Piece::Decisions { decisions, by } => {
+                        is_whole = true;
+                        (None, decisions, by)
+                    }
                 };
                 about.at = read.clock.now();
                 (about.dataset, about.policy_version) = by.unzip();
@@ -161,14 +165,34 @@ impl TableRead {
     }
 }
 
-fn start(read: Arc<TableRead>, file: TableFile) -> mpsc::Receiver<Result<Piece>> {
+fn start(read: Arc<TableRead>, file: TableFile) -> Pieces {
     let (sender, receiver) = mpsc::channel(WAITING);
+    let path = file.path.clone();
     tokio::spawn(async move {
         if let Err(failure) = read.file(&file, &sender).await {
             let _ = sender.send(Err(failure)).await;
         }
     });
-    receiver
+    Pieces { path, receiver }
+}
+
+/// What is read of a file, up to [`Piece::Decisions`] or a failure.
+struct Pieces {
+    path: String,
+    receiver: mpsc::Receiver<Result<Piece>>,
+}
+
+impl Pieces {
+    async fn next(&mut self) -> Result<Piece> {
+        self.receiver.recv().await.unwrap_or_else(|| {
+            // The panic hook has said where.
+            Err(Failure::new(
+                Exit::Internal,
+                format_args!("{}: reading it broke off, and rows of it are missing", self.path),
+                "do not use what was written",
+            ))
+        })
+    }
 }
 
 /// Writes rows to standard output.
@@ -372,5 +396,30 @@ fn tell(columns: &Columns) -> Result<ExitCode> {
             format_args!("{others} values could not be shown as the table declares them"),
             "the lines above say which",
         )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_file_whose_reading_panics_is_never_taken_for_whole() {
+        let (sender, receiver) = mpsc::channel(WAITING);
+        let path = "a.parquet".to_owned();
+        let mut pieces = Pieces { path, receiver };
+        let rows = Piece::Rows {
+            batch: RecordBatch::new_empty(Arc::new(Schema::empty())),
+            sealing: None,
+            decisions: Vec::new(),
+            by: None,
+        };
+        let reading = tokio::spawn(async move {
+            sender.send(Ok(rows)).await.map_err(drop).unwrap();
+            panic!("on purpose");
+        });
+        assert!(matches!(pieces.next().await, Ok(Piece::Rows { .. })));
+        assert!(matches!(pieces.next().await, Err(failure) if failure.exit == Exit::Internal));
+        assert!(reading.await.unwrap_err().is_panic());
     }
 }
