@@ -52,7 +52,11 @@ static QUERIES: LazyLock<[Query; 3]> = LazyLock::new(|| {
         limit: Some(1),
         ..Query::default()
     };
-    [Query::default(), first, filtered("id > 3 and price < 20 and card > '4111-2'")]
+    [
+        Query::default(),
+        first,
+        filtered("id > 3 and price < 20 and card > '4111-2'"),
+    ]
 });
 
 fn read(table: &Table, file: Vec<u8>, query: &Query) {

@@ -255,11 +255,14 @@ impl Filter {
                 }
             }
             if selectors.iter().any(|selector| selector.skip) {
-                let own = RowSelection::from(selectors);
-                selection = Some(match selection {
-                    Some(other) => other.intersection(&own),
-                    None => own,
-                });
+                // It adds rows up, and a footer may say any number of them.
+                selection = Some(contained(|| {
+                    let own = RowSelection::from(selectors);
+                    match &selection {
+                        Some(other) => other.intersection(&own),
+                        None => own,
+                    }
+                })?);
             }
         }
         Ok(selection)
@@ -382,7 +385,19 @@ fn constant_of(text: &str, to: &DataType) -> Option<ArrayRef> {
         ..CastOptions::default()
     };
     let constant = cast_with_options(&one, to, &options).ok()?;
-    constant.is_valid(0).then_some(constant)
+    let is_exact = match to {
+        DataType::Decimal128(_, scale) | DataType::Decimal256(_, scale) => {
+            digits_after_point(text) <= usize::try_from(*scale).unwrap_or(0)
+        }
+        _ => true,
+    };
+    (is_exact && constant.is_valid(0)).then_some(constant)
+}
+
+/// How many digits a number has after its point, without zeros at its end: Arrow rounds those that a decimal has no place for.
+fn digits_after_point(number: &str) -> usize {
+    let digits = number.split_once('.').map_or("", |(_, digits)| digits);
+    digits.trim_end_matches('0').len()
 }
 
 /// The text of a constant, without its quotes.
@@ -467,6 +482,17 @@ mod tests {
                 ("y".to_owned(), Test::IsNull),
             ]
         );
+    }
+
+    #[test]
+    fn a_constant_of_a_decimal_is_the_number_that_was_written() {
+        let decimal = DataType::Decimal128(20, 2);
+        for text in ["20", "20.5", "20.25", "20.2500", "-20.25"] {
+            assert!(constant_of(text, &decimal).is_some(), "{text}");
+        }
+        for text in ["20.001", "20.255", "-0.009", "2.0255e1", "1e-3", "twenty"] {
+            assert!(constant_of(text, &decimal).is_none(), "{text}");
+        }
     }
 
     #[test]

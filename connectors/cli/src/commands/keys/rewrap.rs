@@ -195,10 +195,9 @@ async fn work(
                 (job, moved)
             });
         }
-        // Tasks do not panic and are not aborted.
-        let Some(Ok((job, moved))) = running.join_next().await else {
-            break;
-        };
+        let Some(ended) = running.join_next().await else { break };
+        // None is aborted. A panic is the command's: what has panicked was not moved.
+        let (job, moved) = ended.unwrap_or_else(|panicked| std::panic::resume_unwind(panicked.into_panic()));
         position += 1;
         progress.set(position);
         match moved {

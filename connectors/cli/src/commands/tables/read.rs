@@ -188,7 +188,7 @@ impl Pieces {
             // The panic hook has said where.
             Err(Failure::new(
                 Exit::Internal,
-                format_args!("{}: reading it broke off, and rows of it are missing", self.path),
+                format_args!("{}: reading it broke off, and rows of it may be missing", self.path),
                 "do not use what was written",
             ))
         })
