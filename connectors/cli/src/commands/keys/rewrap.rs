@@ -196,7 +196,7 @@ async fn work(
             });
         }
         let Some(ended) = running.join_next().await else { break };
-        // None is aborted. A panic is the command's: what has panicked was not moved.
+        // None is aborted. A panic is the command's: what has panicked may not have been moved.
         let (job, moved) = ended.unwrap_or_else(|panicked| std::panic::resume_unwind(panicked.into_panic()));
         position += 1;
         progress.set(position);
